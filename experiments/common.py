@@ -1,0 +1,82 @@
+"""What the scripts share: one line for bad input, Ctrl-C that saves, progress on the terminal or line by line."""
+
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from vae_jax.errors import UserError
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Runs a script's main: bad input becomes one line on stderr and exit status 2, without a traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own remarks; its errors stay
+    try:
+        status = main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)
+
+
+class Interrupt:
+    """While active, the first Ctrl-C or SIGTERM is noted, to be acted on at the end of the epoch; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        print("\nfinishing the epoch, then saving (Ctrl-C again to stop without) ...", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Interrupt":
+        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    @property
+    def exit_status(self) -> int:
+        """The shell's convention for a process ended by this signal."""
+        return 128 + (self.signal or 0)
+
+
+class EpochProgress:
+    """A bar over epochs on a terminal; about twenty lines in all elsewhere."""
+
+    def __init__(self, epochs: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self._epochs = epochs
+        self._stride = max(1, math.ceil(epochs / 20))
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=epochs, initial=done, unit="epoch", disable=not self._terminal, dynamic_ncols=True)
+
+    def update(self, line: dict[str, Any]) -> None:
+        """Shows one line of metrics.jsonl."""
+        words = (
+            f"ELBO {line['test_elbo']:.2f}  log-likelihood {line['test_log_likelihood']:.2f}  KL {line['test_kl']:.2f}  "
+            f"{line['train_examples_per_second']:,.0f} examples/s"
+        )
+        if self._terminal:
+            self._bar.set_postfix_str(words, refresh=False)
+            self._bar.update()
+        elif line["epoch"] == 1 or line["epoch"] % self._stride == 0 or line["epoch"] == self._epochs:
+            print(f"epoch {line['epoch']}/{self._epochs}  {words}", flush=True)
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        self._bar.close()

@@ -1,0 +1,158 @@
+"""Trains a VAE and writes a run directory: config.json, metrics.jsonl, summary.json, checkpoints/, figures/, report.html."""
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+from common import EpochProgress, Interrupt, run_script
+
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Config):
+    """Train a VAE on a data set; report the test ELBO and its two terms in nats per example.
+
+    Example: python experiments/train.py --dataset digits --likelihood bernoulli --beta 1.0 --hidden 256 256 --out runs/first
+    """
+
+    out: str = ""
+    """Run directory to write; it must be new or empty, unless --resume. Required."""
+    resume: bool = False
+    """Go on with the interrupted run in --out. Settings left out are taken from there; others must be the same."""
+    data_dir: str | None = None
+    """Where TFDS finds or keeps prepared data."""
+    checkpoint_seconds: float = 15.0
+    """Least time between checkpoints; one is always written at the end and on Ctrl-C. 0: after every epoch."""
+    tensorboard: bool = False
+    """Write TensorBoard event files as well (needs the extra vae_jax[tensorboard])."""
+    report: bool = True
+    """Draw the figures and write report.html at the end."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
+
+    @property
+    def config(self) -> Config:
+        """The part that is needed to repeat the run."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
+        place = Path(values["dataset"]).expanduser()
+        if place.exists() and values["dataset"] != "digits":
+            values["dataset"] = str(place.absolute())  # so that the run can be read from any folder
+        return Config(**values)
+
+
+def parse() -> Arguments:
+    """The command line; with --resume, the run's own settings are the defaults."""
+    arguments = tyro.cli(Arguments)
+    if not arguments.out:
+        raise UserError("--out: expected a run directory to write, such as runs/first, got none.")
+    if arguments.resume:
+        from vae_jax.runs import read_config
+
+        config, content = read_config(Path(arguments.out))
+        own = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+        default = Arguments(**own, data_dir=content.get("data_dir"), out=arguments.out, resume=True)
+        arguments = tyro.cli(Arguments, default=default)
+    return arguments
+
+
+def main() -> int:
+    """Parses, trains, reports."""
+    arguments = parse()
+    config, out = arguments.config, Path(arguments.out)
+    config.validate()
+    data_dir = None if arguments.data_dir is None else str(Path(arguments.data_dir).expanduser().absolute())
+
+    from vae_jax import runs
+    from vae_jax.build import build, repeat_command
+    from vae_jax.cache import enable_compilation_cache
+
+    runs.check_out(out, arguments.resume)
+    if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise UserError("--tensorboard needs tensorboardX: pip install 'vae_jax[tensorboard]'.")
+    if arguments.compilation_cache:
+        enable_compilation_cache()
+    print(f"loading {config.dataset} ...", flush=True)
+    built = build(config, data_dir=data_dir)
+    dataset = built.dataset
+    shape = " x ".join(str(size) for size in dataset.data_shape)
+    print(
+        f"{len(dataset.train)} training and {len(dataset.test)} test examples of {shape} ({built.data.description}; split: "
+        f"{dataset.split})\ntraining {config.network} {'-'.join(str(w) for w in config.hidden)}-{config.latent_dim}, "
+        f"{config.likelihood}, beta {config.beta:g}, {config.epochs} epochs of {len(dataset.train) // config.batch_size} steps "
+        f"of {config.batch_size}, into {out}",
+        flush=True,
+    )
+    progress: EpochProgress | None = None
+    writer: Any = None
+    command = repeat_command(config, out, data_dir)
+
+    with Interrupt() as interrupt:
+
+        def on_start(start: Any, notes: list[str]) -> None:
+            nonlocal progress, writer
+            for note in notes:
+                print(f"note: {note}", file=sys.stderr)
+            if arguments.resume:
+                print(f"resuming after epoch {len(start.history)}", flush=True)
+            progress = EpochProgress(config.epochs, len(start.history))
+            if arguments.tensorboard:
+                from tensorboardX import SummaryWriter
+
+                writer = SummaryWriter(str(out / "tensorboard"))
+
+        def on_epoch(line: dict[str, Any]) -> bool:
+            assert progress is not None
+            progress.update(line)
+            if writer is not None:
+                for name, value in line.items():
+                    writer.add_scalar(name, value, line["step"])
+            return interrupt.signal is not None
+
+        fit, summary = runs.train(
+            built,
+            out,
+            resume=arguments.resume,
+            data_dir=data_dir,
+            checkpoint_seconds=arguments.checkpoint_seconds,
+            on_start=on_start,
+            on_epoch=on_epoch,
+        )
+        if progress is not None:
+            progress.close()
+        if writer is not None:
+            writer.close()
+        epochs = len(fit.progress.history)
+        if fit.status == "interrupted":
+            print(f"saved after epoch {epochs} of {config.epochs}; continue with:\n  {command} --resume", flush=True)
+            return interrupt.exit_status
+        if fit.status == "diverged":
+            step = int(fit.progress.state.step)
+            print(
+                f"error: training diverged: the loss or its gradient was not finite at step {step} (epoch {epochs + 1}). The "
+                f"last good state is in {out / 'last_good'}. Try a lower --learning-rate (now {config.learning_rate:g}).",
+                file=sys.stderr,
+            )
+            return 1
+    print(
+        f"test ELBO {summary['test_elbo']:.3f} +- {summary['test_elbo_standard_error']:.3f} nats  =  log-likelihood "
+        f"{summary['test_log_likelihood']:.3f} - KL {summary['test_kl']:.3f}   ({summary['num_test_examples']} examples, "
+        f"{fit.status} after {epochs} epochs, {summary['train_examples_per_second']:,.0f} examples/s)",
+        flush=True,
+    )
+    if arguments.report:
+        from vae_jax.report import write_report
+
+        print("drawing the report ...", flush=True)
+        print(f"report: {write_report(runs.load_run(out))}")
+    else:
+        print(f"run directory: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

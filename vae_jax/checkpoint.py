@@ -1,0 +1,102 @@
+"""Checkpoints of a run by Orbax: the last few and the best parameters, written atomically, checked when read."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.errors import UserError
+from vae_jax.training import Best, TrainState
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over the paths, shapes, dtypes and bytes of all arrays."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        sha.update(array)
+    return sha.hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run directory, named by their epoch."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each of its steps
+        self._ocp = ocp
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+
+    def save(self, epoch: int, state: TrainState, best: Best) -> None:
+        """Copies to the host and returns; the files are written behind and appear at once when complete."""
+        tree = jax.device_get({"state": state, "best": best})
+        arguments = self._ocp.args.Composite(
+            tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({"epoch": epoch, "sha256": digest(tree)})
+        )
+        if epoch in self.epochs():  # a damaged one, passed over by `restore`
+            self._manager.delete(epoch)
+        self._manager.save(epoch, args=arguments, force=True)
+
+    def epochs(self) -> list[int]:
+        """Epochs of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def restore(self, like: tuple[TrainState, Best]) -> tuple[int, TrainState, Best, list[str]] | None:
+        """The newest checkpoint that can be read and whose checksum is right, or None where there is none at all.
+
+        Args:
+          like: a state and a best of the same run, for shapes and dtypes.
+
+        Returns:
+          (epoch, state, best, complaints about newer checkpoints that were passed over).
+
+        Raises:
+          UserError: where checkpoints exist and none is good.
+        """
+        complaints: list[str] = []
+        for epoch in reversed(self.epochs()):
+            try:
+                state, best = self._read(epoch, like)
+            except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
+                reason = " ".join(str(error).split())[:160]
+                complaints.append(f"checkpoint {epoch} is damaged or belongs to another model and was passed over: {reason}")
+                continue
+            return epoch, state, best, complaints
+        if complaints:
+            raise UserError(f"{self._folder}: no good checkpoint. {complaints[0]}")
+        return None
+
+    def _read(self, epoch: int, like: tuple[TrainState, Best]) -> tuple[TrainState, Best]:
+        template = jax.tree.map(np.asarray, {"state": like[0], "best": like[1]})
+        restored = self._manager.restore(
+            epoch,
+            args=self._ocp.args.Composite(tree=self._ocp.args.StandardRestore(template), meta=self._ocp.args.JsonRestore()),
+        )
+        for (path, old), new in zip(
+            jax.tree_util.tree_leaves_with_path(template), jax.tree.leaves(restored["tree"]), strict=True
+        ):
+            if old.shape != new.shape or old.dtype != new.dtype:
+                name = jax.tree_util.keystr(path)
+                raise ValueError(f"{name}: expected {old.shape} {old.dtype}, got {new.shape} {new.dtype}")
+        if digest(restored["tree"]) != restored["meta"]["sha256"]:
+            raise ValueError("its checksum is wrong")
+        tree = jax.tree.map(jnp.asarray, restored["tree"])
+        return tree["state"], tree["best"]
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,8 @@
+"""Data behind one `load(name)`, and its preparation for a likelihood: binarisation, scaling, dequantisation."""
+
+from vae_jax.data.dataset import Dataset as Dataset
+from vae_jax.data.dataset import load as load
+from vae_jax.data.treatment import Prepared as Prepared
+from vae_jax.data.treatment import binarize as binarize
+from vae_jax.data.treatment import check_support as check_support
+from vae_jax.data.treatment import prepare as prepare

@@ -1,0 +1,162 @@
+"""`Dataset`, and `load(name)`, which finds and checks one and splits it where the source has no split."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from vae_jax.data import sources, tfds_source
+from vae_jax.data.sources import Split
+from vae_jax.errors import UserError, unknown
+
+BUNDLED = {"digits": sources.digits}
+
+
+class Dataset(NamedTuple):
+    """Images on the host, (examples, height, width, channels), as stored: integer levels in uint8, or float32.
+
+    Levels run from 0 to `max_level` (255 for photographs, 16 for the digits, 1 for binary images); None for floats.
+    """
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray | None
+    test: np.ndarray
+    test_labels: np.ndarray | None  # (examples,), integers; for figures only
+    max_level: int | None
+    split: str  # how the splits came about, in words
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.train.shape[1:]
+
+    @property
+    def train_mean(self) -> np.ndarray:
+        """Mean training image in [0, 1] (or of the floats as they are), shape `data_shape`."""
+        mean = self.train.mean(axis=0, dtype=np.float64)
+        return (mean / (self.max_level or 1)).astype(np.float32)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the arrays of all splits, with shapes and dtypes."""
+        digest = hashlib.sha256()
+        for array in (self.train, self.validation, self.test):
+            if array is not None:
+                digest.update(f"{array.shape}{array.dtype}".encode())
+                digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    split: Literal["random", "last"] = "random",
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+    split_seed: int = 0,
+) -> Dataset:
+    """Loads a data set by name or path.
+
+    Args:
+      name: "digits" (scikit-learn's 8x8 digits, inside its wheel); a TFDS name such as "mnist"; an .npy or .npz file; a folder
+        of IDX files (raw or .gz) or of PNG/JPEG images.
+      data_dir: where TFDS finds or keeps prepared data.
+      split: how to split where the source has no test set: "random" (seeded) or "last" (the last block, for video frames).
+      test_fraction: share of the examples that such a split puts into the test set.
+      validation_fraction: share of the training examples held out for validation, unless the source has its own.
+      split_seed: seed of a random split.
+
+    Raises:
+      UserError: unknown name, missing path, unreadable or unsuitable data. Nothing from a file is ever executed.
+    """
+    if name in BUNDLED:
+        found = BUNDLED[name]()
+    elif _is_path(name):
+        found = sources.from_path(Path(name))
+    else:
+        try:
+            found = tfds_source.load(name, data_dir)
+        except tfds_source.UnknownName as error:
+            raise unknown(
+                "data set",
+                name,
+                [*BUNDLED, *error.known],
+                " Expected digits, a TFDS name, or a path to .npy, .npz or a folder.",
+            ) from None
+
+    levels = [_as_levels(name, array) for array in (found.train, found.validation, found.test) if array is not None]
+    max_level = _max_level(found, [array for array in levels if array.size])
+    remaining = iter(levels)
+    train, validation, test = (
+        next(remaining) if array is not None else None for array in (found.train, found.validation, found.test)
+    )
+    assert train is not None
+    words, labels = "the source's own", found.test_labels
+    if test is None:
+        words = _describe(split, split_seed)
+        rest, held = _split(len(train), test_fraction, split, split_seed, name)
+        labels = None if found.train_labels is None else found.train_labels[held]
+        train, test = train[rest], train[held]
+    if validation is None and validation_fraction > 0:
+        words += f"; validation {_describe(split, split_seed)} from the training set"
+        rest, held = _split(len(train), validation_fraction, split, split_seed + 1, name)
+        train, validation = train[rest], train[held]
+    return Dataset(name, train, validation, test, labels, max_level, words)
+
+
+def _is_path(name: str) -> bool:
+    looks_like_one = name.endswith((".npy", ".npz")) or name.startswith((".", "~", "/"))
+    return looks_like_one or Path(name).exists()
+
+
+def _as_levels(name: str, array: np.ndarray) -> np.ndarray:
+    """uint8 levels or finite float32, with four axes; or a `UserError`."""
+    if array.ndim not in (3, 4):
+        raise UserError(
+            f"{name}: expected images with 3 or 4 axes (examples, height, width[, channels]), got shape {array.shape}."
+        )
+    if array.size == 0:
+        raise UserError(f"{name}: expected at least one example and one pixel, got shape {array.shape}.")
+    if array.ndim == 3:
+        array = array[..., np.newaxis]
+    if np.issubdtype(array.dtype, np.floating):
+        bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise UserError(f"{name}: expected finite numbers, got {bad} NaN or infinite values. Clean the data first.")
+        return np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer):
+        if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
+            raise UserError(
+                f"{name}: expected integer levels from 0 to 255, got {array.min()} to {array.max()}. Convert to float or uint8."
+            )
+        return np.ascontiguousarray(array, dtype=np.uint8)
+    raise UserError(f"{name}: expected uint8 or float images, got dtype {array.dtype}.")
+
+
+def _max_level(found: Split, arrays: list[np.ndarray]) -> int | None:
+    kinds = {array.dtype for array in arrays}
+    if len(kinds) > 1 or len({array.shape[1:] for array in arrays}) > 1:
+        raise UserError(
+            "expected training and test images of one shape and dtype, got "
+            + " and ".join(f"{array.shape[1:]} {array.dtype}" for array in arrays)
+        )
+    if np.float32 in kinds:
+        return None
+    if found.max_level is not None:
+        return found.max_level
+    return 1 if max(int(array.max()) for array in arrays) <= 1 else 255
+
+
+def _describe(split: str, seed: int) -> str:
+    return f"random with seed {seed}" if split == "random" else "the last block"
+
+
+def _split(count: int, fraction: float, split: str, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of what stays and of what is held out, each in the source's order."""
+    held_out = round(count * fraction)
+    if not 0 < held_out < count:
+        raise UserError(f"{name}: a split of {count} examples with fraction {fraction} leaves one side empty.")
+    order = np.random.default_rng(seed).permutation(count) if split == "random" else np.arange(count)
+    return np.sort(order[:-held_out]), np.sort(order[-held_out:])

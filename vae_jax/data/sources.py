@@ -1,0 +1,147 @@
+"""Readers of images from packages and files: the embedded digits, .npy, .npz, folders of IDX files or of pictures."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_jax.errors import UserError
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+class Split(NamedTuple):
+    """What a source has, as stored."""
+
+    train: np.ndarray
+    train_labels: np.ndarray | None = None
+    validation: np.ndarray | None = None
+    test: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
+    max_level: int | None = None  # None: 1 for binary images, else 255
+
+
+def digits() -> Split:
+    """The 1,797 handwritten digits of scikit-learn, 8x8, levels 0 to 16 (UCI, Alpaydin & Kaynak 1998)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return Split(bunch.images.astype(np.uint8), bunch.target, max_level=16)
+
+
+def from_path(path: Path) -> Split:
+    """Reads an .npy or .npz file, or a folder of IDX files or of images."""
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder.")
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        pictures = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
+        if pictures:
+            return _from_pictures(path, pictures)
+        idx = [file for file in files if "idx" in file.name.lower() or "ubyte" in file.name.lower()]
+        if idx:
+            return _from_idx(path, idx)
+        raise UserError(f"{path}: expected a folder with IDX files or PNG/JPEG images, found none among {len(files)} files.")
+    if path.suffix == ".npy":
+        return Split(_read_numpy(path))
+    if path.suffix == ".npz":
+        return _from_npz(path)
+    raise UserError(f"{path}: expected an .npy or .npz file or a folder, got a file ending in {path.suffix!r}.")
+
+
+def _read_numpy(path: Path):
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError, zlib.error) as error:
+        pickled = "pickle" in str(error).lower() or "object" in str(error).lower()
+        fix = "Object arrays hold pickled code and are never loaded; save a plain uint8 or float array." if pickled else error
+        raise UserError(f"{path}: not a readable array file. {fix}") from None
+
+
+def _from_npz(path: Path) -> Split:
+    archive = _read_numpy(path)
+    if isinstance(archive, np.ndarray):
+        raise UserError(f"{path}: expected an .npz archive, got a single array; rename it to .npy.")
+    with archive:
+        names = set(archive.files)
+
+        def read(*candidates: str) -> np.ndarray | None:
+            name = next((candidate for candidate in candidates if candidate in names), None)
+            try:
+                return None if name is None else archive[name]
+            except (ValueError, OSError, EOFError, SyntaxError, zlib.error) as error:
+                raise UserError(f"{path}: cannot read the array {name!r}. {error}") from None
+
+        train = read("train", "x_train", "images", "x", "data", "arr_0")
+        if train is None:
+            raise UserError(f"{path}: expected an array named train or x_train (and test or x_test), got {sorted(names)}.")
+        return Split(
+            train,
+            read("y_train", "train_labels", "labels", "y"),
+            read("validation", "x_validation", "x_val"),
+            read("test", "x_test"),
+            read("y_test", "test_labels"),
+        )
+
+
+def _from_idx(folder: Path, files: list[Path]) -> Split:
+    found: dict[str, np.ndarray] = {}
+    for file in files:
+        name = file.name.lower()
+        role = "test" if name.startswith(("t10k", "test")) else "train"
+        array = read_idx(file)
+        kind = f"{role}_labels" if array.ndim == 1 else role
+        if kind in found:
+            raise UserError(f"{folder}: found two files for {kind}, the second is {file.name}. Keep one.")
+        found[kind] = array
+    if "train" not in found:
+        raise UserError(f"{folder}: expected an IDX file of training images (train-images-idx3-ubyte), found {sorted(found)}.")
+    return Split(**found)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """One IDX file of unsigned bytes, raw or gzipped: magic 0 0 8 ndim, big-endian sizes, then the bytes."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            header = file.read(4)
+            if len(header) < 4 or header[:3] != b"\x00\x00\x08" or not 1 <= header[3] <= 4:
+                raise UserError(f"{path}: expected an IDX file of unsigned bytes (it starts with 00 00 08), got {header!r}.")
+            shape = tuple(np.frombuffer(file.read(4 * header[3]), ">u4").tolist())
+            count = math.prod(shape)
+            content = file.read(count + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a readable IDX file. {error}") from None
+    if len(shape) != header[3] or len(content) != count:
+        raise UserError(f"{path}: expected {count} bytes for shape {shape}, got {len(content)}; the file is damaged.")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _from_pictures(folder: Path, files: list[Path]) -> Split:
+    from PIL import Image
+
+    def read(file: Path) -> np.ndarray:
+        try:
+            with Image.open(file) as image:
+                grey = image.mode in ("1", "L", "LA", "I;16")
+                return np.asarray(image.convert("L" if grey else "RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"{file}: not a readable image. {error}") from None
+
+    def stack(files: list[Path]) -> np.ndarray:
+        images = [read(file) for file in files]
+        odd = next((i for i, image in enumerate(images) if image.shape != images[0].shape), None)
+        if odd is not None:
+            raise UserError(
+                f"{folder}: expected images of one size, got {images[0].shape} ({files[0].name}) and "
+                f"{images[odd].shape} ({files[odd].name}). Resize them first."
+            )
+        return np.stack(images)
+
+    parts = {name: [file for file in files if file.relative_to(folder).parts[0] == name] for name in ("train", "test")}
+    if parts["train"] and parts["test"]:
+        return Split(stack(parts["train"]), test=stack(parts["test"]), max_level=255)
+    return Split(stack(files), max_level=255)

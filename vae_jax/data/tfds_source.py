@@ -1,0 +1,121 @@
+"""Images from TensorFlow Datasets, read without TensorFlow; preparing them needs it."""
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from vae_jax.cache import cache_dir
+from vae_jax.data.sources import Split
+from vae_jax.errors import UserError
+
+
+class UnknownName(Exception):
+    """TFDS has no such data set."""
+
+    def __init__(self, known: list[str]):
+        super().__init__()
+        self.known = known
+
+
+def load(name: str, data_dir: str | None) -> Split:
+    """All splits of a TFDS image data set, decoded once and then kept as plain arrays in the cache folder."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow_datasets as tfds
+
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise UserError(f"--data-dir {data_dir}: no such folder.")
+    known = tfds.list_builders(with_community_datasets=False)
+    if name.split(":")[0].split("/")[0] not in known:
+        raise UnknownName(known)
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except (ValueError, KeyError, AssertionError, tfds.core.registered.DatasetNotFoundError) as error:
+        raise UserError(f"TFDS cannot open {name!r}: {_one_line(error)}") from None
+    if not builder.is_prepared():
+        _prepare(tfds, builder, name, data_dir)
+
+    image, label = _features(tfds, builder, name)
+    if builder.info.splits.get("train") is None:
+        raise UserError(f"TFDS data set {name!r}: expected a train split, got {sorted(builder.info.splits)}.")
+    read = {}
+    for split in ("train", "validation", "test"):
+        if split in builder.info.splits:
+            read[split] = _read(builder, split, image, label)
+    return Split(
+        *read["train"],
+        validation=read["validation"][0] if "validation" in read else None,
+        test=read["test"][0] if "test" in read else None,
+        test_labels=read["test"][1] if "test" in read else None,
+    )
+
+
+def _prepare(tfds, builder, name: str, data_dir: str | None) -> None:
+    place = data_dir or "the default TFDS folder"
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"TFDS data set {name!r} is not prepared in {place} as array_record. Preparing it (once) needs TensorFlow: "
+            "pip install 'vae_jax[tfds-prepare]', or pass --data-dir with a folder where it is prepared."
+        )
+    print(f"TFDS: downloading and preparing {name} into {place} ...", file=sys.stderr, flush=True)
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # whatever a download, an archive or a builder throws: the user needs one line
+        raise UserError(f"TFDS could not fetch and prepare {name!r}: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (text[:200] + " ...") if len(text) > 200 else text or type(error).__name__
+
+
+def _features(tfds, builder, name: str) -> tuple[str, str | None]:
+    """Names of the image feature and, where there is one, of an integer label."""
+    features = builder.info.features
+    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    if not images or None in features[images[0]].shape:
+        raise UserError(f"TFDS data set {name!r}: expected images of one fixed size, got features {sorted(features)}.")
+    labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    return images[0], "label" if "label" in labels else labels[0] if labels else None
+
+
+def _read(builder, split: str, image: str, label: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    files = sorted(Path(builder.data_dir).glob(f"*-{split}.array_record*"))
+    stamp = "-".join(f"{file.stat().st_size}_{file.stat().st_mtime_ns}" for file in files)
+    cached = (
+        cache_dir()
+        / "tfds"
+        / f"{builder.info.full_name.replace('/', '-')}-{split}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npz"
+    )
+    try:
+        with np.load(cached, allow_pickle=False) as archive:
+            return archive["images"], archive.get("labels")
+    except (OSError, ValueError, KeyError, EOFError):
+        pass  # no cache yet, or a damaged one: decode again
+    source = builder.as_data_source(split=split)
+    count = len(source)
+    if sys.stderr.isatty() or count > 20_000:
+        print(f"TFDS: decoding {count} images of {builder.info.full_name} ({split}), once ...", file=sys.stderr, flush=True)
+    images = np.empty((count, *builder.info.features[image].shape), builder.info.features[image].np_dtype)
+    labels = np.empty(count, np.int64) if label else None
+    for index, record in enumerate(source):
+        images[index] = record[image]
+        if labels is not None:
+            labels[index] = record[label]
+    _write_cache(cached, images, labels)
+    return images, labels
+
+
+def _write_cache(path: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
+    """Atomically; a cache that cannot be written costs time, not the run."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            np.savez(file, images=images, **({} if labels is None else {"labels": labels}))
+        os.replace(file.name, path)
+    except OSError as error:
+        print(f"note: the decoded images could not be cached in {path.parent}: {error}", file=sys.stderr)

@@ -1,0 +1,145 @@
+"""From stored levels to what a likelihood takes: binarised, scaled or dequantised; drawn anew each step, or once."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vae_jax.data.dataset import Dataset
+from vae_jax.errors import UserError
+
+_CHUNK = 1024  # examples treated at once where a whole split is drawn
+
+
+class Prepared(NamedTuple):
+    """A data set on the device, ready for training and evaluation."""
+
+    train: Array  # (examples, height, width, channels), as stored
+    validation: Array | None
+    test: Array  # fixed: binarised or dequantised once, so that numbers repeat
+    train_input: Callable[[Array, Array], Array]  # (key, batch of train) -> floats
+    eval_input: Callable[[Array], Array]  # batch of validation or test -> floats
+    log_jacobian: float  # nats to add to each example's log-likelihood so that it counts the discrete data
+    description: str
+
+
+def random_bits16(key: Array, shape: tuple[int, ...]) -> Array:
+    """Random 16-bit integers, two from each 32-bit word: half the cost of drawing them one by one."""
+    count = math.prod(shape)
+    words = jax.random.bits(key, (-(-count // 2),), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:count].reshape(shape)
+
+
+def binarize(key: Array, levels: Array, max_level: int | None) -> Array:
+    """Bernoulli draws with the pixels as means: float32 zeros and ones.
+
+    P(1) = level / max_level to within 1/65536, and exactly 0 and 1 at the ends: a 16-bit integer is compared with
+    level * 65536 / max_level. Floats (max_level None) are probabilities in [0, 1].
+    """
+    threshold = levels.astype(jnp.float32) * (65536 / (max_level or 1))
+    return (random_bits16(key, levels.shape).astype(jnp.float32) < threshold).astype(jnp.float32)
+
+
+def _scale(levels: Array, max_level: int | None) -> Array:
+    return levels.astype(jnp.float32) / (max_level or 1)
+
+
+def _dequantize(key: Array, levels: Array, max_level: int) -> Array:
+    """(level + u) / (max_level + 1), u ~ U[0, 1): in [0, 1), with a density against which log p can be integrated."""
+    return (levels.astype(jnp.float32) + jax.random.uniform(key, levels.shape)) / (max_level + 1)
+
+
+def _once(draw: Callable[[Array, Array], Array], key: Array, data: np.ndarray, dtype: np.dtype) -> Array:
+    """Applies a random treatment to a whole split, with a key for each chunk of a fixed size."""
+    draw = jax.jit(draw)
+    chunks = range(0, len(data), _CHUNK)
+    return jnp.asarray(
+        np.concatenate([np.asarray(draw(jax.random.fold_in(key, i), data[i : i + _CHUNK])).astype(dtype) for i in chunks])
+    )
+
+
+def check_support(dataset: Dataset, likelihood: str, support: str, binarization: str) -> None:
+    """Raises `UserError` where the data lie outside what the likelihood is a distribution over."""
+    if dataset.max_level is None and (support != "real" or binarization != "none"):
+        low = min(float(dataset.train.min()), float(dataset.test.min()))
+        high = max(float(dataset.train.max()), float(dataset.test.max()))
+        if low < 0 or high > 1:
+            raise UserError(
+                f"{dataset.name}: {likelihood} expects values in [0, 1], got {low:g} to {high:g}. Rescale, or use gaussian."
+            )
+    if support == "binary" and binarization == "none":
+        top = dataset.max_level or 1
+        for array in (dataset.train, dataset.test):
+            if not np.all((array == 0) | (array == top)):
+                raise UserError(
+                    f"{dataset.name}: bernoulli expects binary data, got grey values. Add --binarize dynamic (or fixed or "
+                    "threshold), or use --likelihood continuous_bernoulli."
+                )
+
+
+def prepare(
+    dataset: Dataset,
+    *,
+    binarization: Literal["dynamic", "fixed", "threshold", "none"] = "none",
+    dequantize: bool = False,
+    seed: int = 0,
+) -> Prepared:
+    """Puts a data set on the device and says how its batches become floats.
+
+    Args:
+      dataset: what `load` gave.
+      binarization: "dynamic": the training set is drawn anew at every step, on the device, test and validation once;
+        "fixed": all drawn once; "threshold": 1 where the pixel is at least 1/2; "none": scaled to [0, 1].
+      dequantize: add uniform noise of one level, anew at every step; `log_jacobian` then turns densities on [0, 1] into nats
+        of the discrete data, log P(level) >= E_u[log p(x)] - D log(max_level + 1) (Theis et al. 2016, equation 3).
+      seed: seed of all that is drawn once; the run's own seed does not enter, so runs are compared on the same test set.
+    """
+    key_train, key_validation, key_test = jax.random.split(jax.random.key(seed), 3)
+    top = dataset.max_level
+    held_out = {"validation": (key_validation, dataset.validation), "test": (key_test, dataset.test)}
+
+    def fix(draw: Callable[[Array, Array], Array], dtype: np.dtype) -> dict[str, Array | None]:
+        return {name: None if data is None else _once(draw, key, data, dtype) for name, (key, data) in held_out.items()}
+
+    def as_float(batch: Array) -> Array:
+        return batch.astype(jnp.float32)
+
+    if dequantize:
+        if top is None:
+            raise UserError(f"{dataset.name}: --dequantize expects integer levels, got float data. Leave it out.")
+        draw = partial(_dequantize, max_level=top)
+        return Prepared(
+            train=jnp.asarray(dataset.train),
+            **fix(draw, np.dtype(np.float32)),
+            train_input=draw,
+            eval_input=as_float,
+            log_jacobian=-math.prod(dataset.data_shape) * math.log(top + 1),
+            description=f"dequantised uniformly (test set once, seed {seed}); nats of the discrete data",
+        )
+    if binarization == "none":
+        return Prepared(
+            train=jnp.asarray(dataset.train),
+            validation=None if dataset.validation is None else jnp.asarray(dataset.validation),
+            test=jnp.asarray(dataset.test),
+            train_input=lambda key, batch: _scale(batch, top),
+            eval_input=lambda batch: _scale(batch, top),
+            log_jacobian=0.0,
+            description="floats as they are" if top is None else f"levels 0 to {top} scaled to [0, 1]",
+        )
+    if binarization == "threshold":
+        draw = lambda key, batch: (_scale(batch, top) >= 0.5).astype(jnp.float32)  # noqa: E731
+        words = "binarised at 1/2"
+    else:
+        draw = partial(binarize, max_level=top)
+        words = f"binarised {'anew at every step' if binarization == 'dynamic' else 'once'} (test set once, seed {seed})"
+    fixed = fix(draw, np.dtype(np.uint8))
+    if binarization == "dynamic":
+        train, train_input = jnp.asarray(dataset.train), draw
+    else:
+        train, train_input = _once(draw, key_train, dataset.train, np.dtype(np.uint8)), lambda key, batch: as_float(batch)
+    return Prepared(train=train, **fixed, train_input=train_input, eval_input=as_float, log_jacobian=0.0, description=words)

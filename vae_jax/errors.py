@@ -1,0 +1,17 @@
+"""The one exception that scripts turn into a single line and exit status 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input from a user: one sentence that says what was expected, what came, and the likely fix."""
+
+
+def unknown(kind: str, name: str, options: Iterable[str], hint: str = "") -> UserError:
+    """The error for a name that is not among `options`, with the near names first."""
+    options = list(options)
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    guess = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    listed = f" Known: {', '.join(options)}." if len(options) <= 20 else ""
+    return UserError(f"unknown {kind} {name!r}.{guess}{listed}{hint}")

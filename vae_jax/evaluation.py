@@ -1,0 +1,101 @@
+"""Exact dataset means: every example once, whatever the batch size."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vae_jax.model import VAE, Params
+from vae_jax.objectives import Terms, elbo
+
+ToInput = Callable[[Array], Array]  # a batch as stored -> the floats that the likelihood and the encoder take
+
+
+class Evaluation(NamedTuple):
+    """The two terms of the ELBO (beta = 1) of every example, in nats."""
+
+    log_likelihood: Array  # (examples,)
+    kl: Array  # (examples,)
+
+
+class Means(NamedTuple):
+    """Means over the examples of a split, in nats per example, beta = 1; standard errors over the examples."""
+
+    elbo: float
+    log_likelihood: float
+    kl: float
+    elbo_standard_error: float
+    num_examples: int
+
+
+def means(evaluation: Evaluation) -> Means:
+    """Dataset means in float64 from per-example values, so that elbo = log_likelihood - kl holds to float64."""
+    log_likelihood, kl = (np.asarray(values, np.float64) for values in evaluation)
+    count = len(kl)
+    spread = float(np.std(log_likelihood - kl, ddof=1)) if count > 1 else 0.0
+    mean_log_likelihood, mean_kl = float(np.mean(log_likelihood)), float(np.mean(kl))
+    return Means(mean_log_likelihood - mean_kl, mean_log_likelihood, mean_kl, spread / count**0.5, count)
+
+
+def map_examples(function: Callable[[Array, Array], Any], data: Array, to_input: ToInput, batch_size: int) -> Any:
+    """`function(index, x)` for every example, in batches inside one program; results have a leading axis of examples.
+
+    The last batch is filled up with copies of the first example, whose results are cut off: so every example counts once.
+    """
+    num_examples = data.shape[0]
+    batch_size = min(batch_size, num_examples)
+    num_batches = -(-num_examples // batch_size)
+    index = jnp.arange(num_batches * batch_size)
+    index = jnp.where(index < num_examples, index, 0).reshape(num_batches, batch_size)
+    results = jax.lax.map(lambda batch: jax.vmap(function)(batch, to_input(data[batch])), index)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], results)
+
+
+def evaluate(
+    key: Array,
+    vae: VAE,
+    params: Params,
+    data: Array,
+    *,
+    to_input: ToInput = lambda x: x,
+    batch_size: int = 1000,
+    num_samples: int = 1,
+    log_jacobian: float = 0.0,
+) -> Evaluation:
+    """The ELBO's terms for every example of a data set. Jit it at the edge.
+
+    Args:
+      key: a new-style PRNG key. Draw k for example i uses fold_in(fold_in(key, i), k), so results do not depend on batch_size.
+      vae, params: the model.
+      data: (examples, ...) as stored; to_input turns a batch of it into floats.
+      batch_size: examples at once; memory only.
+      num_samples: draws of z for each example.
+      log_jacobian: nats added to each log-likelihood, `data.Prepared.log_jacobian`.
+
+    Returns:
+      `Evaluation` of per-example values; take their mean, and their standard error, on the host in float64.
+    """
+
+    def one(index: Array, x: Array) -> Evaluation:
+        key_x = jax.random.fold_in(key, index)
+        posterior = vae.encode(params, x)
+
+        def draw(k: Array) -> Terms:
+            key_k = jax.random.fold_in(key_x, k)
+            return elbo(key_k, lambda x: posterior, lambda z: vae.decode(params, z), vae.likelihood.log_prob, x)
+
+        # One draw after another: memory does not grow with num_samples.
+        terms = jax.lax.map(draw, jnp.arange(num_samples))
+        return Evaluation(jnp.mean(terms.log_likelihood) + log_jacobian, terms.kl[0])
+
+    return map_examples(one, data, to_input, batch_size)
+
+
+def encode_dataset(
+    vae: VAE, params: Params, data: Array, *, to_input: ToInput = lambda x: x, batch_size: int = 1000
+) -> tuple[Array, Array]:
+    """(mean, log_scale) of q(z|x) for every example, each (examples, latent). Jit it at the edge."""
+    return map_examples(lambda index, x: vae.encode(params, x), data, to_input, batch_size)

@@ -1,0 +1,129 @@
+"""`VAE`: a bundle of pure functions (init, encode, decode) for one example, with its likelihood."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from vae_jax import networks
+from vae_jax.likelihoods import Likelihood, from_log_prob
+from vae_jax.networks import Network
+
+Params = Any  # a pytree of arrays
+
+
+class VAE(NamedTuple):
+    """A variational autoencoder with prior N(0, I) and a diagonal Gaussian posterior. No arrays inside, so it is hashable."""
+
+    init: Callable[[Array], Params]  # key -> params
+    encode: Callable[[Params, Array], tuple[Array, Array]]  # (params, x) -> (mean, log_scale), each (latent,)
+    decode: Callable[[Params, Array], Any]  # (params, z) -> decoder_output for the likelihood
+    likelihood: Likelihood
+    data_shape: tuple[int, ...]
+    latent_dim: int
+
+
+def make_vae(
+    encoder: Network,
+    decoder: Network,
+    likelihood: Likelihood | Callable[[Any, Array], Array],
+    data_shape: tuple[int, ...],
+) -> VAE:
+    """Puts an encoder, a decoder and a likelihood together, and checks that they fit.
+
+    Args:
+      encoder: x -> (mean, log_scale), each of shape (latent,), log_scale the log of the standard deviation.
+      decoder: z -> an array for the likelihood, usually of `data_shape`.
+      likelihood: a `Likelihood`, or any function (decoder_output, x) -> scalar nats.
+      data_shape: shape of one example.
+
+    Returns:
+      A `VAE`. Its params are {"encoder": ..., "decoder": ...}, and "likelihood": log-scales, shape (num_shared,), where the
+      likelihood has learned numbers of its own; `decode` then returns (decoder's array, those numbers).
+
+    Raises:
+      ValueError: where shapes do not fit, with what was expected and what came. Nothing is computed for this.
+    """
+    if not isinstance(likelihood, Likelihood):
+        likelihood = from_log_prob(likelihood)
+    data_shape = tuple(data_shape)
+
+    def init(key: Array) -> Params:
+        key_encoder, key_decoder = jax.random.split(key)
+        params = {"encoder": encoder.init(key_encoder), "decoder": decoder.init(key_decoder)}
+        if likelihood.num_shared:
+            params["likelihood"] = jnp.zeros(likelihood.num_shared)
+        return params
+
+    def encode(params: Params, x: Array) -> tuple[Array, Array]:
+        return encoder.apply(params["encoder"], x)
+
+    def decode(params: Params, z: Array) -> Any:
+        output = decoder.apply(params["decoder"], z)
+        return (output, params["likelihood"]) if likelihood.num_shared else output
+
+    x = jax.ShapeDtypeStruct(data_shape, jnp.float32)
+    params = jax.eval_shape(init, jax.random.key(0))
+    posterior = jax.eval_shape(encode, params, x)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(posterior)]
+    if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
+        raise ValueError(
+            "make_vae: expected the encoder to return (mean, log_scale), each of shape (latent,), for one example of shape "
+            f"{data_shape}, got shapes {shapes}. The network sees ONE example, without a batch axis."
+        )
+    (latent_dim,) = shapes[0]
+    output = jax.eval_shape(decode, params, jax.ShapeDtypeStruct((latent_dim,), jnp.float32))
+    log_prob = jax.eval_shape(likelihood.log_prob, output, x)
+    if log_prob.shape != ():
+        raise ValueError(
+            f"make_vae: expected the likelihood {likelihood.name!r} to return a scalar (nats summed over one example), "
+            f"got shape {log_prob.shape}. Sum over the event inside it; do not average."
+        )
+    return VAE(init, encode, decode, likelihood, data_shape, latent_dim)
+
+
+def mlp_vae(
+    data_shape: tuple[int, ...],
+    likelihood: Likelihood | Callable[[Any, Array], Array],
+    *,
+    latent_dim: int = 10,
+    hidden: tuple[int, ...] = (256, 256),
+    activation: str | Callable[[Array], Array] = "relu",
+    dtype: str = "float32",
+    train_mean: ArrayLike | None = None,
+) -> VAE:
+    """The usual MLP VAE: encoder with widths `hidden`, decoder with the same in reverse.
+
+    Args:
+      data_shape, likelihood: as in `make_vae`; latent_dim, hidden, activation, dtype: as in `networks.mlp_encoder`.
+      train_mean: mean of the training data (shape `data_shape` or scalar); the output bias then starts where the likelihood
+        predicts it. Zeros without.
+
+    Example:
+      >>> from vae_jax import likelihoods
+      >>> vae = mlp_vae((8, 8, 1), likelihoods.bernoulli(), latent_dim=2, hidden=(16,))
+      >>> params = vae.init(jax.random.key(0))
+      >>> jax.vmap(vae.encode, in_axes=(None, 0))(params, jnp.zeros((5, 8, 8, 1)))[0].shape
+      (5, 2)
+    """
+    if not isinstance(likelihood, Likelihood):
+        likelihood = from_log_prob(likelihood)
+    output_bias = None
+    if train_mean is not None:
+        if likelihood.output_for_mean is None:
+            raise ValueError(f"mlp_vae: the likelihood {likelihood.name!r} has no output_for_mean; leave train_mean out.")
+        output_bias = likelihood.output_for_mean(jnp.asarray(train_mean, jnp.float32))
+    encoder = networks.mlp_encoder(data_shape, latent_dim, hidden=hidden, activation=activation, dtype=dtype)
+    decoder = networks.mlp_decoder(
+        latent_dim,
+        data_shape,
+        hidden=tuple(reversed(hidden)),
+        activation=activation,
+        dtype=dtype,
+        outputs_per_dim=likelihood.outputs_per_dim,
+        output_bias=output_bias,
+    )
+    return make_vae(encoder, decoder, likelihood, data_shape)

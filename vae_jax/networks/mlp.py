@@ -1,0 +1,119 @@
+"""Multilayer perceptrons for one example: any widths, any activation, float32 or bfloat16 arithmetic."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+from jax import Array
+from jax.typing import ArrayLike
+
+from vae_jax.networks.adapters import Network, from_linen
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "softplus": jax.nn.softplus,
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+class _Hidden(linen.Module):
+    widths: tuple[int, ...]
+    activation: Callable[[Array], Array]
+    dtype: str
+
+    @linen.compact
+    def __call__(self, h: Array) -> Array:
+        for width in self.widths:
+            h = self.activation(linen.Dense(width, dtype=self.dtype)(h))
+        return h
+
+
+class _Encoder(linen.Module):
+    hidden: tuple[int, ...]
+    latent_dim: int
+    activation: Callable[[Array], Array]
+    dtype: str
+
+    @linen.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        h = _Hidden(self.hidden, self.activation, self.dtype)(x.reshape(-1).astype(self.dtype))
+        # One product for both heads. What leaves the network is float32: exponentials and sums come next.
+        heads = linen.Dense(2 * self.latent_dim, dtype=self.dtype)(h).astype(jnp.float32)
+        mean, log_scale = jnp.split(heads, 2)
+        return mean, log_scale
+
+
+class _Decoder(linen.Module):
+    hidden: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    activation: Callable[[Array], Array]
+    dtype: str
+    bias_init: Callable[..., Array]
+
+    @linen.compact
+    def __call__(self, z: Array) -> Array:
+        h = _Hidden(self.hidden, self.activation, self.dtype)(z.astype(self.dtype))
+        output = linen.Dense(math.prod(self.output_shape), dtype=self.dtype, bias_init=self.bias_init)(h)
+        return output.astype(jnp.float32).reshape(self.output_shape)
+
+
+def _activation(activation: str | Callable[[Array], Array]) -> Callable[[Array], Array]:
+    if callable(activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"expected an activation among {', '.join(ACTIVATIONS)} or a function, got {activation!r}.")
+    return ACTIVATIONS[activation]
+
+
+def mlp_encoder(
+    data_shape: tuple[int, ...],
+    latent_dim: int,
+    *,
+    hidden: tuple[int, ...] = (256, 256),
+    activation: str | Callable[[Array], Array] = "relu",
+    dtype: str = "float32",
+) -> Network:
+    """An encoder x -> (mean, log_scale), each of shape (latent_dim,); log_scale is the log of the standard deviation.
+
+    Args:
+      data_shape: shape of one example; it is flattened.
+      latent_dim: number of latent dimensions, >= 1.
+      hidden: widths of the hidden layers, first to last.
+      activation: a name among `ACTIVATIONS` or a function.
+      dtype: "float32" or "bfloat16" for the arithmetic; parameters and outputs stay float32.
+    """
+    return from_linen(_Encoder(tuple(hidden), latent_dim, _activation(activation), dtype), data_shape)
+
+
+def mlp_decoder(
+    latent_dim: int,
+    data_shape: tuple[int, ...],
+    *,
+    hidden: tuple[int, ...] = (256, 256),
+    activation: str | Callable[[Array], Array] = "relu",
+    dtype: str = "float32",
+    outputs_per_dim: int = 1,
+    output_bias: ArrayLike | None = None,
+) -> Network:
+    """A decoder z -> array of `data_shape`, with a last axis of `outputs_per_dim` where that is more than 1.
+
+    Args:
+      latent_dim, hidden, activation, dtype: as in `mlp_encoder`; hidden is given first to last, seen from z.
+      outputs_per_dim: numbers emitted for each data dimension, `Likelihood.outputs_per_dim`.
+      output_bias: where the last layer's bias starts, broadcast to the output's shape; zeros by default.
+        `likelihood.output_for_mean(train_mean)` lets training start at the data's mean.
+    """
+    output_shape = data_shape if outputs_per_dim == 1 else (*data_shape, outputs_per_dim)
+    bias_init = linen.initializers.zeros_init()
+    if output_bias is not None:
+        flat_bias = jnp.broadcast_to(jnp.asarray(output_bias, jnp.float32), output_shape).reshape(-1)
+        bias_init = lambda key, shape, dtype=jnp.float32: flat_bias.astype(dtype)  # noqa: E731
+    module = _Decoder(tuple(hidden), output_shape, _activation(activation), dtype, bias_init)
+    return from_linen(module, (latent_dim,))

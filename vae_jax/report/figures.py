@@ -1,0 +1,107 @@
+"""The figures of one run, as matplotlib figures from plain arrays."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+TRAIN, TEST, VALIDATION = "#9aa5b1", "#0b6e99", "#d9822b"
+
+
+def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Tiles (n, height, width, channels) into one picture with a thin white border between the tiles; n need not fill it."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    canvas = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, channels))
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def _show(axes, picture: np.ndarray) -> None:
+    """Grey for one channel, colour for three; of any other number the first is shown."""
+    channels = picture.shape[-1]
+    picture = picture if channels == 3 else picture[..., 0]
+    axes.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def learning_curves(metrics: list[dict]) -> Figure:
+    """ELBO, log-likelihood and KL against the epoch, each by itself."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    epochs = [line["epoch"] for line in metrics]
+    for axes, (name, title) in zip(
+        figure.subplots(1, 3),
+        (("elbo", "ELBO (β = 1)"), ("log_likelihood", "log-likelihood  E log p(x|z)"), ("kl", "KL(q(z|x) ‖ p(z))")),
+        strict=True,
+    ):
+        for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+            if f"{split}_{name}" in metrics[0]:
+                values = [line[f"{split}_{name}"] for line in metrics]
+                axes.plot(epochs, values, color=colour, label=split, marker="." if len(epochs) < 3 else None)
+        axes.set(title=title, xlabel="epoch", ylabel="nats per example")
+        axes.grid(alpha=0.3)
+        if len(epochs) > 3 and name != "kl":  # the first epochs would flatten all that follows
+            shown = [line[f"{split}_{name}"] for line in metrics[len(metrics) // 10 + 1 :] for split in ("train", "test")]
+            margin = 0.08 * (max(shown) - min(shown)) or 1.0
+            axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    figure.axes[0].legend()
+    return figure
+
+
+def reconstructions(originals: np.ndarray, means: np.ndarray) -> Figure:
+    """Rows of originals, each above its reconstruction."""
+    columns = min(12, len(originals))
+    rows = -(-len(originals) // columns)
+    height, width = originals.shape[1:3]
+    figure = Figure(figsize=(11, 11 / columns * 2 * rows * height / width + 0.4), layout="constrained")
+    pairs = [
+        row for i in range(rows) for row in (originals[i * columns : (i + 1) * columns], means[i * columns : (i + 1) * columns])
+    ]
+    _show(figure.subplots(), image_grid(np.concatenate(pairs), columns))
+    return figure
+
+
+def grid(images: np.ndarray, columns: int) -> Figure:
+    """A plain grid of images."""
+    rows = -(-len(images) // columns)
+    height, width = images.shape[1:3]
+    size = min(11.0, 0.75 * columns)
+    figure = Figure(figsize=(size, size / columns * rows * height / width + 0.2), layout="constrained")
+    _show(figure.subplots(), image_grid(images, columns))
+    return figure
+
+
+def kl_per_dimension(kl: np.ndarray) -> Figure:
+    """Mean KL of each latent dimension, largest first."""
+    order = np.argsort(-kl)
+    figure = Figure(figsize=(max(4.0, min(11.0, 0.3 * len(kl) + 2)), 3.0), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(np.arange(len(kl)), kl[order], color=TEST)
+    if len(kl) <= 40:
+        axes.set_xticks(np.arange(len(kl)), [str(j) for j in order])
+    axes.set(xlabel="latent dimension, largest KL first", ylabel="nats per example")
+    axes.grid(alpha=0.3, axis="y")
+    return figure
+
+
+def latent_scatter(means: np.ndarray, dimensions: tuple[int, int], labels: np.ndarray | None) -> Figure:
+    """Posterior means of the test set in two latent dimensions, coloured by label where there are labels."""
+    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    axes = figure.subplots()
+    first, second = dimensions
+    few = labels is not None and len(np.unique(labels)) <= 20
+    points = axes.scatter(
+        means[:, first],
+        means[:, second],
+        c=labels if few else TEST,
+        cmap="tab10" if few else None,
+        s=max(2, min(14, 8000 / len(means))),
+        linewidths=0,
+        alpha=0.8,
+    )
+    if few:
+        axes.legend(*points.legend_elements(num=None), title="label", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.set(xlabel=f"posterior mean of z[{first}]", ylabel=f"posterior mean of z[{second}]")
+    axes.set_aspect("equal", "datalim")
+    axes.grid(alpha=0.3)
+    return figure

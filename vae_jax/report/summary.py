@@ -1,0 +1,100 @@
+"""What a report shows of a run, computed once: numbers, images, codes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.divergences import kl_per_dimension
+from vae_jax.evaluation import encode_dataset
+from vae_jax.runs import Run
+
+_SHOWN = 24  # test images with their reconstructions
+_SAMPLES = 64
+_SIDE = 15  # of the manifold
+
+
+class Pictures(NamedTuple):
+    """Images in [0, 1], (n, height, width, channels), and codes."""
+
+    originals: np.ndarray
+    reconstructions: np.ndarray  # E[x|z] at the posterior mean
+    prior_means: np.ndarray  # E[x|z], z ~ p(z)
+    prior_samples: np.ndarray  # x ~ p(x|z), z ~ p(z)
+    manifold: np.ndarray | None  # E[x|z] over a grid of prior quantiles; for two latent dimensions
+    posterior_means: np.ndarray  # (examples, latent)
+    kl_per_dimension: np.ndarray  # (latent,), mean over the test set
+
+
+def pictures(run: Run) -> Pictures:
+    """Runs the trained model forwards for the figures; the same draws each time."""
+    vae, data, params = run.built.vae, run.built.data, run.params
+    encode = jax.jit(lambda params, test: encode_dataset(vae, params, test, to_input=data.eval_input))
+    mean, log_scale = encode(params, data.test)
+    decode = jax.jit(jax.vmap(lambda params, z: vae.decode(params, z), in_axes=(None, 0)))
+    to_mean, to_sample = jax.vmap(vae.likelihood.mean), jax.vmap(vae.likelihood.sample)
+    key_z, key_x = jax.random.split(jax.random.key(run.built.config.test_seed))
+    z = jax.random.normal(key_z, (_SAMPLES, vae.latent_dim))
+    prior = decode(params, z)
+    manifold = None
+    if vae.latent_dim == 2:
+        quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_SIDE) + 0.5) / _SIDE)
+        across, down = jnp.meshgrid(quantiles, -quantiles)
+        manifold = to_mean(decode(params, jnp.stack([across.ravel(), down.ravel()], axis=-1)))
+    originals = data.eval_input(data.test[:_SHOWN])
+    low, high = (0.0, 1.0) if run.built.dataset.max_level else (float(originals.min()), float(originals.max()))
+
+    def shown(images: Any) -> np.ndarray:
+        return (np.asarray(images, np.float64) - low) / max(high - low, 1e-12)
+
+    return Pictures(
+        shown(originals),
+        shown(to_mean(decode(params, mean[:_SHOWN]))),
+        shown(to_mean(prior)),
+        shown(to_sample(jax.random.split(key_x, _SAMPLES), prior)),
+        None if manifold is None else shown(manifold),
+        np.asarray(mean),
+        np.asarray(jnp.mean(jax.vmap(kl_per_dimension)(mean, log_scale), axis=0)),
+    )
+
+
+def numbers(run: Run) -> list[tuple[str, str, str]]:
+    """Rows of (name, value, remark) for the table at the top."""
+    config, last = run.built.config, run.metrics[-1] if run.metrics else {}
+    summary = run.summary or {
+        **{name: last.get(name, float("nan")) for name in ("test_elbo", "test_log_likelihood", "test_kl")},
+        "test_elbo_standard_error": last.get("test_elbo_standard_error", float("nan")),
+        "num_test_examples": last.get("test_num_examples", 0),
+        "status": "unfinished",
+        "epochs": last.get("epoch", 0),
+        "train_examples_per_second": last.get("train_examples_per_second"),
+        "wall_seconds": last.get("wall_seconds", 0.0),
+    }
+    discrete = config.binarization != "none" or run.built.data.log_jacobian != 0
+    pixels = run.built.dataset.train[0].size
+    rows = [
+        (
+            "test ELBO",
+            f"{summary['test_elbo']:.3f} ± {summary['test_elbo_standard_error']:.3f}",
+            f"nats per example, β = 1; standard error over {summary['num_test_examples']} test examples",
+        ),
+        ("log-likelihood", f"{summary['test_log_likelihood']:.3f}", "E log p(x|z), nats per example, summed over pixels"),
+        ("KL", f"{summary['test_kl']:.3f}", "KL(q(z|x) ‖ p(z)), nats per example, summed over latent dimensions"),
+    ]
+    if discrete:
+        bits = -summary["test_elbo"] / (pixels * np.log(2))
+        rows.append(("bits per dimension", f"{bits:.4f}", f"−ELBO / ({pixels} log 2): an upper bound, of the discrete data"))
+    if "log_scale" in summary:
+        scale = ", ".join(f"{np.exp(value):.4f}" for value in summary["log_scale"])
+        rows.append(("learned σ", scale, "standard deviation shared by all pixels"))
+    rows += [
+        ("trained with", f"β = {config.beta:g}", f"{config.likelihood}, seed {config.seed}"),
+        ("epochs", f"{summary['epochs']} of {config.epochs}", str(summary["status"])),
+    ]
+    if "best_epoch" in summary:
+        rows.append(("best epoch", str(summary["best_epoch"]), f"validation ELBO {summary['best_validation_elbo']:.3f}"))
+    if summary["train_examples_per_second"]:
+        rows.append(("training speed", f"{summary['train_examples_per_second']:,.0f}", "examples per second"))
+    rows.append(("wall time", f"{summary['wall_seconds']:.1f} s", "training, evaluation and checkpoints"))
+    return rows

@@ -1,0 +1,286 @@
+"""Run directories: what `experiments/train.py` writes and everything else reads.
+
+config.json (all that is needed to repeat the run), metrics.jsonl (a line an epoch), summary.json, checkpoints/.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from vae_jax import config as config_module
+from vae_jax import optimization, training
+from vae_jax.build import Built, build
+from vae_jax.checkpoint import Checkpoints
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+from vae_jax.evaluation import Means
+from vae_jax.training import Best, Epoch, Fit, Progress, StepMetrics, TrainState
+
+_PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Run(NamedTuple):
+    """A run directory, read back."""
+
+    path: Path
+    built: Built
+    epoch: int  # that the parameters come from
+    params: Any  # to evaluate
+    summary: dict[str, Any] | None  # None while the run is unfinished
+    metrics: list[dict[str, Any]]
+    notes: list[str]  # what a user should know: checkpoints passed over, a run unfinished
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Atomically: a reader, or a later process, sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The configuration of a run directory, and all of config.json."""
+    try:
+        content = json.loads((path / "config.json").read_text())
+        return config_module.from_dict(content["config"]), content
+    except FileNotFoundError:
+        raise UserError(f"{path}: not a run directory (it has no config.json).") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'config.json'}: cannot be read: {error}") from None
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Raises `UserError` unless `out` may be written, before anything else is done."""
+    if resume:
+        read_config(out)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: exists and is not empty. Add --resume to go on with it, or choose another folder.")
+
+
+def train(
+    built: Built,
+    out: Path,
+    *,
+    resume: bool = False,
+    data_dir: str | None = None,
+    checkpoint_seconds: float = 15.0,
+    on_start: Callable[[Progress, list[str]], None] = lambda progress, notes: None,
+    on_epoch: Callable[[dict[str, Any]], bool | None] = lambda line: None,
+) -> tuple[Fit, dict[str, Any]]:
+    """Trains into a run directory, or goes on with an interrupted one, bit for bit.
+
+    Args:
+      built: from `build`.
+      out: the run directory; new, empty, or with `resume` that of the same configuration and data.
+      data_dir: recorded so that `load_run` finds the data again.
+      checkpoint_seconds: least time between checkpoints, written at the end of an epoch; one is always written at the end.
+      on_start: called once with where the run starts and with notes for the user.
+      on_epoch: called with each line of metrics.jsonl; a true answer ends the run after this epoch.
+
+    Returns:
+      The fit, and the content of summary.json ({} for a run that was interrupted).
+    """
+    check_out(out, resume)
+    description = _describe(built, data_dir)
+    progress, notes, lines = training.initial_progress(built.vae, built.optimizer, built.config.seed), [], []
+    if resume:
+        _check_same(read_config(out)[1], description, out)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "config.json", description)
+    with Checkpoints(out / "checkpoints") as checkpoints:
+        if resume and (found := checkpoints.restore((progress.state, progress.best))) is not None:
+            epoch, state, best, notes = found
+            lines = [line for line in read_metrics(out) if line["epoch"] <= epoch]
+            if len(lines) != epoch:
+                raise UserError(
+                    f"{out}: metrics.jsonl has {len(lines)} of the {epoch} epochs in the checkpoint; it was altered."
+                )
+            progress = Progress(state, best, tuple(_to_epoch(line) for line in lines))
+        _rewrite_metrics(out, lines)
+        on_start(progress, notes)
+        began = time.perf_counter() - (lines[-1]["wall_seconds"] if lines else 0.0)
+        last_saved = time.perf_counter()
+        num_used = len(built.dataset.train) // built.config.batch_size * built.config.batch_size
+        with (out / "metrics.jsonl").open("a") as metrics:
+
+            def after_epoch(progress: Progress) -> bool:
+                nonlocal last_saved
+                line = _to_line(progress.history[-1], num_used, time.perf_counter() - began)
+                metrics.write(json.dumps(line) + "\n")
+                metrics.flush()
+                if time.perf_counter() - last_saved >= checkpoint_seconds:
+                    os.fsync(metrics.fileno())  # a checkpoint must never be ahead of the record
+                    checkpoints.save(len(progress.history), progress.state, progress.best)
+                    last_saved = time.perf_counter()
+                return bool(on_epoch(line))
+
+            fit = training.fit(built.vae, built.data, **built.fit_arguments, start=progress, on_epoch=after_epoch)
+            os.fsync(metrics.fileno())
+        epochs = len(fit.progress.history)
+        if fit.status == "diverged":
+            with Checkpoints(out / "last_good", keep=1) as last_good:
+                last_good.save(epochs, fit.progress.state, fit.progress.best)
+        elif epochs and epochs not in checkpoints.epochs():
+            checkpoints.save(epochs, fit.progress.state, fit.progress.best)
+    if fit.status == "interrupted":
+        return fit, {}
+    summary = _summarise(built, fit, num_used, time.perf_counter() - began)
+    write_json(out / "summary.json", summary)
+    return fit, summary
+
+
+def _describe(built: Built, data_dir: str | None) -> dict[str, Any]:
+    dataset = built.dataset
+    return {
+        "config": dataclasses.asdict(built.config),
+        "data_dir": data_dir,
+        "data": {
+            "sha256": dataset.fingerprint(),
+            "train_examples": len(dataset.train),
+            "validation_examples": 0 if dataset.validation is None else len(dataset.validation),
+            "test_examples": len(dataset.test),
+            "shape": list(dataset.data_shape),
+            "max_level": dataset.max_level,
+            "split": dataset.split,
+            "treatment": built.data.description,
+        },
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+    old_config, new_config = old["config"], json.loads(json.dumps(new["config"]))
+    changed = [f"{k}: {old_config.get(k)} there, {v} here" for k, v in new_config.items() if old_config.get(k) != v]
+    if changed:
+        raise UserError(
+            f"--resume {out}: the run began with other settings ({'; '.join(changed)}). Repeat those, or start anew."
+        )
+    if old["data"]["sha256"] != new["data"]["sha256"]:
+        raise UserError(f"--resume {out}: the data set {new['config']['dataset']!r} is not the one that the run began with.")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of metrics.jsonl; what a killed process left half-written is passed over."""
+    lines = []
+    try:
+        for text in (path / "metrics.jsonl").read_text().splitlines():
+            lines.append(json.loads(text))
+    except (OSError, ValueError):
+        pass
+    return lines
+
+
+def _rewrite_metrics(out: Path, lines: list[dict[str, Any]]) -> None:
+    temporary = out / f".metrics.{os.getpid()}"
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.replace(temporary, out / "metrics.jsonl")
+
+
+def _to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
+    line: dict[str, Any] = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
+    line |= {f"train_{name}": value for name, value in epoch.train._asdict().items()}
+    for name, means in (("test", epoch.test), ("validation", epoch.validation)):
+        if means is not None:
+            line |= {f"{name}_{field}": value for field, value in means._asdict().items()}
+    return line | {
+        "seconds": epoch.seconds,
+        "wall_seconds": wall_seconds,
+        "train_examples_per_second": num_used / epoch.seconds,
+    }
+
+
+def _to_epoch(line: dict[str, Any]) -> Epoch:
+    def means(split: str) -> Means:
+        return Means(*(line[f"{split}_{field}"] for field in Means._fields))
+
+    return Epoch(
+        line["epoch"],
+        line["step"],
+        StepMetrics(*(line[f"train_{field}"] for field in StepMetrics._fields)),
+        means("test"),
+        means("validation") if "validation_elbo" in line else None,
+        line["seconds"],
+    )
+
+
+def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dict[str, Any]:
+    history = fit.progress.history
+    seconds = sum(epoch.seconds for epoch in history)
+    summary: dict[str, Any] = {
+        "status": fit.status,
+        "test_elbo": fit.test.elbo,
+        "test_log_likelihood": fit.test.log_likelihood,
+        "test_kl": fit.test.kl,
+        "test_elbo_standard_error": fit.test.elbo_standard_error,
+        "num_test_examples": fit.test.num_examples,
+        "unit": "nats per example, beta = 1",
+        "beta": built.config.beta,
+        "seed": built.config.seed,
+        "epochs": len(history),
+        "evaluated_epoch": fit.epoch,
+        "steps": int(fit.progress.state.step),
+        "train_examples_per_second": num_used * len(history) / seconds if seconds else None,
+        "wall_seconds": wall_seconds,
+    }
+    if built.data.log_jacobian:
+        summary["log_jacobian"] = built.data.log_jacobian
+    if built.vae.likelihood.num_shared:
+        summary["log_scale"] = [float(value) for value in fit.params["likelihood"]]
+    if int(fit.progress.best.epoch):
+        summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}
+    if fit.status == "diverged":
+        summary["diverged_at_step"] = int(fit.progress.state.step)
+    return summary
+
+
+def load_run(path: Path, *, data_dir: str | None = None) -> Run:
+    """Reads a run directory back: configuration, data, model, the parameters to evaluate, and the record.
+
+    A run that is unfinished, or whose last checkpoint is damaged, is read at its last good checkpoint; `notes` says so.
+    """
+    config, description = read_config(path)
+    built = build(config, data_dir=data_dir or description.get("data_dir"))
+    if built.dataset.fingerprint() != description["data"]["sha256"]:
+        raise UserError(f"{path}: the data set {config.dataset!r} is not the one that the run was trained on.")
+    initial = training.initial_progress(built.vae, built.optimizer, config.seed)
+    if not (path / "checkpoints").is_dir():
+        raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        found = checkpoints.restore((initial.state, initial.best))
+    if found is None:
+        raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
+    epoch, state, best, notes = found
+    params = _evaluation_params(config, state, best)
+    try:
+        summary = json.loads((path / "summary.json").read_text())
+    except (OSError, ValueError):
+        summary = None
+        notes = [*notes, f"{path}: the run is unfinished; read at its last checkpoint, epoch {epoch} of {config.epochs}."]
+    if config.early_stopping and int(best.epoch):
+        epoch = int(best.epoch)
+    return Run(path, built, epoch, params, summary, read_metrics(path), notes)
+
+
+def _evaluation_params(config: Config, state: TrainState, best: Best) -> Any:
+    if config.early_stopping and int(best.epoch):
+        return best.params
+    return optimization.evaluation_params(state.params, state.opt_state, state.step)

@@ -1,0 +1,320 @@
+"""The train step, epochs as one scan, and `fit`: pure functions of (state, key, data, hyperparameters)."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from vae_jax.config import Hyperparams
+from vae_jax.data import Prepared
+from vae_jax.errors import UserError
+from vae_jax.evaluation import Evaluation, Means, evaluate, means
+from vae_jax.model import VAE, Params
+from vae_jax.objectives import Objective, Terms, beta_elbo
+from vae_jax.optimization import (
+    Optimizer,
+    Schedule,
+    constant,
+    evaluation_params,
+    transformation,
+)
+
+
+class TrainState(NamedTuple):
+    """All that training changes. Arrays only: no functions, no keys."""
+
+    step: Array  # (), int32: updates made
+    params: Params
+    opt_state: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+    """Batch means of one step, or their means over an epoch; nats per example, unweighted."""
+
+    loss: Array
+    log_likelihood: Array
+    kl: Array
+    gradient_norm: Array
+
+
+class RunKeys(NamedTuple):
+    """The three streams of randomness of a run; everything random derives from them by step or epoch."""
+
+    init: Array
+    step: Array  # of step n: fold_in(step, n)
+    data: Array  # order of epoch e: fold_in(data, e)
+
+
+def run_keys(seed: int | Array) -> RunKeys:
+    """The keys of the run with this seed."""
+    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
+
+
+def init_state(vae: VAE, optimizer: Optimizer, key: Array) -> TrainState:
+    """The state before the first step."""
+    params = vae.init(key)
+    # No learning rate is known here, and no optimiser's state depends on it.
+    return TrainState(jnp.zeros((), jnp.int32), params, transformation(optimizer, 0.0).init(params))
+
+
+def make_train_step(
+    vae: VAE,
+    *,
+    optimizer: Optimizer = optax.adam,
+    objective: Objective | None = None,
+    train_input: Callable[[Array, Array], Array] = lambda key, batch: batch,
+    learning_rate_schedule: Schedule = constant,
+    beta_schedule: Schedule = constant,
+) -> Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]:
+    """One update of the parameters on one batch, as a pure function. Jit, scan or vmap it at the edge.
+
+    Args:
+      vae: the model.
+      optimizer: learning rate -> optax optimiser, such as `optax.adam` or
+        `lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr))`. The learning rate is traced. A finished
+        optimiser such as `optax.adam(1e-3)` serves too; it brings its own rate and `hyperparams.learning_rate` is unused.
+      objective: what to minimise, for one example; `objectives.beta_elbo()` by default.
+      train_input: (key, batch as stored) -> floats for the model: binarisation or dequantisation drawn anew at every step.
+      learning_rate_schedule, beta_schedule: step -> factor on the traced hyperparameter; any optax schedule.
+
+    Returns:
+      train_step(state, run_key, batch, hyperparams) -> (state, StepMetrics). The step's key is fold_in(run_key, state.step).
+    """
+    objective = objective or beta_elbo()
+
+    def train_step(state: TrainState, run_key: Array, batch: Array, hyperparams: Hyperparams) -> tuple[TrainState, StepMetrics]:
+        key_input, key_objective = jax.random.split(jax.random.fold_in(run_key, state.step))
+        x_batch = train_input(key_input, batch)
+        keys = jax.random.split(key_objective, x_batch.shape[0])
+        now = hyperparams._replace(
+            beta=hyperparams.beta * beta_schedule(state.step),
+            learning_rate=hyperparams.learning_rate * learning_rate_schedule(state.step),
+        )
+
+        def mean_loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
+            def one(key: Array, x: Array) -> Terms:
+                encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
+                return objective(key, encode, decode, vae.likelihood.log_prob, x, now)
+
+            terms = jax.vmap(one)(keys, x_batch)
+            return jnp.mean(terms.loss), (jnp.mean(terms.log_likelihood), jnp.mean(terms.kl))
+
+        (loss, (log_likelihood, kl)), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = transformation(optimizer, now.learning_rate).update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = StepMetrics(loss, log_likelihood, kl, optax.global_norm(gradient))
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def make_epoch(
+    train_step: Callable[..., tuple[TrainState, StepMetrics]], batch_size: int
+) -> Callable[[TrainState, RunKeys, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]:
+    """One pass over the training set as one `lax.scan`; jit it with the state donated.
+
+    Every epoch shuffles anew and leaves out the examples that do not fill a batch. A step whose loss or gradient is not
+    finite is not taken, nor is any after it: the state stays at its last good step, and `state.step` says which that is.
+
+    Returns:
+      run_epoch(state, keys, epoch, data, hyperparams) -> (state, means of the step metrics).
+    """
+
+    def run_epoch(
+        state: TrainState, keys: RunKeys, epoch: Array, data: Array, hyperparams: Hyperparams
+    ) -> tuple[TrainState, StepMetrics]:
+        num_steps = data.shape[0] // batch_size
+        order = jax.random.permutation(jax.random.fold_in(keys.data, epoch), data.shape[0])
+        order = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+        def body(state: TrainState, step_and_index: tuple[Array, Array]) -> tuple[TrainState, StepMetrics]:
+            step, index = step_and_index
+            new, metrics = train_step(state, keys.step, data[index], hyperparams)
+            good = (state.step == step) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
+            return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state), metrics
+
+        steps = epoch * num_steps + jnp.arange(num_steps)
+        state, metrics = jax.lax.scan(body, state, (steps, order))
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return run_epoch
+
+
+class Epoch(NamedTuple):
+    """What one epoch gave."""
+
+    epoch: int  # counted from 1
+    step: int  # updates made so far
+    train: StepMetrics  # floats: means over the epoch, with the weights changing underneath
+    test: Means
+    validation: Means | None
+    seconds: float  # of training alone
+
+
+class Best(NamedTuple):
+    """The parameters with the highest validation ELBO so far. Arrays only, so that a checkpoint can hold it."""
+
+    epoch: Array  # (), int32; 0 before any
+    elbo: Array  # ()
+    params: Params
+
+
+class Progress(NamedTuple):
+    """All that a later process needs to go on: the state, the best so far, and the record of the epochs."""
+
+    state: TrainState
+    best: Best
+    history: tuple[Epoch, ...]
+
+
+class Fit(NamedTuple):
+    """The outcome of `fit`."""
+
+    progress: Progress
+    status: str  # "finished", "stopped early", "interrupted" or "diverged"
+    params: Params  # to evaluate: the best under early stopping, else the last (its moving average where there is one)
+    epoch: int  # the epoch that params come from
+    test: Means  # of params
+
+
+def evaluation_key(seed: int) -> Array:
+    """The key of the draws of z in every evaluation of a run; `seed` is the test seed, not the run's."""
+    return jax.random.fold_in(jax.random.key(seed), 0x0E7A)
+
+
+def initial_progress(vae: VAE, optimizer: Optimizer, seed: int) -> Progress:
+    """Progress before the first epoch."""
+    state = jax.jit(lambda key: init_state(vae, optimizer, key))(run_keys(seed).init)
+    best = Best(jnp.zeros((), jnp.int32), jnp.asarray(-jnp.inf), jax.tree.map(jnp.copy, state.params))
+    return Progress(state, best, ())
+
+
+def _wait(tree: Any) -> None:
+    """Blocks in Python rather than in C++, so that the handler of a signal runs while the device works."""
+    while not all(leaf.is_ready() for leaf in jax.tree.leaves(tree)):
+        time.sleep(0.001)
+
+
+def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
+    """Raises `UserError` where these data cannot be trained on like this."""
+    num_train = data.train.shape[0]
+    if batch_size > num_train:
+        raise UserError(f"--batch-size: expected at most the {num_train} training examples, got {batch_size}.")
+    if early_stopping and data.validation is None:
+        raise UserError("--early-stopping chooses by validation data and there is none: add --validation-fraction 0.1.")
+
+
+def fit(
+    vae: VAE,
+    data: Prepared,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    hyperparams: Hyperparams | None = None,
+    optimizer: Optimizer = optax.adam,
+    objective: Objective | None = None,
+    learning_rate_schedule: Schedule = constant,
+    beta_schedule: Schedule = constant,
+    early_stopping: int = 0,
+    eval_batch_size: int = 1000,
+    test_seed: int = 0,
+    start: Progress | None = None,
+    on_epoch: Callable[[Progress], bool | None] = lambda progress: None,
+) -> Fit:
+    """Trains, and evaluates on the exact test set after every epoch.
+
+    Args:
+      vae, data: the model and the prepared data.
+      epochs, batch_size, seed: length of the run, examples in a step, seed of everything random in training.
+      hyperparams: traced values; `Hyperparams()` by default.
+      optimizer, objective, learning_rate_schedule, beta_schedule: as in `make_train_step`. An optimiser made by
+        `optimization.with_params_ema` has the moving average of the parameters evaluated.
+      early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`.
+      eval_batch_size, test_seed: as in `evaluation.evaluate`; the seed fixes the draws of z.
+      start: where to go on from; the result is then bit for bit that of a run that was never interrupted.
+      on_epoch: called after each epoch; a true answer ends the run ("interrupted"). Copy what you keep of `progress.state`
+        to the host: its arrays are donated to the next epoch.
+
+    Returns:
+      `Fit`. Its status is "diverged" where a loss or gradient was not finite; the state is then that of the last good step.
+
+    Raises:
+      UserError: a batch larger than the training set, or early stopping without validation data.
+
+    Example:
+      >>> from vae_jax import data, likelihoods, model
+      >>> digits = data.load("digits")
+      >>> vae = model.mlp_vae(digits.data_shape, likelihoods.bernoulli(), latent_dim=2, hidden=(32,))
+      >>> fit(vae, data.prepare(digits, binarization="dynamic"), epochs=1, batch_size=128, seed=0).test.num_examples
+      359
+    """
+    check_fit(data, batch_size, early_stopping)
+    hyperparams = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hyperparams or Hyperparams())
+    train_step = make_train_step(
+        vae,
+        optimizer=optimizer,
+        objective=objective,
+        train_input=data.train_input,
+        learning_rate_schedule=learning_rate_schedule,
+        beta_schedule=beta_schedule,
+    )
+    keys, key_eval = run_keys(seed), evaluation_key(test_seed)
+    progress = start or initial_progress(vae, optimizer, seed)
+
+    def evaluate_split(params: Params, split: Array) -> Evaluation:
+        return evaluate(
+            key_eval,
+            vae,
+            params,
+            split,
+            to_input=data.eval_input,
+            batch_size=eval_batch_size,
+            log_jacobian=data.log_jacobian,
+        )
+
+    run_epoch = jax.jit(make_epoch(train_step, batch_size), donate_argnums=0)
+    # Compiled before the clock starts, and by hand, so that nothing can compile a second time unseen.
+    run_epoch = run_epoch.lower(progress.state, keys, jnp.int32(0), data.train, hyperparams).compile()
+    evaluate_jit, params_jit = (
+        jax.jit(evaluate_split),
+        jax.jit(lambda state: evaluation_params(state.params, state.opt_state, state.step)),
+    )
+    steps_per_epoch = data.train.shape[0] // batch_size
+    status = "finished"
+    while len(progress.history) < epochs:
+        state, best, history = progress
+        if early_stopping and history and len(history) - int(best.epoch) >= early_stopping:
+            status = "stopped early"
+            break
+        began = time.perf_counter()
+        state, metrics = run_epoch(state, keys, jnp.int32(len(history)), data.train, hyperparams)
+        _wait(metrics)
+        seconds = time.perf_counter() - began
+        step = int(state.step)
+        if step < (len(history) + 1) * steps_per_epoch:
+            progress = Progress(state, best, history)
+            status = "diverged"
+            break
+        params = params_jit(state)
+        test = means(evaluate_jit(params, data.test))
+        validation = None
+        if data.validation is not None:
+            validation = means(evaluate_jit(params, data.validation))
+            if validation.elbo > float(best.elbo):
+                best = Best(jnp.int32(len(history) + 1), jnp.asarray(validation.elbo), jax.tree.map(jnp.copy, params))
+        train = StepMetrics(*(float(value) for value in metrics))
+        train = train._replace(loss=train.loss - data.log_jacobian, log_likelihood=train.log_likelihood + data.log_jacobian)
+        progress = Progress(state, best, (*history, Epoch(len(history) + 1, step, train, test, validation, seconds)))
+        if on_epoch(progress):
+            status = "interrupted" if len(progress.history) < epochs else status
+            break
+
+    params, epoch = params_jit(progress.state), len(progress.history)
+    if early_stopping and int(progress.best.epoch):
+        params, epoch = progress.best.params, int(progress.best.epoch)
+    return Fit(progress, status, params, epoch, means(evaluate_jit(params, data.test)))
