@@ -19,6 +19,9 @@ def run_script(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
+    except BrokenPipeError:  # the reader of our output, such as `head`, went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         status = 1
@@ -29,7 +32,7 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 class Interrupt:
-    """While active, the first Ctrl-C or SIGTERM is noted, to be acted on at the end of the epoch; a second Ctrl-C stops at once."""
+    """While active, the first Ctrl-C or SIGTERM is noted, for the end of the epoch; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

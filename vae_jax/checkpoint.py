@@ -19,7 +19,7 @@ def digest(tree: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
         sha.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        sha.update(array)
+        sha.update(array.data)
     return sha.hexdigest()
 
 

@@ -87,9 +87,11 @@ class Config:
         return Hyperparams(beta=self.beta, learning_rate=self.learning_rate)
 
     @property
-    def binarization(self) -> str:
+    def binarization(self) -> Literal["dynamic", "fixed", "threshold", "none"]:
         """`binarize`, with "auto" resolved."""
-        return self.binarize if self.binarize != "auto" else "dynamic" if self.likelihood == "bernoulli" else "none"
+        if self.binarize != "auto":
+            return self.binarize
+        return "dynamic" if self.likelihood == "bernoulli" else "none"
 
     def validate(self) -> None:
         """Raises `UserError` for every value that no data could make right."""
@@ -129,4 +131,5 @@ def from_dict(values: dict[str, Any]) -> Config:
     known = {field.name for field in dataclasses.fields(Config)}
     if set(values) - known:
         raise UserError(f"config.json has unknown settings {sorted(set(values) - known)}: written by a newer version?")
-    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Config(**arguments)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-Schedule = Callable[[Array], Array]  # step -> factor on a traced hyperparameter
+Schedule = Callable[[Any], Any]  # step -> factor on a traced hyperparameter; any optax schedule
 # learning rate -> optimiser, such as optax.adam; or a finished optimiser, which brings its own learning rate
 Optimizer = Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation
 
@@ -18,7 +18,7 @@ def transformation(optimizer: Optimizer, learning_rate: Any) -> optax.GradientTr
     return optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(learning_rate)
 
 
-def constant(step: Array) -> Array:
+def constant(step: Any) -> Array:
     """The schedule that changes nothing."""
     return jnp.ones(())
 
@@ -52,7 +52,7 @@ def track_params_ema(decay: float) -> optax.GradientTransformation:
     def init(params: Any) -> ParamsEma:
         return ParamsEma(jnp.asarray(decay, jnp.float32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Any, state: ParamsEma, params: Any = None) -> tuple[Any, ParamsEma]:
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, ParamsEma]:
         new = optax.apply_updates(params, updates)
         average = jax.tree.map(lambda a, p: state.decay * a + (1 - state.decay) * p, state.average, new)
         return updates, ParamsEma(state.decay, average)

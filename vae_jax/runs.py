@@ -21,7 +21,7 @@ from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.evaluation import Means
-from vae_jax.training import Best, Epoch, Fit, Progress, StepMetrics, TrainState
+from vae_jax.training import Best, Epoch, Fit, Progress, TrainMeans, TrainState
 
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -215,7 +215,7 @@ def _to_epoch(line: dict[str, Any]) -> Epoch:
     return Epoch(
         line["epoch"],
         line["step"],
-        StepMetrics(*(line[f"train_{field}"] for field in StepMetrics._fields)),
+        TrainMeans(*(line[f"train_{field}"] for field in TrainMeans._fields)),
         means("test"),
         means("validation") if "validation_elbo" in line else None,
         line["seconds"],

@@ -33,7 +33,7 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Batch means of one step, or their means over an epoch; nats per example, unweighted."""
+    """Batch means of one step, in nats per example; log_likelihood and kl are not weighted by beta."""
 
     loss: Array
     log_likelihood: Array
@@ -106,7 +106,7 @@ def make_train_step(
         (loss, (log_likelihood, kl)), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = transformation(optimizer, now.learning_rate).update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(loss, log_likelihood, kl, optax.global_norm(gradient))
+        metrics = StepMetrics(loss, log_likelihood, kl, optax.tree.norm(gradient))
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
@@ -144,12 +144,21 @@ def make_epoch(
     return run_epoch
 
 
+class TrainMeans(NamedTuple):
+    """`StepMetrics` on the host, averaged over an epoch while the weights changed underneath."""
+
+    loss: float
+    log_likelihood: float
+    kl: float
+    gradient_norm: float
+
+
 class Epoch(NamedTuple):
     """What one epoch gave."""
 
     epoch: int  # counted from 1
     step: int  # updates made so far
-    train: StepMetrics  # floats: means over the epoch, with the weights changing underneath
+    train: TrainMeans
     test: Means
     validation: Means | None
     seconds: float  # of training alone
@@ -307,8 +316,8 @@ def fit(
             validation = means(evaluate_jit(params, data.validation))
             if validation.elbo > float(best.elbo):
                 best = Best(jnp.int32(len(history) + 1), jnp.asarray(validation.elbo), jax.tree.map(jnp.copy, params))
-        train = StepMetrics(*(float(value) for value in metrics))
-        train = train._replace(loss=train.loss - data.log_jacobian, log_likelihood=train.log_likelihood + data.log_jacobian)
+        loss, log_likelihood, kl, gradient_norm = (float(value) for value in metrics)
+        train = TrainMeans(loss - data.log_jacobian, log_likelihood + data.log_jacobian, kl, gradient_norm)
         progress = Progress(state, best, (*history, Epoch(len(history) + 1, step, train, test, validation, seconds)))
         if on_epoch(progress):
             status = "interrupted" if len(progress.history) < epochs else status

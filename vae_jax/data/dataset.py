@@ -44,7 +44,7 @@ class Dataset(NamedTuple):
         for array in (self.train, self.validation, self.test):
             if array is not None:
                 digest.update(f"{array.shape}{array.dtype}".encode())
-                digest.update(np.ascontiguousarray(array))
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 

@@ -28,8 +28,8 @@ def digits() -> Split:
     """The 1,797 handwritten digits of scikit-learn, 8x8, levels 0 to 16 (UCI, Alpaydin & Kaynak 1998)."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return Split(bunch.images.astype(np.uint8), bunch.target, max_level=16)
+    pixels, labels = load_digits(return_X_y=True)
+    return Split(np.asarray(pixels).reshape(-1, 8, 8).astype(np.uint8), np.asarray(labels), max_level=16)
 
 
 def from_path(path: Path) -> Split:
@@ -100,7 +100,7 @@ def _from_idx(folder: Path, files: list[Path]) -> Split:
         found[kind] = array
     if "train" not in found:
         raise UserError(f"{folder}: expected an IDX file of training images (train-images-idx3-ubyte), found {sorted(found)}.")
-    return Split(**found)
+    return Split(found["train"], found.get("train_labels"), test=found.get("test"), test_labels=found.get("test_labels"))
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -34,7 +34,7 @@ def load(name: str, data_dir: str | None) -> Split:
         raise UnknownName(known)
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except (ValueError, KeyError, AssertionError, tfds.core.registered.DatasetNotFoundError) as error:
+    except Exception as error:  # an unknown configuration or version, a damaged folder: TFDS raises many kinds
         raise UserError(f"TFDS cannot open {name!r}: {_one_line(error)}") from None
     if not builder.is_prepared():
         _prepare(tfds, builder, name, data_dir)
@@ -115,7 +115,10 @@ def _write_cache(path: Path, images: np.ndarray, labels: np.ndarray | None) -> N
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, images=images, **({} if labels is None else {"labels": labels}))
+            if labels is None:
+                np.savez(file, images=images)
+            else:
+                np.savez(file, images=images, labels=labels)
         os.replace(file.name, path)
     except OSError as error:
         print(f"note: the decoded images could not be cached in {path.parent}: {error}", file=sys.stderr)

@@ -101,10 +101,6 @@ def prepare(
     """
     key_train, key_validation, key_test = jax.random.split(jax.random.key(seed), 3)
     top = dataset.max_level
-    held_out = {"validation": (key_validation, dataset.validation), "test": (key_test, dataset.test)}
-
-    def fix(draw: Callable[[Array, Array], Array], dtype: np.dtype) -> dict[str, Array | None]:
-        return {name: None if data is None else _once(draw, key, data, dtype) for name, (key, data) in held_out.items()}
 
     def as_float(batch: Array) -> Array:
         return batch.astype(jnp.float32)
@@ -113,9 +109,11 @@ def prepare(
         if top is None:
             raise UserError(f"{dataset.name}: --dequantize expects integer levels, got float data. Leave it out.")
         draw = partial(_dequantize, max_level=top)
+        dtype = np.dtype(np.float32)
         return Prepared(
             train=jnp.asarray(dataset.train),
-            **fix(draw, np.dtype(np.float32)),
+            validation=None if dataset.validation is None else _once(draw, key_validation, dataset.validation, dtype),
+            test=_once(draw, key_test, dataset.test, dtype),
             train_input=draw,
             eval_input=as_float,
             log_jacobian=-math.prod(dataset.data_shape) * math.log(top + 1),
@@ -137,9 +135,17 @@ def prepare(
     else:
         draw = partial(binarize, max_level=top)
         words = f"binarised {'anew at every step' if binarization == 'dynamic' else 'once'} (test set once, seed {seed})"
-    fixed = fix(draw, np.dtype(np.uint8))
+    dtype = np.dtype(np.uint8)
     if binarization == "dynamic":
         train, train_input = jnp.asarray(dataset.train), draw
     else:
-        train, train_input = _once(draw, key_train, dataset.train, np.dtype(np.uint8)), lambda key, batch: as_float(batch)
-    return Prepared(train=train, **fixed, train_input=train_input, eval_input=as_float, log_jacobian=0.0, description=words)
+        train, train_input = _once(draw, key_train, dataset.train, dtype), lambda key, batch: as_float(batch)
+    return Prepared(
+        train=train,
+        validation=None if dataset.validation is None else _once(draw, key_validation, dataset.validation, dtype),
+        test=_once(draw, key_test, dataset.test, dtype),
+        train_input=train_input,
+        eval_input=as_float,
+        log_jacobian=0.0,
+        description=words,
+    )

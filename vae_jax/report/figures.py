@@ -89,18 +89,25 @@ def latent_scatter(means: np.ndarray, dimensions: tuple[int, int], labels: np.nd
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axes = figure.subplots()
     first, second = dimensions
-    few = labels is not None and len(np.unique(labels)) <= 20
+    classes = 0 if labels is None else len(np.unique(labels))
+    few = 0 < classes <= 20
     points = axes.scatter(
         means[:, first],
         means[:, second],
         c=labels if few else TEST,
-        cmap="tab10" if few else None,
+        cmap="tab20" if classes > 10 else "tab10" if few else None,
         s=max(2, min(14, 8000 / len(means))),
         linewidths=0,
         alpha=0.8,
     )
     if few:
-        axes.legend(*points.legend_elements(num=None), title="label", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        axes.legend(
+            *points.legend_elements(num=classes),
+            title="label",
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            frameon=False,
+        )
     axes.set(xlabel=f"posterior mean of z[{first}]", ylabel=f"posterior mean of z[{second}]")
     axes.set_aspect("equal", "datalim")
     axes.grid(alpha=0.3)

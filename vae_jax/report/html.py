@@ -20,7 +20,8 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2re
 p.lead { color: #616e7c; margin-top: .2rem; } .note { background: #fff3c4; padding: .5rem .8rem; border-radius: 4px; }
 table { border-collapse: collapse; margin: 1rem 0; } td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e4e7eb; }
 td.value { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; } td.remark { color: #616e7c; }
-img { max-width: 100%; image-rendering: auto; } pre { background: #f5f7fa; padding: .8rem; overflow-x: auto; border-radius: 4px; }
+img { max-width: 100%; }
+pre { background: #f5f7fa; padding: .8rem; overflow-x: auto; border-radius: 4px; }
 figure { margin: 0; } figcaption { color: #616e7c; font-size: .9rem; }
 """
 

@@ -1,0 +1,61 @@
+# Two commands matter: `make train` and `make test`. Everything lives in $(VENV); nothing is installed twice.
+VENV ?= .venv
+PYTHON ?=
+OUT ?= runs/first
+ARGS ?=
+PY := $(VENV)/bin/python
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help train test test-slow lint types bench clean
+.DEFAULT_GOAL := help
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@echo
+	@echo '  ARGS="..." is passed on to train.py or pytest; OUT=runs/name chooses the run directory;'
+	@echo '  PYTHON=python3.12 VENV=.venv-312 chooses another interpreter (3.11 or newer).'
+
+train: $(VENV)/.base ## train the default model on the embedded digits; report in runs/first
+	@$(PY) experiments/train.py --out $(OUT) $$([ -e $(OUT)/config.json ] && echo --resume) $(ARGS)
+
+test: $(VENV)/.test ## the tests (a few minutes)
+	$(PY) -m pytest $(ARGS)
+
+test-slow: $(VENV)/.test ## the tests that take minutes each: kills, MNIST through TFDS
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.lint ## ruff: style and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.lint ## basedpyright: types
+	$(VENV)/bin/basedpyright
+
+bench: $(VENV)/.bench ## throughput and test ELBO against PyTorch and NumPyro (needs MNIST, see experiments/benchmarks)
+	$(PY) experiments/benchmarks/mlp_mnist.py $(ARGS)
+
+clean: ## remove the virtual environment and caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+
+# The interpreter: $(PYTHON) if given, else the first of these that is new enough.
+$(VENV)/bin/python:
+	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "creating $(VENV) with $$($$python --version)"; $$python -m venv $(VENV) && exit 0 || exit 1; fi; done; \
+	echo "error: expected Python 3.11 or newer; install one, or pass PYTHON=/path/to/python" >&2; exit 1
+
+define install
+	@echo 'installing vae_jax$(1) into $(VENV); the first time takes about a minute ...'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(1)'
+	@touch $@
+endef
+
+$(VENV)/.base: $(INPUTS) | $(VENV)/bin/python
+	$(call install,)
+$(VENV)/.test: $(INPUTS) | $(VENV)/bin/python
+	$(call install,[test])
+	@touch $(VENV)/.base
+$(VENV)/.lint: $(INPUTS) | $(VENV)/bin/python
+	$(call install,[lint])
+$(VENV)/.bench: $(INPUTS) | $(VENV)/bin/python
+	$(call install,[bench])
