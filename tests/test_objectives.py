@@ -15,7 +15,7 @@ SIGMA = 0.5
 
 
 def linear_gaussian(seed=0):
-    """A model x = W z + noise with orthogonal columns, so that the exact posterior is diagonal; exact log p by dense linear algebra."""
+    """A model x = W z + noise, the columns of W orthogonal so that the posterior is diagonal; log p by linear algebra."""
     rng = np.random.default_rng(seed)
     weights = np.linalg.qr(rng.normal(size=(5, 2)))[0] * np.array([2.0, 0.7])
     variance = SIGMA**2 / (np.sum(weights**2, axis=0) + SIGMA**2)

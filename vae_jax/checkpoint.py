@@ -40,7 +40,7 @@ class Checkpoints:
         arguments = self._ocp.args.Composite(
             tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({"epoch": epoch, "sha256": digest(tree)})
         )
-        if epoch in self.epochs():  # a damaged one, passed over by `restore`
+        if (self._folder / str(epoch)).exists():  # a damaged one, passed over by `restore`
             self._manager.delete(epoch)
         self._manager.save(epoch, args=arguments, force=True)
 

@@ -142,7 +142,7 @@ def _max_level(found: Split, arrays: list[np.ndarray]) -> int | None:
             "expected training and test images of one shape and dtype, got "
             + " and ".join(f"{array.shape[1:]} {array.dtype}" for array in arrays)
         )
-    if np.float32 in kinds:
+    if np.dtype(np.float32) in kinds:
         return None
     if found.max_level is not None:
         return found.max_level
