@@ -1,13 +1,19 @@
 """What the scripts share: one line for bad input, Ctrl-C that saves, progress on the terminal or line by line."""
 
+import contextlib
+import io
 import math
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from vae_jax.errors import UserError
+
+T = TypeVar("T")
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -29,6 +35,32 @@ def run_script(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status or 0)
+
+
+def parse(cls: type[T], default: T | None = None) -> T:
+    """The command line as a `cls`; a mistake in it becomes one line as well."""
+    import tyro
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(cls) if default is None else tyro.cli(cls, default=default)
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+        # tyro draws a box: title, message, then where to find help
+        lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.getvalue().splitlines()]
+        message = " ".join(line for line in lines[1:] if line).split("For full helptext")[0].split("Argument helptext")[0]
+        raise UserError(f"{message.strip().rstrip('.')}. {sys.argv[0]} --help lists the options.") from None
+
+
+def expect_runs(paths: Sequence[Path]) -> None:
+    """Raises unless there is at least one path and all are run directories."""
+    if not paths:
+        raise UserError("expected at least one run directory, such as runs/first, got none.")
+    for path in paths:
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path}: not a run directory (it has no config.json).")
 
 
 class Interrupt:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from common import run_script
+from common import expect_runs, parse, run_script
 
 from vae_jax.errors import UserError
 
@@ -78,7 +78,8 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
 
 def main() -> int:
     """Parses, evaluates, prints one table."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
+    expect_runs(arguments.runs)
     for name in ("num_samples", "batch_size"):
         if getattr(arguments, name) < 1:
             flag = name.replace("_", "-")
@@ -89,10 +90,12 @@ def main() -> int:
 
     enable_compilation_cache()
     width = max(len(str(path)) for path in arguments.runs)
-    print(f"{'run':{width}}  {'test ELBO':>10}  {'+-':>6}  {'log-lik.':>10}  {'KL':>8}  {'examples':>8}  {'epoch':>5}")
+    header = f"{'run':{width}}  {'test ELBO':>10}  {'+-':>6}  {'log-lik.':>10}  {'KL':>8}  {'examples':>8}  {'epoch':>5}"
     for path in arguments.runs:
         result = evaluate_run(path, arguments)
         write_json(path / "evaluation.json", result)
+        if path == arguments.runs[0]:
+            print(header)
         print(
             f"{path!s:{width}}  {result['test_elbo']:10.3f}  {result['test_elbo_standard_error']:6.3f}  "
             f"{result['test_log_likelihood']:10.3f}  {result['test_kl']:8.3f}  {result['num_test_examples']:8d}  "

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import tyro
-from common import run_script
+from common import expect_runs, parse, run_script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Arguments:
 
 def main() -> int:
     """Parses and writes."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
+    expect_runs(arguments.runs)
 
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.report import write_report

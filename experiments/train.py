@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import tyro
-from common import EpochProgress, Interrupt, run_script
+from common import EpochProgress, Interrupt, parse, run_script
 
 from vae_jax.config import Config
 from vae_jax.errors import UserError
@@ -23,7 +22,8 @@ class Arguments(Config):
     out: str = ""
     """Run directory to write; it must be new or empty, unless --resume. Required."""
     resume: bool = False
-    """Go on with the interrupted run in --out. Settings left out are taken from there; others must be the same."""
+    """Go on with the interrupted run in --out. Settings left out are taken from there; others must be the same. Where nothing
+    was written yet, start."""
     data_dir: str | None = None
     """Where TFDS finds or keeps prepared data."""
     checkpoint_seconds: float = 15.0
@@ -45,24 +45,27 @@ class Arguments(Config):
         return Config(**values)
 
 
-def parse() -> Arguments:
+def parse_arguments() -> Arguments:
     """The command line; with --resume, the run's own settings are the defaults."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     if not arguments.out:
         raise UserError("--out: expected a run directory to write, such as runs/first, got none.")
     if arguments.resume:
-        from vae_jax.runs import read_config
+        from vae_jax.runs import is_fresh, read_config
 
+        if is_fresh(Path(arguments.out)):
+            print(f"note: nothing to resume in {arguments.out}; starting from the beginning", file=sys.stderr)
+            return arguments
         config, content = read_config(Path(arguments.out))
         own = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
         default = Arguments(**own, data_dir=content.get("data_dir"), out=arguments.out, resume=True)
-        arguments = tyro.cli(Arguments, default=default)
+        arguments = parse(Arguments, default)
     return arguments
 
 
 def main() -> int:
     """Parses, trains, reports."""
-    arguments = parse()
+    arguments = parse_arguments()
     config, out = arguments.config, Path(arguments.out)
     config.validate()
     data_dir = None if arguments.data_dir is None else str(Path(arguments.data_dir).expanduser().absolute())

@@ -59,11 +59,18 @@ def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
         raise UserError(f"{path / 'config.json'}: cannot be read: {error}") from None
 
 
+def is_fresh(out: Path) -> bool:
+    """Whether nothing is in `out` yet: it is missing, empty, or a process was killed while it wrote the first file."""
+    return not out.exists() or (out.is_dir() and all(path.name.startswith(".config.json.") for path in out.iterdir()))
+
+
 def check_out(out: Path, resume: bool) -> None:
     """Raises `UserError` unless `out` may be written, before anything else is done."""
+    if is_fresh(out):
+        return
     if resume:
         read_config(out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    else:
         raise UserError(f"--out {out}: exists and is not empty. Add --resume to go on with it, or choose another folder.")
 
 
@@ -82,6 +89,7 @@ def train(
     Args:
       built: from `build`.
       out: the run directory; new, empty, or with `resume` that of the same configuration and data.
+      resume: go on with what is in `out`; where nothing is there yet, start.
       data_dir: recorded so that `load_run` finds the data again.
       checkpoint_seconds: least time between checkpoints, written at the end of an epoch; one is always written at the end.
       on_start: called once with where the run starts and with notes for the user.
@@ -91,6 +99,7 @@ def train(
       The fit, and the content of summary.json ({} for a run that was interrupted).
     """
     check_out(out, resume)
+    resume = resume and not is_fresh(out)
     description = _describe(built, data_dir)
     progress, notes, lines = training.initial_progress(built.vae, built.optimizer, built.config.seed), [], []
     if resume:

@@ -79,6 +79,8 @@ def load(
         try:
             found = tfds_source.load(name, data_dir)
         except tfds_source.UnknownName as error:
+            if "/" in name:
+                raise UserError(f"{name}: no such file or folder, and no TFDS data set of that name.") from None
             raise unknown(
                 "data set",
                 name,

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -25,6 +26,7 @@ class UnknownName(Exception):
 def load(name: str, data_dir: str | None) -> Split:
     """All splits of a TFDS image data set, decoded once and then kept as plain arrays in the cache folder."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS thinks aloud about folders
     import tensorflow_datasets as tfds
 
     if data_dir is not None and not Path(data_dir).is_dir():

@@ -1,0 +1,50 @@
+"""Runs the scripts as a user does: as processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+TIMES = ("seconds", "wall_seconds", "train_examples_per_second")  # what may differ between two equal runs
+
+
+def command(script, *arguments):
+    return [sys.executable, str(EXPERIMENTS / script), *map(str, arguments)]
+
+
+def run(script, *arguments, check=True, **options):
+    done = subprocess.run(command(script, *arguments), capture_output=True, text=True, timeout=300, **options)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def start(script, *arguments):
+    return subprocess.Popen(
+        command(script, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+
+
+def summary(out):
+    return without_times(json.loads((Path(out) / "summary.json").read_text()))
+
+
+def metrics(out):
+    return [without_times(json.loads(line)) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(values):
+    return {name: value for name, value in values.items() if name not in TIMES}
+
+
+def parameters(out):
+    """The checksum of the last checkpoint: over the bytes of every array of the state."""
+    last = max((Path(out) / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    return json.loads((last / "meta" / "metadata").read_text())["sha256"]
+
+
+def assert_same_run(one, other):
+    assert summary(one) == summary(other)
+    assert metrics(one) == metrics(other)
+    assert parameters(one) == parameters(other)

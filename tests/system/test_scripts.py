@@ -1,0 +1,255 @@
+"""The scripts as a user runs them: what they write, how they go on, what they refuse."""
+
+import json
+import re
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+from scripts import EXPERIMENTS, assert_same_run, metrics, run, start, summary
+
+SMALL = ("--hidden", 16, "--latent-dim", 2, "--batch-size", 256)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One finished run, used by all tests that only read."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    done = run("train.py", *SMALL, "--epochs", 3, "--out", out)
+    return out, done
+
+
+def test_a_run_directory_has_its_files_and_fields(trained):
+    out, done = trained
+    written = summary(out)
+    assert written["test_elbo"] == pytest.approx(written["test_log_likelihood"] - written["test_kl"], abs=1e-9)
+    assert written["num_test_examples"] == 359
+    assert written["epochs"] == 3
+    assert written["status"] == "finished"
+    full = json.loads((out / "summary.json").read_text())
+    assert full["train_examples_per_second"] > 0
+    assert full["wall_seconds"] > 0
+    assert [line["epoch"] for line in metrics(out)] == [1, 2, 3]
+    assert metrics(out)[-1]["test_elbo"] == written["test_elbo"]
+    config = json.loads((out / "config.json").read_text())
+    assert config["config"]["hidden"] == [16]
+    assert config["versions"]["jax"]
+    assert len(config["data"]["sha256"]) == 64
+    names = {path.stem for path in (out / "figures").iterdir()}
+    assert {"learning_curves", "reconstructions", "prior_samples", "kl_per_dimension", "latent_space", "manifold"} <= names
+    # no terminal: lines rather than a bar, and the report's place last
+    assert "\r" not in done.stdout + done.stderr
+    assert re.search(r"epoch 3/3 +ELBO -\d+\.\d+ +log-likelihood -\d+\.\d+ +KL \d+\.\d+ +[\d,]+ examples/s", done.stdout)
+    assert done.stdout.splitlines()[-1] == f"report: {out / 'report.html'}"
+
+
+def test_the_report_is_one_self_contained_page(trained):
+    out, _ = trained
+    page = (out / "report.html").read_text()
+    assert f"{summary(out)['test_elbo']:.3f}" in page
+    assert page.index("test ELBO") < page.index("Learning curves") < page.index("How to repeat this run")
+    assert page.count("data:image/png;base64,") == len(list((out / "figures").iterdir()))
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "train.py --dataset digits --hidden 16 --latent-dim 2" in page
+    (out / "report.html").unlink()
+    assert run("report.py", out).stdout.strip() == f"report: {out / 'report.html'}"
+    assert (out / "report.html").stat().st_size == pytest.approx(len(page.encode()), rel=0.01)
+
+
+def test_evaluate_repeats_the_summary_and_improves_on_it(trained):
+    out, _ = trained
+    run("evaluate.py", out, "--num-samples", 1)
+    once = json.loads((out / "evaluation.json").read_text())
+    for name in ("test_elbo", "test_log_likelihood", "test_kl"):
+        assert once[name] == pytest.approx(summary(out)[name], abs=1e-4)
+    done = run("evaluate.py", out, "--num-samples", 50, "--batch-size", 37)
+    many = json.loads((out / "evaluation.json").read_text())
+    assert many["test_kl"] == pytest.approx(once["test_kl"], abs=1e-4)
+    assert sum(many["kl_per_dimension"]) == pytest.approx(many["test_kl"], rel=1e-5)
+    assert many["num_test_examples"] == 359
+    assert f"{many['test_elbo']:.3f}" in done.stdout
+
+
+def test_the_same_command_gives_the_same_run_whatever_the_evaluation_batch(trained, tmp_path):
+    out, _ = trained
+    run("train.py", *SMALL, "--epochs", 3, "--out", tmp_path / "again", "--no-report")
+    assert_same_run(out, tmp_path / "again")
+    run("train.py", *SMALL, "--epochs", 3, "--eval-batch-size", 50, "--out", tmp_path / "other", "--no-report")
+    assert summary(tmp_path / "other")["test_elbo"] == pytest.approx(summary(out)["test_elbo"], abs=1e-4)
+
+
+def test_a_finished_run_resumes_at_its_end_and_refuses_other_settings(trained):
+    out, _ = trained
+    before = summary(out)
+    again = run("train.py", "--out", out, "--resume", "--no-report")
+    assert "resuming after epoch 3" in again.stdout
+    assert summary(out) == before
+    for flags, message in ((("--beta", 2), "beta: 1.0 there, 2.0 here"), (("--epochs", 9), "epochs: 3 there, 9 here")):
+        refused = run("train.py", "--out", out, "--resume", *flags, check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert message in refused.stderr
+    assert summary(out) == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_continue(number, status, tmp_path):
+    settings = ("--hidden", 256, 256, "--batch-size", 32, "--epochs", 40)
+    process = start("train.py", *settings, "--out", tmp_path / "run", "--no-report")
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").stat().st_size:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == status, stderr
+    assert "saving" in stderr
+    assert "Traceback" not in stderr
+    assert re.search(r"saved after epoch \d+ of 40; continue with:\n  python experiments/train.py .* --resume", stdout)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    unfinished = run("evaluate.py", tmp_path / "run")
+    assert "unfinished" in unfinished.stderr
+    run("train.py", "--out", tmp_path / "run", "--resume", "--no-report")
+    run("train.py", *settings, "--out", tmp_path / "alone", "--no-report")
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+
+
+def test_divergence_keeps_the_last_good_state_and_says_where(tmp_path):
+    flags = ("--optimizer", "sgd", "--learning-rate", 1e30, "--epochs", 3, "--out", tmp_path / "run")
+    done = run("train.py", *SMALL, *flags, check=False)
+    assert done.returncode == 1
+    assert re.search(r"error: training diverged: .* at step \d+ \(epoch 1\)", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
+    assert list((tmp_path / "run" / "last_good").iterdir())
+
+
+def test_tensorboard_event_files(tmp_path):
+    pytest.importorskip("tensorboardX")
+    run("train.py", *SMALL, "--epochs", 2, "--out", tmp_path / "run", "--no-report", "--tensorboard")
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert b"test_elbo" in events.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--likelihood", "gaussian", "--scale", "shared"),
+        ("--likelihood", "gaussian", "--dequantize", "--validation-fraction", 0.1, "--early-stopping", 2),
+        ("--likelihood", "continuous_bernoulli", "--output-bias", "train_mean", "--latent-dim", 1),
+        ("--binarize", "fixed", "--ema-decay", 0.9, "--num-samples", 3, "--dtype", "bfloat16"),
+        ("--beta-warmup-steps", 5, "--learning-rate-schedule", "cosine", "--learning-rate-warmup-steps", 3, "--hidden"),
+    ],
+    ids=lambda flags: " ".join(map(str, flags)),
+)
+def test_options_work_together(flags, tmp_path):
+    run("train.py", *SMALL[:2], "--epochs", 2, *flags, "--out", tmp_path / "run")
+    assert np.isfinite(summary(tmp_path / "run")["test_elbo"])
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+# Bad input: in this process, through the same entry point, because importing jax takes longer than refusing.
+
+
+@pytest.fixture
+def script(monkeypatch, capfd):
+    """Calls a script's main and returns (exit status, stderr)."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    import common
+    import evaluate
+    import report
+    import train
+
+    scripts = {"train": train, "evaluate": evaluate, "report": report}
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            common.run_script(scripts[name].main)
+        return stop.value.code, capfd.readouterr().err
+
+    return call
+
+
+def _write(folder):
+    grey = np.linspace(0, 1, 160).reshape(10, 4, 4)
+    np.save(folder / "grey.npy", grey)
+    np.save(folder / "nan.npy", np.where(grey > 0.5, np.nan, grey))
+    np.save(folder / "axes.npy", grey.reshape(10, 16))
+    np.save(folder / "pickled.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
+    np.save(folder / "wide.npy", 3 * grey)
+    (folder / "empty").mkdir()
+    (folder / "full").mkdir()
+    (folder / "full" / "file").touch()
+
+
+REFUSED = {
+    "unknown data set": ("--dataset digitz", "unknown data set 'digitz'. Did you mean 'digits'"),
+    "unknown likelihood": ("--likelihood bernouli", "Did you mean 'bernoulli'"),
+    "unknown optimiser": ("--optimizer adamm", "Did you mean 'adam'"),
+    "unknown activation": ("--activation rellu", "'relu'"),
+    "grey to bernoulli": ("--dataset {here}/grey.npy --binarize none", "bernoulli expects binary data, got grey values"),
+    "outside [0, 1]": ("--dataset {here}/wide.npy --likelihood continuous_bernoulli", "expects values in [0, 1], got 0 to 3"),
+    "negative beta": ("--beta -1", "--beta: expected a number >= 0, got -1.0"),
+    "beta nan": ("--beta nan", "--beta: expected a number >= 0, got nan"),
+    "zero latents": ("--latent-dim 0", "--latent-dim: expected a whole number >= 1, got 0"),
+    "negative width": ("--hidden 32 -1", "--hidden: expected widths >= 1"),
+    "zero batch": ("--batch-size 0", "--batch-size: expected a whole number >= 1, got 0"),
+    "zero epochs": ("--epochs 0", "--epochs: expected a whole number >= 1, got 0"),
+    "negative rate": ("--learning-rate -0.1", "--learning-rate: expected a number > 0"),
+    "negative seed": ("--seed -1", "--seed: expected a whole number from 0"),
+    "batch too large": ("--batch-size 1439", "--batch-size: expected at most the 1438 training examples, got 1439"),
+    "missing path": ("--dataset {here}/none.npy", "no such file or folder"),
+    "missing folder": ("--dataset {here}/none/of/it", "no such file or folder"),
+    "nan in data": ("--dataset {here}/nan.npy", "expected finite numbers, got 80 NaN"),
+    "axes": ("--dataset {here}/axes.npy", "expected images with 3 or 4 axes"),
+    "pickled": ("--dataset {here}/pickled.npy", "never loaded"),
+    "empty folder": ("--dataset {here}/empty", "found none among 0 files"),
+    "unprepared": ("--dataset fashion_mnist --data-dir {here}/empty", "not prepared"),
+    "no data dir": ("--dataset mnist --data-dir {here}/none", "no such folder"),
+    "warm-up too long": ("--beta-warmup-steps 551", "would not end within the run: 551 steps, and the run has 550"),
+    "rate warm-up too long": ("--learning-rate-warmup-steps 551", "would not end within the run"),
+    "scale without gaussian": ("--scale 0.1", "--scale belongs to --likelihood gaussian"),
+    "scale zero": ("--likelihood gaussian --scale 0", "--scale: expected a number > 0 or 'shared', got 0"),
+    "dequantise floats": ("--dataset {here}/grey.npy --likelihood gaussian --dequantize", "integer levels"),
+    "dequantise binary": ("--dequantize", "exclude each other"),
+    "early stopping": ("--early-stopping 2", "--validation-fraction"),
+    "unknown flag": ("--betta 2", "Unrecognized options: --betta"),
+    "no number": ("--epochs many", "--epochs"),
+    "no choice": ("--binarize maybe", "'threshold'"),
+    "out not empty": ("--out {here}/full", "exists and is not empty. Add --resume"),
+    "out is a file": ("--out {here}/grey.npy", "exists and is not empty"),
+    "resume something else": ("--out {here}/full --resume", "not a run directory"),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_is_one_line_and_writes_nothing(flags, message, script, tmp_path):
+    _write(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    flags = flags.format(here=tmp_path).split()
+    status, stderr = script("train", *flags, *(() if "--out" in flags else ("--out", tmp_path / "new")))
+    assert status == 2
+    assert message in stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_out_at_all_is_refused(script):
+    assert script("train")[0] == 2
+
+
+@pytest.mark.parametrize("name", ["evaluate", "report"])
+def test_readers_refuse_what_is_no_run(name, script, tmp_path, trained):
+    for arguments, message in (
+        ((), "at least one run directory"),
+        ((tmp_path,), "not a run directory"),
+        ((tmp_path / "none",), "not a run directory"),
+    ):
+        status, stderr = script(name, *arguments)
+        assert (status, stderr.count("\n")) == (2, 1)
+        assert message in stderr
+    if name == "evaluate":
+        status, stderr = script(name, trained[0], "--num-samples", 0)
+        assert (status, stderr) == (2, "error: --num-samples: expected a whole number >= 1, got 0.\n")
