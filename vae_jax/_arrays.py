@@ -22,20 +22,27 @@ def promote(*values: ArrayLike) -> tuple[list[Array], DTypeLike]:
     return [a.astype(compute) for a in arrays], result
 
 
-def check_same_shape(function: str, **named: Array) -> None:
-    """Raise at trace time, free in compiled code, unless all arrays describe one event of the same shape."""
-    shapes = {name: array.shape for name, array in named.items()}
-    if len(set(shapes.values())) > 1:
+def one_event(function: str, *, may_be_scalar: str = "", **named: ArrayLike) -> tuple[list[Array], DTypeLike]:
+    """The inputs of a formula over the dimensions of ONE event: of one shape, of one dtype to compute in, and flat.
+
+    Flat, because a trailing axis of one channel keeps XLA from vectorising on CPU: a train step took 2.7 ms on 28x28x1 images
+    and 1.7 ms on the same 784 pixels. Shapes are checked at trace time, free in compiled code.
+
+    Args:
+      function: name for the message.
+      may_be_scalar: name of an input that may be one number for all dimensions.
+      named: the inputs.
+
+    Returns:
+      The inputs in order, each of shape (dimensions,), and the dtype of the result (see `promote`).
+    """
+    arrays, dtype = promote(*named.values())
+    shapes = {name: array.shape for name, array in zip(named, arrays, strict=True)}
+    full = next(shape for name, shape in shapes.items() if name != may_be_scalar)
+    if any(shape != full and not (name == may_be_scalar and shape == ()) for name, shape in shapes.items()):
         got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(
             f"{function}: expected one example with equal shapes, got {got}. "
             "The function takes ONE example: use jax.vmap for a batch."
         )
-
-
-def broadcast_scale(function: str, log_scale: Array, event: Array) -> Array:
-    """A scalar log_scale serves every dimension of the event; any other shape must be the event's own."""
-    if log_scale.ndim == 0:
-        return jnp.broadcast_to(log_scale, event.shape)
-    check_same_shape(function, log_scale=log_scale, event=event)
-    return log_scale
+    return [jnp.broadcast_to(array, full).reshape(-1) for array in arrays], dtype

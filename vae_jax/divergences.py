@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import check_same_shape, promote
+from vae_jax._arrays import one_event
 
 # exp(t) - 1 - t = t^2 (1/2! + t/3! + t^2/4! + ...); 14 terms are exact to float64 for |t| < 1/2.
 _EXPM1_TAIL = tuple(1 / math.factorial(n) for n in range(2, 16))
@@ -44,8 +44,7 @@ def kl_to_standard_normal(mean: ArrayLike, log_scale: ArrayLike) -> Array:
     Source:
       Kingma & Welling (2014), appendix B.
     """
-    (mean, log_scale), dtype = promote(mean, log_scale)
-    check_same_shape("kl_to_standard_normal", mean=mean, log_scale=log_scale)
+    (mean, log_scale), dtype = one_event("kl_to_standard_normal", mean=mean, log_scale=log_scale)
     return (0.5 * jnp.sum(jnp.square(mean) + _expm1_minus(2 * log_scale))).astype(dtype)
 
 
@@ -72,8 +71,9 @@ def kl_diagonal_gaussians(mean_q: ArrayLike, log_scale_q: ArrayLike, mean_p: Arr
     Source:
       Kingma & Welling (2014), appendix B, for a general Gaussian p.
     """
-    (mean_q, log_scale_q, mean_p, log_scale_p), dtype = promote(mean_q, log_scale_q, mean_p, log_scale_p)
-    check_same_shape("kl_diagonal_gaussians", mean_q=mean_q, log_scale_q=log_scale_q, mean_p=mean_p, log_scale_p=log_scale_p)
+    (mean_q, log_scale_q, mean_p, log_scale_p), dtype = one_event(
+        "kl_diagonal_gaussians", mean_q=mean_q, log_scale_q=log_scale_q, mean_p=mean_p, log_scale_p=log_scale_p
+    )
     distance = (mean_q - mean_p) * jnp.exp(-log_scale_p)
     return (0.5 * jnp.sum(jnp.square(distance) + _expm1_minus(2 * (log_scale_q - log_scale_p)))).astype(dtype)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import broadcast_scale, check_same_shape, promote
+from vae_jax._arrays import one_event, promote
 
 Support = Literal["binary", "unit_interval", "real"]
 
@@ -60,8 +60,7 @@ def bernoulli_log_prob(logits: ArrayLike, x: ArrayLike) -> Array:
     Source:
       Kingma & Welling (2014), appendix C.1.
     """
-    (logits, x), dtype = promote(logits, x)
-    check_same_shape("bernoulli_log_prob", logits=logits, x=x)
+    (logits, x), dtype = one_event("bernoulli_log_prob", logits=logits, x=x)
     return -jnp.sum(_cross_entropy(logits, x)).astype(dtype)
 
 
@@ -91,8 +90,7 @@ def bernoulli_log_prob_from_probs(probs: ArrayLike, x: ArrayLike) -> Array:
     Source:
       Kingma & Welling (2014), appendix C.1, as written there.
     """
-    (probs, x), dtype = promote(probs, x)
-    check_same_shape("bernoulli_log_prob_from_probs", probs=probs, x=x)
+    (probs, x), dtype = one_event("bernoulli_log_prob_from_probs", probs=probs, x=x)
     # Inner `where`s: without them a certain and correct pixel (x = p = 1, common in float32) has gradient 0/0.
     log_p = jnp.log(jnp.where(x > 0, probs, 1))
     log_not_p = jnp.log1p(-jnp.where(x < 1, probs, 0))
@@ -126,9 +124,7 @@ def gaussian_log_prob(mean: ArrayLike, log_scale: ArrayLike, x: ArrayLike) -> Ar
     Source:
       Kingma & Welling (2014), appendix C.2.
     """
-    (mean, log_scale, x), dtype = promote(mean, log_scale, x)
-    check_same_shape("gaussian_log_prob", mean=mean, x=x)
-    log_scale = broadcast_scale("gaussian_log_prob", log_scale, x)
+    (mean, log_scale, x), dtype = one_event("gaussian_log_prob", may_be_scalar="log_scale", mean=mean, log_scale=log_scale, x=x)
     standardised = (x - mean) * jnp.exp(-log_scale)
     return (-0.5 * jnp.sum(jnp.square(standardised) + 2 * log_scale + math.log(2 * math.pi))).astype(dtype)
 
@@ -166,8 +162,7 @@ def continuous_bernoulli_log_prob(logits: ArrayLike, x: ArrayLike) -> Array:
     Source:
       Loaiza-Ganem & Cunningham (2019), equation 6, rewritten in the logit.
     """
-    (logits, x), dtype = promote(logits, x)
-    check_same_shape("continuous_bernoulli_log_prob", logits=logits, x=x)
+    (logits, x), dtype = one_event("continuous_bernoulli_log_prob", logits=logits, x=x)
     near_zero = jnp.abs(logits) < _SERIES_RADIUS
     # Both branches of a `where` are differentiated, so each gets arguments that are safe for it.
     small = jnp.where(near_zero, logits, 0)

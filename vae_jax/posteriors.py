@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import check_same_shape
 from vae_jax.likelihoods import gaussian_log_prob
 
 
@@ -33,7 +32,8 @@ def sample_posterior(key: Array, mean: ArrayLike, log_scale: ArrayLike) -> Array
       Kingma & Welling (2014), section 2.4; Rezende, Mohamed & Wierstra (2014).
     """
     mean, log_scale = jnp.asarray(mean), jnp.asarray(log_scale)
-    check_same_shape("sample_posterior", mean=mean, log_scale=log_scale)
+    if mean.shape != log_scale.shape:
+        raise ValueError(f"sample_posterior: expected equal shapes, got mean {mean.shape} and log_scale {log_scale.shape}.")
     return mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape, mean.dtype)
 
 

@@ -1,0 +1,250 @@
+"""Throughput and test ELBO of one MLP VAE on MNIST: vae_jax against a PyTorch loop and a NumPyro SVI epoch.
+
+All train 784-400-20 (ReLU, Adam 1e-3, batch 128) on dynamically binarised MNIST held in memory, one after another inside each
+epoch, so that a noisy machine is noisy for all; ratios of the median epoch times are what counts. Quality is the test ELBO on
+one fixed binarised test set, with one draw of z.
+"""
+
+import dataclasses
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import parse, run_script
+
+HIDDEN, LATENT, BATCH, RATE = 400, 20, 128, 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Benchmark an MLP VAE on MNIST; prints a table and writes JSON.
+
+    Example: python experiments/benchmarks/mlp_mnist.py --dataset mnist --data-dir ~/tensorflow_datasets --epochs 20
+    """
+
+    dataset: str = "mnist"
+    """MNIST: a TFDS name, or a folder with its IDX files."""
+    data_dir: str | None = None
+    """Where TFDS finds prepared data."""
+    epochs: int = 20
+    """Epochs of each."""
+    seed: int = 0
+    """Seed of all of them."""
+    peers: tuple[str, ...] = ("vae_jax", "pytorch", "numpyro")
+    """Which to run."""
+    out: Path | None = None
+    """JSON file to write."""
+
+
+class VaeJax:
+    """vae_jax as `training.fit` runs it."""
+
+    label = "vae_jax"
+
+    def __init__(self, dataset: Any, test: np.ndarray, seed: int) -> None:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        from vae_jax import data, evaluation, likelihoods, model, training
+        from vae_jax.config import Hyperparams
+
+        prepared = data.prepare(dataset, binarization="dynamic")
+        vae = model.mlp_vae(dataset.data_shape, likelihoods.bernoulli(), latent_dim=LATENT, hidden=(HIDDEN,))
+        self.keys = training.run_keys(seed)
+        self.state = jax.jit(lambda key: training.init_state(vae, optax.adam, key))(self.keys.init)
+        self.hyperparams = Hyperparams(jnp.float32(1.0), jnp.float32(RATE))
+        self.train = prepared.train
+        step = training.make_train_step(vae, train_input=prepared.train_input)
+        epoch = jax.jit(training.make_epoch(step, BATCH), donate_argnums=0)
+        self.run = epoch.lower(self.state, self.keys, jnp.int32(0), self.train, self.hyperparams).compile()
+        self.evaluate = jax.jit(
+            lambda params: evaluation.evaluate(
+                training.evaluation_key(0), vae, params, jnp.asarray(test), to_input=lambda x: x.astype(jnp.float32)
+            )
+        )
+
+    def epoch(self, number: int) -> int:
+        """Trains one epoch; returns the examples used."""
+        import jax
+
+        self.state, metrics = self.run(self.state, self.keys, np.int32(number), self.train, self.hyperparams)
+        jax.block_until_ready(metrics)
+        return len(self.train) // BATCH * BATCH
+
+    def test_elbo(self) -> tuple[float, float]:
+        """Test ELBO and its standard error."""
+        from vae_jax.evaluation import means
+
+        result = means(self.evaluate(self.state.params))
+        return result.elbo, result.elbo_standard_error
+
+
+class PyTorch:
+    """The loop that people write: eager, the data in memory, one optimiser step a batch."""
+
+    label = "PyTorch, eager, in memory"
+
+    def __init__(self, dataset: Any, test: np.ndarray, seed: int) -> None:
+        import torch
+        from torch import nn
+
+        torch.manual_seed(seed)
+        torch.set_num_threads(os.cpu_count() or 1)
+        self.torch = torch
+        self.train = torch.tensor(dataset.train.reshape(len(dataset.train), -1).astype(np.float32) / 255)
+        self.test = torch.tensor(test.reshape(len(test), -1).astype(np.float32))
+        pixels = self.train.shape[1]
+        self.encoder = nn.Sequential(nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT))
+        self.decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, pixels))
+        self.adam = torch.optim.Adam([*self.encoder.parameters(), *self.decoder.parameters()], lr=RATE)
+
+    def _elbo(self, x: Any) -> Any:
+        torch = self.torch
+        mean, log_scale = self.encoder(x).chunk(2, dim=1)
+        z = mean + torch.exp(log_scale) * torch.randn_like(mean)
+        cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none").sum(1)
+        kl = 0.5 * (mean.pow(2) + torch.exp(2 * log_scale) - 1 - 2 * log_scale).sum(1)
+        return -cross_entropy - kl
+
+    def epoch(self, number: int) -> int:
+        """Trains one epoch; returns the examples used."""
+        torch, count = self.torch, len(self.train) // BATCH * BATCH
+        for index in torch.randperm(len(self.train))[:count].split(BATCH):
+            self.adam.zero_grad(set_to_none=True)
+            (-self._elbo(torch.bernoulli(self.train[index])).mean()).backward()
+            self.adam.step()
+        return count
+
+    def test_elbo(self) -> tuple[float, float]:
+        """Test ELBO and its standard error."""
+        with self.torch.no_grad():
+            values = self.torch.cat([self._elbo(x) for x in self.test.split(1000)]).double().numpy()
+        return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+class NumPyro:
+    """The VAE example of NumPyro, an epoch as one compiled loop; with the analytic KL and logits, so that the work is equal."""
+
+    label = "NumPyro SVI, scanned epoch"
+
+    def __init__(self, dataset: Any, test: np.ndarray, seed: int) -> None:
+        import jax
+        import jax.numpy as jnp
+        import numpyro
+        import numpyro.distributions as dist
+        from jax.example_libraries import stax
+        from numpyro.infer import SVI, TraceMeanField_ELBO
+
+        self.test = jnp.asarray(test.reshape(len(test), -1), jnp.float32)
+        train = jnp.asarray(dataset.train.reshape(len(dataset.train), -1).astype(np.float32) / 255)
+        pixels = train.shape[1]
+        encoder_net = stax.serial(
+            stax.Dense(HIDDEN),
+            stax.Relu,
+            stax.FanOut(2),
+            stax.parallel(stax.Dense(LATENT), stax.serial(stax.Dense(LATENT), stax.Exp)),
+        )
+        decoder_net = stax.serial(stax.Dense(HIDDEN), stax.Relu, stax.Dense(pixels))
+
+        def model(batch: Any) -> None:
+            decode = numpyro.module("decoder", decoder_net, (BATCH, LATENT))
+            with numpyro.plate("batch", batch.shape[0]):
+                z = numpyro.sample("z", dist.Normal(0, 1).expand([LATENT]).to_event(1))
+                numpyro.sample("x", dist.Bernoulli(logits=decode(z)).to_event(1), obs=batch)
+
+        def guide(batch: Any) -> None:
+            encode = numpyro.module("encoder", encoder_net, (BATCH, pixels))
+            mean, scale = encode(batch)
+            with numpyro.plate("batch", batch.shape[0]):
+                numpyro.sample("z", dist.Normal(mean, scale).to_event(1))
+
+        self.svi = SVI(model, guide, numpyro.optim.Adam(RATE), TraceMeanField_ELBO())
+        self.state = self.svi.init(jax.random.key(seed), train[:BATCH])
+        self.key, self.count = jax.random.key(seed + 1), len(train) // BATCH * BATCH
+
+        def run(state: Any, key: Any, train: Any) -> Any:
+            key_order, key_pixels = jax.random.split(key)
+            order = jax.random.permutation(key_order, len(train))[: self.count].reshape(-1, BATCH)
+
+            def body(state: Any, step_and_index: Any) -> Any:
+                step, index = step_and_index
+                batch = jax.random.bernoulli(jax.random.fold_in(key_pixels, step), train[index]).astype(jnp.float32)
+                return self.svi.update(state, batch)
+
+            return jax.lax.scan(body, state, (jnp.arange(len(order)), order))
+
+        self.train = train
+        self.run = jax.jit(run, donate_argnums=0).lower(self.state, self.key, train).compile()
+
+    def epoch(self, number: int) -> int:
+        """Trains one epoch; returns the examples used."""
+        import jax
+
+        self.state, losses = self.run(self.state, jax.random.fold_in(self.key, number), self.train)
+        jax.block_until_ready(losses)
+        return self.count
+
+    def test_elbo(self) -> tuple[float, float]:
+        """Test ELBO and its standard error over batches of examples."""
+        values = [-float(self.svi.evaluate(self.state, batch)) / len(batch) for batch in self.test.reshape(100, 100, -1)]
+        return statistics.mean(values), statistics.stdev(values) / 10
+
+
+PEERS = {"vae_jax": VaeJax, "pytorch": PyTorch, "numpyro": NumPyro}
+
+
+def main() -> int:
+    """Runs the peers in turn and prints the table."""
+    arguments = parse(Arguments)
+    from vae_jax import data
+    from vae_jax.errors import unknown
+    from vae_jax.runs import write_json
+
+    for name in arguments.peers:
+        if name not in PEERS:
+            raise unknown("peer", name, PEERS)
+    dataset = data.load(arguments.dataset, data_dir=arguments.data_dir)
+    test = np.asarray(data.prepare(dataset, binarization="dynamic").test)
+    print(f"compiling {', '.join(arguments.peers)} ...", flush=True)
+    peers = {name: PEERS[name](dataset, test, arguments.seed) for name in arguments.peers}
+    rates: dict[str, list[float]] = {name: [] for name in peers}
+    for number in range(arguments.epochs):
+        for name, peer in peers.items():
+            began = time.perf_counter()
+            examples = peer.epoch(number)
+            rates[name].append(examples / (time.perf_counter() - began))
+        last = "  ".join(f"{name} {values[-1]:8,.0f}/s" for name, values in rates.items())
+        print(f"epoch {number + 1}/{arguments.epochs}  {last}", flush=True)
+    rows = []
+    for name, peer in peers.items():
+        elbo, error = peer.test_elbo()
+        rate = statistics.median(rates[name])
+        rows.append({"peer": peer.label, "examples_per_second": rate, "test_elbo": elbo, "test_elbo_standard_error": error})
+    first = rows[0]["examples_per_second"]
+    print(f"\n| | examples/s | {rows[0]['peer']} is faster by | test ELBO after {arguments.epochs} epochs |\n|---|---|---|---|")
+    for row in rows:
+        row["ratio"] = first / row["examples_per_second"]
+        print(
+            f"| {row['peer']} | {row['examples_per_second']:,.0f} | {row['ratio']:.2f} | "
+            f"{row['test_elbo']:.2f} ± {row['test_elbo_standard_error']:.2f} |"
+        )
+    if arguments.out is not None:
+        from importlib import metadata
+
+        versions = {name: metadata.version(name) for name in ("jax", "flax", "optax", "torch", "numpyro")}
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        settings = {"epochs": arguments.epochs, "batch_size": BATCH, "network": f"784-{HIDDEN}-{LATENT}", "learning_rate": RATE}
+        write_json(arguments.out, {"rows": rows, "settings": settings, "machine": machine, "versions": versions})
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
