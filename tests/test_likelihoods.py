@@ -85,6 +85,19 @@ def test_certain_and_correct_probabilities_have_finite_gradients():
     np.testing.assert_allclose(gradient, [-1, 1, 4], rtol=1e-6)
 
 
+def test_derivatives_of_the_bernoulli_are_exact_at_logit_zero_too(x64):
+    """Where autodiff of |l| goes wrong: the derivatives of -log p are 1/2 - x, 1/4, 0, -1/8."""
+
+    def function(logit):
+        return -bernoulli_log_prob(logit[None], jnp.array([0.3]))
+
+    derivatives = []
+    for _ in range(4):
+        function = jax.grad(function)
+        derivatives.append(float(function(jnp.array(0.0))))
+    np.testing.assert_allclose(derivatives, [0.5 - 0.3, 0.25, 0.0, -0.125], atol=1e-12)
+
+
 def test_a_scalar_log_scale_counts_its_constant_once_for_every_pixel():
     mean, x = jnp.zeros((4, 3)), jnp.ones((4, 3))
     np.testing.assert_allclose(gaussian_log_prob(mean, 0.7, x), gaussian_log_prob(mean, jnp.full((4, 3), 0.7), x), rtol=4 * EPS)

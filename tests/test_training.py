@@ -45,7 +45,7 @@ def test_beta_and_learning_rate_do_not_retrace():
     state = training.init_state(vae, optax.adam, keys.init)
     losses = set()
     for epoch, beta, rate in ((0, 1.0, 1e-3), (1, 4.0, 1e-3), (2, 0.0, 1e-2)):
-        _, metrics = run_epoch(state, keys, jnp.int32(epoch), prepared.train, hyperparams(beta, rate))
+        _, metrics, _ = run_epoch(state, keys, jnp.int32(epoch), prepared.train, hyperparams(beta, rate))
         losses.add(float(metrics.loss))
     assert len(losses) == 3
 
@@ -142,16 +142,17 @@ def test_an_epoch_sees_every_example_once_in_an_order_of_its_own():
     images = np.arange(64, dtype=np.uint8).reshape(64, 1)
     keys, orders = training.run_keys(0), []
 
-    def train_step(state, key, batch, hyperparams, step):
+    def train_step(state, key, batch, hyperparams):
         zero = jnp.float32(0)
         seen = state.params.at[state.step].set(batch[:, 0].astype(jnp.int32))
-        return state._replace(step=state.step + 1, params=seen), training.StepMetrics(zero, zero, zero, zero)
+        return state._replace(step=state.step + 1, params=seen), training.StepMetrics(zero, zero, zero)
 
     run_epoch = jax.jit(training.make_epoch(train_step, 10))
     for epoch in range(2):
         start = training.TrainState(jnp.int32(0), jnp.zeros((6, 10), jnp.int32), ())
         start = start._replace(step=jnp.int32(epoch * 6), params=jnp.zeros((12, 10), jnp.int32))
-        state, _ = run_epoch(start, keys, jnp.int32(epoch), jnp.asarray(images), hyperparams())
+        state, _, finite = run_epoch(start, keys, jnp.int32(epoch), jnp.asarray(images), hyperparams())
+        assert finite
         orders.append(np.asarray(state.params)[epoch * 6 : epoch * 6 + 6].ravel())
     for order in orders:
         assert len(set(order.tolist())) == 60  # six full batches of ten, no example twice

