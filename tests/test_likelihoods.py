@@ -120,7 +120,7 @@ BUNDLES = {
 
 
 def _output(bundle, values):
-    return (values, jnp.array([-1.0])) if bundle.num_shared else values
+    return (values, jnp.array([-1.0])) if bundle.shared_start else values
 
 
 @pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES)

@@ -41,7 +41,7 @@ class Config:
     likelihood: str = "bernoulli"
     """bernoulli, continuous_bernoulli or gaussian."""
     scale: str = "1.0"
-    """Standard deviation of the gaussian likelihood: a number, or 'shared' for one that is learned."""
+    """Standard deviation of the gaussian likelihood: a number, or 'shared' for one that is learned, from the data's own on."""
     network: str = "mlp"
     """mlp."""
     hidden: tuple[int, ...] = (256, 256)

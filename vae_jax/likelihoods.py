@@ -229,7 +229,7 @@ class Likelihood(NamedTuple):
     """A likelihood as a bundle of pure functions of one example.
 
     `decoder_output` is whatever the decoder returns for one example: an array with the shape of the data (with a last
-    axis of length `outputs_per_dim` where that is more than 1), or a tuple of it and `num_shared` learned numbers.
+    axis of length `outputs_per_dim` where that is more than 1), or a tuple of it and the learned numbers of `shared_start`.
     """
 
     name: str
@@ -238,7 +238,7 @@ class Likelihood(NamedTuple):
     sample: Callable[[Array, Any], Array]  # (key, decoder_output) -> a draw of x, shape of the data
     support: Support
     outputs_per_dim: int = 1  # numbers that the decoder emits for each data dimension
-    num_shared: int = 0  # learned numbers that all data dimensions share; they live in the VAE's parameters
+    shared_start: tuple[float, ...] = ()  # where learned numbers that all dimensions share start; they are VAE parameters
     output_for_mean: Callable[[Array], Array] | None = None  # training mean -> decoder output that predicts it (bias)
 
 
@@ -281,13 +281,14 @@ def continuous_bernoulli() -> Likelihood:
     )
 
 
-def gaussian(scale: float | Literal["shared"] = 1.0) -> Likelihood:
+def gaussian(scale: float | Literal["shared"] = 1.0, *, initial_scale: float = 1.0) -> Likelihood:
     """Real data. The decoder emits the mean.
 
     Args:
       scale: the standard deviation: a positive number, or "shared" for one that is learned with the network and is the
         same for every pixel (Rybkin et al. 2021). Data in [0, 1] have standard deviations far below 1, so the default
         of 1 leaves most of the data unexplained; it is what a plain squared error assumes.
+      initial_scale: where a learned scale starts; the standard deviation of the data saves many steps.
     """
     if scale == "shared":
         return Likelihood(
@@ -298,7 +299,7 @@ def gaussian(scale: float | Literal["shared"] = 1.0) -> Likelihood:
                 output[0] + jnp.exp(output[1][0]) * jax.random.normal(key, output[0].shape, output[0].dtype)
             ),
             support="real",
-            num_shared=1,
+            shared_start=(math.log(initial_scale),),
             output_for_mean=lambda mean: mean,
         )
     if isinstance(scale, str) or not (scale > 0 and math.isfinite(scale)):

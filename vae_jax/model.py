@@ -41,8 +41,8 @@ def make_vae(
       data_shape: shape of one example.
 
     Returns:
-      A `VAE`. Its params are {"encoder": ..., "decoder": ...}, and "likelihood": log-scales, shape (num_shared,), where the
-      likelihood has learned numbers of its own; `decode` then returns (decoder's array, those numbers).
+      A `VAE`. Its params are {"encoder": ..., "decoder": ...}, and "likelihood": ... where the likelihood has learned
+      numbers of its own; `decode` then returns (decoder's array, those numbers).
 
     Raises:
       ValueError: where shapes do not fit, with what was expected and what came. Nothing is computed for this.
@@ -54,8 +54,8 @@ def make_vae(
     def init(key: Array) -> Params:
         key_encoder, key_decoder = jax.random.split(key)
         params = {"encoder": encoder.init(key_encoder), "decoder": decoder.init(key_decoder)}
-        if likelihood.num_shared:
-            params["likelihood"] = jnp.zeros(likelihood.num_shared)
+        if likelihood.shared_start:
+            params["likelihood"] = jnp.array(likelihood.shared_start, jnp.float32)
         return params
 
     def encode(params: Params, x: Array) -> tuple[Array, Array]:
@@ -63,7 +63,7 @@ def make_vae(
 
     def decode(params: Params, z: Array) -> Any:
         output = decoder.apply(params["decoder"], z)
-        return (output, params["likelihood"]) if likelihood.num_shared else output
+        return (output, params["likelihood"]) if likelihood.shared_start else output
 
     x = jax.ShapeDtypeStruct(data_shape, jnp.float32)
     params = jax.eval_shape(init, jax.random.key(0))

@@ -252,7 +252,7 @@ def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> di
     }
     if built.data.log_jacobian:
         summary["log_jacobian"] = built.data.log_jacobian
-    if built.vae.likelihood.num_shared:
+    if built.vae.likelihood.shared_start:
         summary["log_scale"] = [float(value) for value in fit.params["likelihood"]]
     if int(fit.progress.best.epoch):
         summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}

@@ -38,6 +38,12 @@ class Dataset(NamedTuple):
         mean = self.train.mean(axis=0, dtype=np.float64)
         return (mean / (self.max_level or 1)).astype(np.float32)
 
+    @property
+    def train_std(self) -> float:
+        """Standard deviation of the training pixels about the mean image, on the same scale; at least 1e-3."""
+        variance = self.train.var(axis=0, dtype=np.float64).mean() / (self.max_level or 1) ** 2
+        return max(float(np.sqrt(variance)), 1e-3)
+
     def fingerprint(self) -> str:
         """SHA-256 over the arrays of all splits, with shapes and dtypes."""
         digest = hashlib.sha256()

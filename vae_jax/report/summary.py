@@ -42,7 +42,9 @@ def pictures(run: Run) -> Pictures:
         quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_SIDE) + 0.5) / _SIDE)
         across, down = jnp.meshgrid(quantiles, -quantiles)
         manifold = to_mean(decode(params, jnp.stack([across.ravel(), down.ravel()], axis=-1)))
-    originals = data.eval_input(data.test[:_SHOWN])
+    # Spread over the test set: neighbours are often alike (video frames, sorted classes).
+    shown_index = np.linspace(0, len(data.test) - 1, min(_SHOWN, len(data.test))).round().astype(int)
+    originals = data.eval_input(data.test[shown_index])
     low, high = (0.0, 1.0) if run.built.dataset.max_level else (float(originals.min()), float(originals.max()))
 
     def shown(images: Any) -> np.ndarray:
@@ -50,7 +52,7 @@ def pictures(run: Run) -> Pictures:
 
     return Pictures(
         shown(originals),
-        shown(to_mean(decode(params, mean[:_SHOWN]))),
+        shown(to_mean(decode(params, mean[shown_index]))),
         shown(to_mean(prior)),
         shown(to_sample(jax.random.split(key_x, _SAMPLES), prior)),
         None if manifold is None else shown(manifold),
