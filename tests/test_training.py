@@ -50,6 +50,22 @@ def test_beta_and_learning_rate_do_not_retrace():
     assert len(losses) == 3
 
 
+def test_nothing_compiles_after_the_first_epoch():
+    compilations, after_epoch = [], []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compilations.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        fit(small_vae(), small_data(validation=True), on_epoch=lambda _: after_epoch.append(len(compilations)))
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert after_epoch[0] > 0
+    assert after_epoch == [after_epoch[0]] * 4
+
+
 def test_the_loss_is_the_weighted_sum_of_the_reported_terms():
     prepared, vae = small_data(), small_vae()
     step = jax.jit(training.make_train_step(vae))

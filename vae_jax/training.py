@@ -264,7 +264,7 @@ def fit(
         `optimization.with_params_ema` has the moving average of the parameters evaluated.
       early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`.
       eval_batch_size, test_seed: as in `evaluation.evaluate`; the seed fixes the draws of z.
-      start: where to go on from; the result is then bit for bit that of a run that was never interrupted.
+      start: where to go on from; the result is then bit for bit that of a run that was never interrupted. Its state is donated.
       on_epoch: called after each epoch; a true answer ends the run ("interrupted"). Copy what you keep of `progress.state`
         to the host: its arrays are donated to the next epoch.
 
@@ -308,10 +308,8 @@ def fit(
     run_epoch = jax.jit(make_epoch(train_step, batch_size), donate_argnums=0)
     # Compiled before the clock starts, and by hand, so that nothing can compile a second time unseen.
     run_epoch = run_epoch.lower(progress.state, keys, jnp.int32(0), data.train, hyperparams).compile()
-    evaluate_jit, params_jit = (
-        jax.jit(evaluate_split),
-        jax.jit(lambda state: evaluation_params(state.params, state.opt_state, state.step)),
-    )
+    evaluate_jit = jax.jit(evaluate_split)
+    params_jit = jax.jit(lambda state: evaluation_params(state.params, state.opt_state, state.step))
     steps_per_epoch = data.train.shape[0] // batch_size
     status = "finished"
     while len(progress.history) < epochs:
