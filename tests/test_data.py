@@ -26,7 +26,9 @@ def test_digits():
     assert len(digits.test_labels) == 359
     assert digits.fingerprint() == data.load("digits").fingerprint()
     assert digits.fingerprint() != data.load("digits", split_seed=1).fingerprint()
-    np.testing.assert_allclose(digits.train_mean, digits.train.astype(float).mean(0) / 16, rtol=1e-6)
+    scaled = digits.train.astype(float) / 16
+    np.testing.assert_allclose(digits.train_mean, scaled.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(digits.train_std, np.sqrt(scaled.var(axis=0).mean()), rtol=1e-9)
 
 
 def test_splits_are_seeded_disjoint_and_complete(tmp_path):

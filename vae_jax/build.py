@@ -28,10 +28,10 @@ class Built(NamedTuple):
     fit_arguments: dict[str, Any]
 
 
-def make_likelihood(config: Config, train_std: float) -> Likelihood:
+def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     """The likelihood that the configuration names; a learned scale starts at the training data's standard deviation."""
     if config.likelihood == "gaussian" and config.scale == "shared":
-        return likelihoods.gaussian("shared", initial_scale=train_std)
+        return likelihoods.gaussian("shared", initial_scale=dataset.train_std)
     if config.likelihood == "gaussian":
         return likelihoods.gaussian(float(config.scale))
     return {"bernoulli": likelihoods.bernoulli, "continuous_bernoulli": likelihoods.continuous_bernoulli}[config.likelihood]()
@@ -50,7 +50,7 @@ def build(config: Config, *, data_dir: str | None = None) -> Built:
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
     )
-    likelihood = make_likelihood(config, dataset.train_std)
+    likelihood = make_likelihood(config, dataset)
     data.check_support(dataset, likelihood.name, likelihood.support, config.binarization)
     total_steps = config.epochs * (len(dataset.train) // config.batch_size)
     for name in ("beta_warmup_steps", "learning_rate_warmup_steps"):

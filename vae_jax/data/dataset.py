@@ -41,8 +41,10 @@ class Dataset(NamedTuple):
     @property
     def train_std(self) -> float:
         """Standard deviation of the training pixels about the mean image, on the same scale; at least 1e-3."""
-        variance = self.train.var(axis=0, dtype=np.float64).mean() / (self.max_level or 1) ** 2
-        return max(float(np.sqrt(variance)), 1e-3)
+        chunks = (self.train[i : i + 1024] for i in range(0, len(self.train), 1024))  # no float copy of the data set
+        square = sum(float(np.square(chunk, dtype=np.float64).sum()) for chunk in chunks) / self.train.size
+        variance = square - float(np.square(self.train.mean(axis=0, dtype=np.float64)).mean())
+        return max(float(np.sqrt(max(variance, 0.0))) / (self.max_level or 1), 1e-3)
 
     def fingerprint(self) -> str:
         """SHA-256 over the arrays of all splits, with shapes and dtypes."""
