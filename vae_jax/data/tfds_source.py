@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +65,25 @@ def _prepare(tfds, builder, name: str, data_dir: str | None) -> None:
             f"TFDS data set {name!r} is not prepared in {place} as array_record. Preparing it (once) needs TensorFlow: "
             "pip install 'vae_jax[tfds-prepare]', or pass --data-dir with a folder where it is prepared."
         )
+    downloads = Path(data_dir or Path.home() / "tensorflow_datasets") / "downloads"
+    if not downloads.is_dir():  # else the files may be there already, in downloads/manual or from an earlier attempt
+        _check_reachable(name, builder)
     print(f"TFDS: downloading and preparing {name} into {place} ...", file=sys.stderr, flush=True)
     try:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # whatever a download, an archive or a builder throws: the user needs one line
         raise UserError(f"TFDS could not fetch and prepare {name!r}: {_one_line(error)}") from None
+
+
+def _check_reachable(name: str, builder) -> None:
+    """Fails at once where TFDS itself would try for over three minutes."""
+    for url in list(builder.url_infos)[:1]:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
+        except urllib.error.HTTPError:
+            pass  # the host answers; let TFDS say what it thinks of the file
+        except OSError as error:
+            raise UserError(f"TFDS data set {name!r} is not prepared and cannot be fetched: {url}: {error}") from None
 
 
 def _one_line(error: Exception) -> str:
