@@ -41,7 +41,7 @@ class Arguments(Config):
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
         place = Path(values["dataset"]).expanduser()
         if place.exists() and values["dataset"] != "digits":
-            values["dataset"] = str(place.absolute())  # so that the run can be read from any folder
+            values["dataset"] = str(place.resolve())  # so that the run can be read from any folder
         return Config(**values)
 
 
