@@ -107,6 +107,10 @@ def _bad(tmp_path, name):
         array = np.zeros((0, 2, 2))
     elif name == "levels":
         array = np.full((10, 2, 2), 300)
+    elif name == "labels":
+        path = tmp_path / "labels.npz"
+        np.savez(path, x_train=array, y_train=np.arange(9))
+        return str(path)
     elif name == "text":
         array = np.full((10, 2, 2), "x")
     np.save(path, array, allow_pickle=True)
@@ -142,6 +146,7 @@ BAD = {
     "empty": "at least one example",
     "levels": "0 to 255, got 300",
     "text": "dtype",
+    "labels": r"one label for each of 10 images, got labels of shape \(9,\)",
     "truncated": "not a readable array",
     "emptyfolder": "IDX files or PNG",
     "damagedidx": "expected 16 bytes .* got 9",

@@ -96,6 +96,9 @@ def load(
                 " Expected digits, a TFDS name, or a path to .npy, .npz or a folder.",
             ) from None
 
+    for images, given in ((found.train, found.train_labels), (found.test, found.test_labels)):
+        if images is not None and given is not None and given.shape != images.shape[:1]:
+            raise UserError(f"{name}: expected one label for each of {len(images)} images, got labels of shape {given.shape}.")
     levels = [_as_levels(name, array) for array in (found.train, found.validation, found.test) if array is not None]
     max_level = _max_level(found, [array for array in levels if array.size])
     remaining = iter(levels)

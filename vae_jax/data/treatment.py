@@ -74,8 +74,10 @@ def check_support(dataset: Dataset, likelihood: str, support: str, binarization:
         low = min(float(dataset.train.min()), float(dataset.test.min()))
         high = max(float(dataset.train.max()), float(dataset.test.max()))
         if low < 0 or high > 1:
+            what = likelihood if binarization == "none" else "binarisation"
             raise UserError(
-                f"{dataset.name}: {likelihood} expects values in [0, 1], got {low:g} to {high:g}. Rescale, or use gaussian."
+                f"{dataset.name}: {what} expects values in [0, 1], got {low:g} to {high:g}. Rescale the data, or use "
+                "--likelihood gaussian with --binarize none."
             )
     if support == "binary" and binarization == "none":
         top = dataset.max_level or 1
