@@ -31,7 +31,7 @@ lint: $(VENV)/.lint ## ruff: style and format
 types: $(VENV)/.lint ## basedpyright: types
 	$(VENV)/bin/basedpyright
 
-bench: $(VENV)/.bench ## throughput and test ELBO against PyTorch and NumPyro (needs MNIST, see experiments/benchmarks)
+bench: $(VENV)/.bench ## throughput and test ELBO against PyTorch and NumPyro (ARGS="--dataset FOLDER" or --data-dir: MNIST)
 	$(PY) experiments/benchmarks/mlp_mnist.py $(ARGS)
 
 clean: ## remove the virtual environment and caches; runs/ stays

@@ -16,6 +16,15 @@ from vae_jax.errors import UserError
 T = TypeVar("T")
 
 
+def _stop(number: int, frame: Any) -> None:
+    """Ctrl-C while nothing has to be saved: libraries that are being imported or collected must not answer it."""
+    print("\ninterrupted", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
+signal.signal(signal.SIGINT, _stop)
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's main: bad input becomes one line on stderr and exit status 2, without a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own remarks; its errors stay
@@ -31,9 +40,11 @@ def run_script(main: Callable[[], int | None]) -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         status = 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        print(f"error: out of memory: {' '.join(str(error).split())[:160]}", file=sys.stderr)
+        status = 1
     sys.exit(status or 0)
 
 
@@ -71,7 +82,7 @@ class Interrupt:
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            _stop(number, frame)
         self.signal = number
         print("\nfinishing the epoch, then saving (Ctrl-C again to stop without) ...", file=sys.stderr, flush=True)
 

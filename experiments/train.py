@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.util
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,9 @@ class Arguments(Config):
     def config(self) -> Config:
         """The part that is needed to repeat the run."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
-        place = Path(values["dataset"]).expanduser()
-        if place.exists() and values["dataset"] != "digits":
-            values["dataset"] = str(place.resolve())  # so that the run can be read from any folder
+        place = os.path.expanduser(values["dataset"])
+        if os.path.exists(place) and values["dataset"] not in ("", "digits"):
+            values["dataset"] = os.path.realpath(place)  # so that the run can be read from any folder
         return Config(**values)
 
 
@@ -68,7 +70,7 @@ def main() -> int:
     arguments = parse_arguments()
     config, out = arguments.config, Path(arguments.out)
     config.validate()
-    data_dir = None if arguments.data_dir is None else str(Path(arguments.data_dir).expanduser().absolute())
+    data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
 
     from vae_jax import runs
     from vae_jax.build import build, repeat_command
@@ -92,7 +94,7 @@ def main() -> int:
     )
     progress: EpochProgress | None = None
     writer: Any = None
-    command = repeat_command(config, out, data_dir)
+    command = repeat_command(config, out, data_dir, (sys.executable, sys.argv[0]))
 
     with Interrupt() as interrupt:
 
@@ -137,10 +139,18 @@ def main() -> int:
             step = int(fit.progress.state.step)
             print(
                 f"error: training diverged: the loss or its gradient was not finite at step {step} (epoch {epochs + 1}). The "
-                f"last good state is in {out / 'last_good'}. Try a lower --learning-rate (now {config.learning_rate:g}).",
+                f"last good state is in {out / 'last_good'}, the batch in {out / 'diverged.json'}. "
+                + (
+                    "Look at the range of the data."
+                    if step == 0
+                    else f"Try a lower --learning-rate ({config.learning_rate:g})."
+                ),
                 file=sys.stderr,
             )
             return 1
+    if not math.isfinite(summary["test_elbo"]):
+        print("error: the test ELBO is not finite: look at the range of the test data. No report is drawn.", file=sys.stderr)
+        return 1
     print(
         f"test ELBO {summary['test_elbo']:.3f} +- {summary['test_elbo_standard_error']:.3f} nats  =  log-likelihood "
         f"{summary['test_log_likelihood']:.3f} - KL {summary['test_kl']:.3f}   ({summary['num_test_examples']} examples, "

@@ -131,6 +131,23 @@ def _bad(tmp_path, name):
     if name == "noarray":
         path = tmp_path / "x.npz"
         np.savez(path, weights=np.zeros(3))
+    if name == "garbage":
+        path.write_bytes(b"garbage" * 100)
+    if name == "huge":
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999999, 28, 28)}"
+        path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n")
+    if name == "truncatedzip":
+        path = tmp_path / "t.npz"
+        np.savez(path, x=np.zeros((10, 20, 20)))
+        path.write_bytes(path.read_bytes()[:500])
+    if name == "hugeidx":
+        path = tmp_path / "hugeidx"
+        path.mkdir()
+        (path / "train-images-idx3-ubyte").write_bytes(struct.pack(">HBBIII", 0, 8, 3, *[2**32 - 1] * 3))
+    if name == "sixteen":
+        path = tmp_path / "sixteen"
+        path.mkdir()
+        Image.fromarray(np.full((3, 3), 60000, np.uint16)).save(path / "a.png")
     if name == "missing":
         path = tmp_path / "nothing.npy"
     if name == "ending":
@@ -155,6 +172,11 @@ BAD = {
     "notimage": "not a readable image",
     "noarray": r"x_train.*\['weights'\]",
     "missing": "no such file",
+    "garbage": "not a readable array",
+    "huge": "not a readable array",
+    "truncatedzip": "not a readable array",
+    "hugeidx": "IDX file",
+    "sixteen": "8 bits per channel",
     "ending": r"\.npy or \.npz",
 }
 
@@ -170,6 +192,16 @@ def test_unknown_names_offer_the_near_ones():
         data.load("digit")
     with pytest.raises(UserError, match="'mnist'"):
         data.load("mnits")
+
+
+def test_near_names_do_not_mind_the_case():
+    with pytest.raises(UserError, match="Did you mean 'mnist'"):
+        data.load("MNIST")
+
+
+def test_text_labels_become_numbers(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((4, 2, 2)), x_test=np.zeros((3, 2, 2)), y_test=np.array(["b", "a", "b"]))
+    assert data.load(str(tmp_path / "a.npz")).test_labels.tolist() == [1, 0, 1]
 
 
 def test_an_unprepared_tfds_name_says_what_to_install_at_once(tmp_path):
@@ -252,6 +284,9 @@ def test_support_is_checked():
     with pytest.raises(UserError, match=r"\[0, 1\], got -1.5"):
         data.check_support(wide, "continuous_bernoulli", "unit_interval", "none")
     data.check_support(wide, "gaussian", "real", "none")
+    fine = _dataset(np.zeros((4, 2, 2, 1), np.uint8))
+    with pytest.raises(UserError, match="grey values"):  # in the validation data alone
+        data.check_support(fine._replace(validation=grey.train), "bernoulli", "binary", "none")
     with pytest.raises(UserError, match="integer levels"):
         data.prepare(wide, dequantize=True)
 

@@ -93,6 +93,14 @@ class _LinenBatchNorm(linen.Module):
         return linen.BatchNorm(use_running_average=True)(x)
 
 
+class _NnxDropout(nnx.Module):
+    def __init__(self):
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.dropout(x)
+
+
 class _NnxBatchNorm(nnx.Module):
     def __init__(self):
         self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
@@ -106,6 +114,8 @@ def test_batch_statistics_are_refused():
         networks.from_linen(_LinenBatchNorm(), (3,)).init(jax.random.key(0))
     with pytest.raises(ValueError, match="Batch statistics"):
         networks.from_nnx(_NnxBatchNorm())
+    with pytest.raises(ValueError, match="Dropout"):
+        networks.from_nnx(_NnxDropout())
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5, 3)])
@@ -140,6 +150,16 @@ def test_the_output_bias_starts_at_the_training_mean():
         vae = model.mlp_vae(SHAPE, likelihood, hidden=(4,), latent_dim=2, train_mean=mean)
         params = vae.init(jax.random.key(0))
         np.testing.assert_allclose(likelihood.mean(vae.decode(params, jnp.zeros(2))), mean, atol=1e-5)
+
+
+def test_standardised_data_keep_the_likelihood_of_the_original_scale():
+    """The same weights with and without: the encoder sees (x - 100)/50, the decoder's output is 100 + 50 h."""
+    plain = model.mlp_vae(SHAPE, likelihoods.gaussian(), hidden=(4,), latent_dim=2)
+    scaled = model.mlp_vae(SHAPE, likelihoods.gaussian(), hidden=(4,), latent_dim=2, standardize=(100.0, 50.0))
+    params, x = plain.init(jax.random.key(0)), 100 + 50 * jax.random.normal(jax.random.key(1), SHAPE)
+    chex.assert_trees_all_close(scaled.encode(params, x), plain.encode(params, (x - 100) / 50), rtol=1e-6)
+    z = jnp.ones(2)
+    np.testing.assert_allclose(scaled.decode(params, z), 100 + 50 * plain.decode(params, z), rtol=1e-6)
 
 
 def test_a_function_serves_as_a_likelihood():

@@ -54,13 +54,14 @@ def build(config: Config, *, data_dir: str | None = None) -> Built:
     data.check_support(dataset, likelihood.name, likelihood.support, config.binarization)
     total_steps = config.epochs * (len(dataset.train) // config.batch_size)
     for name in ("beta_warmup_steps", "learning_rate_warmup_steps"):
-        if total_steps and getattr(config, name) > total_steps:
+        if total_steps > 0 and getattr(config, name) and getattr(config, name) >= total_steps:
             raise UserError(
                 f"--{name.replace('_', '-')}: the warm-up would not end within the run: {getattr(config, name)} steps, "
                 f"and the run has {total_steps}. Shorten it or train for more epochs."
             )
     prepared = data.prepare(dataset, binarization=config.binarization, dequantize=config.dequantize, seed=config.test_seed)
     training.check_fit(prepared, config.batch_size, config.early_stopping)
+    real_valued = dataset.max_level is None and likelihood.support == "real" and config.binarization == "none"
     vae = model.mlp_vae(
         dataset.data_shape,
         likelihood,
@@ -69,6 +70,8 @@ def build(config: Config, *, data_dir: str | None = None) -> Built:
         activation=config.activation,
         dtype=config.dtype,
         train_mean=dataset.train_mean if config.output_bias == "train_mean" else None,
+        # Levels are scaled to [0, 1]; floats come on any scale.
+        standardize=(float(dataset.train_mean.mean()), dataset.train_std) if real_valued else None,
     )
     optimizer: Optimizer = getattr(optax, config.optimizer)
     if config.ema_decay:
@@ -91,9 +94,11 @@ def build(config: Config, *, data_dir: str | None = None) -> Built:
     return Built(config, dataset, prepared, vae, optimizer, fit_arguments)
 
 
-def repeat_command(config: Config, out: Path, data_dir: str | None = None) -> str:
+def repeat_command(
+    config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("python", "experiments/train.py")
+) -> str:
     """The command line that repeats the run: the settings that differ from the defaults."""
-    words = ["python", "experiments/train.py"]
+    words = [*program]
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         if value == field.default and field.name != "dataset":

@@ -19,6 +19,10 @@ def enable_compilation_cache() -> None:
     """
     import jax
 
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # nowhere to keep them
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

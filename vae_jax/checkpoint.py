@@ -23,13 +23,18 @@ def digest(tree: Any) -> str:
     return sha.hexdigest()
 
 
+def _cannot_write(folder: Path, error: Exception) -> OSError:
+    """One line for a full disk and the like, which Orbax and tensorstore report in many ways."""
+    return OSError(f"{folder}: a checkpoint could not be written (is the disk full?): {' '.join(str(error).split())[:160]}")
+
+
 class Checkpoints:
     """The checkpoints of one run directory, named by their epoch."""
 
     def __init__(self, folder: Path, keep: int = 2):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each of its steps
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each of its steps, and its errors twice
         self._ocp = ocp
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
@@ -40,9 +45,12 @@ class Checkpoints:
         arguments = self._ocp.args.Composite(
             tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({"epoch": epoch, "sha256": digest(tree)})
         )
-        if (self._folder / str(epoch)).exists():  # a damaged one, passed over by `restore`
-            self._manager.delete(epoch)
-        self._manager.save(epoch, args=arguments, force=True)
+        try:
+            if (self._folder / str(epoch)).exists():  # a damaged one, passed over by `restore`
+                self._manager.delete(epoch)
+            self._manager.save(epoch, args=arguments, force=True)
+        except Exception as error:
+            raise _cannot_write(self._folder, error) from None
 
     def epochs(self) -> list[int]:
         """Epochs of the complete checkpoints, oldest first."""
@@ -92,8 +100,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:
+            raise _cannot_write(self._folder, error) from None
 
     def __enter__(self) -> "Checkpoints":
         return self

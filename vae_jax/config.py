@@ -75,7 +75,7 @@ class Config:
     batch_size: int = 128
     """Examples in a step; what is left over at the end of an epoch waits for the next shuffle."""
     eval_batch_size: int = 1000
-    """Examples evaluated at once; changes no result beyond rounding."""
+    """Examples evaluated at once; changes no result beyond rounding (1e-4 nats in float32)."""
     early_stopping: int = 0
     """Stop after this many epochs without a better validation ELBO and report the best; 0 for never."""
     seed: int = 0
@@ -100,21 +100,24 @@ class Config:
                 raise unknown(field, getattr(self, field), options)
         for field in ("latent_dim", "epochs", "batch_size", "eval_batch_size", "num_samples"):
             _expect(getattr(self, field) >= 1, field, "a whole number >= 1", getattr(self, field))
+            _expect(getattr(self, field) <= 10**8, field, "at most 100,000,000", getattr(self, field))
         for field in ("beta_warmup_steps", "learning_rate_warmup_steps", "early_stopping", "seed", "split_seed", "test_seed"):
             _expect(0 <= getattr(self, field) < 2**31, field, "a whole number from 0 to 2147483647", getattr(self, field))
-        _expect(all(width >= 1 for width in self.hidden), "hidden", "widths >= 1", self.hidden)
-        _expect(math.isfinite(self.beta) and self.beta >= 0, "beta", "a number >= 0", self.beta)
+        _expect(all(1 <= width <= 10**6 for width in self.hidden), "hidden", "widths >= 1 (and at most 10^6)", self.hidden)
+        _expect(self.latent_dim <= 10**6, "latent_dim", "at most 1,000,000", self.latent_dim)
+        # Beyond 1e30 float32 overflows somewhere in a loss or an update.
+        _expect(0 <= self.beta <= 1e30, "beta", "a number >= 0", self.beta)
         lr = self.learning_rate
-        _expect(math.isfinite(lr) and lr > 0, "learning_rate", "a number > 0", lr)
+        _expect(1e-30 <= lr <= 1e30, "learning_rate", "a number > 0", lr)
         _expect(0 < self.test_fraction < 1, "test_fraction", "a number between 0 and 1", self.test_fraction)
         _expect(0 <= self.validation_fraction < 1, "validation_fraction", "a number in [0, 1)", self.validation_fraction)
-        _expect(0 <= self.ema_decay < 1, "ema_decay", "a number in [0, 1)", self.ema_decay)
+        _expect(0 <= self.ema_decay <= 0.99999, "ema_decay", "a number from 0 to 0.99999", self.ema_decay)
         if self.scale != "shared":
             try:
                 scale = float(self.scale)
             except ValueError:
                 scale = math.nan
-            _expect(math.isfinite(scale) and scale > 0, "scale", "a number > 0 or 'shared'", self.scale)
+            _expect(1e-9 <= scale <= 1e9, "scale", "a number > 0 or 'shared'", self.scale)
         if self.likelihood != "gaussian" and self.scale != type(self).scale:
             raise UserError(f"--scale belongs to --likelihood gaussian; {self.likelihood} has no scale. Leave it out.")
         if self.dequantize and self.binarization != "none":

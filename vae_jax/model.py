@@ -94,6 +94,7 @@ def mlp_vae(
     activation: str | Callable[[Array], Array] = "relu",
     dtype: str = "float32",
     train_mean: ArrayLike | None = None,
+    standardize: tuple[float, float] | None = None,
 ) -> VAE:
     """The usual MLP VAE: encoder with widths `hidden`, decoder with the same in reverse.
 
@@ -101,6 +102,8 @@ def mlp_vae(
       data_shape, likelihood: as in `make_vae`; latent_dim, hidden, activation, dtype: as in `networks.mlp_encoder`.
       train_mean: mean of the training data (shape `data_shape` or scalar); the output bias then starts where the likelihood
         predicts it. Zeros without.
+      standardize: (mean, standard deviation) of real-valued data on a scale of their own. The encoder then sees (x - mean)/std,
+        and the decoder's output is mean + std h, so the likelihood stays that of x. Without it such data overflow the encoder.
 
     Example:
       >>> from vae_jax import likelihoods
@@ -115,7 +118,8 @@ def mlp_vae(
     if train_mean is not None:
         if likelihood.output_for_mean is None:
             raise ValueError(f"mlp_vae: the likelihood {likelihood.name!r} has no output_for_mean; leave train_mean out.")
-        output_bias = likelihood.output_for_mean(jnp.asarray(train_mean, jnp.float32))
+        centre, spread = standardize or (0.0, 1.0)
+        output_bias = (likelihood.output_for_mean(jnp.asarray(train_mean, jnp.float32)) - centre) / spread
     encoder = networks.mlp_encoder(data_shape, latent_dim, hidden=hidden, activation=activation, dtype=dtype)
     decoder = networks.mlp_decoder(
         latent_dim,
@@ -126,4 +130,8 @@ def mlp_vae(
         outputs_per_dim=likelihood.outputs_per_dim,
         output_bias=output_bias,
     )
+    if standardize is not None:
+        inner_encode, inner_decode, (centre, spread) = encoder.apply, decoder.apply, standardize
+        encoder = encoder._replace(apply=lambda params, x: inner_encode(params, (x - centre) / spread))
+        decoder = decoder._replace(apply=lambda params, z: centre + spread * inner_decode(params, z))
     return make_vae(encoder, decoder, likelihood, data_shape)

@@ -70,5 +70,5 @@ def evaluation_params(params: Any, opt_state: Any, step: Array) -> Any:
     last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
     if not isinstance(last, ParamsEma):
         return params
-    correction = 1 - last.decay ** jnp.maximum(step, 1)
+    correction = -jnp.expm1(jnp.maximum(step, 1) * jnp.log(last.decay))  # 1 - decay^step
     return jax.tree.map(lambda a, p: jnp.where(step > 0, a / correction, p), last.average, params)

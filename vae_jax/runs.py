@@ -5,6 +5,7 @@ config.json (all that is needed to repeat the run), metrics.jsonl (a line an epo
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -42,17 +43,29 @@ def write_json(path: Path, content: Any) -> None:
     """Atomically: a reader, or a later process, sees the old file or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+        file.write(json.dumps(_finite(content), indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _finite(content: Any) -> Any:
+    """The same with null for numbers that are not finite, which JSON does not have."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
     """The configuration of a run directory, and all of config.json."""
     try:
         content = json.loads((path / "config.json").read_text())
-        return config_module.from_dict(content["config"]), content
+        config = config_module.from_dict(content["config"])
+        config.validate()
+        content["data"]["sha256"]
+        return config, content
     except FileNotFoundError:
         raise UserError(f"{path}: not a run directory (it has no config.json).") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -66,7 +79,14 @@ def is_fresh(out: Path) -> bool:
 
 def check_out(out: Path, resume: bool) -> None:
     """Raises `UserError` unless `out` may be written, before anything else is done."""
-    if is_fresh(out):
+    try:
+        fresh = is_fresh(out)
+        above = next(folder for folder in out.absolute().parents if folder.exists())
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out {out}: cannot be written: {above} is not a folder that you may write to.")
+    if fresh:
         return
     if resume:
         read_config(out)
@@ -105,7 +125,10 @@ def train(
     if resume:
         _check_same(read_config(out)[1], description, out)
     else:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
         write_json(out / "config.json", description)
     with Checkpoints(out / "checkpoints") as checkpoints:
         if resume and (found := checkpoints.restore((progress.state, progress.best))) is not None:
@@ -140,6 +163,7 @@ def train(
         if fit.status == "diverged":
             with Checkpoints(out / "last_good", keep=1) as last_good:
                 last_good.save(epochs, fit.progress.state, fit.progress.best)
+            write_json(out / "diverged.json", _bad_step(built.config, fit, len(built.dataset.train)))
         elif epochs and epochs not in checkpoints.epochs():
             checkpoints.save(epochs, fit.progress.state, fit.progress.best)
     if fit.status == "interrupted":
@@ -147,6 +171,18 @@ def train(
     summary = _summarise(built, fit, num_used, time.perf_counter() - began)
     write_json(out / "summary.json", summary)
     return fit, summary
+
+
+def _bad_step(config: Config, fit: Fit, num_train: int) -> dict[str, Any]:
+    """Which step did it, on which training examples, with which key: all that is needed to look at it again."""
+    step, epoch, keys = int(fit.progress.state.step), len(fit.progress.history), training.run_keys(config.seed)
+    order = training.epoch_order(keys, epoch, num_train, config.batch_size)
+    return {
+        "step": step,
+        "epoch": epoch + 1,
+        "train_indices": order[step - epoch * len(order)].tolist(),
+        "key_data": jax.random.key_data(jax.random.fold_in(keys.step, step)).tolist(),
+    }
 
 
 def _describe(built: Built, data_dir: str | None) -> dict[str, Any]:
@@ -236,11 +272,11 @@ def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> di
     seconds = sum(epoch.seconds for epoch in history)
     summary: dict[str, Any] = {
         "status": fit.status,
-        "test_elbo": fit.test.elbo,
-        "test_log_likelihood": fit.test.log_likelihood,
-        "test_kl": fit.test.kl,
-        "test_elbo_standard_error": fit.test.elbo_standard_error,
-        "num_test_examples": fit.test.num_examples,
+        "test_elbo": fit.test and fit.test.elbo,
+        "test_log_likelihood": fit.test and fit.test.log_likelihood,
+        "test_kl": fit.test and fit.test.kl,
+        "test_elbo_standard_error": fit.test and fit.test.elbo_standard_error,
+        "num_test_examples": len(built.dataset.test),
         "unit": "nats per example, beta = 1",
         "beta": built.config.beta,
         "seed": built.config.seed,
@@ -276,17 +312,25 @@ def load_run(path: Path, *, data_dir: str | None = None) -> Run:
     with Checkpoints(path / "checkpoints") as checkpoints:
         found = checkpoints.restore((initial.state, initial.best))
     if found is None:
+        if (path / "diverged.json").exists():
+            raise UserError(f"{path}: the run diverged before its first checkpoint; there is nothing to evaluate.")
         raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
     epoch, state, best, notes = found
+    last = epoch
     params = _evaluation_params(config, state, best)
     try:
         summary = json.loads((path / "summary.json").read_text())
     except (OSError, ValueError):
         summary = None
+    if summary is not None and summary.get("status") == "diverged":
+        notes = [*notes, f"{path}: the run diverged at step {summary['diverged_at_step']}; read at its last checkpoint."]
+        summary = None
+    elif summary is None:
         notes = [*notes, f"{path}: the run is unfinished; read at its last checkpoint, epoch {epoch} of {config.epochs}."]
     if config.early_stopping and int(best.epoch):
         epoch = int(best.epoch)
-    return Run(path, built, epoch, params, summary, read_metrics(path), notes)
+    metrics = [line for line in read_metrics(path) if summary or line["epoch"] <= last]
+    return Run(path, built, epoch, params, summary, metrics, notes)
 
 
 def _evaluation_params(config: Config, state: TrainState, best: Best) -> Any:

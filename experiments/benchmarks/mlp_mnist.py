@@ -205,9 +205,11 @@ def main() -> int:
     """Runs the peers in turn and prints the table."""
     arguments = parse(Arguments)
     from vae_jax import data
-    from vae_jax.errors import unknown
+    from vae_jax.errors import UserError, unknown
     from vae_jax.runs import write_json
 
+    if arguments.epochs < 1:
+        raise UserError(f"--epochs: expected a whole number >= 1, got {arguments.epochs}.")
     for name in arguments.peers:
         if name not in PEERS:
             raise unknown("peer", name, PEERS)

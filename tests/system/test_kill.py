@@ -56,3 +56,15 @@ def test_killed_before_anything_was_written(undisturbed, tmp_path):
     done = run("train.py", *SETTINGS, "--no-report", "--out", tmp_path / "run", "--resume")
     assert "starting from the beginning" in done.stderr
     assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_killed_while_a_checkpoint_is_written(undisturbed, tmp_path):
+    process = start("train.py", *SETTINGS, *OPTIONS, "--out", tmp_path / "run")
+    folder, unfinished = tmp_path / "run" / "checkpoints", []
+    while not unfinished and process.poll() is None:
+        unfinished = list(folder.glob("*orbax-checkpoint-tmp*")) if (folder / "3").exists() or (folder / "4").exists() else []
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    run("train.py", *OPTIONS, "--out", tmp_path / "run", "--resume")
+    assert_same_run(undisturbed, tmp_path / "run")

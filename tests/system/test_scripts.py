@@ -105,7 +105,7 @@ def test_a_signal_saves_and_says_how_to_continue(number, status, tmp_path):
     assert process.returncode == status, stderr
     assert "saving" in stderr
     assert "Traceback" not in stderr
-    assert re.search(r"saved after epoch \d+ of 40; continue with:\n  python experiments/train.py .* --resume", stdout)
+    assert re.search(r"saved after epoch \d+ of 40; continue with:\n  \S*python\S* \S*train.py .* --resume", stdout)
     assert not (tmp_path / "run" / "summary.json").exists()
     unfinished = run("evaluate.py", tmp_path / "run")
     assert "unfinished" in unfinished.stderr
@@ -122,6 +122,9 @@ def test_divergence_keeps_the_last_good_state_and_says_where(tmp_path):
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
     assert list((tmp_path / "run" / "last_good").iterdir())
+    bad = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert len(bad["train_indices"]) == 256
+    assert bad["step"] == json.loads((tmp_path / "run" / "summary.json").read_text())["diverged_at_step"]
 
 
 def test_tensorboard_event_files(tmp_path):
@@ -207,7 +210,7 @@ REFUSED = {
     "empty folder": ("--dataset {here}/empty", "found none among 0 files"),
     "unprepared": ("--dataset fashion_mnist --data-dir {here}/empty", "not prepared"),
     "no data dir": ("--dataset mnist --data-dir {here}/none", "no such folder"),
-    "warm-up too long": ("--beta-warmup-steps 551", "would not end within the run: 551 steps, and the run has 550"),
+    "warm-up too long": ("--beta-warmup-steps 550", "would not end within the run: 550 steps, and the run has 550"),
     "rate warm-up too long": ("--learning-rate-warmup-steps 551", "would not end within the run"),
     "scale without gaussian": ("--scale 0.1", "--scale belongs to --likelihood gaussian"),
     "scale zero": ("--likelihood gaussian --scale 0", "--scale: expected a number > 0 or 'shared', got 0"),

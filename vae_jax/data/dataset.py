@@ -40,11 +40,12 @@ class Dataset(NamedTuple):
 
     @property
     def train_std(self) -> float:
-        """Standard deviation of the training pixels about the mean image, on the same scale; at least 1e-3."""
+        """Standard deviation of the training pixels about the mean image, on the same scale; positive for constant data too."""
         chunks = (self.train[i : i + 1024] for i in range(0, len(self.train), 1024))  # no float copy of the data set
         square = sum(float(np.square(chunk, dtype=np.float64).sum()) for chunk in chunks) / self.train.size
         variance = square - float(np.square(self.train.mean(axis=0, dtype=np.float64)).mean())
-        return max(float(np.sqrt(max(variance, 0.0))) / (self.max_level or 1), 1e-3)
+        std = float(np.sqrt(max(variance, 0.0))) / (self.max_level or 1)
+        return max(std, 1e-3 if self.max_level else 1e-6 * float(np.abs(self.train).max()), 1e-30)
 
     def fingerprint(self) -> str:
         """SHA-256 over the arrays of all splits, with shapes and dtypes."""
@@ -79,6 +80,8 @@ def load(
     Raises:
       UserError: unknown name, missing path, unreadable or unsuitable data. Nothing from a file is ever executed.
     """
+    if not name:
+        raise UserError("expected the name or path of a data set, got an empty one.")
     if name in BUNDLED:
         found = BUNDLED[name]()
     elif _is_path(name):
@@ -116,12 +119,17 @@ def load(
         words += f"; validation {_describe(split, split_seed)} from the training set"
         rest, held = _split(len(train), validation_fraction, split, split_seed + 1, name)
         train, validation = train[rest], train[held]
+    if labels is not None:
+        labels = np.unique(labels, return_inverse=True)[1] if labels.dtype.kind not in "iu" else labels
     return Dataset(name, train, validation, test, labels, max_level, words)
 
 
 def _is_path(name: str) -> bool:
     looks_like_one = name.endswith((".npy", ".npz")) or name.startswith((".", "~", "/"))
-    return looks_like_one or Path(name).exists()
+    try:
+        return looks_like_one or Path(name).exists()
+    except OSError:  # a name too long for a path
+        return False
 
 
 def _as_levels(name: str, array: np.ndarray) -> np.ndarray:
@@ -135,10 +143,12 @@ def _as_levels(name: str, array: np.ndarray) -> np.ndarray:
     if array.ndim == 3:
         array = array[..., np.newaxis]
     if np.issubdtype(array.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, dtype=np.float32)
         bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
         if bad:
             raise UserError(f"{name}: expected finite numbers, got {bad} NaN or infinite values. Clean the data first.")
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return array
     if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer):
         if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
             raise UserError(

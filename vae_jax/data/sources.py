@@ -2,6 +2,8 @@
 
 import gzip
 import math
+import os
+import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,8 @@ import numpy as np
 
 from vae_jax.errors import UserError
 
+# What a damaged or hostile array file makes NumPy raise.
+UNREADABLE = (ValueError, EOFError, OSError, SyntaxError, KeyError, MemoryError, OverflowError, zlib.error, zipfile.BadZipFile)
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 
@@ -34,7 +38,7 @@ def digits() -> Split:
 
 def from_path(path: Path) -> Split:
     """Reads an .npy or .npz file, or a folder of IDX files or of images."""
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))  # which, unlike Path.expanduser, leaves an unknown ~user as it is
     if not path.exists():
         raise UserError(f"{path}: no such file or folder.")
     if path.is_dir():
@@ -55,8 +59,14 @@ def from_path(path: Path) -> Split:
 
 def _read_numpy(path: Path):
     try:
+        with path.open("rb") as file:
+            start = file.read(6)
+        if start != b"\x93NUMPY" and not zipfile.is_zipfile(path):
+            raise UserError(f"{path}: not a readable array file. It is damaged, or neither .npy nor .npz.")
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, zlib.error) as error:
+    except UserError:
+        raise
+    except UNREADABLE as error:
         pickled = "pickle" in str(error).lower() or "object" in str(error).lower()
         fix = "Object arrays hold pickled code and are never loaded; save a plain uint8 or float array." if pickled else error
         raise UserError(f"{path}: not a readable array file. {fix}") from None
@@ -73,7 +83,7 @@ def _from_npz(path: Path) -> Split:
             name = next((candidate for candidate in candidates if candidate in names), None)
             try:
                 return None if name is None else archive[name]
-            except (ValueError, OSError, EOFError, SyntaxError, zlib.error) as error:
+            except UNREADABLE as error:
                 raise UserError(f"{path}: cannot read the array {name!r}. {error}") from None
 
         train = read("train", "x_train", "images", "x", "data", "arr_0")
@@ -113,7 +123,7 @@ def read_idx(path: Path) -> np.ndarray:
             shape = tuple(np.frombuffer(file.read(4 * header[3]), ">u4").tolist())
             count = math.prod(shape)
             content = file.read(count + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
         raise UserError(f"{path}: not a readable IDX file. {error}") from None
     if len(shape) != header[3] or len(content) != count:
         raise UserError(f"{path}: expected {count} bytes for shape {shape}, got {len(content)}; the file is damaged.")
@@ -126,8 +136,14 @@ def _from_pictures(folder: Path, files: list[Path]) -> Split:
     def read(file: Path) -> np.ndarray:
         try:
             with Image.open(file) as image:
-                grey = image.mode in ("1", "L", "LA", "I;16")
+                if image.mode.startswith(("I", "F")):
+                    raise UserError(
+                        f"{file}: expected 8 bits per channel, got image mode {image.mode}. Convert it, or use .npy."
+                    )
+                grey = image.mode in ("1", "L", "LA")
                 return np.asarray(image.convert("L" if grey else "RGB"))
+        except UserError:
+            raise
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f"{file}: not a readable image. {error}") from None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vae_jax.cache import cache_dir
-from vae_jax.data.sources import Split
+from vae_jax.data.sources import UNREADABLE, Split
 from vae_jax.errors import UserError
 
 
@@ -112,7 +112,7 @@ def _read(builder, split: str, image: str, label: str | None) -> tuple[np.ndarra
     try:
         with np.load(cached, allow_pickle=False) as archive:
             return archive["images"], archive.get("labels")
-    except (OSError, ValueError, KeyError, EOFError):
+    except UNREADABLE:
         pass  # no cache yet, or a damaged one: decode again
     source = builder.as_data_source(split=split)
     count = len(source)

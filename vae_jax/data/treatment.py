@@ -70,9 +70,9 @@ def _once(draw: Callable[[Array, Array], Array], key: Array, data: np.ndarray, d
 
 def check_support(dataset: Dataset, likelihood: str, support: str, binarization: str) -> None:
     """Raises `UserError` where the data lie outside what the likelihood is a distribution over."""
+    arrays = [array for array in (dataset.train, dataset.validation, dataset.test) if array is not None]
     if dataset.max_level is None and (support != "real" or binarization != "none"):
-        low = min(float(dataset.train.min()), float(dataset.test.min()))
-        high = max(float(dataset.train.max()), float(dataset.test.max()))
+        low, high = min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
         if low < 0 or high > 1:
             what = likelihood if binarization == "none" else "binarisation"
             raise UserError(
@@ -81,7 +81,7 @@ def check_support(dataset: Dataset, likelihood: str, support: str, binarization:
             )
     if support == "binary" and binarization == "none":
         top = dataset.max_level or 1
-        for array in (dataset.train, dataset.test):
+        for array in arrays:
             if not np.all((array == 0) | (array == top)):
                 raise UserError(
                     f"{dataset.name}: bernoulli expects binary data, got grey values. Add --binarize dynamic (or fixed or "

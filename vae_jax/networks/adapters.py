@@ -50,27 +50,28 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
         a function `rngs -> module` such as `lambda rngs: Encoder(10, rngs=rngs)`, with which every key gives its own start.
 
     Raises:
-      ValueError: if the module keeps variables that are neither parameters nor PRNG state (BatchNorm).
+      ValueError: if the module keeps variables besides its parameters (BatchNorm, Dropout).
     """
 
     def split(instance: nnx.Module) -> tuple[Any, Params, Any]:
-        graphdef, params, rng_state, other = nnx.split(instance, nnx.Param, nnx.RngState, ...)
+        graphdef, params, other = nnx.split(instance, nnx.Param, ...)
         if jax.tree.leaves(other):
             raise ValueError(
                 "from_nnx: expected a module with nnx.Param variables only, got others as well. "
-                "Batch statistics break one-example semantics: use LayerNorm or GroupNorm."
+                "Batch statistics break one-example semantics: use LayerNorm or GroupNorm; "
+                "random numbers (nnx.Dropout) are drawn outside of the network, with a key."
             )
-        return graphdef, nnx.to_pure_dict(params), rng_state
+        return graphdef, nnx.to_pure_dict(params), other
 
     if isinstance(module, nnx.Module):
-        graphdef, initial, rng_state = split(module)
+        graphdef, initial, empty = split(module)
         # A copy, so that a training loop that donates its state does not delete the user's own arrays.
         init = lambda key: jax.tree.map(jnp.copy, initial)  # noqa: E731
     else:
-        graphdef, _, rng_state = split(module(nnx.Rngs(0)))
+        graphdef, _, empty = split(module(nnx.Rngs(0)))
         init = lambda key: split(module(nnx.Rngs(key)))[1]  # noqa: E731
 
     def apply(params: Params, x: Array) -> Any:
-        return nnx.merge(graphdef, params, rng_state)(x)
+        return nnx.merge(graphdef, params, empty)(x)
 
     return Network(init, apply)

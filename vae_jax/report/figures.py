@@ -1,5 +1,6 @@
 """The figures of one run, as matplotlib figures from plain arrays."""
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -23,6 +24,12 @@ def _show(axes, picture: np.ndarray) -> None:
     picture = picture if channels == 3 else picture[..., 0]
     axes.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
+
+
+def _size(width: float, columns: int, rows: int, images: np.ndarray) -> tuple[float, float]:
+    """Inches for a grid of images, at most 16 high however tall they are."""
+    height = width / columns * rows * images.shape[1] / images.shape[2] + 0.3
+    return max(1.0, width * min(1.0, 16.0 / height)), max(1.0, min(16.0, height))
 
 
 def learning_curves(metrics: list[dict]) -> Figure:
@@ -52,8 +59,7 @@ def reconstructions(originals: np.ndarray, means: np.ndarray) -> Figure:
     """Rows of originals, each above its reconstruction."""
     columns = min(12, len(originals))
     rows = -(-len(originals) // columns)
-    height, width = originals.shape[1:3]
-    figure = Figure(figsize=(11, 11 / columns * 2 * rows * height / width + 0.4), layout="constrained")
+    figure = Figure(figsize=_size(11.0, columns, 2 * rows, originals), layout="constrained")
     pairs = [
         row for i in range(rows) for row in (originals[i * columns : (i + 1) * columns], means[i * columns : (i + 1) * columns])
     ]
@@ -64,9 +70,7 @@ def reconstructions(originals: np.ndarray, means: np.ndarray) -> Figure:
 def grid(images: np.ndarray, columns: int) -> Figure:
     """A plain grid of images."""
     rows = -(-len(images) // columns)
-    height, width = images.shape[1:3]
-    size = min(11.0, 0.75 * columns)
-    figure = Figure(figsize=(size, size / columns * rows * height / width + 0.2), layout="constrained")
+    figure = Figure(figsize=_size(min(11.0, 0.75 * columns), columns, rows, images), layout="constrained")
     _show(figure.subplots(), image_grid(images, columns))
     return figure
 
@@ -91,23 +95,13 @@ def latent_scatter(means: np.ndarray, dimensions: tuple[int, int], labels: np.nd
     first, second = dimensions
     classes = 0 if labels is None else len(np.unique(labels))
     few = 0 < classes <= 20
-    points = axes.scatter(
-        means[:, first],
-        means[:, second],
-        c=labels if few else TEST,
-        cmap="tab20" if classes > 10 else "tab10" if few else None,
-        s=max(2, min(14, 8000 / len(means))),
-        linewidths=0,
-        alpha=0.8,
-    )
+    size = max(2, min(14, 8000 / len(means)))
+    for number, label in enumerate(np.unique(np.asarray(labels)) if few else [None]):
+        chosen = means if label is None else means[np.asarray(labels) == label]
+        colour = TEST if label is None else f"C{number}" if classes <= 10 else matplotlib.colormaps["tab20"](number)
+        axes.scatter(chosen[:, first], chosen[:, second], color=colour, s=size, linewidths=0, alpha=0.8, label=label)
     if few:
-        axes.legend(
-            *points.legend_elements(num=classes),
-            title="label",
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            frameon=False,
-        )
+        axes.legend(title="label", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
     axes.set(xlabel=f"posterior mean of z[{first}]", ylabel=f"posterior mean of z[{second}]")
     axes.set_aspect("equal", "datalim")
     axes.grid(alpha=0.3)

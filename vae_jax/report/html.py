@@ -113,7 +113,7 @@ def _page(run: Run, figures_html: str) -> str:
         f'<tr><td>{escape(name)}</td><td class="value">{escape(value)}</td><td class="remark">{escape(remark)}</td></tr>'
         for name, value, remark in summary.numbers(run)
     )
-    command = repeat_command(config, run.path, description.get("data_dir"))
+    command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
     settings = escape(json.dumps(description, indent=2))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{dataset} · {escape(config.likelihood)} · '

@@ -63,17 +63,18 @@ def pictures(run: Run) -> Pictures:
 
 def numbers(run: Run) -> list[tuple[str, str, str]]:
     """Rows of (name, value, remark) for the table at the top."""
-    config, last = run.built.config, run.metrics[-1] if run.metrics else {}
+    config = run.built.config
+    last = next((line for line in run.metrics if line["epoch"] == run.epoch), {})  # of the parameters shown
     summary = run.summary or {
         **{name: last.get(name, float("nan")) for name in ("test_elbo", "test_log_likelihood", "test_kl")},
         "test_elbo_standard_error": last.get("test_elbo_standard_error", float("nan")),
         "num_test_examples": last.get("test_num_examples", 0),
-        "status": "unfinished",
-        "epochs": last.get("epoch", 0),
+        "status": "not finished",
+        "epochs": run.epoch,
         "train_examples_per_second": last.get("train_examples_per_second"),
         "wall_seconds": last.get("wall_seconds", 0.0),
     }
-    discrete = config.binarization != "none" or run.built.data.log_jacobian != 0
+    discrete = run.built.vae.likelihood.support == "binary" or run.built.data.log_jacobian != 0
     pixels = run.built.dataset.train[0].size
     rows = [
         (
