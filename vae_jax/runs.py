@@ -327,9 +327,11 @@ def load_run(path: Path, *, data_dir: str | None = None) -> Run:
         summary = None
     elif summary is None:
         notes = [*notes, f"{path}: the run is unfinished; read at its last checkpoint, epoch {epoch} of {config.epochs}."]
+    elif summary.get("epochs") != last:  # the newest checkpoint is damaged: these numbers are not those of the parameters
+        summary = None
     if config.early_stopping and int(best.epoch):
         epoch = int(best.epoch)
-    metrics = [line for line in read_metrics(path) if summary or line["epoch"] <= last]
+    metrics = [line for line in read_metrics(path) if line["epoch"] <= last]
     return Run(path, built, epoch, params, summary, metrics, notes)
 
 
