@@ -35,7 +35,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
 
     from vae_jax.divergences import kl_per_dimension
     from vae_jax.evaluation import encode_dataset, evaluate, means
-    from vae_jax.runs import load_run
+    from vae_jax.runs import load_run, test_bits_per_dim
     from vae_jax.training import evaluation_key
 
     run = load_run(path, data_dir=arguments.data_dir)
@@ -72,6 +72,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
         "num_samples": arguments.num_samples,
         "evaluated_epoch": run.epoch,
         "kl_per_dimension": kl.tolist(),
+        "test_bits_per_dim": test_bits_per_dim(run.built, test.elbo),
         "unit": "nats per example, beta = 1",
     }
 

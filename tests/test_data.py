@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import data
+from vae_jax import data, likelihoods
 from vae_jax.data.sources import read_idx
 from vae_jax.data.treatment import random_bits16
 from vae_jax.errors import UserError
@@ -277,16 +277,22 @@ def test_dequantised_levels_stay_in_their_bin_and_the_jacobian_is_that_of_the_sc
 def test_support_is_checked():
     grey = _dataset(np.full((4, 2, 2, 1), 100, np.uint8))
     with pytest.raises(UserError, match=r"grey values.*--binarize dynamic.*continuous_bernoulli"):
-        data.check_support(grey, "bernoulli", "binary", "none")
-    data.check_support(grey, "bernoulli", "binary", "dynamic")
-    data.check_support(_dataset(np.zeros((4, 2, 2, 1), np.uint8) + 255), "bernoulli", "binary", "none")
+        data.check_support(grey, likelihoods.bernoulli(), "none")
+    data.check_support(grey, likelihoods.bernoulli(), "dynamic")
+    data.check_support(_dataset(np.zeros((4, 2, 2, 1), np.uint8) + 255), likelihoods.bernoulli(), "none")
     wide = _dataset(np.full((4, 2, 2, 1), -1.5, np.float32), max_level=None)
     with pytest.raises(UserError, match=r"\[0, 1\], got -1.5"):
-        data.check_support(wide, "continuous_bernoulli", "unit_interval", "none")
-    data.check_support(wide, "gaussian", "real", "none")
+        data.check_support(wide, likelihoods.continuous_bernoulli(), "none")
+    data.check_support(wide, likelihoods.gaussian(), "none")
+    with pytest.raises(UserError, match=r"categorical expects integer levels, got floats"):
+        data.check_support(wide, likelihoods.categorical(2), "none")
+    with pytest.raises(UserError, match=r"poisson expects counts .*got -1.5 to -1.5 with fractions"):
+        data.check_support(wide, likelihoods.poisson(), "none")
+    with pytest.raises(UserError, match=r"--dequantize is for densities"):
+        data.check_support(grey, likelihoods.categorical(256), "none", dequantize=True)
     fine = _dataset(np.zeros((4, 2, 2, 1), np.uint8))
     with pytest.raises(UserError, match="grey values"):  # in the validation data alone
-        data.check_support(fine._replace(validation=grey.train), "bernoulli", "binary", "none")
+        data.check_support(fine._replace(validation=grey.train), likelihoods.bernoulli(), "none")
     with pytest.raises(UserError, match="integer levels"):
         data.prepare(wide, dequantize=True)
 

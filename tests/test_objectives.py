@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vae_jax.config import Hyperparams
+from vae_jax.divergences import kl_per_dimension
 from vae_jax.likelihoods import gaussian_log_prob
-from vae_jax.objectives import elbo
+from vae_jax.objectives import (
+    Terms,
+    capacity_elbo,
+    check_objective,
+    check_terms,
+    elbo,
+    free_bits_elbo,
+    with_hyperparams,
+)
 
 SIGMA = 0.5
 
@@ -73,3 +83,101 @@ def test_a_log_prob_that_is_no_scalar_and_no_samples_are_refused():
         elbo(jax.random.key(0), encode, lambda z: jnp.zeros(3), lambda output, x: output, jnp.zeros(3))
     with pytest.raises(ValueError, match="num_samples"):
         elbo(jax.random.key(0), encode, lambda z: z, lambda output, x: jnp.sum(output), jnp.zeros(3), num_samples=0)
+
+
+MEAN, LOG_SCALE = jnp.array([1.0, 0.1, 0.0, -2.0]), jnp.array([-0.5, -0.01, 0.0, 0.3])
+KL = np.array([0.5 * (m**2 + math.exp(2 * s) - 1 - 2 * s) for m, s in zip(MEAN.tolist(), LOG_SCALE.tolist(), strict=True)])
+
+
+def weighted(function, mean=MEAN, log_scale=LOG_SCALE, **options):
+    """An objective with a decoder that ignores z: log_likelihood = -3."""
+    return function(
+        jax.random.key(0),
+        lambda x: (mean, log_scale),
+        lambda z: 0 * z,
+        lambda out, x: -3.0 + jnp.sum(out),
+        jnp.zeros(4),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("capacity", [0.0, 1.0, 25.0])
+def test_capacity_holds_the_kl_of_each_example(capacity):
+    terms = weighted(capacity_elbo, capacity=capacity, gamma=7.0)
+    assert float(terms.loss) == pytest.approx(3 + 7 * abs(KL.sum() - capacity), rel=1e-6)
+    assert float(terms.kl) == pytest.approx(KL.sum(), rel=1e-6)
+    assert float(terms.log_likelihood) == -3
+
+
+@pytest.mark.parametrize("num_groups", [None, 1, 2, 4])
+def test_free_bits_clip_what_they_say(num_groups):
+    groups = KL if num_groups is None else KL.reshape(num_groups, -1).sum(axis=1)
+    terms = weighted(free_bits_elbo, free_bits=0.25, beta=2.0, num_groups=num_groups)
+    assert float(terms.loss) == pytest.approx(3 + 2 * np.maximum(groups, 0.25).sum(), rel=1e-6)
+    assert float(terms.kl) == pytest.approx(KL.sum(), rel=1e-6)  # reported as it is
+
+    def loss(mean):
+        return weighted(free_bits_elbo, mean=mean, free_bits=0.25, num_groups=num_groups).loss
+
+    free = np.repeat(groups < 0.25, 4 // len(groups))
+    np.testing.assert_allclose(jax.grad(loss)(MEAN), np.where(free, 0, MEAN), rtol=1e-6)
+
+
+def test_free_bits_groups_must_divide_the_code():
+    with pytest.raises(ValueError, match="num_groups to divide"):
+        weighted(free_bits_elbo, free_bits=0.25, num_groups=3)
+
+
+BROKEN = {
+    "capacity: sign": (test_capacity_holds_the_kl_of_each_example, 1.0, "abs", lambda t: -abs(t)),
+    "capacity: squared": (test_capacity_holds_the_kl_of_each_example, 1.0, "abs", jnp.square),
+    "free bits: minimum": (test_free_bits_clip_what_they_say, None, "maximum", jnp.minimum),
+    "free bits: added": (test_free_bits_clip_what_they_say, None, "maximum", jnp.add),
+}
+
+
+@pytest.mark.parametrize(("test", "argument", "name", "twin"), BROKEN.values(), ids=BROKEN)
+def test_broken_twins_fail(test, argument, name, twin, monkeypatch):
+    monkeypatch.setattr(jnp, name, twin)
+    with pytest.raises(AssertionError):
+        test(argument)
+
+
+def test_stl_has_the_closed_form_kl_on_record_and_a_sampled_one_in_the_loss():
+    plain, stl = weighted(elbo, num_samples=5), weighted(elbo, num_samples=5, estimator="stl")
+    np.testing.assert_allclose(stl.kl, plain.kl)
+    assert float(stl.loss) != pytest.approx(float(plain.loss))
+    np.testing.assert_allclose(kl_per_dimension(MEAN, LOG_SCALE), KL, rtol=1e-5)
+
+
+def test_hyperparameters_stay_traced():
+    objective = with_hyperparams(capacity_elbo, "capacity", "gamma")
+
+    @jax.jit
+    def loss(hyperparams):
+        return objective(
+            jax.random.key(0), lambda x: (MEAN, LOG_SCALE), lambda z: z, lambda out, x: -3.0 + 0 * out[0], None, hyperparams
+        ).loss
+
+    for capacity in (1.0, 2.0):
+        assert float(loss(Hyperparams(capacity=capacity, gamma=2.0))) == pytest.approx(
+            3 + 2 * abs(KL.sum() - capacity), rel=1e-6
+        )
+    assert loss._cache_size() == 1
+
+
+def test_a_wrong_signature_or_result_says_what_is_expected():
+    def short(key, encode, decode, x):
+        """Two arguments too few."""
+
+    with pytest.raises(
+        ValueError, match=r"objective \(key, encode, decode, log_prob, x, hyperparams\).*got short\(key, encode"
+    ):
+        check_objective(short)
+    check_objective(lambda *arguments: None)
+    with pytest.raises(ValueError, match=r"Terms\(loss, log_likelihood, kl\).*returned tuple"):
+        check_terms((1.0, 2.0))
+    with pytest.raises(ValueError, match=r"log_likelihood to be a scalar.*shape \(3,\).*Sum over the event"):
+        check_terms(Terms(jnp.zeros(()), jnp.zeros(3), jnp.zeros(())))
+    with pytest.raises(ValueError, match=r"kl to be shape \(5,\), one number for each example.*got shape \(\)"):
+        check_terms(Terms(jnp.zeros(5), jnp.zeros(5), jnp.zeros(())), (5,))

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from vae_jax.config import LIKELIHOODS, OBJECTIVES
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -19,3 +21,17 @@ def test_the_example_runs_and_is_short(capsys):
 def test_the_two_commands_are_at_the_top():
     first = README[: README.index("## ")]
     assert first.index("make train") < first.index("make test") < first.index("experiments/train.py")
+
+
+def test_every_likelihood_and_objective_is_named():
+    for name in (*LIKELIHOODS, *OBJECTIVES):
+        assert f"`{name}`" in README
+
+
+def test_the_conventions_example_says_what_its_comments_say():
+    example = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "implied(" in code)
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    loss = names["loss"]
+    shown = re.search(r"# ([\d.]+), ([\d.]+), ([\d.]+):", example).groups()
+    assert shown == (f"{loss.beta:.3f}", f"{loss.scale:.4f}", f"{loss.scale_at_beta_one:.3f}")

@@ -1,5 +1,7 @@
 """Dtype and shape handling shared by the mathematics. Imports only jax."""
 
+from collections.abc import Collection, Mapping
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
@@ -22,7 +24,13 @@ def promote(*values: ArrayLike) -> tuple[list[Array], DTypeLike]:
     return [a.astype(compute) for a in arrays], result
 
 
-def one_event(function: str, *, may_be_scalar: str = "", **named: ArrayLike) -> tuple[list[Array], DTypeLike]:
+def one_event(
+    function: str,
+    *,
+    may_be_scalar: Collection[str] = (),
+    extra_axes: Mapping[str, int] | None = None,
+    **named: ArrayLike,
+) -> tuple[list[Array], DTypeLike]:
     """The inputs of a formula over the dimensions of ONE event: of one shape, of one dtype to compute in, and flat.
 
     Flat, because a trailing axis of one channel keeps XLA from vectorising on CPU: a train step took 2.7 ms on 28x28x1 images
@@ -30,19 +38,32 @@ def one_event(function: str, *, may_be_scalar: str = "", **named: ArrayLike) -> 
 
     Args:
       function: name for the message.
-      may_be_scalar: name of an input that may be one number for all dimensions.
+      may_be_scalar: names of inputs that may be one number for all dimensions.
+      extra_axes: how many axes an input has behind those of the event (classes, components of a mixture).
       named: the inputs.
 
     Returns:
-      The inputs in order, each of shape (dimensions,), and the dtype of the result (see `promote`).
+      The inputs in order, each of shape (dimensions, *extra axes), and the dtype of the result (see `promote`).
     """
     arrays, dtype = promote(*named.values())
+    extra_axes = extra_axes or {}
     shapes = {name: array.shape for name, array in zip(named, arrays, strict=True)}
-    full = next(shape for name, shape in shapes.items() if name != may_be_scalar)
-    if any(shape != full and not (name == may_be_scalar and shape == ()) for name, shape in shapes.items()):
+    extra = {name: shape[len(shape) - extra_axes.get(name, 0) :] for name, shape in shapes.items()}
+    events = {name: shape[: len(shape) - extra_axes.get(name, 0)] for name, shape in shapes.items()}
+    full = next(shape for name, shape in events.items() if name not in may_be_scalar)
+    fits = all(
+        len(extra[name]) == extra_axes.get(name, 0) and (event == full or (name in may_be_scalar and event == ()))
+        for name, event in events.items()
+    )
+    if not fits or len({extra[name] for name in extra_axes}) > 1:
         got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        expected = "equal shapes"
+        if extra_axes:
+            expected += f" ({', '.join(extra_axes)} with {next(iter(extra_axes.values()))} more at the end)"
         raise ValueError(
-            f"{function}: expected one example with equal shapes, got {got}. "
+            f"{function}: expected one example with {expected}, got {got}. "
             "The function takes ONE example: use jax.vmap for a batch."
         )
-    return [jnp.broadcast_to(array, full).reshape(-1) for array in arrays], dtype
+    return [
+        jnp.broadcast_to(array, full + extra[name]).reshape(-1, *extra[name]) for name, array in zip(named, arrays, strict=True)
+    ], dtype

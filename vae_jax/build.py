@@ -1,19 +1,22 @@
 """A `Config` brought to life: data, model and the arguments of `training.fit`; all that can be wrong is found here."""
 
 import dataclasses
+import math
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import optax
 
-from vae_jax import data, likelihoods, model, networks, optimization, training
-from vae_jax.config import Config
+from vae_jax import cross_batch, data, likelihoods, model, networks, objectives, optimization, training
+from vae_jax.config import CUSTOM, Config
+from vae_jax.cross_batch import BatchObjective, stateless
 from vae_jax.data import Dataset, Prepared
 from vae_jax.errors import UserError, unknown
-from vae_jax.likelihoods import Likelihood
+from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE
-from vae_jax.objectives import beta_elbo
+from vae_jax.objectives import Objective, with_hyperparams
 from vae_jax.optimization import Optimizer
 
 
@@ -25,24 +28,95 @@ class Built(NamedTuple):
     data: Prepared
     vae: VAE
     optimizer: Optimizer  # tracking the moving average, where one is asked for
-    fit_arguments: dict[str, Any]
+    objective: Objective | BatchObjective
+    fit_arguments: dict[str, Any]  # of `training.fit`, the optimizer and the objective among them
 
 
 def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     """The likelihood that the configuration names; a learned scale starts at the training data's standard deviation."""
-    if config.likelihood == "gaussian" and config.scale == "shared":
-        return likelihoods.gaussian("shared", initial_scale=dataset.train_std)
-    if config.likelihood == "gaussian":
-        return likelihoods.gaussian(float(config.scale))
-    return {"bernoulli": likelihoods.bernoulli, "continuous_bernoulli": likelihoods.continuous_bernoulli}[config.likelihood]()
+    std = dataset.train_std if config.binarization == "none" else 0.5
+    num_bins = 2 if config.binarization != "none" else (dataset.max_level or 1) + 1
+    learned = config.scale in ("shared", "per_pixel") or config.objective == "optimal_sigma"
+    scale: Any = (config.scale if config.scale != "auto" else "shared") if learned else float(config.scale.replace("auto", "1"))
+    dispersion: Any = config.dispersion if config.dispersion in ("shared", "per_pixel") else float(config.dispersion)
+    unit = max(float(dataset.train_mean.mean()) * (dataset.max_level or 1), 1e-3)
+    v, logistic_scale = config.degrees_of_freedom, std * 3**0.5 / math.pi
+    match config.likelihood:
+        case "bernoulli":
+            return likelihoods.bernoulli()
+        case "continuous_bernoulli":
+            return likelihoods.continuous_bernoulli()
+        case "gaussian":
+            return likelihoods.gaussian(scale, initial_scale=std)
+        case "laplace":
+            return likelihoods.laplace(scale, initial_scale=std / 2**0.5)
+        case "student_t":
+            initial = std * (1 - 2 / v) ** 0.5 if v > 2.5 else std / 2  # with fewer there is no variance to match
+            return likelihoods.student_t(scale, degrees_of_freedom=v, initial_scale=initial)
+        case "discretized_logistic":
+            scale = "per_pixel" if config.scale == "per_pixel" else "shared"
+            return likelihoods.discretized_logistic(num_bins, scale, initial_scale=logistic_scale)
+        case "logistic_mixture":
+            return likelihoods.logistic_mixture(num_bins, config.num_components, initial_scale=logistic_scale)
+        case "logistic_mixture_rgb":
+            if dataset.data_shape[-1] != 3:
+                channels = dataset.data_shape[-1]
+                raise UserError(
+                    f"{dataset.name}: logistic_mixture_rgb expects 3 channels, got {channels}. Use logistic_mixture."
+                )
+            return likelihoods.logistic_mixture_rgb(num_bins, config.num_components, initial_scale=logistic_scale)
+        case "categorical":
+            return likelihoods.categorical(num_bins)
+        case "poisson":
+            return likelihoods.poisson(unit)
+        case "negative_binomial":
+            return likelihoods.negative_binomial(dispersion, unit=unit)
+    raise UserError(f"likelihood {config.likelihood!r} is a function of your own: pass likelihood=... to build or load_run.")
 
 
-def build(config: Config, *, data_dir: str | None = None) -> Built:
-    """Loads the data and makes the model; raises `UserError` for everything that does not fit. Writes nothing."""
-    config.validate()
-    if config.activation not in networks.ACTIVATIONS:
-        raise unknown("activation", config.activation, networks.ACTIVATIONS)
-    dataset = data.load(
+def make_objective(config: Config, dataset: Dataset) -> Objective | BatchObjective:
+    """The objective that the configuration names."""
+    k, m = config.num_samples, config.num_groups
+    estimated = {"num_samples": k, "estimator": config.estimator}
+    match config.objective:
+        case "elbo":
+            return with_hyperparams(objectives.elbo, "beta", **estimated)
+        case "capacity":
+            return with_hyperparams(objectives.capacity_elbo, "capacity", "gamma", num_samples=k)
+        case "free_bits" if config.free_bits_per == "batch_mean":
+            return stateless(cross_batch.free_bits_batch_mean_elbo, "free_bits", "beta")
+        case "free_bits":
+            groups = m if config.free_bits_per == "group" else None
+            return with_hyperparams(objectives.free_bits_elbo, "free_bits", "beta", num_groups=groups, num_samples=k)
+        case "geco":
+            return cross_batch.geco()
+        case "iwae":
+            return with_hyperparams(objectives.iwae, **estimated)
+        case "miwae":
+            return with_hyperparams(objectives.miwae, num_groups=m, **estimated)
+        case "ciwae":
+            return with_hyperparams(objectives.ciwae, "elbo_weight", **estimated)
+        case "piwae":
+            return with_hyperparams(objectives.piwae, num_groups=m, num_samples=k)
+        case "beta_tcvae":
+            return stateless(cross_batch.beta_tc_elbo, "beta", num_examples=len(dataset.train), weights=config.tc_weights)
+        case "dip_vae_i" | "dip_vae_ii":
+            variant = config.objective.removeprefix("dip_vae_")
+            return stateless(cross_batch.dip_elbo, "lambda_od", "lambda_d", "beta", variant=variant)
+        case "info_vae":
+            kernel = getattr(cross_batch, f"{config.mmd_kernel}_kernel")
+            return stateless(cross_batch.info_elbo, "mmd_weight", "beta", kernel=kernel)
+        case "factor_vae":
+            discriminator = networks.mlp_discriminator(config.latent_dim)
+            return cross_batch.factor(discriminator, optax.adam(1e-4, b1=0.5, b2=0.9))
+        case "optimal_sigma":
+            return cross_batch.optimal_scale(min_log_scale=math.log(dataset.train_std) - 6)
+    raise UserError(f"objective {config.objective!r} is a function of your own: pass objective=... to build or load_run.")
+
+
+def load_dataset(config: Config, data_dir: str | None = None) -> Dataset:
+    """The data set that the configuration names, split as it says."""
+    return data.load(
         config.dataset,
         data_dir=data_dir,
         split=config.split,
@@ -50,18 +124,50 @@ def build(config: Config, *, data_dir: str | None = None) -> Built:
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
     )
-    likelihood = make_likelihood(config, dataset)
-    data.check_support(dataset, likelihood.name, likelihood.support, config.binarization)
+
+
+def build(
+    config: Config,
+    *,
+    data_dir: str | None = None,
+    likelihood: Likelihood | Callable[..., Any] | None = None,
+    objective: Objective | BatchObjective | None = None,
+) -> Built:
+    """Loads the data and makes the model; raises `UserError` for everything that does not fit. Writes nothing.
+
+    Args:
+      config: the settings.
+      data_dir: where TFDS finds or keeps prepared data.
+      likelihood: one of your own in place of the configuration's: a `Likelihood`, or a function (decoder_output, x) -> nats.
+      objective: one of your own: a function (key, encode, decode, log_prob, x, hyperparams) -> Terms of one example, or a
+        `BatchObjective`. A run directory cannot hold functions: it records "custom", and `runs.load_run` wants them again.
+    """
+    if likelihood is not None:
+        config = dataclasses.replace(config, likelihood=CUSTOM)
+        likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
+    if objective is not None:
+        config = dataclasses.replace(config, objective=CUSTOM)
+    config.validate()
+    if config.activation not in networks.ACTIVATIONS:
+        raise unknown("activation", config.activation, networks.ACTIVATIONS)
+    dataset = load_dataset(config, data_dir)
+    likelihood = likelihood or make_likelihood(config, dataset)
+    objective = objective or make_objective(config, dataset)
+    data.check_support(dataset, likelihood, config.binarization, config.dequantize)
     total_steps = config.epochs * (len(dataset.train) // config.batch_size)
-    for name in ("beta_warmup_steps", "learning_rate_warmup_steps"):
+    for name in ("beta_warmup_steps", "capacity_warmup_steps", "learning_rate_warmup_steps"):
         if total_steps > 0 and getattr(config, name) and getattr(config, name) >= total_steps:
             raise UserError(
                 f"--{name.replace('_', '-')}: the warm-up would not end within the run: {getattr(config, name)} steps, "
                 f"and the run has {total_steps}. Shorten it or train for more epochs."
             )
-    prepared = data.prepare(dataset, binarization=config.binarization, dequantize=config.dequantize, seed=config.test_seed)
+    counts = likelihood.support == "counts" and config.binarization == "none"
+    prepared = data.prepare(
+        dataset, binarization=config.binarization, dequantize=config.dequantize, counts=counts, seed=config.test_seed
+    )
     training.check_fit(prepared, config.batch_size, config.early_stopping)
-    real_valued = dataset.max_level is None and likelihood.support == "real" and config.binarization == "none"
+    unit = (dataset.max_level or 1) if counts else 1  # the data set's moments are of levels scaled to [0, 1]
+    own_scale = config.binarization == "none" and (counts or (dataset.max_level is None and likelihood.support == "real"))
     vae = model.mlp_vae(
         dataset.data_shape,
         likelihood,
@@ -69,9 +175,9 @@ def build(config: Config, *, data_dir: str | None = None) -> Built:
         hidden=config.hidden,
         activation=config.activation,
         dtype=config.dtype,
-        train_mean=dataset.train_mean if config.output_bias == "train_mean" else None,
-        # Levels are scaled to [0, 1]; floats come on any scale.
-        standardize=(float(dataset.train_mean.mean()), dataset.train_std) if real_valued else None,
+        train_mean=dataset.train_mean * unit if config.output_bias == "train_mean" else None,
+        # Levels are scaled to [0, 1]; floats and counts come on any scale.
+        standardize=(float(dataset.train_mean.mean()) * unit, dataset.train_std * unit) if own_scale else None,
     )
     optimizer: Optimizer = getattr(optax, config.optimizer)
     if config.ema_decay:
@@ -82,16 +188,19 @@ def build(config: Config, *, data_dir: str | None = None) -> Built:
         seed=config.seed,
         hyperparams=config.hyperparams,
         optimizer=optimizer,
-        objective=beta_elbo(config.num_samples),
-        learning_rate_schedule=optimization.learning_rate_schedule(
-            config.learning_rate_schedule, config.learning_rate_warmup_steps, total_steps
-        ),
-        beta_schedule=optimization.warm_up(config.beta_warmup_steps),
+        objective=objective,
+        schedules={
+            "beta": optimization.rise(config.beta_schedule, config.beta_warmup_steps, total_steps, config.beta_cycles),
+            "capacity": optimization.warm_up(config.capacity_warmup_steps),
+            "learning_rate": optimization.learning_rate_schedule(
+                config.learning_rate_schedule, config.learning_rate_warmup_steps, total_steps
+            ),
+        },
         early_stopping=config.early_stopping,
         eval_batch_size=config.eval_batch_size,
         test_seed=config.test_seed,
     )
-    return Built(config, dataset, prepared, vae, optimizer, fit_arguments)
+    return Built(config, dataset, prepared, vae, optimizer, objective, fit_arguments)
 
 
 def repeat_command(

@@ -6,7 +6,38 @@ from typing import Any, Literal, NamedTuple
 
 from vae_jax.errors import UserError, unknown
 
-LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian")
+# Names, each with the settings that belong to it; a setting that belongs to others only is refused, not ignored.
+LIKELIHOODS: dict[str, tuple[str, ...]] = {
+    "bernoulli": (),
+    "continuous_bernoulli": (),
+    "gaussian": ("scale",),
+    "laplace": ("scale",),
+    "student_t": ("scale", "degrees_of_freedom"),
+    "discretized_logistic": ("scale",),
+    "logistic_mixture": ("num_components",),
+    "logistic_mixture_rgb": ("num_components",),
+    "categorical": (),
+    "poisson": (),
+    "negative_binomial": ("dispersion",),
+}
+_BETA = ("beta", "beta_schedule", "beta_warmup_steps", "beta_cycles")
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    "elbo": (*_BETA, "num_samples", "estimator"),
+    "capacity": ("capacity", "capacity_warmup_steps", "gamma", "num_samples"),
+    "free_bits": (*_BETA, "free_bits", "free_bits_per", "num_groups", "num_samples"),
+    "geco": ("target_distortion",),
+    "iwae": ("num_samples", "estimator"),
+    "miwae": ("num_samples", "num_groups", "estimator"),
+    "ciwae": ("num_samples", "elbo_weight", "estimator"),
+    "piwae": ("num_samples", "num_groups"),
+    "beta_tcvae": (*_BETA, "tc_weights"),
+    "dip_vae_i": (*_BETA, "lambda_od", "lambda_d"),
+    "dip_vae_ii": (*_BETA, "lambda_od", "lambda_d"),
+    "info_vae": (*_BETA, "mmd_weight", "mmd_kernel"),
+    "factor_vae": ("gamma",),
+    "optimal_sigma": _BETA,
+}
+CUSTOM = "custom"  # a likelihood or an objective that is a function of the user's, passed to `build`
 NETWORKS = ("mlp",)
 OPTIMIZERS = ("adam", "adamw", "adamax", "nadam", "radam", "adabelief", "lamb", "lion", "rmsprop", "sgd")
 
@@ -14,8 +45,16 @@ OPTIMIZERS = ("adam", "adamw", "adamax", "nadam", "radam", "adabelief", "lamb", 
 class Hyperparams(NamedTuple):
     """What one would sweep: traced scalars, so that a new value needs no new compilation."""
 
-    beta: Any = 1.0  # weight of the KL in the loss, >= 0
+    beta: Any = 1.0  # weight of the KL in the loss (beta-TCVAE: of the total correlation), >= 0
     learning_rate: Any = 1e-3  # peak value; the schedule multiplies it
+    capacity: Any = 25.0  # nats at which the capacity objective holds the KL
+    gamma: Any = 1000.0  # weight of |KL - capacity|; of the total correlation in FactorVAE
+    free_bits: Any = 0.5  # nats of KL that cost nothing, for each dimension or group
+    target_distortion: Any = 0.0  # nats per example that GECO holds -log p(x|z) at
+    elbo_weight: Any = 0.5  # share of the ELBO in CIWAE
+    lambda_od: Any = 10.0  # DIP-VAE: weight of the squared covariances
+    lambda_d: Any = 10.0  # DIP-VAE: weight of (variance - 1)^2
+    mmd_weight: Any = 1000.0  # InfoVAE: weight of the squared MMD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +78,17 @@ class Config:
     test_seed: int = 0
     """Seed of everything drawn once for evaluation: binarised or dequantised test data and the draws of z."""
     likelihood: str = "bernoulli"
-    """bernoulli, continuous_bernoulli or gaussian."""
-    scale: str = "1.0"
-    """Standard deviation of the gaussian likelihood: a number, or 'shared' for one that is learned, from the data's own on."""
+    """bernoulli (0 or 1), continuous_bernoulli (grey in [0, 1]), gaussian, laplace, student_t (real), discretized_logistic, \
+logistic_mixture, logistic_mixture_rgb, categorical (integer levels), poisson or negative_binomial (counts)."""
+    scale: str = "auto"
+    """Of gaussian, laplace, student_t: a number (auto: 1), 'shared' (learned, from the data's own on) or 'per_pixel'; of \
+discretized_logistic: shared (auto) or per_pixel."""
+    degrees_of_freedom: float = 4.0
+    """Of student_t; few for heavy tails."""
+    num_components: int = 10
+    """Components of logistic_mixture and logistic_mixture_rgb."""
+    dispersion: str = "shared"
+    """Total count of negative_binomial (small: overdispersed): a number, 'shared' (learned) or 'per_pixel'."""
     network: str = "mlp"
     """mlp."""
     hidden: tuple[int, ...] = (256, 256)
@@ -54,12 +101,47 @@ class Config:
     """Where the decoder's last bias starts: at zero, or where the likelihood predicts the training mean (its logit)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the networks; parameters and losses stay float32."""
+    objective: str = "elbo"
+    """elbo, capacity, free_bits, geco, iwae, miwae, ciwae, piwae, beta_tcvae, dip_vae_i, dip_vae_ii, info_vae, factor_vae or \
+optimal_sigma (gaussian, its scale set by each batch)."""
     beta: float = 1.0
-    """Weight of the KL in the training loss. What is reported is always the ELBO with beta = 1."""
+    """Weight of the KL in the loss (beta_tcvae: of the total correlation). Reported is always the ELBO with beta = 1."""
+    beta_schedule: Literal["linear", "cosine", "cyclical"] = "linear"
+    """How beta rises from 0: over --beta-warmup-steps; or --beta-cycles times in the run, in the first half of each cycle."""
     beta_warmup_steps: int = 0
-    """Steps over which beta rises linearly from 0."""
+    """Steps over which beta rises from 0."""
+    beta_cycles: int = 4
+    """Cycles of the cyclical schedule."""
     num_samples: int = 1
-    """Draws of z for each example and step."""
+    """Draws of z for each example and step (K of the importance-weighted objectives)."""
+    num_groups: int = 1
+    """M of miwae and piwae: groups of --num-samples draws. With --free-bits-per group: groups of latent dimensions."""
+    estimator: Literal["reparam", "stl", "dreg"] = "reparam"
+    """Gradient of the encoder in elbo, iwae, miwae and ciwae."""
+    capacity: float = 25.0
+    """Nats at which the capacity objective holds the KL."""
+    capacity_warmup_steps: int = 0
+    """Steps over which the capacity rises linearly from 0."""
+    gamma: float | None = None
+    """Weight of |KL - capacity| (1000 by default) or of the total correlation in factor_vae (10 by default)."""
+    free_bits: float = 0.5
+    """Nats of KL that cost nothing, for each dimension or group."""
+    free_bits_per: Literal["dimension", "group", "batch_mean"] = "dimension"
+    """Clip each dimension of each example, each group of them of each example, or each dimension's mean over the batch."""
+    target_distortion: float | None = None
+    """geco: the -log p(x|z) to reach, in nats per example (negative for densities above 1)."""
+    elbo_weight: float = 0.5
+    """ciwae: share of the ELBO, from 0 (iwae) to 1."""
+    tc_weights: Literal["stratified", "weighted"] = "stratified"
+    """beta_tcvae: how a batch stands for the aggregate posterior."""
+    lambda_od: float = 10.0
+    """dip_vae: weight of the squared covariances of the latent dimensions."""
+    lambda_d: float | None = None
+    """dip_vae: weight of (variance - 1)^2; by default 10 times (I) or once (II) --lambda-od."""
+    mmd_weight: float = 1000.0
+    """info_vae: weight of the squared MMD."""
+    mmd_kernel: Literal["gaussian", "inverse_multiquadratic"] = "gaussian"
+    """info_vae: kernel of the MMD."""
     optimizer: str = "adam"
     """adam, adamw, adamax, nadam, radam, adabelief, lamb, lion, rmsprop or sgd, from optax."""
     learning_rate: float = 1e-3
@@ -84,7 +166,23 @@ class Config:
     @property
     def hyperparams(self) -> Hyperparams:
         """The traced part."""
-        return Hyperparams(beta=self.beta, learning_rate=self.learning_rate)
+        gamma, lambda_d = self.gamma, self.lambda_d
+        if gamma is None:
+            gamma = 10.0 if self.objective == "factor_vae" else 1000.0
+        if lambda_d is None:
+            lambda_d = self.lambda_od * (10 if self.objective == "dip_vae_i" else 1)
+        return Hyperparams(
+            beta=self.beta,
+            learning_rate=self.learning_rate,
+            capacity=self.capacity,
+            gamma=gamma,
+            free_bits=self.free_bits,
+            target_distortion=0.0 if self.target_distortion is None else self.target_distortion,
+            elbo_weight=self.elbo_weight,
+            lambda_od=self.lambda_od,
+            lambda_d=lambda_d,
+            mmd_weight=self.mmd_weight,
+        )
 
     @property
     def binarization(self) -> Literal["dynamic", "fixed", "threshold", "none"]:
@@ -95,33 +193,78 @@ class Config:
 
     def validate(self) -> None:
         """Raises `UserError` for every value that no data could make right."""
-        for field, options in (("likelihood", LIKELIHOODS), ("network", NETWORKS), ("optimizer", OPTIMIZERS)):
+        for field, options in (
+            ("likelihood", (*LIKELIHOODS, CUSTOM)),
+            ("objective", (*OBJECTIVES, CUSTOM)),
+            ("network", NETWORKS),
+            ("optimizer", OPTIMIZERS),
+        ):
             if getattr(self, field) not in options:
-                raise unknown(field, getattr(self, field), options)
-        for field in ("latent_dim", "epochs", "batch_size", "eval_batch_size", "num_samples"):
+                raise unknown(field, getattr(self, field), [option for option in options if option != CUSTOM])
+        self._refuse_what_belongs_elsewhere("likelihood", LIKELIHOODS)
+        self._refuse_what_belongs_elsewhere("objective", OBJECTIVES)
+        counts = ("latent_dim", "epochs", "batch_size", "eval_batch_size", "num_samples", "num_groups", "num_components")
+        for field in (*counts, "beta_cycles"):
             _expect(getattr(self, field) >= 1, field, "a whole number >= 1", getattr(self, field))
             _expect(getattr(self, field) <= 10**8, field, "at most 100,000,000", getattr(self, field))
-        for field in ("beta_warmup_steps", "learning_rate_warmup_steps", "early_stopping", "seed", "split_seed", "test_seed"):
+        warmups = ("beta_warmup_steps", "capacity_warmup_steps", "learning_rate_warmup_steps")
+        for field in (*warmups, "early_stopping", "seed", "split_seed", "test_seed"):
             _expect(0 <= getattr(self, field) < 2**31, field, "a whole number from 0 to 2147483647", getattr(self, field))
         _expect(all(1 <= width <= 10**6 for width in self.hidden), "hidden", "widths >= 1 (and at most 10^6)", self.hidden)
         _expect(self.latent_dim <= 10**6, "latent_dim", "at most 1,000,000", self.latent_dim)
         # Beyond 1e30 float32 overflows somewhere in a loss or an update.
-        _expect(0 <= self.beta <= 1e30, "beta", "a number >= 0", self.beta)
+        for field in ("beta", "capacity", "gamma", "free_bits", "lambda_od", "lambda_d", "mmd_weight"):
+            value = getattr(self, field)
+            _expect(value is None or 0 <= value <= 1e30, field, "a number >= 0", value)
+        _expect(0 <= self.elbo_weight <= 1, "elbo_weight", "a number from 0 to 1", self.elbo_weight)
+        target = self.target_distortion
+        _expect(target is None or -1e30 <= target <= 1e30, "target_distortion", "a finite number", target)
+        if self.objective == "geco" and target is None:
+            raise UserError("--objective geco needs --target-distortion: the -log p(x|z) to reach, in nats per example.")
+        if self.beta_schedule == "cyclical" and self.beta_warmup_steps:
+            raise UserError("--beta-warmup-steps: the cyclical schedule rises in every cycle. Leave it out.")
+        if self.free_bits_per != "group" and self.objective == "free_bits" and self.num_groups != 1:
+            raise UserError("--num-groups groups latent dimensions with --free-bits-per group only. Add that, or leave it out.")
+        if self.free_bits_per == "group" and self.latent_dim % self.num_groups:
+            raise UserError(f"--num-groups: expected a divisor of --latent-dim {self.latent_dim}, got {self.num_groups}.")
         lr = self.learning_rate
         _expect(1e-30 <= lr <= 1e30, "learning_rate", "a number > 0", lr)
         _expect(0 < self.test_fraction < 1, "test_fraction", "a number between 0 and 1", self.test_fraction)
         _expect(0 <= self.validation_fraction < 1, "validation_fraction", "a number in [0, 1)", self.validation_fraction)
         _expect(0 <= self.ema_decay <= 0.99999, "ema_decay", "a number from 0 to 0.99999", self.ema_decay)
-        if self.scale != "shared":
-            try:
-                scale = float(self.scale)
-            except ValueError:
-                scale = math.nan
-            _expect(1e-9 <= scale <= 1e9, "scale", "a number > 0 or 'shared'", self.scale)
-        if self.likelihood != "gaussian" and self.scale != type(self).scale:
-            raise UserError(f"--scale belongs to --likelihood gaussian; {self.likelihood} has no scale. Leave it out.")
+        _expect(1e-3 <= self.degrees_of_freedom <= 1e9, "degrees_of_freedom", "a number > 0", self.degrees_of_freedom)
+        if self.objective == "optimal_sigma" and (self.likelihood != "gaussian" or self.scale != "auto"):
+            raise UserError(
+                "--objective optimal_sigma sets the scale by itself: use it with --likelihood gaussian and no --scale."
+            )
+        if self.scale == "optimal":
+            raise UserError("--scale optimal is a number of the whole batch: use --objective optimal_sigma and no --scale.")
+        numbers_allowed = self.likelihood != "discretized_logistic"
+        _expect_scale("scale", self.scale, ("auto", "shared", "per_pixel"), numbers_allowed)
+        _expect_scale("dispersion", self.dispersion, ("shared", "per_pixel"), True)
         if self.dequantize and self.binarization != "none":
             raise UserError("--dequantize and binarised data exclude each other. Leave one out, or add --binarize none.")
+
+    def _refuse_what_belongs_elsewhere(self, kind: str, table: dict[str, tuple[str, ...]]) -> None:
+        name = getattr(self, kind)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for setting in sorted({setting for settings in table.values() for setting in settings}):
+            owners = [owner for owner, settings in table.items() if setting in settings]
+            if name != CUSTOM and name not in owners and getattr(self, setting) != defaults[setting]:
+                flag = setting.replace("_", "-")
+                words = f"{', '.join(owners[:-1])} or {owners[-1]}" if len(owners) > 1 else owners[0]
+                raise UserError(f"--{flag} belongs to --{kind} {words}; {name} does not use it. Leave it out.")
+
+
+def _expect_scale(field: str, value: str, words: tuple[str, ...], numbers_allowed: bool) -> None:
+    if value in words:
+        return
+    try:
+        number = float(value) if numbers_allowed else math.nan
+    except ValueError:
+        number = math.nan
+    quoted = " or ".join(repr(word) for word in words if word != "auto")
+    _expect(1e-9 <= number <= 1e9, field, f"{'a number > 0 or ' if numbers_allowed else ''}{quoted}", value)
 
 
 def _expect(condition: bool, field: str, expected: str, got: Any) -> None:

@@ -1,7 +1,9 @@
 """The one exception that scripts turn into a single line and exit status 2."""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -16,3 +18,17 @@ def unknown(kind: str, name: str, options: Iterable[str], hint: str = "") -> Use
     guess = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     listed = f" Known: {', '.join(options)}." if len(options) <= 20 else ""
     return UserError(f"unknown {kind} {name!r}.{guess}{listed}{hint}")
+
+
+def check_signature(function: Callable[..., Any], num_arguments: int, expected: str) -> None:
+    """Raises `UserError` unless a user's function can be called with so many positional arguments."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # not a function, or one that does not tell: the call will
+        if callable(function):
+            return
+        raise UserError(f"expected {expected}, got {function!r}.") from None
+    try:
+        signature.bind(*range(num_arguments))
+    except TypeError:
+        raise UserError(f"expected {expected}, got {getattr(function, '__name__', 'a function')}{signature}.") from None

@@ -40,6 +40,19 @@ def means(evaluation: Evaluation) -> Means:
     return Means(mean_log_likelihood - mean_kl, mean_log_likelihood, mean_kl, spread / count**0.5, count)
 
 
+def bits_per_dim(log_prob: float, num_dims: int) -> float:
+    """Nats of an example as bits per dimension, -log_prob / (num_dims log 2).
+
+    Defined for discrete data alone: probabilities (`likelihoods.DISCRETE`), or the density of dequantised data with the
+    Jacobian of its scale included (`data.Prepared.log_jacobian`), which then is a bound.
+
+    Example: a uniform distribution over 256 levels.
+      >>> print(bits_per_dim(-784 * np.log(256), 784))
+      8.0
+    """
+    return -log_prob / (num_dims * float(np.log(2)))
+
+
 def map_examples(function: Callable[[Array, Array], Any], data: Array, to_input: ToInput, batch_size: int) -> Any:
     """`function(index, x)` for every example, in batches inside one program; results have a leading axis of examples.
 

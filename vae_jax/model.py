@@ -77,10 +77,10 @@ def make_vae(
     (latent_dim,) = shapes[0]
     output = jax.eval_shape(decode, params, jax.ShapeDtypeStruct((latent_dim,), jnp.float32))
     log_prob = jax.eval_shape(likelihood.log_prob, output, x)
-    if log_prob.shape != ():
+    if getattr(log_prob, "shape", None) != ():
         raise ValueError(
             f"make_vae: expected the likelihood {likelihood.name!r} to return a scalar (nats summed over one example), "
-            f"got shape {log_prob.shape}. Sum over the event inside it; do not average."
+            f"got {getattr(log_prob, 'shape', type(log_prob).__name__)}. Sum over the event inside it; do not average."
         )
     return VAE(init, encode, decode, likelihood, data_shape, latent_dim)
 
@@ -102,8 +102,9 @@ def mlp_vae(
       data_shape, likelihood: as in `make_vae`; latent_dim, hidden, activation, dtype: as in `networks.mlp_encoder`.
       train_mean: mean of the training data (shape `data_shape` or scalar); the output bias then starts where the likelihood
         predicts it. Zeros without.
-      standardize: (mean, standard deviation) of real-valued data on a scale of their own. The encoder then sees (x - mean)/std,
-        and the decoder's output is mean + std h, so the likelihood stays that of x. Without it such data overflow the encoder.
+      standardize: (mean, standard deviation) of data on a scale of their own. The encoder then sees (x - mean)/std; under a
+        likelihood of real data the decoder's output (the first of them for each dimension) is mean + std h, so the likelihood
+        stays that of x. Without it such data overflow the encoder.
 
     Example:
       >>> from vae_jax import likelihoods
@@ -114,12 +115,21 @@ def mlp_vae(
     """
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
+    centre, spread = standardize or (0.0, 1.0)
+    moves_location = standardize is not None and likelihood.support == "real"
+
+    def located(output: Array, shift: float, factor: float) -> Array:
+        if likelihood.outputs_per_dim == 1:
+            return shift + factor * output
+        return output.at[..., 0].set(shift + factor * output[..., 0])
+
     output_bias = None
     if train_mean is not None:
         if likelihood.output_for_mean is None:
             raise ValueError(f"mlp_vae: the likelihood {likelihood.name!r} has no output_for_mean; leave train_mean out.")
-        centre, spread = standardize or (0.0, 1.0)
-        output_bias = (likelihood.output_for_mean(jnp.asarray(train_mean, jnp.float32)) - centre) / spread
+        output_bias = likelihood.output_for_mean(jnp.broadcast_to(jnp.asarray(train_mean, jnp.float32), data_shape))
+        if moves_location:
+            output_bias = located(output_bias, -centre / spread, 1 / spread)
     encoder = networks.mlp_encoder(data_shape, latent_dim, hidden=hidden, activation=activation, dtype=dtype)
     decoder = networks.mlp_decoder(
         latent_dim,
@@ -131,7 +141,9 @@ def mlp_vae(
         output_bias=output_bias,
     )
     if standardize is not None:
-        inner_encode, inner_decode, (centre, spread) = encoder.apply, decoder.apply, standardize
+        inner_encode = encoder.apply
         encoder = encoder._replace(apply=lambda params, x: inner_encode(params, (x - centre) / spread))
-        decoder = decoder._replace(apply=lambda params, z: centre + spread * inner_decode(params, z))
+    if moves_location:
+        inner_decode = decoder.apply
+        decoder = decoder._replace(apply=lambda params, z: located(inner_decode(params, z), centre, spread))
     return make_vae(encoder, decoder, likelihood, data_shape)

@@ -39,6 +39,19 @@ def learning_rate_schedule(name: str, warmup_steps: int, total_steps: int) -> Sc
     return warm_up(warmup_steps, course)
 
 
+def rise(name: str, warmup_steps: int, total_steps: int, cycles: int) -> Schedule:
+    """How a weight rises from 0 to its full value, as a factor: over `warmup_steps`, or in cycles over the run.
+
+    "linear": t;   "cosine": (1 - cos(pi t))/2,   t = step/warmup_steps, 1 after it
+    "cyclical": min(1, 2 tau),   tau the position in the cycle of total_steps/cycles steps (Fu et al. 2019, ramp fraction 1/2)
+    """
+    if name == "cyclical":
+        return lambda step: jnp.minimum(1.0, 2 * jnp.mod(step * (cycles / total_steps), 1.0))
+    if name == "cosine" and warmup_steps:
+        return lambda step: 0.5 * (1 - jnp.cos(jnp.pi * jnp.minimum(step / warmup_steps, 1.0)))
+    return warm_up(warmup_steps)
+
+
 class ParamsEma(NamedTuple):
     """State of `track_params_ema`."""
 

@@ -16,12 +16,15 @@ from typing import Any, NamedTuple
 import jax
 
 from vae_jax import config as config_module
-from vae_jax import optimization, training
+from vae_jax import training
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints
-from vae_jax.config import Config
+from vae_jax.config import CUSTOM, Config
+from vae_jax.cross_batch import BatchObjective
 from vae_jax.errors import UserError
-from vae_jax.evaluation import Means
+from vae_jax.evaluation import Means, bits_per_dim
+from vae_jax.likelihoods import DISCRETE, Likelihood
+from vae_jax.objectives import Objective
 from vae_jax.training import Best, Epoch, Fit, Progress, TrainMeans, TrainState
 
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -121,7 +124,8 @@ def train(
     check_out(out, resume)
     resume = resume and not is_fresh(out)
     description = _describe(built, data_dir)
-    progress, notes, lines = training.initial_progress(built.vae, built.optimizer, built.config.seed), [], []
+    progress = training.initial_progress(built.vae, built.optimizer, built.config.seed, built.objective)
+    notes, lines = [], []
     if resume:
         _check_same(read_config(out)[1], description, out)
     else:
@@ -242,7 +246,8 @@ def _rewrite_metrics(out: Path, lines: list[dict[str, Any]]) -> None:
 
 def _to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
     line: dict[str, Any] = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
-    line |= {f"train_{name}": value for name, value in epoch.train._asdict().items()}
+    line |= {f"train_{name}": value for name, value in epoch.train._asdict().items() if name != "extra"}
+    line |= {f"train_{name}": value for name, value in epoch.train.extra.items()}
     for name, means in (("test", epoch.test), ("validation", epoch.validation)):
         if means is not None:
             line |= {f"{name}_{field}": value for field, value in means._asdict().items()}
@@ -254,13 +259,19 @@ def _to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]
 
 
 def _to_epoch(line: dict[str, Any]) -> Epoch:
+    names = [name for name in TrainMeans._fields if name != "extra"]
+    known = {"elbo", *names, "examples_per_second"}
+    recorded = {key.removeprefix("train_"): value for key, value in line.items() if key.startswith("train_")}
+    extra = {name: value for name, value in recorded.items() if name not in known}
+    train = TrainMeans(**{name: recorded[name] for name in names}, extra=extra)
+
     def means(split: str) -> Means:
         return Means(*(line[f"{split}_{field}"] for field in Means._fields))
 
     return Epoch(
         line["epoch"],
         line["step"],
-        TrainMeans(*(line[f"train_{field}"] for field in TrainMeans._fields)),
+        train,
         means("test"),
         means("validation") if "validation_elbo" in line else None,
         line["seconds"],
@@ -286,10 +297,13 @@ def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> di
         "train_examples_per_second": num_used * len(history) / seconds if seconds else None,
         "wall_seconds": wall_seconds,
     }
+    if fit.test and (bits := test_bits_per_dim(built, fit.test.elbo)) is not None:
+        summary["test_bits_per_dim"] = bits
     if built.data.log_jacobian:
         summary["log_jacobian"] = built.data.log_jacobian
     if built.vae.likelihood.shared_start:
-        summary["log_scale"] = [float(value) for value in fit.params["likelihood"]]
+        name = "log_dispersion" if built.config.likelihood == "negative_binomial" else "log_scale"
+        summary[name] = [float(value) for value in fit.params["likelihood"]]
     if int(fit.progress.best.epoch):
         summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}
     if fit.status == "diverged":
@@ -297,16 +311,35 @@ def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> di
     return summary
 
 
-def load_run(path: Path, *, data_dir: str | None = None) -> Run:
+def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:
+    """The bound -ELBO in bits per dimension, for discrete data; None for densities, which have none."""
+    if built.vae.likelihood.support in DISCRETE or built.data.log_jacobian:
+        return bits_per_dim(test_elbo, math.prod(built.dataset.data_shape))
+    return None
+
+
+def load_run(
+    path: Path,
+    *,
+    data_dir: str | None = None,
+    likelihood: Likelihood | Callable[..., Any] | None = None,
+    objective: Objective | BatchObjective | None = None,
+) -> Run:
     """Reads a run directory back: configuration, data, model, the parameters to evaluate, and the record.
 
-    A run that is unfinished, or whose last checkpoint is damaged, is read at its last good checkpoint; `notes` says so.
+    A run that was trained with a likelihood or an objective of your own needs the same function again. A run that is
+    unfinished, or whose last checkpoint is damaged, is read at its last good checkpoint; `notes` says so.
     """
     config, description = read_config(path)
-    built = build(config, data_dir=data_dir or description.get("data_dir"))
+    for name, given in (("likelihood", likelihood), ("objective", objective)):
+        if (getattr(config, name) == CUSTOM) != (given is not None):
+            if given is None:
+                raise UserError(f"{path}: the run was trained with a {name} of your own: pass {name}=... to load_run.")
+            raise UserError(f"{path}: the run was trained with the {name} {getattr(config, name)!r}: leave {name}= out.")
+    built = build(config, data_dir=data_dir or description.get("data_dir"), likelihood=likelihood, objective=objective)
     if built.dataset.fingerprint() != description["data"]["sha256"]:
         raise UserError(f"{path}: the data set {config.dataset!r} is not the one that the run was trained on.")
-    initial = training.initial_progress(built.vae, built.optimizer, config.seed)
+    initial = training.initial_progress(built.vae, built.optimizer, config.seed, built.objective)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
     with Checkpoints(path / "checkpoints") as checkpoints:
@@ -317,7 +350,7 @@ def load_run(path: Path, *, data_dir: str | None = None) -> Run:
         raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
     epoch, state, best, notes = found
     last = epoch
-    params = _evaluation_params(config, state, best)
+    params = _evaluation_params(built, state, best)
     try:
         summary = json.loads((path / "summary.json").read_text())
     except (OSError, ValueError):
@@ -335,7 +368,7 @@ def load_run(path: Path, *, data_dir: str | None = None) -> Run:
     return Run(path, built, epoch, params, summary, metrics, notes)
 
 
-def _evaluation_params(config: Config, state: TrainState, best: Best) -> Any:
-    if config.early_stopping and int(best.epoch):
+def _evaluation_params(built: Built, state: TrainState, best: Best) -> Any:
+    if built.config.early_stopping and int(best.epoch):
         return best.params
-    return optimization.evaluation_params(state.params, state.opt_state, state.step)
+    return training.params_to_evaluate(state, built.objective)

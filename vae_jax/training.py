@@ -1,7 +1,7 @@
-"""The train step, epochs as one scan, and `fit`: pure functions of (state, key, data, hyperparameters)."""
+"""Epochs as one scan over train steps, and `fit`: functions of (state, key, data, hyperparameters)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,34 +11,19 @@ import optax
 from jax import Array
 
 from vae_jax.config import Hyperparams
+from vae_jax.cross_batch import BatchObjective
 from vae_jax.data import Prepared
 from vae_jax.errors import UserError
 from vae_jax.evaluation import Evaluation, Means, evaluate, means
 from vae_jax.model import VAE, Params
-from vae_jax.objectives import Objective, Terms, beta_elbo
-from vae_jax.optimization import (
-    Optimizer,
-    Schedule,
-    constant,
-    evaluation_params,
-    transformation,
-)
-
-
-class TrainState(NamedTuple):
-    """All that training changes. Arrays only: no functions, no keys."""
-
-    step: Array  # (), int32: updates made
-    params: Params
-    opt_state: optax.OptState
-
-
-class StepMetrics(NamedTuple):
-    """Batch means of one step, in nats per example; log_likelihood and kl are not weighted by beta."""
-
-    loss: Array
-    log_likelihood: Array
-    kl: Array
+from vae_jax.objectives import Objective
+from vae_jax.optimization import Optimizer, Schedule
+from vae_jax.train_step import StepMetrics as StepMetrics
+from vae_jax.train_step import TrainState as TrainState
+from vae_jax.train_step import all_finite as all_finite
+from vae_jax.train_step import init_state as init_state
+from vae_jax.train_step import make_train_step as make_train_step
+from vae_jax.train_step import params_to_evaluate as params_to_evaluate
 
 
 class RunKeys(NamedTuple):
@@ -52,69 +37,6 @@ class RunKeys(NamedTuple):
 def run_keys(seed: int | Array) -> RunKeys:
     """The keys of the run with this seed."""
     return RunKeys(*jax.random.split(jax.random.key(seed), 3))
-
-
-def init_state(vae: VAE, optimizer: Optimizer, key: Array) -> TrainState:
-    """The state before the first step."""
-    params = vae.init(key)
-    # No learning rate is known here, and no optimiser's state depends on it.
-    return TrainState(jnp.zeros((), jnp.int32), params, transformation(optimizer, 0.0).init(params))
-
-
-def make_train_step(
-    vae: VAE,
-    *,
-    optimizer: Optimizer = optax.adam,
-    objective: Objective | None = None,
-    train_input: Callable[[Array, Array], Array] = lambda key, batch: batch,
-    learning_rate_schedule: Schedule = constant,
-    beta_schedule: Schedule = constant,
-) -> Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]:
-    """One update of the parameters on one batch, as a pure function. Jit, scan or vmap it at the edge.
-
-    Args:
-      vae: the model.
-      optimizer: learning rate -> optax optimiser, such as `optax.adam` or
-        `lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr))`. The learning rate is traced. A finished
-        optimiser such as `optax.adam(1e-3)` serves too; it brings its own rate and `hyperparams.learning_rate` is unused.
-      objective: what to minimise, for one example; `objectives.beta_elbo()` by default.
-      train_input: (key, batch as stored) -> floats for the model: binarisation or dequantisation drawn anew at every step.
-      learning_rate_schedule, beta_schedule: step -> factor on the traced hyperparameter; any optax schedule.
-
-    Returns:
-      train_step(state, key, batch, hyperparams) -> (state, StepMetrics), with a key for this step alone.
-    """
-    objective = objective or beta_elbo()
-
-    def train_step(state: TrainState, key: Array, batch: Array, hyperparams: Hyperparams) -> tuple[TrainState, StepMetrics]:
-        # One split for all: on CPU each call of threefry costs 20 to 40 microseconds, however few keys it makes.
-        keys = jax.random.split(key, batch.shape[0] + 1)
-        x_batch = train_input(keys[0], batch)
-        now = hyperparams._replace(
-            beta=hyperparams.beta * beta_schedule(state.step),
-            learning_rate=hyperparams.learning_rate * learning_rate_schedule(state.step),
-        )
-
-        def mean_loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
-            def one(key: Array, x: Array) -> Terms:
-                encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
-                return objective(key, encode, decode, vae.likelihood.log_prob, x, now)
-
-            terms = jax.vmap(one)(keys[1:], x_batch)
-            return jnp.mean(terms.loss), (jnp.mean(terms.log_likelihood), jnp.mean(terms.kl))
-
-        (loss, (log_likelihood, kl)), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = transformation(optimizer, now.learning_rate).update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), StepMetrics(loss, log_likelihood, kl)
-
-    return train_step
-
-
-def all_finite(tree: Any) -> Array:
-    """Whether every floating number in a tree of arrays is finite."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def epoch_order(keys: RunKeys, epoch: Array | int, num_examples: int, batch_size: int) -> Array:
@@ -177,6 +99,7 @@ class TrainMeans(NamedTuple):
     loss: float
     log_likelihood: float
     kl: float
+    extra: dict[str, float]  # the objective's further terms by name
 
 
 class Epoch(NamedTuple):
@@ -221,9 +144,11 @@ def evaluation_key(seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), 0x0E7A)
 
 
-def initial_progress(vae: VAE, optimizer: Optimizer, seed: int) -> Progress:
+def initial_progress(
+    vae: VAE, optimizer: Optimizer, seed: int, objective: Objective | BatchObjective | None = None
+) -> Progress:
     """Progress before the first epoch."""
-    state = jax.jit(lambda key: init_state(vae, optimizer, key))(run_keys(seed).init)
+    state = jax.jit(lambda key: init_state(vae, optimizer, key, objective))(run_keys(seed).init)
     best = Best(jnp.zeros((), jnp.int32), jnp.asarray(-jnp.inf), jax.tree.map(jnp.copy, state.params))
     return Progress(state, best, ())
 
@@ -252,9 +177,8 @@ def fit(
     seed: int,
     hyperparams: Hyperparams | None = None,
     optimizer: Optimizer = optax.adam,
-    objective: Objective | None = None,
-    learning_rate_schedule: Schedule = constant,
-    beta_schedule: Schedule = constant,
+    objective: Objective | BatchObjective | None = None,
+    schedules: Mapping[str, Schedule] | None = None,
     early_stopping: int = 0,
     eval_batch_size: int = 1000,
     test_seed: int = 0,
@@ -267,7 +191,7 @@ def fit(
       vae, data: the model and the prepared data.
       epochs, batch_size, seed: length of the run, examples in a step, seed of everything random in training.
       hyperparams: traced values; `Hyperparams()` by default.
-      optimizer, objective, learning_rate_schedule, beta_schedule: as in `make_train_step`. An optimiser made by
+      optimizer, objective, schedules: as in `make_train_step`. An optimiser made by
         `optimization.with_params_ema` has the moving average of the parameters evaluated.
       early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`.
       eval_batch_size, test_seed: as in `evaluation.evaluate`; the seed fixes the draws of z.
@@ -295,11 +219,10 @@ def fit(
         optimizer=optimizer,
         objective=objective,
         train_input=data.train_input,
-        learning_rate_schedule=learning_rate_schedule,
-        beta_schedule=beta_schedule,
+        schedules=schedules,
     )
     keys, key_eval = run_keys(seed), evaluation_key(test_seed)
-    progress = start or initial_progress(vae, optimizer, seed)
+    progress = start or initial_progress(vae, optimizer, seed, objective)
 
     def evaluate_split(params: Params, split: Array) -> Evaluation:
         return evaluate(
@@ -316,7 +239,7 @@ def fit(
     # Compiled before the clock starts, and by hand, so that nothing can compile a second time unseen.
     run_epoch = run_epoch.lower(progress.state, keys, jnp.int32(0), data.train, hyperparams).compile()
     evaluate_jit = jax.jit(evaluate_split)
-    params_jit = jax.jit(lambda state: evaluation_params(state.params, state.opt_state, state.step))
+    params_jit = jax.jit(lambda state: params_to_evaluate(state, objective))
     steps_per_epoch = data.train.shape[0] // batch_size
     status = "finished"
     while len(progress.history) < epochs:
@@ -344,8 +267,9 @@ def fit(
             validation = means(evaluate_jit(params, data.validation))
             if np.float32(validation.elbo) > np.asarray(best.elbo):  # as it is kept
                 best = Best(jnp.int32(len(history) + 1), jnp.asarray(validation.elbo), jax.tree.map(jnp.copy, params))
-        loss, log_likelihood, kl = (float(value) for value in metrics)
-        train = TrainMeans(loss - data.log_jacobian, log_likelihood + data.log_jacobian, kl)
+        extra = {name: float(value) for name, value in (metrics.extra or {}).items()}
+        loss, log_likelihood, kl = (float(value) for value in metrics[:3])
+        train = TrainMeans(loss - data.log_jacobian, log_likelihood + data.log_jacobian, kl, extra)
         progress = Progress(state, best, (*history, Epoch(len(history) + 1, step, train, test, validation, seconds)))
         if on_epoch(progress):
             status = "interrupted" if len(progress.history) < epochs else status

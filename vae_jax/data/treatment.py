@@ -13,6 +13,7 @@ from jax.extend.random import threefry_2x32
 
 from vae_jax.data.dataset import Dataset
 from vae_jax.errors import UserError
+from vae_jax.likelihoods import Likelihood, continuous_bernoulli, outside_support
 
 _CHUNK = 1024  # examples treated at once where a whole split is drawn
 
@@ -68,25 +69,40 @@ def _once(draw: Callable[[Array, Array], Array], key: Array, data: np.ndarray, d
     )
 
 
-def check_support(dataset: Dataset, likelihood: str, support: str, binarization: str) -> None:
+_FIXES = {
+    "binary": "Add --binarize dynamic (or fixed or threshold), or use --likelihood continuous_bernoulli.",
+    "unit_interval": "Rescale the data, or use --likelihood gaussian with --binarize none.",
+    "levels": "Store integer levels (uint8), or use --likelihood gaussian.",
+    "counts": "Use --likelihood gaussian for data that are no counts.",
+}
+
+
+def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, dequantize: bool = False) -> None:
     """Raises `UserError` where the data lie outside what the likelihood is a distribution over."""
     arrays = [array for array in (dataset.train, dataset.validation, dataset.test) if array is not None]
-    if dataset.max_level is None and (support != "real" or binarization != "none"):
-        low, high = min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
-        if low < 0 or high > 1:
-            what = likelihood if binarization == "none" else "binarisation"
+    if binarization != "none":
+        if dataset.max_level is None and (problem := outside_support(continuous_bernoulli(), _values(arrays, None))):
+            problem = problem.replace(continuous_bernoulli().name, "binarisation")
+            raise UserError(f"{dataset.name}: {problem}. {_FIXES['unit_interval']}")
+        return
+    if dequantize:
+        if likelihood.support not in ("real", "unit_interval"):
             raise UserError(
-                f"{dataset.name}: {what} expects values in [0, 1], got {low:g} to {high:g}. Rescale the data, or use "
-                "--likelihood gaussian with --binarize none."
+                f"--dequantize is for densities; {likelihood.name} takes the integers themselves, exactly. Leave it out."
             )
-    if support == "binary" and binarization == "none":
-        top = dataset.max_level or 1
-        for array in arrays:
-            if not np.all((array == 0) | (array == top)):
-                raise UserError(
-                    f"{dataset.name}: bernoulli expects binary data, got grey values. Add --binarize dynamic (or fixed or "
-                    "threshold), or use --likelihood continuous_bernoulli."
-                )
+        return
+    if likelihood.support == "levels" and dataset.max_level is None:
+        raise UserError(f"{dataset.name}: {likelihood.name} expects integer levels, got floats. {_FIXES['levels']}")
+    scale = None if likelihood.support == "counts" else dataset.max_level
+    if problem := outside_support(likelihood, _values(arrays, scale)):
+        raise UserError(f"{dataset.name}: {problem}. {_FIXES[likelihood.support]}")
+
+
+def _values(arrays: list[np.ndarray], max_level: int | None) -> np.ndarray:
+    """What occurs in the data, on the likelihood's scale: each level once, or all floats."""
+    if arrays[0].dtype == np.uint8:
+        return np.unique(np.concatenate([np.unique(array) for array in arrays])).astype(np.float32) / (max_level or 1)
+    return np.concatenate([array.ravel() for array in arrays])
 
 
 def prepare(
@@ -94,6 +110,7 @@ def prepare(
     *,
     binarization: Literal["dynamic", "fixed", "threshold", "none"] = "none",
     dequantize: bool = False,
+    counts: bool = False,
     seed: int = 0,
 ) -> Prepared:
     """Puts a data set on the device and says how its batches become floats.
@@ -104,6 +121,7 @@ def prepare(
         "fixed": all drawn once; "threshold": 1 where the pixel is at least 1/2; "none": scaled to [0, 1].
       dequantize: add uniform noise of one level, anew at every step; `log_jacobian` then turns densities on [0, 1] into nats
         of the discrete data, log P(level) >= E_u[log p(x)] - D log(max_level + 1) (Theis et al. 2016, equation 3).
+      counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
       seed: seed of all that is drawn once; the run's own seed does not enter, so runs are compared on the same test set.
     """
     key_train, key_validation, key_test = jax.random.split(jax.random.key(seed), 3)
@@ -127,6 +145,7 @@ def prepare(
             description=f"dequantised uniformly (test set once, seed {seed}); nats of the discrete data",
         )
     if binarization == "none":
+        top = None if counts else top
         return Prepared(
             train=jnp.asarray(dataset.train),
             validation=None if dataset.validation is None else jnp.asarray(dataset.validation),
@@ -134,7 +153,7 @@ def prepare(
             train_input=lambda key, batch: _scale(batch, top),
             eval_input=lambda batch: _scale(batch, top),
             log_jacobian=0.0,
-            description="floats as they are" if top is None else f"levels 0 to {top} scaled to [0, 1]",
+            description="counts" if counts else "floats as they are" if top is None else f"levels 0 to {top} scaled to [0, 1]",
         )
     if binarization == "threshold":
         draw = lambda key, batch: (_scale(batch, top) >= 0.5).astype(jnp.float32)  # noqa: E731

@@ -70,6 +70,15 @@ class _Decoder(linen.Module):
         return output.astype(jnp.float32).reshape(self.output_shape)
 
 
+class _Discriminator(linen.Module):
+    widths: tuple[int, ...]
+
+    @linen.compact
+    def __call__(self, z: Array) -> Array:
+        h = _Hidden(self.widths, lambda h: jax.nn.leaky_relu(h, 0.2), "float32")(z)
+        return _dense(1, "float32")(h)[0]
+
+
 def _activation(activation: str | Callable[[Array], Array]) -> Callable[[Array], Array]:
     if callable(activation):
         return activation
@@ -123,3 +132,8 @@ def mlp_decoder(
         bias_init = lambda key, shape, dtype=jnp.float32: flat_bias.astype(dtype)  # noqa: E731
     module = _Decoder(tuple(hidden), output_shape, _activation(activation), dtype, bias_init)
     return from_linen(module, (latent_dim,))
+
+
+def mlp_discriminator(latent_dim: int, *, hidden: tuple[int, ...] = (1000,) * 6) -> Network:
+    """FactorVAE's discriminator: z (latent_dim,) -> scalar logit, six layers of 1,000 leaky ReLUs of slope 0.2."""
+    return from_linen(_Discriminator(tuple(hidden)), (latent_dim,))

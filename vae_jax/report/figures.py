@@ -75,6 +75,22 @@ def grid(images: np.ndarray, columns: int) -> Figure:
     return figure
 
 
+def labelled_strips(rows: list[tuple[str, np.ndarray]], columns: int = 12) -> Figure:
+    """One strip of images for each row, its name on the left; (name, images (n, height, width, channels))."""
+    columns = min(columns, *(len(images) for _, images in rows))
+    height = 10.0 / columns * rows[0][1].shape[1] / rows[0][1].shape[2]
+    margin = 0.3 + 0.085 * max(len(name) for name, _ in rows)  # inches for the names
+    width = 10.0 + margin
+    figure = Figure(figsize=(width, min(40.0, len(rows) * (height + 0.1))))
+    grid = {"left": margin / width, "right": 0.995, "top": 0.995, "bottom": 0.005, "hspace": 0.08}
+    for axes, (name, images) in zip(
+        np.ravel(figure.subplots(len(rows), 1, squeeze=False, gridspec_kw=grid)), rows, strict=True
+    ):
+        _show(axes, image_grid(images[:columns], columns))
+        axes.text(-0.01, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=11)
+    return figure
+
+
 def kl_per_dimension(kl: np.ndarray) -> Figure:
     """Mean KL of each latent dimension, largest first."""
     order = np.argsort(-kl)

@@ -1,14 +1,17 @@
 """What a report shows of a run, computed once: numbers, images, codes."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.build import Built
+from vae_jax.config import OBJECTIVES, Config
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
-from vae_jax.runs import Run
+from vae_jax.runs import Run, test_bits_per_dim
 
 _SHOWN = 24  # test images with their reconstructions
 _SAMPLES = 64
@@ -27,6 +30,31 @@ class Pictures(NamedTuple):
     kl_per_dimension: np.ndarray  # (latent,), mean over the test set
 
 
+def _originals(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray, Callable[[Any], np.ndarray]]:
+    """Test images and their reconstructions on [0, 1], and the function that puts others on the same scale."""
+    vae, data = built.vae, built.data
+    # Spread over the test set: neighbours are often alike (video frames, sorted classes).
+    index = np.linspace(0, len(data.test) - 1, min(_SHOWN, len(data.test))).round().astype(int)
+    x = data.eval_input(data.test[index])
+    mean, _ = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))(params, x)
+    reconstruct = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
+    low, high = 0.0, 1.0
+    if vae.likelihood.support == "counts":
+        high = float(x.max())
+    elif built.dataset.max_level is None:
+        low, high = float(x.min()), float(x.max())
+
+    def shown(images: Any) -> np.ndarray:
+        return (np.asarray(images, np.float64) - low) / max(high - low, 1e-12)
+
+    return shown(x), shown(reconstruct(params, mean)), shown
+
+
+def reconstructions(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Some test images and E[x|z] at their posterior means, both (n, height, width, channels) on [0, 1]."""
+    return _originals(built, params)[:2]
+
+
 def pictures(run: Run) -> Pictures:
     """Runs the trained model forwards for the figures; the same draws each time."""
     vae, data, params = run.built.vae, run.built.data, run.params
@@ -42,23 +70,25 @@ def pictures(run: Run) -> Pictures:
         quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_SIDE) + 0.5) / _SIDE)
         across, down = jnp.meshgrid(quantiles, -quantiles)
         manifold = to_mean(decode(params, jnp.stack([across.ravel(), down.ravel()], axis=-1)))
-    # Spread over the test set: neighbours are often alike (video frames, sorted classes).
-    shown_index = np.linspace(0, len(data.test) - 1, min(_SHOWN, len(data.test))).round().astype(int)
-    originals = data.eval_input(data.test[shown_index])
-    low, high = (0.0, 1.0) if run.built.dataset.max_level else (float(originals.min()), float(originals.max()))
-
-    def shown(images: Any) -> np.ndarray:
-        return (np.asarray(images, np.float64) - low) / max(high - low, 1e-12)
+    originals, means, shown = _originals(run.built, params)
 
     return Pictures(
-        shown(originals),
-        shown(to_mean(decode(params, mean[shown_index]))),
+        originals,
+        means,
         shown(to_mean(prior)),
         shown(to_sample(jax.random.split(key_x, _SAMPLES), prior)),
         None if manifold is None else shown(manifold),
         np.asarray(mean),
         np.asarray(jnp.mean(jax.vmap(kl_per_dimension)(mean, log_scale), axis=0)),
     )
+
+
+def trained_on(config: Config) -> str:
+    """The objective with its settings that are not the defaults."""
+    default, settings = Config(), OBJECTIVES.get(config.objective, ())
+    shown = [name for name in settings if getattr(config, name) != getattr(default, name) or name == "beta"]
+    words = [f"{'β' if name == 'beta' else name.replace('_', ' ')} = {getattr(config, name)}" for name in shown]
+    return ", ".join([config.objective, *words])
 
 
 def numbers(run: Run) -> list[tuple[str, str, str]]:
@@ -74,8 +104,6 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
         "train_examples_per_second": last.get("train_examples_per_second"),
         "wall_seconds": last.get("wall_seconds", 0.0),
     }
-    discrete = run.built.vae.likelihood.support == "binary" or run.built.data.log_jacobian != 0
-    pixels = run.built.dataset.train[0].size
     rows = [
         (
             "test ELBO",
@@ -85,14 +113,15 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
         ("log-likelihood", f"{summary['test_log_likelihood']:.3f}", "E log p(x|z), nats per example, summed over pixels"),
         ("KL", f"{summary['test_kl']:.3f}", "KL(q(z|x) ‖ p(z)), nats per example, summed over latent dimensions"),
     ]
-    if discrete:
-        bits = -summary["test_elbo"] / (pixels * np.log(2))
+    if (bits := test_bits_per_dim(run.built, summary["test_elbo"])) is not None:
+        pixels = run.built.dataset.train[0].size
         rows.append(("bits per dimension", f"{bits:.4f}", f"−ELBO / ({pixels} log 2): an upper bound, of the discrete data"))
-    if "log_scale" in summary:
-        scale = ", ".join(f"{np.exp(value):.4f}" for value in summary["log_scale"])
-        rows.append(("learned σ", scale, "standard deviation shared by all pixels"))
+    for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
+        if key in summary:
+            value = ", ".join(f"{np.exp(value):.4f}" for value in summary[key])
+            rows.append((name, value, f"of the {config.likelihood} likelihood, shared by all pixels"))
     rows += [
-        ("trained with", f"β = {config.beta:g}", f"{config.likelihood}, seed {config.seed}"),
+        ("trained on", trained_on(config), f"{config.likelihood}, seed {config.seed}"),
         ("epochs", f"{summary['epochs']} of {config.epochs}", str(summary["status"])),
     ]
     if "best_epoch" in summary:

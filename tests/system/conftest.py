@@ -1,0 +1,22 @@
+"""The scripts' main functions, called in this process."""
+
+import importlib
+import sys
+
+import pytest
+from scripts import EXPERIMENTS
+
+
+@pytest.fixture
+def script(monkeypatch, capfd):
+    """Calls a script's main and returns (exit status, stderr)."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    common = importlib.import_module("common")
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            common.run_script(importlib.import_module(name).main)
+        return stop.value.code, capfd.readouterr().err
+
+    return call

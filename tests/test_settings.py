@@ -1,0 +1,149 @@
+"""Every likelihood and every objective that train.py names: built from a Config and trained; states saved and resumed."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from vae_jax import optimization, runs, training
+from vae_jax.build import build
+from vae_jax.config import LIKELIHOODS, OBJECTIVES, Config, Hyperparams
+
+SMALL = Config(epochs=2, hidden=(16,), latent_dim=4, batch_size=256)
+NEEDED = {
+    "geco": {"target_distortion": 20.0},
+    "optimal_sigma": {"likelihood": "gaussian"},
+    "miwae": {"num_groups": 2, "num_samples": 3, "estimator": "dreg"},
+    "piwae": {"num_groups": 2, "num_samples": 3},
+    "iwae": {"num_samples": 3, "estimator": "stl"},
+    "ciwae": {"num_samples": 3, "elbo_weight": 0.1},
+    "free_bits": {"free_bits_per": "group", "num_groups": 2},
+}
+EXTRA = {
+    "geco": {"multiplier"},
+    "optimal_sigma": {"log_scale"},
+    "beta_tcvae": {"mutual_information", "total_correlation", "dimension_wise_kl"},
+    "dip_vae_i": {"dip_penalty"},
+    "dip_vae_ii": {"dip_penalty"},
+    "info_vae": {"mmd"},
+    "factor_vae": {"total_correlation", "discriminator_loss"},
+}
+
+
+def with_objective(objective):
+    return build(dataclasses.replace(SMALL, objective=objective, **NEEDED.get(objective, {})))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_each_objective_trains_and_has_its_terms_on_record(objective):
+    built = with_objective(objective)
+    fit = training.fit(built.vae, built.data, **built.fit_arguments)
+    assert (fit.status, len(fit.progress.history)) == ("finished", 2)
+    first, last = (epoch.train for epoch in fit.progress.history)
+    assert set(last.extra) == EXTRA.get(objective, set())
+    assert last.loss < first.loss or objective == "geco"  # whose loss changes with its multiplier
+    assert fit.test.elbo == pytest.approx(fit.test.log_likelihood - fit.test.kl)
+
+
+@pytest.mark.parametrize("objective", ["geco", "optimal_sigma", "factor_vae"])
+def test_what_an_objective_remembers_is_saved_and_resumed_bit_for_bit(objective, tmp_path):
+    built = with_objective(objective)
+    fit, summary = runs.train(built, tmp_path / "whole")
+    assert jax.tree.leaves(fit.progress.state.objective_state)
+    jax.tree.map(np.testing.assert_array_equal, runs.load_run(tmp_path / "whole").params, fit.params)
+    runs.train(built, tmp_path / "parts", on_epoch=lambda line: line["epoch"] == 1)
+    resumed, again = runs.train(built, tmp_path / "parts", resume=True)
+    jax.tree.map(np.testing.assert_array_equal, resumed.progress.state, fit.progress.state)
+    assert again["test_elbo"] == summary["test_elbo"]
+    assert [e.train for e in resumed.progress.history] == [e.train for e in fit.progress.history]
+
+
+SETTINGS = [
+    (name, setting, value)
+    for name, settings in LIKELIHOODS.items()
+    if name != "logistic_mixture_rgb"
+    for setting, values in (("scale", ("auto", "shared", "per_pixel")), ("dispersion", ("2.0", "shared", "per_pixel")))
+    for value in values
+    if setting in settings
+] + [(name, "epochs", 2) for name, settings in LIKELIHOODS.items() if not settings or name == "logistic_mixture"]
+
+
+@pytest.mark.parametrize(("name", "setting", "value"), SETTINGS, ids=lambda value: str(value))
+def test_each_likelihood_starts_at_the_training_mean_and_gets_better(name, setting, value):
+    config = dataclasses.replace(SMALL, likelihood=name, output_bias="train_mean", **{setting: value})
+    built = build(config)
+    params = built.vae.init(jax.random.key(0))
+    # With the last layer's weights at zero what is left is its bias: the decoder then predicts the mean image.
+    layers = params["decoder"]
+    last = max(layers, key=lambda layer: int(layer.rsplit("_", 1)[-1]) if layer.startswith("Dense") else -1)
+    layers[last]["kernel"] = 0 * layers[last]["kernel"]
+    unit = 16 if built.vae.likelihood.support == "counts" else 1
+    predicted = built.vae.likelihood.mean(built.vae.decode(params, jax.numpy.zeros(4)))
+    np.testing.assert_allclose(predicted, built.dataset.train_mean * unit, atol=2e-3 * unit)
+    fit = training.fit(built.vae, built.data, **built.fit_arguments)
+    first, last = fit.progress.history
+    assert fit.status == "finished"
+    assert last.test.elbo > first.test.elbo
+    bits = runs.test_bits_per_dim(built, last.test.elbo)
+    if built.vae.likelihood.support in ("real", "unit_interval"):
+        assert bits is None
+    else:
+        assert bits == pytest.approx(-last.test.elbo / (64 * math.log(2)))
+
+
+def test_colours_train_with_coupled_channels(tmp_path):
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 200, (64, 4, 4, 1))
+    np.save(tmp_path / "rgb.npy", (base + rng.integers(0, 20, (64, 4, 4, 3))).astype(np.uint8))
+    settings = {"dataset": str(tmp_path / "rgb.npy"), "batch_size": 16, "epochs": 30, "learning_rate": 0.01}
+
+    def bits(likelihood):
+        built = build(dataclasses.replace(SMALL, **settings, likelihood=likelihood, num_components=2))
+        return runs.test_bits_per_dim(built, training.fit(built.vae, built.data, **built.fit_arguments).test.elbo)
+
+    coupled, alone = bits("logistic_mixture_rgb"), bits("logistic_mixture")
+    assert coupled < alone - 0.3  # green and blue are within 20 levels of red: knowing red saves bits
+    assert 5 < coupled < 8
+
+
+def test_geco_reaches_its_target():
+    config = dataclasses.replace(
+        SMALL, objective="geco", target_distortion=24.0, epochs=200, batch_size=128, hidden=(64,), learning_rate=3e-3
+    )
+    built = build(config)
+    fit = training.fit(built.vae, built.data, **built.fit_arguments)
+    last = fit.progress.history[-20:]
+    assert np.mean([-epoch.train.log_likelihood for epoch in last]) == pytest.approx(24.0, abs=0.5)
+
+
+def test_schedules_rise_as_they_say():
+    steps = np.arange(0, 101)
+
+    def factors(*arguments):
+        return np.array([float(optimization.rise(*arguments)(step)) for step in steps])
+
+    np.testing.assert_allclose(factors("linear", 50, 100, 4), np.minimum(steps / 50, 1), atol=1e-6)
+    np.testing.assert_allclose(factors("cosine", 50, 100, 4), 0.5 * (1 - np.cos(np.pi * np.minimum(steps / 50, 1))), atol=1e-6)
+    cyclical = factors("cyclical", 0, 100, 4)
+    np.testing.assert_allclose(cyclical[:26], [*np.minimum(steps[:25] / 12.5, 1), 0], atol=1e-5)
+    np.testing.assert_array_equal(factors("linear", 0, 100, 4), 1)
+    np.testing.assert_array_equal(factors("cosine", 0, 100, 4), 1)
+
+
+def test_schedules_reach_the_hyperparameters_by_name():
+    built = build(dataclasses.replace(SMALL, objective="capacity", capacity=8.0, capacity_warmup_steps=5))
+    schedule = built.fit_arguments["schedules"]["capacity"]
+    assert [round(float(schedule(step)) * 8, 3) for step in (0, 1, 5, 9)] == [0, 1.6, 8, 8]
+    with pytest.raises(ValueError, match=r"expected names among beta, learning_rate, .* got betta"):
+        training.make_train_step(built.vae, schedules={"betta": schedule})
+    assert built.config.hyperparams == Hyperparams(capacity=8.0)
+
+
+def test_defaults_that_depend_on_the_objective():
+    assert Config(objective="capacity").hyperparams.gamma == 1000
+    assert Config(objective="factor_vae").hyperparams.gamma == 10
+    assert Config(objective="factor_vae", gamma=35.0).hyperparams.gamma == 35
+    assert Config(objective="dip_vae_i", lambda_od=2.0).hyperparams.lambda_d == 20
+    assert Config(objective="dip_vae_ii", lambda_od=2.0).hyperparams.lambda_d == 2

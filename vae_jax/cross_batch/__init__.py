@@ -1,0 +1,44 @@
+"""Objectives and statistics that need a whole batch: total correlation, DIP, MMD, FactorVAE, GECO, the optimal scale."""
+
+from vae_jax.cross_batch.batch import BatchObjective, BatchTerms, stateless
+from vae_jax.cross_batch.constrained import (
+    free_bits_batch_mean,
+    free_bits_batch_mean_elbo,
+    geco,
+    optimal_log_scale,
+    optimal_scale,
+)
+from vae_jax.cross_batch.factor import discriminator_loss, factor, permute_dimensions
+from vae_jax.cross_batch.moments import (
+    dip_elbo,
+    dip_penalty,
+    gaussian_kernel,
+    info_elbo,
+    inverse_multiquadratic_kernel,
+    mmd,
+)
+from vae_jax.cross_batch.total_correlation import KLParts, beta_tc_elbo, kl_parts, log_importance_weights
+
+__all__ = [
+    "BatchObjective",
+    "BatchTerms",
+    "KLParts",
+    "beta_tc_elbo",
+    "dip_elbo",
+    "dip_penalty",
+    "discriminator_loss",
+    "factor",
+    "free_bits_batch_mean",
+    "free_bits_batch_mean_elbo",
+    "gaussian_kernel",
+    "geco",
+    "info_elbo",
+    "inverse_multiquadratic_kernel",
+    "kl_parts",
+    "log_importance_weights",
+    "mmd",
+    "optimal_log_scale",
+    "optimal_scale",
+    "permute_dimensions",
+    "stateless",
+]

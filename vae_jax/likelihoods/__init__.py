@@ -1,0 +1,67 @@
+"""log p(x|z) for one example, in nats, summed over the event and normalised; and bundles that go into a `VAE`.
+
+Every `*_log_prob` takes the decoder's outputs first, then `x`: arrays of one event (any shape), without a batch axis.
+It returns a scalar, to be maximised, constants included, so that any two likelihoods are comparable on the same data.
+Computed in at least float32; the result has the dtype of the inputs.
+"""
+
+from vae_jax.likelihoods.binary import bernoulli, bernoulli_log_prob, bernoulli_log_prob_from_probs
+from vae_jax.likelihoods.bundle import DISCRETE, Likelihood, Support, from_log_prob, outside_support
+from vae_jax.likelihoods.counts import negative_binomial, negative_binomial_log_prob, poisson, poisson_log_prob
+from vae_jax.likelihoods.levels import (
+    categorical,
+    categorical_log_prob,
+    discretized_logistic,
+    discretized_logistic_log_prob,
+)
+from vae_jax.likelihoods.mixtures import (
+    logistic_mixture,
+    logistic_mixture_log_prob,
+    logistic_mixture_rgb,
+    logistic_mixture_rgb_log_prob,
+)
+from vae_jax.likelihoods.real import (
+    gaussian,
+    gaussian_log_prob,
+    laplace,
+    laplace_log_prob,
+    student_t,
+    student_t_log_prob,
+)
+from vae_jax.likelihoods.unit_interval import (
+    continuous_bernoulli,
+    continuous_bernoulli_log_prob,
+    continuous_bernoulli_mean,
+)
+
+__all__ = [
+    "DISCRETE",
+    "Likelihood",
+    "Support",
+    "bernoulli",
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_from_probs",
+    "categorical",
+    "categorical_log_prob",
+    "continuous_bernoulli",
+    "continuous_bernoulli_log_prob",
+    "continuous_bernoulli_mean",
+    "discretized_logistic",
+    "discretized_logistic_log_prob",
+    "from_log_prob",
+    "gaussian",
+    "gaussian_log_prob",
+    "laplace",
+    "laplace_log_prob",
+    "logistic_mixture",
+    "logistic_mixture_log_prob",
+    "logistic_mixture_rgb",
+    "logistic_mixture_rgb_log_prob",
+    "negative_binomial",
+    "negative_binomial_log_prob",
+    "outside_support",
+    "poisson",
+    "poisson_log_prob",
+    "student_t",
+    "student_t_log_prob",
+]

@@ -1,0 +1,92 @@
+"""`Likelihood`: the bundle of pure functions that goes into a `VAE`; any function of one example becomes one."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from vae_jax.errors import check_signature
+
+Support = Literal["binary", "unit_interval", "levels", "counts", "real"]
+DISCRETE: tuple[Support, ...] = ("binary", "levels", "counts")  # probabilities rather than densities: bits per dimension exist
+
+
+class Likelihood(NamedTuple):
+    """A likelihood as a bundle of pure functions of one example.
+
+    `decoder_output` is whatever the decoder returns for one example: an array with the shape of the data (with a last
+    axis of length `outputs_per_dim` where that is more than 1), or a tuple of it and the learned numbers of `shared_start`.
+    """
+
+    name: str
+    log_prob: Callable[[Any, Array], Array]  # (decoder_output, x) -> scalar nats
+    mean: Callable[[Any], Array]  # decoder_output -> E[x|z], shape of the data
+    sample: Callable[[Array, Any], Array]  # (key, decoder_output) -> a draw of x, shape of the data
+    support: Support
+    outputs_per_dim: int = 1  # numbers that the decoder emits for each data dimension
+    shared_start: tuple[float, ...] = ()  # where learned numbers that all dimensions share start; they are VAE parameters
+    output_for_mean: Callable[[Array], Array] | None = None  # training mean -> decoder output that predicts it (bias)
+    num_levels: int | None = None  # of support "levels": x is k / (num_levels - 1), k = 0 ... num_levels - 1
+
+
+def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
+    """What is wrong with these data for this likelihood, in words, or None. Looks at values: call it outside of jit.
+
+    Example:
+      >>> from vae_jax.likelihoods import bernoulli
+      >>> print(outside_support(bernoulli(), jnp.array([0.0, 0.25, 1.0])))
+      bernoulli expects binary data, got grey values in between
+    """
+    x = jnp.asarray(x).astype(jnp.float32)
+    low, high = float(jnp.min(x)), float(jnp.max(x))
+    whole = bool(jnp.all(x == jnp.round(x)))
+    between = f"got {low:g} to {high:g}"
+    name, levels = likelihood.name, likelihood.num_levels
+    match likelihood.support:
+        case "binary" if low < 0 or high > 1:
+            return f"{name} expects binary data, {between}"
+        case "binary" if not whole:
+            return f"{name} expects binary data, got grey values in between"
+        case "unit_interval" | "levels" if low < 0 or high > 1:
+            return f"{name} expects values in [0, 1], {between}"
+        case "levels" if levels and not bool(jnp.all(jnp.abs(x * (levels - 1) - jnp.round(x * (levels - 1))) < 1e-3)):
+            return f"{name} expects the {levels} levels k / {levels - 1}, got values in between"
+        case "counts" if low < 0 or not whole:
+            return f"{name} expects counts (whole numbers >= 0), {between}{'' if whole else ' with fractions'}"
+    return None
+
+
+def from_log_prob(log_prob: Callable[[Any, Array], Array], **fields: Any) -> Likelihood:
+    """A likelihood from any function (decoder_output, x) -> scalar nats.
+
+    Without further fields the decoder's output is taken as the mean and as the sample, and the data may be any real numbers;
+    pass `mean=`, `sample=`, `support=`, `outputs_per_dim=` ... to say otherwise.
+
+    Example:
+      >>> laplace = from_log_prob(lambda loc, x: -jnp.sum(jnp.abs(x - loc) + jnp.log(2.0)))
+      >>> print(laplace.log_prob(jnp.zeros(1), jnp.ones(1)))
+      -1.69
+    """
+    check_signature(log_prob, 2, "a likelihood (decoder_output, x) -> scalar nats of ONE example")
+    defaults: dict[str, Any] = {
+        "name": getattr(log_prob, "__name__", "custom"),
+        "mean": lambda output: output,
+        "sample": lambda key, output: output,
+        "support": "real",
+    }
+    return Likelihood(log_prob=log_prob, **(defaults | fields))
+
+
+def invert_increasing(function: Callable[[Array], Array], target: Array, low: float, high: float) -> Array:
+    """Solves function(t) = target elementwise by bisection: for means that have no inverse in closed form."""
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        below = function(middle) < target
+        return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
+
+    lows, highs = jax.lax.fori_loop(0, 50, halve, (jnp.full_like(target, low), jnp.full_like(target, high)))
+    return (lows + highs) / 2

@@ -1,0 +1,37 @@
+"""Training objectives for one example: from (encode, decode, log_prob) to named terms in nats. See also `cross_batch`."""
+
+from vae_jax.objectives.elbo import Estimator, beta_elbo, capacity_elbo, elbo, free_bits_elbo
+from vae_jax.objectives.importance import ciwae, iwae, log_mean_exp_k, miwae, piwae
+from vae_jax.objectives.terms import (
+    Decode,
+    Encode,
+    LogProb,
+    Objective,
+    PriorLogProb,
+    Terms,
+    check_objective,
+    check_terms,
+    with_hyperparams,
+)
+
+__all__ = [
+    "Decode",
+    "Encode",
+    "Estimator",
+    "LogProb",
+    "Objective",
+    "PriorLogProb",
+    "Terms",
+    "beta_elbo",
+    "capacity_elbo",
+    "check_objective",
+    "check_terms",
+    "ciwae",
+    "elbo",
+    "free_bits_elbo",
+    "iwae",
+    "log_mean_exp_k",
+    "miwae",
+    "piwae",
+    "with_hyperparams",
+]

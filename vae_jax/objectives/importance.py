@@ -1,0 +1,244 @@
+"""Importance-weighted bounds for one example: IWAE, MIWAE, CIWAE, PIWAE, and their gradient estimators."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from vae_jax.objectives.elbo import Estimator, check_estimator
+from vae_jax.objectives.terms import (
+    Decode,
+    Draw,
+    Encode,
+    LogProb,
+    PriorLogProb,
+    Terms,
+    check_num_samples,
+    closed_form_or,
+    draw,
+    split_k,
+)
+
+_TINY = 1e-30  # least weight of a draw in PIWAE's decoder gradient, so that the encoder's, a quotient of it, exists
+
+
+def log_mean_exp_k(log_w: ArrayLike) -> Array:
+    """Log 1/K sum_k exp(log_w_k) over the last axis: the importance-weighted estimate of log p(x), in nats.
+
+    Args:
+      log_w: log importance weights log p(x, z_k) - log q(z_k|x), shape (..., K).
+
+    Example:
+      >>> print(log_mean_exp_k(jnp.log(jnp.array([1.0, 3.0]))))
+      0.69
+    """
+    log_w = jnp.asarray(log_w)
+    return jax.nn.logsumexp(log_w, axis=-1) - jnp.log(jnp.asarray(log_w.shape[-1], log_w.dtype))
+
+
+def _scale_gradient(value: Array, factor: Array) -> Array:
+    """The value itself, whose gradient is multiplied by the factor."""
+    constant = jax.lax.stop_gradient(value)
+    return constant + factor * (value - constant)
+
+
+def _draws(
+    posterior: tuple[Array, Array],
+    keys: Array,
+    decode: Decode,
+    log_prob: LogProb,
+    x: Array,
+    estimator: Estimator,
+    prior_log_prob: PriorLogProb | None,
+    encoder_factor: Callable[[Array], Array] | None,
+) -> Draw:
+    """A `Draw` for each key; encoder_factor (log weights -> shape of keys) multiplies what each sends back to the encoder."""
+
+    def evaluate(factor: Array | None) -> Draw:
+        def one(key: Array, factor: Array | None) -> Draw:
+            mean, log_scale = posterior if factor is None else (_scale_gradient(p, factor) for p in posterior)
+            stop_q = estimator != "reparam"
+            return draw(key, mean, log_scale, decode, log_prob, x, stop_q=stop_q, prior_log_prob=prior_log_prob)
+
+        return jax.vmap(one, in_axes=(0, None if factor is None else 0))(keys, factor)
+
+    if encoder_factor is None:
+        return evaluate(None)
+    # Two passes in the text, one when compiled: XLA finds that the second repeats the first.
+    return evaluate(jax.lax.stop_gradient(encoder_factor(evaluate(None).log_weight)))
+
+
+def _finish(posterior: tuple[Array, Array], draws: Draw, loss: Array, prior_log_prob: PriorLogProb | None) -> Terms:
+    kl = closed_form_or(*posterior, draws.log_ratio, prior_log_prob)
+    return Terms(loss, jnp.mean(draws.log_likelihood), kl)
+
+
+def iwae(
+    key: Array,
+    encode: Encode,
+    decode: Decode,
+    log_prob: LogProb,
+    x: Array,
+    *,
+    num_samples: int = 1,
+    estimator: Estimator = "reparam",
+    prior_log_prob: PriorLogProb | None = None,
+) -> Terms:
+    """Importance-weighted bound of one example: not below the ELBO, and log p(x) as K grows.
+
+        loss = -log 1/K sum_k w_k,   w_k = p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x)
+
+    Args:
+      key, encode, decode, log_prob, x, prior_log_prob: as in `elbo`.
+      num_samples: K >= 1 (static).
+      estimator: of the encoder's gradient, with v_k = w_k / sum w: "reparam" sum_k v_k d log w_k/d phi;
+        "stl" sum_k v_k (d log w_k/d z_k)(d z_k/d phi), which is biased for K > 1; "dreg" the same with v_k^2, unbiased, and
+        of a signal-to-noise ratio that grows with K where reparam's falls. The decoder's gradient is the same in all.
+
+    Returns:
+      `Terms`: loss is minus the bound, log_likelihood and kl those of the ELBO.
+
+    Example:
+      >>> encode, decode = lambda x: (jnp.zeros(2), jnp.zeros(2)), lambda z: jnp.zeros(4)
+      >>> from vae_jax.likelihoods import bernoulli_log_prob
+      >>> def one(key, x): return iwae(key, encode, decode, bernoulli_log_prob, x, num_samples=8, estimator="dreg")
+      >>> print(jax.vmap(one)(jax.random.split(jax.random.key(0), 3), jnp.ones((3, 4))).loss)
+      [2.77 2.77 2.77]
+
+    Source:
+      Burda et al. (2016); stl: Roeder et al. (2017); dreg: Tucker et al. (2019).
+    """
+    return miwae(
+        key,
+        encode,
+        decode,
+        log_prob,
+        x,
+        num_groups=1,
+        num_samples=num_samples,
+        estimator=estimator,
+        prior_log_prob=prior_log_prob,
+    )
+
+
+def miwae(
+    key: Array,
+    encode: Encode,
+    decode: Decode,
+    log_prob: LogProb,
+    x: Array,
+    *,
+    num_groups: int,
+    num_samples: int,
+    estimator: Estimator = "reparam",
+    prior_log_prob: PriorLogProb | None = None,
+) -> Terms:
+    """Mean of M independent importance-weighted bounds of K draws each, for one example.
+
+        loss = -1/M sum_m log 1/K sum_k w_mk
+
+    Args:
+      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob: as in `iwae`.
+      num_groups: M >= 1 (static); K = 1 is the ELBO with M draws, its KL sampled.
+
+    Returns:
+      `Terms`, as `iwae`.
+
+    Source:
+      Rainforth et al. (2018).
+    """
+    check_num_samples("iwae", num_groups=num_groups, num_samples=num_samples)
+    check_estimator("iwae", estimator)
+    posterior = encode(x)
+    groups = (num_groups, num_samples)
+    dreg = lambda log_w: jax.nn.softmax(log_w.reshape(groups)).ravel()  # noqa: E731
+    keys = split_k(key, num_groups * num_samples)
+    factor = dreg if estimator == "dreg" else None
+    draws = _draws(posterior, keys, decode, log_prob, x, estimator, prior_log_prob, factor)
+    bound = jnp.mean(log_mean_exp_k(draws.log_weight.reshape(groups)))
+    return _finish(posterior, draws, -bound, prior_log_prob)
+
+
+def ciwae(
+    key: Array,
+    encode: Encode,
+    decode: Decode,
+    log_prob: LogProb,
+    x: Array,
+    *,
+    elbo_weight: ArrayLike,
+    num_samples: int,
+    estimator: Estimator = "reparam",
+    prior_log_prob: PriorLogProb | None = None,
+) -> Terms:
+    """A mixture of the ELBO and the importance-weighted bound from the same draws, for one example.
+
+        loss = -[ elbo_weight 1/K sum_k log w_k + (1 - elbo_weight) log 1/K sum_k w_k ]
+
+    Args:
+      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob: as in `iwae`.
+      elbo_weight: beta of the paper, in [0, 1]; may be traced. 0 is `iwae`, 1 the ELBO with its KL sampled.
+
+    Returns:
+      `Terms`, as `iwae`.
+
+    Source:
+      Rainforth et al. (2018).
+    """
+    check_num_samples("ciwae", num_samples=num_samples)
+    check_estimator("ciwae", estimator)
+    posterior, elbo_weight = encode(x), jnp.asarray(elbo_weight)
+
+    def dreg(log_w: Array) -> Array:
+        v, even = jax.nn.softmax(log_w), elbo_weight / num_samples
+        return (even + (1 - elbo_weight) * jnp.square(v)) / jnp.maximum(even + (1 - elbo_weight) * v, _TINY)
+
+    factor = dreg if estimator == "dreg" else None
+    draws = _draws(posterior, split_k(key, num_samples), decode, log_prob, x, estimator, prior_log_prob, factor)
+    log_w = draws.log_weight
+    bound = elbo_weight * jnp.mean(log_w) + (1 - elbo_weight) * log_mean_exp_k(log_w)
+    return _finish(posterior, draws, -bound, prior_log_prob)
+
+
+def piwae(
+    key: Array,
+    encode: Encode,
+    decode: Decode,
+    log_prob: LogProb,
+    x: Array,
+    *,
+    num_groups: int,
+    num_samples: int,
+    prior_log_prob: PriorLogProb | None = None,
+) -> Terms:
+    """Two bounds from the same M K draws, for one example: the decoder follows `iwae` of all, the encoder `miwae`'s M groups.
+
+        loss = -log 1/(M K) sum_mk w_mk;   its gradient in the encoder is that of -1/M sum_m log 1/K sum_k w_mk
+
+    Args:
+      key, encode, decode, log_prob, x, num_groups, num_samples, prior_log_prob: as in `miwae`.
+
+    Returns:
+      `Terms`, as `iwae`.
+
+    Source:
+      Rainforth et al. (2018).
+    """
+    check_num_samples("piwae", num_groups=num_groups, num_samples=num_samples)
+    posterior = encode(x)
+
+    def decoder_weight(log_w: Array) -> Array:
+        return jnp.maximum(jax.nn.softmax(log_w), _TINY)
+
+    def factor(log_w: Array) -> Array:
+        encoder_weight = jax.nn.softmax(log_w.reshape(num_groups, num_samples)).ravel() / num_groups
+        return encoder_weight / decoder_weight(log_w)
+
+    keys = split_k(key, num_groups * num_samples)
+    log_w = (draws := _draws(posterior, keys, decode, log_prob, x, "reparam", prior_log_prob, factor)).log_weight
+    # The value is the bound, the gradient that of the weighted sum.
+    surrogate = jnp.sum(jax.lax.stop_gradient(decoder_weight(log_w)) * log_w)
+    bound = jax.lax.stop_gradient(log_mean_exp_k(log_w) - surrogate) + surrogate
+    return _finish(posterior, draws, -bound, prior_log_prob)

@@ -1,0 +1,86 @@
+"""Priors p(z) other than N(0, I), for one code: mixtures of Gaussians and the VampPrior."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from vae_jax.divergences import kl_monte_carlo
+from vae_jax.posteriors import posterior_log_prob, sample_posterior
+
+
+def gaussian_mixture_log_prob(z: ArrayLike, mixture_logits: ArrayLike, means: ArrayLike, log_scales: ArrayLike) -> Array:
+    """Log density of one code under a mixture of diagonal Gaussians.
+
+        log p(z) = log sum_m softmax(mixture_logits)_m N(z; means_m, exp(log_scales_m)^2)
+
+    Args:
+      z: shape (latent,).
+      mixture_logits: unnormalised log-weights, shape (components,).
+      means, log_scales: shape (components, latent); log_scales are natural logs of standard deviations.
+
+    Returns:
+      Scalar, nats.
+
+    Example: one component is the plain Gaussian.
+      >>> print(gaussian_mixture_log_prob(jnp.zeros(2), jnp.zeros(1), jnp.zeros((1, 2)), jnp.zeros((1, 2))))
+      -1.84
+
+    Source:
+      As a prior: Dilokthanakul et al. (2016).
+    """
+    means, log_scales, mixture_logits = jnp.asarray(means), jnp.asarray(log_scales), jnp.asarray(mixture_logits)
+    if means.ndim != 2 or log_scales.shape != means.shape or mixture_logits.shape != means.shape[:1]:
+        raise ValueError(
+            "gaussian_mixture_log_prob: expected mixture_logits (components,), means and log_scales (components, latent), got "
+            f"{mixture_logits.shape}, {means.shape} and {log_scales.shape}. "
+            "The function takes ONE code z: use jax.vmap for several."
+        )
+    components = jax.vmap(posterior_log_prob, in_axes=(0, 0, None))(means, log_scales, z)
+    return jax.nn.logsumexp(jax.nn.log_softmax(mixture_logits) + components)
+
+
+def vamp_log_prob(z: ArrayLike, encode: Callable[[Array], tuple[Array, Array]], pseudo_inputs: ArrayLike) -> Array:
+    """Log density of one code under the VampPrior: the mixture of the posteriors of learned pseudo-inputs.
+
+        log p(z) = log 1/K sum_k q(z|u_k)
+
+    Args:
+      z: shape (latent,).
+      encode: x -> (mean, log_scale) of q(z|x), the model's own encoder; gradients flow into it.
+      pseudo_inputs: u, (K, *data shape), learned with the model.
+
+    Returns:
+      Scalar, nats.
+
+    Example:
+      >>> encode = lambda u: (u, jnp.zeros_like(u))
+      >>> print(vamp_log_prob(jnp.zeros(2), encode, jnp.zeros((5, 2))))
+      -1.84
+
+    Source:
+      Tomczak & Welling (2018).
+    """
+    means, log_scales = jax.vmap(encode)(jnp.asarray(pseudo_inputs))
+    return gaussian_mixture_log_prob(z, jnp.zeros(means.shape[0], means.dtype), means, log_scales)
+
+
+def kl_to_prior(
+    key: Array, mean: ArrayLike, log_scale: ArrayLike, prior_log_prob: Callable[[Array], Array], num_samples: int = 1
+) -> Array:
+    """Monte Carlo KL from the diagonal Gaussian posterior of one example to any prior; see `divergences.kl_monte_carlo`.
+
+    Example:
+      >>> prior = lambda z: gaussian_mixture_log_prob(z, jnp.zeros(2), jnp.array([[-1.0], [1.0]]), jnp.zeros((2, 1)))
+      >>> print(kl_to_prior(jax.random.key(0), jnp.zeros(1), jnp.zeros(1), prior, num_samples=10_000))
+      0.12
+    """
+    return kl_monte_carlo(
+        key,
+        lambda key: sample_posterior(key, mean, log_scale),
+        lambda z: posterior_log_prob(mean, log_scale, z),
+        prior_log_prob,
+        num_samples,
+    )

@@ -1,0 +1,139 @@
+"""The train step: one update of the parameters on one batch, as a pure function of (state, key, batch, hyperparameters)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from vae_jax.config import Hyperparams
+from vae_jax.cross_batch import BatchObjective
+from vae_jax.model import VAE, Params
+from vae_jax.objectives import Decode, Encode, LogProb, Objective, Terms, beta_elbo, check_objective, check_terms
+from vae_jax.optimization import Optimizer, Schedule, evaluation_params, transformation
+
+
+class TrainState(NamedTuple):
+    """All that training changes. Arrays only: no functions, no keys."""
+
+    step: Array  # (), int32: updates made
+    params: Params
+    opt_state: optax.OptState
+    objective_state: Any = ()  # of a `cross_batch.BatchObjective`: a multiplier, a discriminator ...
+
+
+class StepMetrics(NamedTuple):
+    """Batch means of one step, in nats per example; log_likelihood and kl are not weighted by beta."""
+
+    loss: Array
+    log_likelihood: Array
+    kl: Array
+    extra: dict[str, Array] | None = None  # the objective's further terms
+
+
+def init_state(vae: VAE, optimizer: Optimizer, key: Array, objective: Objective | BatchObjective | None = None) -> TrainState:
+    """The state before the first step."""
+    params = vae.init(key)
+    remembered = objective.init(jax.random.fold_in(key, 1)) if isinstance(objective, BatchObjective) else ()
+    # No learning rate is known here, and no optimiser's state depends on it.
+    return TrainState(jnp.zeros((), jnp.int32), params, transformation(optimizer, 0.0).init(params), remembered)
+
+
+def params_to_evaluate(state: TrainState, objective: Objective | BatchObjective | None = None) -> Params:
+    """The parameters that evaluation takes: averaged where the optimiser averages, completed by what the objective sets."""
+    params = evaluation_params(state.params, state.opt_state, state.step)
+    if isinstance(objective, BatchObjective):
+        params = objective.evaluation_params(params, state.objective_state)
+    return params
+
+
+def make_train_step(
+    vae: VAE,
+    *,
+    optimizer: Optimizer = optax.adam,
+    objective: Objective | BatchObjective | None = None,
+    train_input: Callable[[Array, Array], Array] = lambda key, batch: batch,
+    schedules: Mapping[str, Schedule] | None = None,
+) -> Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]:
+    """One update of the parameters on one batch, as a pure function. Jit, scan or vmap it at the edge.
+
+    Args:
+      vae: the model.
+      optimizer: learning rate -> optax optimiser, such as `optax.adam` or
+        `lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr))`. The learning rate is traced. A finished
+        optimiser such as `optax.adam(1e-3)` serves too; it brings its own rate and `hyperparams.learning_rate` is unused.
+      objective: what to minimise: a function of one example (see `objectives.Objective`), or a `cross_batch.BatchObjective`;
+        `objectives.beta_elbo()` by default.
+      train_input: (key, batch as stored) -> floats for the model: binarisation or dequantisation drawn anew at every step.
+      schedules: by the name of a hyperparameter ("beta", "learning_rate", "capacity" ...), step -> factor on its traced value;
+        any optax schedule.
+
+    Returns:
+      train_step(state, key, batch, hyperparams) -> (state, StepMetrics), with a key for this step alone.
+
+    Raises:
+      ValueError: at once for an objective that cannot be called as one, at trace time for one that returns something else.
+    """
+    terms_of_batch = _batch_terms(objective or beta_elbo())
+    schedules = schedules or {}
+    if unknown := set(schedules) - set(Hyperparams._fields):
+        raise ValueError(f"schedules: expected names among {', '.join(Hyperparams._fields)}, got {', '.join(sorted(unknown))}.")
+
+    def train_step(state: TrainState, key: Array, batch: Array, hyperparams: Hyperparams) -> tuple[TrainState, StepMetrics]:
+        # One split for all: on CPU each call of threefry costs 20 to 40 microseconds, however few keys it makes.
+        keys = jax.random.split(key, batch.shape[0] + 1)
+        x_batch = train_input(keys[0], batch)
+        now = hyperparams._replace(
+            **{name: getattr(hyperparams, name) * schedule(state.step) for name, schedule in schedules.items()}
+        )
+
+        def mean_loss(params: Params) -> tuple[Array, tuple[StepMetrics, Any]]:
+            encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
+            terms, remembered = terms_of_batch(
+                keys[1:], encode, decode, vae.likelihood.log_prob, x_batch, now, state.objective_state
+            )
+            metrics = StepMetrics(*jax.tree.map(jnp.mean, terms))
+            return metrics.loss, (metrics, remembered)
+
+        gradient, (metrics, remembered) = jax.grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = transformation(optimizer, now.learning_rate).update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state, remembered), metrics
+
+    return train_step
+
+
+def _batch_terms(objective: Objective | BatchObjective) -> Callable[..., tuple[Terms, Any]]:
+    """(keys of the examples, encode, decode, log_prob, batch, hyperparams, state) -> (terms, state), for either kind."""
+    if isinstance(objective, BatchObjective):
+
+        def of_batch(
+            keys: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Hyperparams, state: Any
+        ) -> tuple[Terms, Any]:
+            terms, state = objective.terms(keys[0], encode, decode, log_prob, x, hyperparams, state)
+            check_terms(terms, x.shape[:1])
+            return terms, state
+
+        return of_batch
+
+    check_objective(objective)
+
+    def of_examples(
+        keys: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Hyperparams, state: Any
+    ) -> tuple[Terms, Any]:
+        def one(key: Array, x: Array) -> Terms:
+            terms = objective(key, encode, decode, log_prob, x, hyperparams)
+            check_terms(terms)
+            return terms
+
+        return jax.vmap(one)(keys, x), state
+
+    return of_examples
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every floating number in a tree of arrays is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
