@@ -13,7 +13,14 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 # optax and matplotlib do not keep to strict promotion themselves.
-STRICT = ("test_mathematics", "test_likelihoods", "test_divergences", "test_objectives", "test_evaluation")
+STRICT = (
+    "test_mathematics",
+    "test_normalisation",
+    "test_likelihoods",
+    "test_divergences",
+    "test_objectives",
+    "test_evaluation",
+)
 
 
 @pytest.fixture(autouse=True)

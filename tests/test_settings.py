@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from vae_jax import optimization, runs, training
+from vae_jax import likelihoods, optimization, runs, training
 from vae_jax.build import build
 from vae_jax.config import LIKELIHOODS, OBJECTIVES, Config, Hyperparams
 
@@ -106,6 +106,9 @@ def test_colours_train_with_coupled_channels(tmp_path):
     coupled, alone = bits("logistic_mixture_rgb"), bits("logistic_mixture")
     assert coupled < alone - 0.3  # green and blue are within 20 levels of red: knowing red saves bits
     assert 5 < coupled < 8
+    mean = jax.numpy.full((4, 4, 3), 0.3)
+    bundle = likelihoods.logistic_mixture_rgb(256, 2)
+    np.testing.assert_allclose(bundle.mean(bundle.output_for_mean(mean)), mean, atol=1e-5)
 
 
 def test_geco_reaches_its_target():

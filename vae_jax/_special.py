@@ -48,7 +48,7 @@ def stirling_error(x: Array) -> Array:
     """
     start = _STIRLING_START[x.dtype.name]
     low = jnp.where(x < start, x, start)
-    steps = low + jnp.arange(start, dtype=x.dtype).reshape(-1, *(1,) * x.ndim)
+    steps = low[None] + jnp.arange(start, dtype=x.dtype).reshape(-1, *(1,) * x.ndim)
     recurrence = jnp.sum((steps + 0.5) * jnp.log1p(1 / steps) - 1, axis=0)
     return jnp.where(x < start, recurrence + _stirling_series(low + start), _stirling_series(jnp.where(x < start, start, x)))
 

@@ -81,13 +81,19 @@ def negative_binomial_log_prob(log_mean: ArrayLike, log_dispersion: ArrayLike, x
         "negative_binomial_log_prob", may_be_scalar=("log_dispersion",), log_mean=log_mean, log_dispersion=log_dispersion, x=x
     )
     mean, r = jnp.exp(log_mean), jnp.exp(log_dispersion)
-    none = -r * jnp.log1p(jnp.exp(log_mean - log_dispersion))
+    none = -r * jax.nn.softplus(log_mean - log_dispersion)
     positive = jnp.maximum(x, 1)
-    # log((r + x) / (r + m)), the logarithm by which x exceeds its mean once both are shrunk towards r.
-    shrunk = jnp.log1p((positive - mean) / (r + mean))
-    deviance = r * expm1_minus(shrunk) + positive * expm1_minus(shrunk + log_mean - jnp.log(positive))
+    # log((r + x) / (r + m)): by how much x exceeds its mean once both are shrunk towards r; and log of (r + x) m / ((r + m) x).
+    # Each in two forms, of which one loses its digits where x is close to m and the other where r is small against m.
+    log_x, relative = jnp.log(positive), (positive - mean) / (r + mean)
+    near = jnp.abs(relative) < 0.5
+    far_apart = jnp.log(r + positive) - jnp.logaddexp(log_dispersion, log_mean)
+    shrunk = jnp.where(near, jnp.log1p(jnp.where(near, relative, 0)), far_apart)
+    overdispersed = jnp.log1p(r / positive) - jax.nn.softplus(log_dispersion - log_mean)
+    excess = jnp.where(log_dispersion < log_mean, overdispersed, shrunk + log_mean - log_x)
+    deviance = r * expm1_minus(shrunk) + positive * expm1_minus(excess)
     stirling = stirling_error(r + positive) - stirling_error(r) - stirling_error_of_count(positive)
-    some = stirling - deviance - _HALF_LOG_2PI + 0.5 * (log_dispersion - jnp.log(r + positive) - jnp.log(positive))
+    some = stirling - deviance - _HALF_LOG_2PI + 0.5 * (log_dispersion - jnp.log(r + positive) - log_x)
     return jnp.sum(jnp.where(x > 0, some, none)).astype(dtype)
 
 

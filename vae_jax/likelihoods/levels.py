@@ -105,7 +105,7 @@ def categorical_log_prob(logits: ArrayLike, x: ArrayLike) -> Array:
     """
     (logits, x), dtype = one_event("categorical_log_prob", extra_axes={"logits": 1}, logits=logits, x=x)
     level = x.astype(jnp.int32)[:, None]
-    others = jnp.arange(logits.shape[-1]) != level
+    others = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None] != level
     relative = jnp.where(others, logits - jnp.take_along_axis(logits, level, axis=-1), -jnp.inf)
     return -jnp.sum(jax.nn.softplus(jax.nn.logsumexp(relative, axis=-1))).astype(dtype)
 
@@ -191,10 +191,10 @@ def categorical(num_bins: int = 256) -> Likelihood:
     grid = lambda dtype: jnp.arange(num_bins, dtype=dtype) / (num_bins - 1)  # noqa: E731
 
     def mean(logits: Array) -> Array:
-        return jnp.sum(jax.nn.softmax(logits) * grid(logits.dtype), axis=-1)
+        return jax.nn.softmax(logits) @ grid(logits.dtype)
 
     def output_for_mean(target: Array) -> Array:
-        tilt = lambda slope: slope[..., None] * grid(target.dtype)  # of largest entropy with this mean  # noqa: E731
+        tilt = lambda slope: jnp.multiply.outer(slope, grid(target.dtype))  # of largest entropy with this mean  # noqa: E731
         return tilt(invert_increasing(lambda slope: mean(tilt(slope)), jnp.clip(target, 1e-3, 1 - 1e-3), -2e3, 2e3))
 
     return Likelihood(

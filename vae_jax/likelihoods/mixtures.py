@@ -118,6 +118,14 @@ def logistic_mixture_rgb_log_prob(
     return jnp.sum(_log_mixture(mixture_logits, components)).astype(dtype)
 
 
+def _output_for_mean(mean: Array, start: float, floor: float, num_bins: int, num_components: int, parts: int) -> Array:
+    """Even weights, all components where the mean is right, no coupling: [0 | locations | 0 ...] on the last axis."""
+    log_scale = soft_floor(jnp.float32(start), floor)
+    loc = invert_increasing(lambda loc: expected_level(loc, log_scale, num_bins), jnp.clip(mean, 1e-3, 1 - 1e-3), -9.0, 10.0)
+    loc = jnp.repeat(loc[..., None], num_components, axis=-1)
+    return jnp.concatenate([jnp.zeros_like(loc), loc, *[jnp.zeros_like(loc)] * (parts - 2)], axis=-1)
+
+
 def logistic_mixture(num_bins: int = 256, num_components: int = 10, *, initial_scale: float = 0.1) -> Likelihood:
     """Integer levels as a mixture of rounded logistics for each dimension: several modes, and spikes at the ends.
 
@@ -141,14 +149,6 @@ def logistic_mixture(num_bins: int = 256, num_components: int = 10, *, initial_s
         loc, log_scale = (jnp.take_along_axis(a, chosen, axis=-1)[..., 0] for a in (loc, log_scale))
         return draw_level(key_level, loc, log_scale, num_bins)
 
-    def output_for_mean(mean: Array) -> Array:
-        log_scale = soft_floor(jnp.float32(start), floor)
-        loc = invert_increasing(
-            lambda loc: expected_level(loc, log_scale, num_bins), jnp.clip(mean, 1e-3, 1 - 1e-3), -9.0, 10.0
-        )
-        ones = jnp.ones(num_components)
-        return jnp.concatenate([0 * ones * loc[..., None], ones * loc[..., None], 0 * ones * loc[..., None]], axis=-1)
-
     return Likelihood(
         name="logistic_mixture",
         log_prob=lambda output, x: logistic_mixture_log_prob(*split(output), to_levels(x, num_bins), num_bins),
@@ -156,7 +156,7 @@ def logistic_mixture(num_bins: int = 256, num_components: int = 10, *, initial_s
         sample=sample,
         support="levels",
         outputs_per_dim=3 * num_components,
-        output_for_mean=output_for_mean,
+        output_for_mean=lambda mean: _output_for_mean(mean, start, floor, num_bins, num_components, 3),
         num_levels=num_bins,
     )
 
@@ -201,5 +201,6 @@ def logistic_mixture_rgb(num_bins: int = 256, num_components: int = 10, *, initi
         sample=sample,
         support="levels",
         outputs_per_dim=4 * num_components,
+        output_for_mean=lambda mean: _output_for_mean(mean, start, floor, num_bins, num_components, 4),
         num_levels=num_bins,
     )
