@@ -71,7 +71,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
         "num_test_examples": test.num_examples,
         "num_samples": arguments.num_samples,
         "evaluated_epoch": run.epoch,
-        "kl_per_dimension": kl.tolist(),
+        "kl_per_dimension": kl.tolist() if vae.prior is None else None,  # defined for N(0, I)
         "test_bits_per_dim": test_bits_per_dim(run.built, test.elbo),
         "unit": "nats per example, beta = 1",
     }

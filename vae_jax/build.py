@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
-from vae_jax import cross_batch, data, likelihoods, model, networks, objectives, optimization, training
+from vae_jax import cross_batch, data, likelihoods, model, networks, objectives, optimization, priors, training
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective, stateless
 from vae_jax.data import Dataset, Prepared
@@ -18,6 +19,7 @@ from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE
 from vae_jax.objectives import Objective, with_hyperparams
 from vae_jax.optimization import Optimizer
+from vae_jax.priors import Prior
 
 
 class Built(NamedTuple):
@@ -72,6 +74,22 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
         case "negative_binomial":
             return likelihoods.negative_binomial(dispersion, unit=unit)
     raise UserError(f"likelihood {config.likelihood!r} is a function of your own: pass likelihood=... to build or load_run.")
+
+
+def make_prior(config: Config, prepared: Prepared) -> Prior | None:
+    """The prior that the configuration names; None for N(0, I)."""
+    if config.prior == "normal":
+        return None
+    if config.prior == "mixture":
+        return priors.gaussian_mixture(config.latent_dim, config.prior_components)
+    if config.prior_components > len(prepared.train):
+        raise UserError(
+            f"--prior-components: expected at most the {len(prepared.train)} training examples that the pseudo-inputs start "
+            f"at, got {config.prior_components}."
+        )
+    key_choice, key_input = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
+    chosen = jax.random.choice(key_choice, len(prepared.train), (config.prior_components,), replace=False)
+    return priors.vamp(prepared.train_input(key_input, prepared.train[chosen]))
 
 
 def make_objective(config: Config, dataset: Dataset) -> Objective | BatchObjective:
@@ -178,6 +196,7 @@ def build(
         train_mean=dataset.train_mean * unit if config.output_bias == "train_mean" else None,
         # Levels are scaled to [0, 1]; floats and counts come on any scale.
         standardize=(float(dataset.train_mean.mean()) * unit, dataset.train_std * unit) if own_scale else None,
+        prior=make_prior(config, prepared),
     )
     optimizer: Optimizer = getattr(optax, config.optimizer)
     if config.ema_decay:

@@ -37,6 +37,7 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "factor_vae": ("gamma",),
     "optimal_sigma": _BETA,
 }
+_ANY_PRIOR = ("elbo", "iwae", "miwae", "ciwae", "piwae")  # objectives that do not need the KL to N(0, I) in closed form
 CUSTOM = "custom"  # a likelihood or an objective that is a function of the user's, passed to `build`
 NETWORKS = ("mlp",)
 OPTIMIZERS = ("adam", "adamw", "adamax", "nadam", "radam", "adabelief", "lamb", "lion", "rmsprop", "sgd")
@@ -97,6 +98,10 @@ discretized_logistic: shared (auto) or per_pixel."""
     """relu, tanh, gelu, silu, elu, leaky_relu, softplus or sigmoid."""
     latent_dim: int = 10
     """Number of latent dimensions."""
+    prior: Literal["normal", "mixture", "vamp"] = "normal"
+    """p(z): N(0, I), or a learned mixture of Gaussians, or the VampPrior, whose pseudo-inputs start at training examples."""
+    prior_components: int = 50
+    """Components of a learned prior."""
     output_bias: Literal["zeros", "train_mean"] = "zeros"
     """Where the decoder's last bias starts: at zero, or where the likelihood predicts the training mean (its logit)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -204,7 +209,7 @@ optimal_sigma (gaussian, its scale set by each batch)."""
         self._refuse_what_belongs_elsewhere("likelihood", LIKELIHOODS)
         self._refuse_what_belongs_elsewhere("objective", OBJECTIVES)
         counts = ("latent_dim", "epochs", "batch_size", "eval_batch_size", "num_samples", "num_groups", "num_components")
-        for field in (*counts, "beta_cycles"):
+        for field in (*counts, "beta_cycles", "prior_components"):
             _expect(getattr(self, field) >= 1, field, "a whole number >= 1", getattr(self, field))
             _expect(getattr(self, field) <= 10**8, field, "at most 100,000,000", getattr(self, field))
         warmups = ("beta_warmup_steps", "capacity_warmup_steps", "learning_rate_warmup_steps")
@@ -221,6 +226,13 @@ optimal_sigma (gaussian, its scale set by each batch)."""
         _expect(target is None or -1e30 <= target <= 1e30, "target_distortion", "a finite number", target)
         if self.objective == "geco" and target is None:
             raise UserError("--objective geco needs --target-distortion: the -log p(x|z) to reach, in nats per example.")
+        if self.prior != "normal" and self.objective not in (*_ANY_PRIOR, CUSTOM):
+            raise UserError(
+                f"--prior {self.prior}: --objective {self.objective} assumes N(0, I). "
+                f"Use {', '.join(_ANY_PRIOR[:-1])} or {_ANY_PRIOR[-1]}."
+            )
+        if self.prior == "normal" and self.prior_components != type(self).prior_components:
+            raise UserError("--prior-components belongs to --prior mixture or vamp; normal has none. Leave it out.")
         if self.beta_schedule == "cyclical" and self.beta_warmup_steps:
             raise UserError("--beta-warmup-steps: the cyclical schedule rises in every cycle. Leave it out.")
         if self.free_bits_per != "group" and self.objective == "free_bits" and self.num_groups != 1:

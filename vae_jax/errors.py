@@ -20,8 +20,8 @@ def unknown(kind: str, name: str, options: Iterable[str], hint: str = "") -> Use
     return UserError(f"unknown {kind} {name!r}.{guess}{listed}{hint}")
 
 
-def check_signature(function: Callable[..., Any], num_arguments: int, expected: str) -> None:
-    """Raises `UserError` unless a user's function can be called with so many positional arguments."""
+def check_signature(function: Callable[..., Any], num_arguments: int, expected: str, keywords: Iterable[str] = ()) -> None:
+    """Raises `UserError` unless a user's function can be called with so many positional arguments and these keywords."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # not a function, or one that does not tell: the call will
@@ -29,6 +29,6 @@ def check_signature(function: Callable[..., Any], num_arguments: int, expected: 
             return
         raise UserError(f"expected {expected}, got {function!r}.") from None
     try:
-        signature.bind(*range(num_arguments))
+        signature.bind(*range(num_arguments), **dict.fromkeys(keywords))
     except TypeError:
         raise UserError(f"expected {expected}, got {getattr(function, '__name__', 'a function')}{signature}.") from None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax.model import VAE, Params
+from vae_jax.model import VAE, Params, prior_log_prob
 from vae_jax.objectives import Terms, elbo
 
 ToInput = Callable[[Array], Array]  # a batch as stored -> the floats that the likelihood and the encoder take
@@ -91,6 +91,7 @@ def evaluate(
     Returns:
       `Evaluation` of per-example values; take their mean, and their standard error, on the host in float64.
     """
+    log_prior = prior_log_prob(vae, params)
 
     def one(index: Array, x: Array) -> Evaluation:
         key_x = jax.random.fold_in(key, index)
@@ -98,11 +99,14 @@ def evaluate(
 
         def draw(k: Array) -> Terms:
             key_k = jax.random.fold_in(key_x, k)
-            return elbo(key_k, lambda x: posterior, lambda z: vae.decode(params, z), vae.likelihood.log_prob, x)
+            decode = lambda z: vae.decode(params, z)  # noqa: E731
+            return elbo(key_k, lambda x: posterior, decode, vae.likelihood.log_prob, x, prior_log_prob=log_prior)
 
         # One draw after another: memory does not grow with num_samples.
         terms = jax.lax.map(draw, jnp.arange(num_samples))
-        return Evaluation(jnp.mean(terms.log_likelihood) + log_jacobian, terms.kl[0])
+        return Evaluation(
+            jnp.mean(terms.log_likelihood) + log_jacobian, terms.kl[0] if log_prior is None else jnp.mean(terms.kl)
+        )
 
     return map_examples(one, data, to_input, batch_size)
 

@@ -11,12 +11,13 @@ from jax.typing import ArrayLike
 from vae_jax import networks
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.networks import Network
+from vae_jax.priors import Prior
 
 Params = Any  # a pytree of arrays
 
 
 class VAE(NamedTuple):
-    """A variational autoencoder with prior N(0, I) and a diagonal Gaussian posterior. No arrays inside, so it is hashable."""
+    """A variational autoencoder with a diagonal Gaussian posterior. No arrays inside, so it is hashable."""
 
     init: Callable[[Array], Params]  # key -> params
     encode: Callable[[Params, Array], tuple[Array, Array]]  # (params, x) -> (mean, log_scale), each (latent,)
@@ -24,6 +25,22 @@ class VAE(NamedTuple):
     likelihood: Likelihood
     data_shape: tuple[int, ...]
     latent_dim: int
+    prior: Prior | None = None  # None: N(0, I)
+
+
+def prior_log_prob(vae: VAE, params: Params) -> Callable[[Array], Array] | None:
+    """Log p(z) of the learned prior at these parameters, for the objectives; None for N(0, I), whose KL has a closed form."""
+    if vae.prior is None:
+        return None
+    log_prob = vae.prior.log_prob
+    return lambda z: log_prob(params["prior"], lambda x: vae.encode(params, x), z)
+
+
+def sample_prior(vae: VAE, params: Params, key: Array) -> Array:
+    """One draw of z from the prior, shape (latent,)."""
+    if vae.prior is None:
+        return jax.random.normal(key, (vae.latent_dim,))
+    return vae.prior.sample(params["prior"], lambda x: vae.encode(params, x), key)
 
 
 def make_vae(
@@ -31,6 +48,7 @@ def make_vae(
     decoder: Network,
     likelihood: Likelihood | Callable[[Any, Array], Array],
     data_shape: tuple[int, ...],
+    prior: Prior | None = None,
 ) -> VAE:
     """Puts an encoder, a decoder and a likelihood together, and checks that they fit.
 
@@ -39,10 +57,11 @@ def make_vae(
       decoder: z -> an array for the likelihood, usually of `data_shape`.
       likelihood: a `Likelihood`, or any function (decoder_output, x) -> scalar nats.
       data_shape: shape of one example.
+      prior: a learned prior, see `priors`; N(0, I) by default.
 
     Returns:
-      A `VAE`. Its params are {"encoder": ..., "decoder": ...}, and "likelihood": ... where the likelihood has learned
-      numbers of its own; `decode` then returns (decoder's array, those numbers).
+      A `VAE`. Its params are {"encoder": ..., "decoder": ...}, "prior": ... where that is learned, and "likelihood": ...
+      where the likelihood has learned numbers of its own; `decode` then returns (decoder's array, those numbers).
 
     Raises:
       ValueError: where shapes do not fit, with what was expected and what came. Nothing is computed for this.
@@ -56,6 +75,8 @@ def make_vae(
         params = {"encoder": encoder.init(key_encoder), "decoder": decoder.init(key_decoder)}
         if likelihood.shared_start:
             params["likelihood"] = jnp.array(likelihood.shared_start, jnp.float32)
+        if prior is not None:
+            params["prior"] = prior.init(jax.random.fold_in(key, 2))
         return params
 
     def encode(params: Params, x: Array) -> tuple[Array, Array]:
@@ -82,7 +103,15 @@ def make_vae(
             f"make_vae: expected the likelihood {likelihood.name!r} to return a scalar (nats summed over one example), "
             f"got {getattr(log_prob, 'shape', type(log_prob).__name__)}. Sum over the event inside it; do not average."
         )
-    return VAE(init, encode, decode, likelihood, data_shape, latent_dim)
+    vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, prior)
+    if prior is not None:
+        z = jax.ShapeDtypeStruct((latent_dim,), jnp.float32)
+        shape = jax.eval_shape(
+            lambda params, z: prior.log_prob(params["prior"], lambda x: encode(params, x), z), params, z
+        ).shape
+        if shape != ():
+            raise ValueError(f"make_vae: expected the prior {prior.name!r} to return a scalar for one code, got shape {shape}.")
+    return vae
 
 
 def mlp_vae(
@@ -95,11 +124,12 @@ def mlp_vae(
     dtype: str = "float32",
     train_mean: ArrayLike | None = None,
     standardize: tuple[float, float] | None = None,
+    prior: Prior | None = None,
 ) -> VAE:
     """The usual MLP VAE: encoder with widths `hidden`, decoder with the same in reverse.
 
     Args:
-      data_shape, likelihood: as in `make_vae`; latent_dim, hidden, activation, dtype: as in `networks.mlp_encoder`.
+      data_shape, likelihood, prior: as in `make_vae`; latent_dim, hidden, activation, dtype: as in `networks.mlp_encoder`.
       train_mean: mean of the training data (shape `data_shape` or scalar); the output bias then starts where the likelihood
         predicts it. Zeros without.
       standardize: (mean, standard deviation) of data on a scale of their own. The encoder then sees (x - mean)/std; under a
@@ -146,4 +176,4 @@ def mlp_vae(
     if moves_location:
         inner_decode = decoder.apply
         decoder = decoder._replace(apply=lambda params, z: located(inner_decode(params, z), centre, spread))
-    return make_vae(encoder, decoder, likelihood, data_shape)
+    return make_vae(encoder, decoder, likelihood, data_shape, prior)

@@ -1,6 +1,7 @@
-"""Priors p(z) other than N(0, I), for one code: mixtures of Gaussians and the VampPrior."""
+"""Priors p(z) other than N(0, I), for one code: mixtures of Gaussians and the VampPrior; and bundles that go into a `VAE`."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from jax.typing import ArrayLike
 
 from vae_jax.divergences import kl_monte_carlo
 from vae_jax.posteriors import posterior_log_prob, sample_posterior
+
+Encode = Callable[[Array], tuple[Array, Array]]  # x -> (mean, log_scale) of q(z|x)
 
 
 def gaussian_mixture_log_prob(z: ArrayLike, mixture_logits: ArrayLike, means: ArrayLike, log_scales: ArrayLike) -> Array:
@@ -42,7 +45,7 @@ def gaussian_mixture_log_prob(z: ArrayLike, mixture_logits: ArrayLike, means: Ar
     return jax.nn.logsumexp(jax.nn.log_softmax(mixture_logits) + components)
 
 
-def vamp_log_prob(z: ArrayLike, encode: Callable[[Array], tuple[Array, Array]], pseudo_inputs: ArrayLike) -> Array:
+def vamp_log_prob(z: ArrayLike, encode: Encode, pseudo_inputs: ArrayLike) -> Array:
     """Log density of one code under the VampPrior: the mixture of the posteriors of learned pseudo-inputs.
 
         log p(z) = log 1/K sum_k q(z|u_k)
@@ -84,3 +87,52 @@ def kl_to_prior(
         prior_log_prob,
         num_samples,
     )
+
+
+class Prior(NamedTuple):
+    """A learned prior as a bundle of pure functions; its params are part of the model's, and learn with them.
+
+    `encode` is the model's own encoder, x -> (mean, log_scale), for priors that are made of posteriors.
+    """
+
+    name: str
+    init: Callable[[Array], Any]  # key -> params
+    log_prob: Callable[[Any, Encode, Array], Array]  # (params, encode, z) -> scalar nats
+    sample: Callable[[Any, Encode, Array], Array]  # (params, encode, key) -> z
+
+
+def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:
+    """A mixture of diagonal Gaussians with learned weights, means and scales; the means start as draws of N(0, I)."""
+    if num_components < 1:
+        raise ValueError(f"gaussian_mixture: expected num_components >= 1, got {num_components}.")
+
+    def init(key: Array) -> Any:
+        means = jax.random.normal(key, (num_components, latent_dim))
+        return {"logits": jnp.zeros(num_components), "means": means, "log_scales": jnp.zeros_like(means)}
+
+    def log_prob(params: Any, encode: Encode, z: Array) -> Array:
+        return gaussian_mixture_log_prob(z, params["logits"], params["means"], params["log_scales"])
+
+    def sample(params: Any, encode: Encode, key: Array) -> Array:
+        key_component, key_z = jax.random.split(key)
+        chosen = jax.random.categorical(key_component, params["logits"])
+        return sample_posterior(key_z, params["means"][chosen], params["log_scales"][chosen])
+
+    return Prior("gaussian_mixture", init, log_prob, sample)
+
+
+def vamp(start: ArrayLike) -> Prior:
+    """The VampPrior with learned pseudo-inputs.
+
+    Args:
+      start: where the pseudo-inputs start, (K, *data shape): training examples, as the encoder takes them, or noise about their
+        mean as in the paper (K = 500). They are not held to the data's range.
+    """
+    start = jnp.asarray(start, jnp.float32)
+
+    def sample(params: Any, encode: Encode, key: Array) -> Array:
+        key_component, key_z = jax.random.split(key)
+        chosen = jax.random.randint(key_component, (), 0, params.shape[0])
+        return sample_posterior(key_z, *encode(params[chosen]))
+
+    return Prior("vamp", lambda key: start, lambda params, encode, z: vamp_log_prob(z, encode, params), sample)

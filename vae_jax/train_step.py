@@ -10,8 +10,18 @@ from jax import Array
 
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
-from vae_jax.model import VAE, Params
-from vae_jax.objectives import Decode, Encode, LogProb, Objective, Terms, beta_elbo, check_objective, check_terms
+from vae_jax.model import VAE, Params, prior_log_prob
+from vae_jax.objectives import (
+    Decode,
+    Encode,
+    LogProb,
+    Objective,
+    PriorLogProb,
+    Terms,
+    beta_elbo,
+    check_objective,
+    check_terms,
+)
 from vae_jax.optimization import Optimizer, Schedule, evaluation_params, transformation
 
 
@@ -76,7 +86,7 @@ def make_train_step(
     Raises:
       ValueError: at once for an objective that cannot be called as one, at trace time for one that returns something else.
     """
-    terms_of_batch = _batch_terms(objective or beta_elbo())
+    terms_of_batch = _batch_terms(objective or beta_elbo(), learned_prior=vae.prior is not None)
     schedules = schedules or {}
     if unknown := set(schedules) - set(Hyperparams._fields):
         raise ValueError(f"schedules: expected names among {', '.join(Hyperparams._fields)}, got {', '.join(sorted(unknown))}.")
@@ -91,8 +101,9 @@ def make_train_step(
 
         def mean_loss(params: Params) -> tuple[Array, tuple[StepMetrics, Any]]:
             encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
+            options = {"prior_log_prob": prior_log_prob(vae, params)} if vae.prior else {}
             terms, remembered = terms_of_batch(
-                keys[1:], encode, decode, vae.likelihood.log_prob, x_batch, now, state.objective_state
+                keys[1:], encode, decode, vae.likelihood.log_prob, x_batch, now, state.objective_state, **options
             )
             metrics = StepMetrics(*jax.tree.map(jnp.mean, terms))
             return metrics.loss, (metrics, remembered)
@@ -105,9 +116,11 @@ def make_train_step(
     return train_step
 
 
-def _batch_terms(objective: Objective | BatchObjective) -> Callable[..., tuple[Terms, Any]]:
+def _batch_terms(objective: Objective | BatchObjective, learned_prior: bool) -> Callable[..., tuple[Terms, Any]]:
     """(keys of the examples, encode, decode, log_prob, batch, hyperparams, state) -> (terms, state), for either kind."""
     if isinstance(objective, BatchObjective):
+        if learned_prior:
+            raise ValueError("expected an objective of one example for a learned prior: those of cross_batch assume N(0, I).")
 
         def of_batch(
             keys: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Hyperparams, state: Any
@@ -118,13 +131,20 @@ def _batch_terms(objective: Objective | BatchObjective) -> Callable[..., tuple[T
 
         return of_batch
 
-    check_objective(objective)
+    check_objective(objective, ("prior_log_prob",) if learned_prior else ())
 
     def of_examples(
-        keys: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Hyperparams, state: Any
+        keys: Array,
+        encode: Encode,
+        decode: Decode,
+        log_prob: LogProb,
+        x: Array,
+        hyperparams: Hyperparams,
+        state: Any,
+        **prior: PriorLogProb,
     ) -> tuple[Terms, Any]:
         def one(key: Array, x: Array) -> Terms:
-            terms = objective(key, encode, decode, log_prob, x, hyperparams)
+            terms = objective(key, encode, decode, log_prob, x, hyperparams, **prior)
             check_terms(terms)
             return terms
 

@@ -34,18 +34,21 @@ class Terms(NamedTuple):
 class Objective(Protocol):
     """What `training.make_train_step` minimises: one example in, `Terms` out.
 
-    `hyperparams` is a `config.Hyperparams` whose fields are traced scalars, already scheduled for the step.
+    `hyperparams` is a `config.Hyperparams` whose fields are traced scalars, already scheduled for the step. A model with a
+    learned prior passes it as the keyword `prior_log_prob`, z -> nats; others do not pass it.
     """
 
-    def __call__(self, key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any) -> Terms: ...
+    def __call__(
+        self, key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any, **prior: Any
+    ) -> Terms: ...
 
 
 EXPECTED = "an objective (key, encode, decode, log_prob, x, hyperparams) -> Terms(loss, log_likelihood, kl) of ONE example"
 
 
-def check_objective(objective: Callable[..., Any]) -> None:
-    """Raises `UserError` unless the function can be called as an `Objective`."""
-    check_signature(objective, 6, EXPECTED)
+def check_objective(objective: Callable[..., Any], keywords: tuple[str, ...] = ()) -> None:
+    """Raises `UserError` unless the function can be called as an `Objective`, and with these keywords."""
+    check_signature(objective, 6, EXPECTED + "".join(f" with the keyword {name}" for name in keywords), keywords)
 
 
 def check_terms(terms: Any, shape: tuple[int, ...] = ()) -> None:
@@ -75,8 +78,11 @@ def with_hyperparams(function: Callable[..., Terms], *names: str, **static: Any)
       >>> objective = with_hyperparams(elbo, "beta", num_samples=5)
     """
 
-    def objective(key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any) -> Terms:
-        return function(key, encode, decode, log_prob, x, **{name: getattr(hyperparams, name) for name in names}, **static)
+    def objective(
+        key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any, **prior: Any
+    ) -> Terms:
+        traced = {name: getattr(hyperparams, name) for name in names}
+        return function(key, encode, decode, log_prob, x, **traced, **static, **prior)
 
     return objective
 

@@ -44,7 +44,7 @@ def _sections(run: Run) -> list[tuple[str, str, str, Figure]]:
         (
             "prior_means",
             "Samples from the prior: means",
-            "E[x|z] for z drawn from the prior N(0, I).",
+            f"E[x|z] for z drawn from the {'prior N(0, I)' if run.built.vae.prior is None else 'learned prior'}.",
             figures.grid(seen.prior_means, 16),
         ),
         (
@@ -56,7 +56,8 @@ def _sections(run: Run) -> list[tuple[str, str, str, Figure]]:
         (
             "kl_per_dimension",
             "KL per latent dimension",
-            f"Mean over the test set; together {kl.sum():.2f} nats. A dimension near 0 is not used.",
+            f"{'' if run.built.vae.prior is None else 'Against N(0, I), not the learned prior. '}Mean over the test set; "
+            f"together {kl.sum():.2f} nats. A dimension near 0 is not used.",
             figures.kl_per_dimension(kl),
         ),
     ]

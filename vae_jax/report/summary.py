@@ -11,6 +11,7 @@ from vae_jax.build import Built
 from vae_jax.config import OBJECTIVES, Config
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
+from vae_jax.model import sample_prior
 from vae_jax.runs import Run, test_bits_per_dim
 
 _SHOWN = 24  # test images with their reconstructions
@@ -63,10 +64,13 @@ def pictures(run: Run) -> Pictures:
     decode = jax.jit(jax.vmap(lambda params, z: vae.decode(params, z), in_axes=(None, 0)))
     to_mean, to_sample = jax.vmap(vae.likelihood.mean), jax.vmap(vae.likelihood.sample)
     key_z, key_x = jax.random.split(jax.random.key(run.built.config.test_seed))
-    z = jax.random.normal(key_z, (_SAMPLES, vae.latent_dim))
+    if vae.prior is None:
+        z = jax.random.normal(key_z, (_SAMPLES, vae.latent_dim))
+    else:
+        z = jax.vmap(lambda key: sample_prior(vae, params, key))(jax.random.split(key_z, _SAMPLES))
     prior = decode(params, z)
     manifold = None
-    if vae.latent_dim == 2:
+    if vae.latent_dim == 2 and vae.prior is None:
         quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_SIDE) + 0.5) / _SIDE)
         across, down = jnp.meshgrid(quantiles, -quantiles)
         manifold = to_mean(decode(params, jnp.stack([across.ravel(), down.ravel()], axis=-1)))
@@ -81,6 +85,12 @@ def pictures(run: Run) -> Pictures:
         np.asarray(mean),
         np.asarray(jnp.mean(jax.vmap(kl_per_dimension)(mean, log_scale), axis=0)),
     )
+
+
+def _kl_words(config: Config) -> str:
+    if config.prior == "normal":
+        return ", summed over latent dimensions"
+    return f"; p(z) is learned, of {config.prior_components} components, and the KL estimated with the draws of z"
 
 
 def trained_on(config: Config) -> str:
@@ -111,7 +121,7 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
             f"nats per example, β = 1; standard error over {summary['num_test_examples']} test examples",
         ),
         ("log-likelihood", f"{summary['test_log_likelihood']:.3f}", "E log p(x|z), nats per example, summed over pixels"),
-        ("KL", f"{summary['test_kl']:.3f}", "KL(q(z|x) ‖ p(z)), nats per example, summed over latent dimensions"),
+        ("KL", f"{summary['test_kl']:.3f}", f"KL(q(z|x) ‖ p(z)), nats per example{_kl_words(config)}"),
     ]
     if (bits := test_bits_per_dim(run.built, summary["test_elbo"])) is not None:
         pixels = run.built.dataset.train[0].size

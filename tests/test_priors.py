@@ -1,0 +1,115 @@
+"""Priors other than N(0, I): densities, samplers, Monte Carlo KLs against quadrature, and training with them."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from budget import accept_mean
+from scipy import integrate, stats
+
+from vae_jax import likelihoods, model, priors, runs, training
+from vae_jax.build import build
+from vae_jax.config import Config
+from vae_jax.objectives import elbo
+
+MEANS, LOG_SCALES, LOGITS = np.array([[-2.0], [1.5]]), np.array([[0.1], [-0.7]]), np.array([0.3, -0.4])
+
+
+def density(z):
+    weights = np.exp(LOGITS) / np.exp(LOGITS).sum()
+    return sum(w * stats.norm.pdf(z, m[0], math.exp(s[0])) for w, m, s in zip(weights, MEANS, LOG_SCALES, strict=True))
+
+
+def mixture(z):
+    return priors.gaussian_mixture_log_prob(z, *(jnp.asarray(a, jnp.float32) for a in (LOGITS, MEANS, LOG_SCALES)))
+
+
+def test_the_monte_carlo_kl_is_that_by_quadrature():
+    mean, scale = 0.4, 0.6
+    exact, _ = integrate.quad(
+        lambda z: stats.norm.pdf(z, mean, scale) * (stats.norm.logpdf(z, mean, scale) - math.log(density(z))), -6, 6
+    )
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    one = lambda key: priors.kl_to_prior(key, jnp.array([mean]), jnp.array([math.log(scale)]), mixture)  # noqa: E731
+    accept_mean(np.asarray(jax.vmap(one)(keys), np.float64), exact)
+
+
+def test_vamp_is_the_mixture_of_its_posteriors():
+    encode = lambda u: (2 * u, jnp.full_like(u, -0.3))  # noqa: E731
+    inputs, z = jnp.array([[0.2, 1.0], [-0.5, 0.3], [1.0, 1.0]]), jnp.array([0.7, -0.2])
+    expected = np.log(np.mean([np.prod(stats.norm.pdf(z, 2 * u, math.exp(-0.3))) for u in np.asarray(inputs)]))
+    assert float(priors.vamp_log_prob(z, encode, inputs)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mixture", "vamp"])
+def test_samplers_fit_their_density(name):
+    encode = lambda u: (2 * u, -0.5 + 0 * u)  # noqa: E731
+    if name == "vamp":
+        prior, params = priors.vamp(jnp.zeros((1, 1))), jnp.array([[-1.0], [0.2], [0.9]])
+    else:
+        prior = priors.gaussian_mixture(1, 2)
+        params = {"logits": jnp.asarray(LOGITS), "means": jnp.asarray(MEANS), "log_scales": jnp.asarray(LOG_SCALES)}
+    draws = jax.vmap(lambda key: prior.sample(params, encode, key))(jax.random.split(jax.random.key(1), 20_000))[:, 0]
+    pdf = lambda z: math.exp(float(prior.log_prob(params, encode, jnp.array([z], jnp.float32))))  # noqa: E731
+    grid = np.linspace(-9, 9, 721)
+    values = np.exp(np.asarray(jax.vmap(lambda z: prior.log_prob(params, encode, z[None]))(jnp.asarray(grid, jnp.float32))))
+    assert integrate.trapezoid(values, grid) == pytest.approx(1, abs=1e-4)
+    assert pdf(0.5) == pytest.approx(values[380], rel=1e-4)
+    for power in (1, 2):
+        accept_mean(np.asarray(draws, np.float64) ** power, integrate.trapezoid(values * grid**power, grid))
+
+
+def test_with_a_learned_prior_the_elbo_is_still_a_bound_and_exact_at_the_posterior():
+    """Prior N(1, 1) as a mixture of one, p(x|z) = N(z, 1): log p(x) = log N(x; 1, 2)."""
+    prior = lambda z: priors.gaussian_mixture_log_prob(z, jnp.zeros(1), jnp.ones((1, 1)), jnp.zeros((1, 1)))  # noqa: E731
+    encode = lambda x: ((x + 1) / 2, jnp.full_like(x, 0.5 * math.log(0.5)))  # noqa: E731
+    for x in (-1.0, 0.3, 4.0):
+        terms = elbo(
+            jax.random.key(0),
+            encode,
+            lambda z: z,
+            lambda out, x: likelihoods.gaussian_log_prob(out, 0.0, x),
+            jnp.array([x]),
+            num_samples=3,
+            prior_log_prob=prior,
+        )
+        assert float(terms.elbo) == pytest.approx(stats.norm(1, math.sqrt(2)).logpdf(x), abs=1e-5)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_a_learned_prior_trains_is_evaluated_and_read_back(prior, tmp_path):
+    config = Config(
+        epochs=8, hidden=(32,), latent_dim=4, batch_size=64, prior=prior, prior_components=5, output_bias="train_mean"
+    )
+    built = build(config)
+    fit, summary = runs.train(built, tmp_path / "run")
+    start = built.vae.init(training.run_keys(0).init)["prior"]
+    changed = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), start, fit.params["prior"])
+    assert all(value > 1e-3 for value in jax.tree.leaves(changed))
+    assert fit.progress.history[-1].test.elbo > fit.progress.history[0].test.elbo
+    assert summary["test_elbo"] == pytest.approx(summary["test_log_likelihood"] - summary["test_kl"])
+    run = runs.load_run(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, run.params, fit.params)
+    z = jax.vmap(lambda key: model.sample_prior(built.vae, fit.params, key))(jax.random.split(jax.random.key(0), 3))
+    assert z.shape == (3, 4)
+
+
+def _own(key, encode, decode, log_prob, x, hyperparams): ...
+
+
+def test_objectives_that_assume_the_normal_prior_refuse_another():
+    built = build(Config(epochs=1, hidden=(8,), latent_dim=2, prior="mixture", prior_components=3))
+    with pytest.raises(ValueError, match=r"those of cross_batch assume N\(0, I\)"):
+        training.make_train_step(built.vae, objective=build(Config(objective="factor_vae")).objective)
+    with pytest.raises(ValueError, match=r"with the keyword prior_log_prob, got _own\(key, encode"):
+        training.make_train_step(built.vae, objective=_own)
+    for changes, message in (
+        ({"objective": "capacity", "prior": "vamp"}, "--objective capacity assumes"),
+        ({"prior_components": 3}, "--prior-components belongs to --prior mixture or vamp"),
+        ({"prior": "vamp", "prior_components": 10_000}, "at most the 1438 training examples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(dataclasses.replace(Config(), **changes))
