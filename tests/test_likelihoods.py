@@ -195,13 +195,13 @@ BUNDLES = {
 
 @pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES)
 def test_the_output_bias_predicts_the_training_mean(bundle):
-    """To 2e-6 where the mean has an inverse; a start needs no more than two digits of a mixture's."""
+    """To 2e-6; to 2e-5 where the mean is a sum over the levels."""
     mean = jnp.array([0.0, 0.002, 0.3, 0.5, 0.7, 1.0])
     output = jax.jit(bundle.output_for_mean)(mean)
     predicted = bundle.mean((output, jnp.array(bundle.shared_start)) if bundle.shared_start else output)
     low, high = {"real": (-1, 2), "counts": (1e-3, 2)}.get(bundle.support, (1e-3, 1 - 1e-3))
     exact = "logistic" not in bundle.name
-    np.testing.assert_allclose(predicted, jnp.clip(mean, low, high), atol=2e-6 if exact else 3e-3)
+    np.testing.assert_allclose(predicted, jnp.clip(mean, low, high), atol=2e-6 if exact else 2e-5)
 
 
 def _same_function(log_prob, expected, outcomes):
