@@ -88,8 +88,8 @@ def main() -> int:
     print(
         f"{len(dataset.train)} training and {len(dataset.test)} test examples of {shape} ({built.data.description}; split: "
         f"{dataset.split})\ntraining {config.network} {'-'.join(str(w) for w in config.hidden)}-{config.latent_dim}, "
-        f"{config.likelihood}, objective {config.objective}, beta {config.beta:g}, prior {config.prior}, {config.epochs} epochs "
-        f"of {len(dataset.train) // config.batch_size} steps of {config.batch_size}, into {out}",
+        f"{config.likelihood}, objective {config.objective}, beta {config.beta:g}, prior {config.prior}, {config.epochs} "
+        f"epochs of {len(dataset.train) // config.batch_size} steps of {config.batch_size}, into {out}",
         flush=True,
     )
     progress: EpochProgress | None = None
