@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
-from vae_jax import model, runs, training
+from vae_jax import likelihoods, model, runs, training
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.data import load, prepare
@@ -89,6 +92,10 @@ def _per_pixel(key, encode, decode, log_prob, x, hyperparams):
 def _one(output): ...
 
 
+def _number(key, encode, decode, log_prob, x, hyperparams):
+    return jnp.sum(x)
+
+
 def _good(key, encode, decode, log_prob, x, hyperparams):
     return elbo(key, encode, decode, log_prob, x)
 
@@ -96,6 +103,7 @@ def _good(key, encode, decode, log_prob, x, hyperparams):
 BAD = {
     "signature": (_no_key, r"expected an objective \(key, encode, decode, log_prob, x, hyperparams\) .* got _no_key\(encode"),
     "result": (_two_numbers, r"expected an objective .*; it returned tuple"),
+    "a number": (_number, r"expected an objective .*; it returned an array of shape \(\)"),
     "not a scalar": (_per_pixel, r"expected the objective's loss to be a scalar, .* got shape \(8, 8, 1\)"),
 }
 
@@ -104,6 +112,39 @@ BAD = {
 def test_a_wrong_objective_says_what_is_expected(objective, message):
     with pytest.raises(ValueError, match=message):
         fit_with(objective)
+
+
+class Mine(NamedTuple):
+    """Hyperparameters of the user's own, traced like the package's."""
+
+    learning_rate: float
+    weight: float
+
+
+def test_own_hyperparameters_are_traced_and_scheduled():
+    traces = []
+
+    def objective(key, encode, decode, log_prob, x, hyperparams):
+        traces.append(1)
+        terms = elbo(key, encode, decode, log_prob, x)
+        return terms._replace(extra={"weight": hyperparams.weight})
+
+    digits = load("digits")
+    vae = model.mlp_vae(digits.data_shape, likelihoods.gaussian(), latent_dim=2, hidden=(8,))
+    step = jax.jit(training.make_train_step(vae, objective=objective, schedules={"weight": lambda step: 0.5}))
+    state, batch = training.init_state(vae, optax.adam, jax.random.key(0)), jnp.zeros((4, *digits.data_shape))
+    for weight in (2.0, 6.0):
+        _, metrics = step(state, jax.random.key(1), batch, Mine(1e-3, weight))
+        assert float(metrics.extra["weight"]) == weight / 2
+    assert len(traces) <= 2  # of one compilation
+    assert step._cache_size() == 1
+
+
+def test_fit_refuses_grey_pixels_for_a_bernoulli():
+    digits = load("digits")
+    vae = model.mlp_vae(digits.data_shape, likelihoods.bernoulli(), latent_dim=2, hidden=(8,))
+    with pytest.raises(UserError, match=r"training data: bernoulli expects binary data, got grey values"):
+        training.fit(vae, prepare(digits), epochs=1, batch_size=128, seed=0)
 
 
 def test_a_wrong_likelihood_says_what_is_expected():

@@ -140,7 +140,7 @@ def test_schedules_reach_the_hyperparameters_by_name():
     schedule = built.fit_arguments["schedules"]["capacity"]
     assert [round(float(schedule(step)) * 8, 3) for step in (0, 1, 5, 9)] == [0, 1.6, 8, 8]
     with pytest.raises(ValueError, match=r"expected names among beta, learning_rate, .* got betta"):
-        training.make_train_step(built.vae, schedules={"betta": schedule})
+        training.fit(built.vae, built.data, epochs=1, batch_size=64, seed=0, schedules={"betta": schedule})
     assert built.config.hyperparams == Hyperparams(capacity=8.0)
 
 

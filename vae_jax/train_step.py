@@ -81,17 +81,19 @@ def make_train_step(
         any optax schedule.
 
     Returns:
-      train_step(state, key, batch, hyperparams) -> (state, StepMetrics), with a key for this step alone.
+      train_step(state, key, batch, hyperparams) -> (state, StepMetrics), with a key for this step alone. hyperparams is a
+      `Hyperparams`, or a NamedTuple of your own with at least a learning_rate, for an objective of your own: its numbers are
+      traced too, so they can be scheduled and swept.
 
     Raises:
       ValueError: at once for an objective that cannot be called as one, at trace time for one that returns something else.
     """
     terms_of_batch = _batch_terms(objective or beta_elbo(), learned_prior=vae.prior is not None)
     schedules = schedules or {}
-    if unknown := set(schedules) - set(Hyperparams._fields):
-        raise ValueError(f"schedules: expected names among {', '.join(Hyperparams._fields)}, got {', '.join(sorted(unknown))}.")
 
     def train_step(state: TrainState, key: Array, batch: Array, hyperparams: Hyperparams) -> tuple[TrainState, StepMetrics]:
+        if unknown := set(schedules) - set(hyperparams._fields):
+            raise ValueError(f"schedules: expected names among {', '.join(hyperparams._fields)}, got {', '.join(unknown)}.")
         # One split for all: on CPU each call of threefry costs 20 to 40 microseconds, however few keys it makes.
         keys = jax.random.split(key, batch.shape[0] + 1)
         x_batch = train_input(keys[0], batch)

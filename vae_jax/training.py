@@ -15,6 +15,7 @@ from vae_jax.cross_batch import BatchObjective
 from vae_jax.data import Prepared
 from vae_jax.errors import UserError
 from vae_jax.evaluation import Evaluation, Means, evaluate, means
+from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import Objective
 from vae_jax.optimization import Optimizer, Schedule
@@ -159,6 +160,14 @@ def _wait(tree: Any) -> None:
         time.sleep(0.001)
 
 
+def _check_values(vae: VAE, data: Prepared) -> None:
+    """Raises `UserError` where what the likelihood will see is not what it is a distribution over; by a thousand examples."""
+    seen = {"training": data.train_input(jax.random.key(0), data.train[:1000]), "test": data.eval_input(data.test[:1000])}
+    for split, x in seen.items():
+        if problem := outside_support(vae.likelihood, x):
+            raise UserError(f"{split} data: {problem}. Prepare them for it (data.prepare), or choose another likelihood.")
+
+
 def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
     """Raises `UserError` where these data cannot be trained on like this."""
     num_train = data.train.shape[0]
@@ -190,7 +199,7 @@ def fit(
     Args:
       vae, data: the model and the prepared data.
       epochs, batch_size, seed: length of the run, examples in a step, seed of everything random in training.
-      hyperparams: traced values; `Hyperparams()` by default.
+      hyperparams: traced values, `Hyperparams()` by default; or a NamedTuple of your own with at least a learning_rate.
       optimizer, objective, schedules: as in `make_train_step`. An optimiser made by
         `optimization.with_params_ema` has the moving average of the parameters evaluated.
       early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`.
@@ -203,7 +212,8 @@ def fit(
       `Fit`. Its status is "diverged" where a loss or a parameter was not finite; the state is then that of the last good step.
 
     Raises:
-      UserError: a batch larger than the training set, or early stopping without validation data.
+      UserError: a batch larger than the training set, early stopping without validation data, or data outside the support of
+        the likelihood, such as grey pixels for a Bernoulli.
 
     Example:
       >>> from vae_jax import data, likelihoods, model
@@ -213,6 +223,7 @@ def fit(
       359
     """
     check_fit(data, batch_size, early_stopping)
+    _check_values(vae, data)
     hyperparams = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hyperparams or Hyperparams())
     train_step = make_train_step(
         vae,

@@ -54,7 +54,8 @@ def check_objective(objective: Callable[..., Any], keywords: tuple[str, ...] = (
 def check_terms(terms: Any, shape: tuple[int, ...] = ()) -> None:
     """Raises `ValueError` unless an objective returned what it should; looks at shapes only, so it is free in compiled code."""
     if not isinstance(terms, Terms):
-        raise ValueError(f"expected {EXPECTED}; it returned {type(terms).__name__}.")
+        got = f"an array of shape {terms.shape}" if isinstance(terms, Array) else type(terms).__name__
+        raise ValueError(f"expected {EXPECTED}; it returned {got}.")
     for name in ("loss", "log_likelihood", "kl"):
         got = jnp.shape(getattr(terms, name))
         if got != shape:
