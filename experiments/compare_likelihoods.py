@@ -72,7 +72,6 @@ def main() -> int:
         raise UserError("--likelihoods and --seeds: expected at least one of each.")
     out = Path(arguments.out)
     base = Config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)})
-    base.validate()
 
     import numpy as np
 
@@ -117,7 +116,6 @@ def main() -> int:
             rows.append({**summary, "likelihood": entry.label, "seed": seed, "unit": entry.unit, "why": entry.why})
             if seed == arguments.seeds[0]:
                 originals, means = reconstructions(built, fit.params)
-                # Originals as stored, not as dequantised or binarised for one of them.
                 strips = strips or [("test images", originals)]
                 strips.append((entry.label, means))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from common import EpochProgress, Interrupt, parse, run_script
 
-from vae_jax.config import Config
+from vae_jax.config import Config, describe_objective
 from vae_jax.errors import UserError
 
 
@@ -88,7 +88,7 @@ def main() -> int:
     print(
         f"{len(dataset.train)} training and {len(dataset.test)} test examples of {shape} ({built.data.description}; split: "
         f"{dataset.split})\ntraining {config.network} {'-'.join(str(w) for w in config.hidden)}-{config.latent_dim}, "
-        f"{config.likelihood}, objective {config.objective}, beta {config.beta:g}, prior {config.prior}, {config.epochs} "
+        f"{config.likelihood}, objective {describe_objective(config)}, prior {config.prior}, {config.epochs} "
         f"epochs of {len(dataset.train) // config.batch_size} steps of {config.batch_size}, into {out}",
         flush=True,
     )

@@ -22,7 +22,7 @@ class Row(NamedTuple):
     extreme: Any  # arguments of one event at the extremes; where not separable, a list of such
     differentiable: tuple[int, ...]  # arguments to differentiate
     epsilons: int = 12  # bound on the error in float32 and float64; 25 in float32 are 3e-6
-    extreme_rtol: float = 1e-5
+    extreme_rtol: float = 3e-6
     separable: bool = True
 
     def extremes(self):

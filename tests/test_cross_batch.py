@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from budget import accept_mean
 from scipy import stats
 
 from vae_jax import cross_batch
@@ -334,3 +335,101 @@ def test_batch_objectives_are_pytrees_of_arrays_and_nothing_else():
     for objective in (cross_batch.geco(), cross_batch.optimal_scale(), cross_batch.stateless(cross_batch.beta_tc_elbo, "beta")):
         assert isinstance(objective, BatchObjective)
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(objective.init(jax.random.key(0))))
+
+
+def test_the_optimal_scale_of_an_exact_reconstruction_is_its_floor_and_its_gradient_zero():
+    gradient = jax.grad(lambda mean: cross_batch.optimal_log_scale(mean, X, min_log_scale=-6.0))(X)
+    assert float(cross_batch.optimal_log_scale(X, X, min_log_scale=-6.0)) == pytest.approx(-6)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_ranks_are_checked():
+    with pytest.raises(ValueError, match=r"free_bits_batch_mean: expected the KLs of a batch"):
+        cross_batch.free_bits_batch_mean(jnp.ones(3), 0.5)
+    with pytest.raises(ValueError, match=r"free_bits_per_dimension: .* use jax.vmap"):
+        free_bits_per_dimension(jnp.ones((3, 2)), 0.5)
+
+
+# What every objective of a batch is, term by term, from the same draws: so that a weight that is dropped or doubled is seen.
+WEIGHTS = Hyperparams(beta=3.0, gamma=5.0, lambda_od=2.0, lambda_d=7.0, mmd_weight=11.0, free_bits=0.4, target_distortion=2.0)
+
+
+def _linear_discriminator():
+    network = Network(lambda key: jnp.array([1.0, -0.5, 0.2]), lambda params, z: params @ z)
+    return cross_batch.factor(network, optax.sgd(0.1))
+
+
+OBJECTIVES = {
+    "beta_tcvae": (
+        lambda: cross_batch.stateless(cross_batch.beta_tc_elbo, "beta", num_examples=20),
+        lambda ll, kl, e: -ll + e["mutual_information"] + 3 * e["total_correlation"] + e["dimension_wise_kl"],
+    ),
+    "dip": (
+        lambda: cross_batch.stateless(cross_batch.dip_elbo, "lambda_od", "lambda_d", "beta", variant="i"),
+        lambda ll, kl, e: -ll + 3 * kl + e["dip_penalty"],
+    ),
+    "info": (
+        lambda: cross_batch.stateless(cross_batch.info_elbo, "mmd_weight", "beta"),
+        lambda ll, kl, e: -ll + 3 * kl + 11 * e["mmd"],
+    ),
+    "factor": (_linear_discriminator, lambda ll, kl, e: -ll + kl + 5 * e["total_correlation"]),
+    "geco": (cross_batch.geco, lambda ll, kl, e: kl + e["multiplier"] * (-ll - 2)),
+}
+
+
+def assert_terms(objective, expected):
+    terms, _ = objective.terms(jax.random.key(0), *model_functions(), X, WEIGHTS, objective.init(jax.random.key(1)))
+    np.testing.assert_allclose(terms.loss, expected(terms.log_likelihood, terms.kl, terms.extra), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "expected"), OBJECTIVES.values(), ids=OBJECTIVES)
+def test_each_term_has_its_weight(make, expected):
+    assert_terms(make(), expected)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("term", ["log_likelihood", "kl"])
+@pytest.mark.parametrize("factor", [-1.0, 0.5, 1 / LATENT])
+def test_broken_twins_of_each_objective_fail(name, term, factor, monkeypatch):
+    """A sign, a half, a mean for a sum, in a term of the loss alone."""
+    make, expected = OBJECTIVES[name]
+    objective = make()
+
+    def broken(*arguments):
+        terms, state = objective.terms(*arguments)
+        wrong = {"log_likelihood": -1.0, "kl": 3.0}[term] * (factor - 1) * getattr(terms, term)
+        return terms._replace(loss=terms.loss + wrong), state
+
+    with pytest.raises(AssertionError):
+        assert_terms(objective._replace(terms=broken), expected)
+
+
+def test_the_discriminator_compares_the_first_half_with_the_second_shuffled(monkeypatch):
+    """Its loss by hand, from the codes that forward draws."""
+    objective = _linear_discriminator()
+    seen = {}
+
+    def keep(logits_joint, logits_product):
+        seen["joint"], seen["product"] = logits_joint, logits_product
+        return jnp.mean(logits_joint) + jnp.mean(logits_product)
+
+    monkeypatch.setattr("vae_jax.cross_batch.adversarial.discriminator_loss", keep)
+    monkeypatch.setattr("vae_jax.cross_batch.adversarial.permute_dimensions", lambda key, z: z[::-1])
+    monkeypatch.setattr(jax, "value_and_grad", lambda f: lambda params: (f(params), params))
+    state = objective.init(jax.random.key(1))
+    objective.terms(jax.random.key(0), *model_functions(), X, WEIGHTS, state)
+    monkeypatch.undo()
+    terms, _ = objective.terms(jax.random.key(0), *model_functions(), X, WEIGHTS, state)
+    every = terms.extra["total_correlation"]  # the logits of all codes
+    np.testing.assert_allclose(seen["joint"], every[:4], rtol=1e-6)
+    np.testing.assert_allclose(seen["product"], every[:3:-1], rtol=1e-6)
+
+
+def test_the_mmd_is_with_draws_of_the_prior(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("vae_jax.cross_batch.moments.mmd", lambda a, b, kernel: seen.update(a=a, b=b) or jnp.zeros(()))
+    many = jnp.zeros((4000, LATENT))
+    cross_batch.info_elbo(jax.random.key(0), *model_functions(), many, mmd_weight=1.0)
+    accept_mean(np.asarray(seen["b"]), 0.0)
+    accept_mean(np.square(np.asarray(seen["b"])), 1.0)
+    accept_mean(np.square(np.asarray(seen["a"])), 0.25)  # the codes, of scale 1/2 here

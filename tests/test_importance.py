@@ -87,12 +87,16 @@ def replicate(function, count, *, with_gradient=False, seed=0, **options):
 
 
 def test_the_bound_does_not_fall_with_k_and_its_gap_tends_to_chi_square_over_2k():
+    assert_bounds(200_000)
+
+
+def assert_bounds(count):
     s_q, s_p, m_q, m_p = math.sqrt(0.8), math.sqrt(0.5), 0.2, X_1D / 2
     spread = 2 * s_q**2 - s_p**2
     chi_square = s_q**2 / (s_p * math.sqrt(spread)) * math.exp((m_p - m_q) ** 2 / spread) - 1
     bounds, errors = [], []
-    for k in (1, 2, 4, 8, 16, 32, 64):
-        values = -np.asarray(replicate(iwae, 200_000, num_samples=k), np.float64)
+    for k in (1, 4, 16, 32, 64):
+        values = -np.asarray(replicate(iwae, count, num_samples=k), np.float64)
         bounds.append(values.mean())
         errors.append(values.std() / math.sqrt(len(values)))
     bounds, errors = np.array(bounds), np.array(errors)
@@ -246,7 +250,7 @@ def test_another_prior_enters_the_weights():
 def test_broken_twins_of_the_bound_fail(broken, monkeypatch):
     monkeypatch.setattr("vae_jax.objectives.importance.log_mean_exp_k", broken)
     with pytest.raises(AssertionError):
-        test_the_bound_does_not_fall_with_k_and_its_gap_tends_to_chi_square_over_2k()
+        assert_bounds(20_000)
 
 
 @pytest.mark.parametrize("factor", [jnp.ones_like, lambda v: 2 * v, lambda v: jnp.square(v)])

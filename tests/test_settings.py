@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from vae_jax import likelihoods, optimization, runs, training
-from vae_jax.build import build
+from vae_jax.build import build, load_dataset
+from vae_jax.comparison import plan
 from vae_jax.config import LIKELIHOODS, OBJECTIVES, Config, Hyperparams
+from vae_jax.errors import UserError
+from vae_jax.objectives import elbo
 
 SMALL = Config(epochs=2, hidden=(16,), latent_dim=4, batch_size=256)
 NEEDED = {
@@ -150,3 +153,38 @@ def test_defaults_that_depend_on_the_objective():
     assert Config(objective="factor_vae", gamma=35.0).hyperparams.gamma == 35
     assert Config(objective="dip_vae_i", lambda_od=2.0).hyperparams.lambda_d == 20
     assert Config(objective="dip_vae_ii", lambda_od=2.0).hyperparams.lambda_d == 2
+
+
+@pytest.mark.slow
+def test_learned_and_optimal_scales_beat_a_fixed_one_on_frey_faces(shared_data):
+    """By more than 500 nats of the discrete data after 40 epochs, as in Rybkin et al. (2021); in the end it is 1,100."""
+    base = Config(dataset=str(shared_data / "freyfaces.npy"), split="last", hidden=(200,), batch_size=100, epochs=40)
+    elbos = {}
+    for name in ("gaussian:1.0", "gaussian:shared", "gaussian:optimal", "gaussian:per_pixel"):
+        built = build(plan(base, name, load_dataset(base)).config)
+        elbos[name] = training.fit(built.vae, built.data, **built.fit_arguments).test.elbo
+    assert min(value for name, value in elbos.items() if name != "gaussian:1.0") > elbos["gaussian:1.0"] + 500
+
+
+def test_the_scale_on_record_is_the_one_that_acts(tmp_path):
+    built = build(dataclasses.replace(SMALL, likelihood="discretized_logistic"))
+    fit, summary = runs.train(built, tmp_path / "run")
+    floor = math.log(0.05 / 16)
+    raw = float(fit.params["likelihood"][0])
+    assert summary["log_scale"][0] == pytest.approx(floor + math.log1p(math.exp(raw - floor)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "batch", "message"), [("beta_tcvae", 1, "a batch of 2"), ("factor_vae", 3, "at least 4")]
+)
+def test_a_batch_too_small_for_the_objective_writes_nothing(objective, batch, message, tmp_path):
+    built = build(dataclasses.replace(SMALL, objective=objective, batch_size=batch))
+    with pytest.raises(UserError, match=message):
+        runs.train(built, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_of_extra_terms_do_not_overwrite_the_record():
+    built = build(SMALL, objective=lambda *a: elbo(*a[:5])._replace(extra={"kl": a[4].sum()}))
+    with pytest.raises(ValueError, match=r"extra terms: kl is taken; choose another name"):
+        training.fit(built.vae, built.data, **built.fit_arguments)

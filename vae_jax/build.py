@@ -41,7 +41,8 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     learned = config.scale in ("shared", "per_pixel") or config.objective == "optimal_sigma"
     scale: Any = (config.scale if config.scale != "auto" else "shared") if learned else float(config.scale.replace("auto", "1"))
     dispersion: Any = config.dispersion if config.dispersion in ("shared", "per_pixel") else float(config.dispersion)
-    unit = max(float(dataset.train_mean.mean()) * (dataset.max_level or 1), 1e-3)
+    top = (dataset.max_level or 1) if config.binarization == "none" else 1
+    unit = max(float(dataset.train_mean.mean()) * top, 1e-3)
     v, logistic_scale = config.degrees_of_freedom, std * 3**0.5 / math.pi
     match config.likelihood:
         case "bernoulli":

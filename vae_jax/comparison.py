@@ -1,13 +1,13 @@
 """Which likelihoods can be compared on which data, in what unit; and the settings that make them comparable."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vae_jax.build import make_likelihood
 from vae_jax.config import CUSTOM, LIKELIHOODS, Config
 from vae_jax.data import Dataset
 from vae_jax.errors import UserError, unknown
-from vae_jax.likelihoods import DISCRETE
+from vae_jax.likelihoods import DISCRETE, outside_support
 
 
 class Entry(NamedTuple):
@@ -42,8 +42,15 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
     likelihood, _, option = name.partition(":")
     if likelihood not in LIKELIHOODS:
         raise unknown("likelihood", likelihood, LIKELIHOODS)
-    changes: dict[str, str | bool] = {"likelihood": likelihood, "binarize": "auto", "dequantize": False}
+    changes: dict[str, Any] = {"likelihood": likelihood, "binarize": "auto", "dequantize": False}
+    default = Config()
+    others = {setting for settings in LIKELIHOODS.values() for setting in settings} - set(LIKELIHOODS[likelihood])
+    changes |= {setting: getattr(default, setting) for setting in others}  # what belongs to other rows
     if option == "optimal" and likelihood == "gaussian":
+        if base.objective != default.objective:
+            raise UserError(
+                f"--likelihoods {name}: is an objective of its own; leave it out with --objective {base.objective}."
+            )
         changes["objective"] = "optimal_sigma"
     elif option:
         known = [setting for setting in ("scale", "dispersion") if setting in LIKELIHOODS[likelihood]]
@@ -52,11 +59,13 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
         changes[known[0]] = option
     config = dataclasses.replace(base, **changes)
     config.validate()
-    support = make_likelihood(config, dataset).support
-    levels = dataset.max_level
+    bundle, levels = make_likelihood(config, dataset), dataset.max_level
+    support = bundle.support
     if support == "binary" and levels != 1:
         why = "not comparable: it is the likelihood of binarised pixels, another data set than the grey ones"
         return Entry(name, config, f"nats of the binarised data ({config.binarization})", why)
+    if levels is None and support == "counts" and outside_support(bundle, dataset.train) is None:
+        return Entry(name, config, DISCRETE_UNIT, "probability of the counts")
     if levels is None:
         if support in DISCRETE and support != "binary":
             raise UserError(f"--likelihoods {name}: {likelihood} is for integer data, and {dataset.name} has floats.")
@@ -68,7 +77,8 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
 
 
 def check_base(base: Config) -> None:
-    """Raises `UserError` for settings that a comparison makes itself."""
+    """Raises `UserError` for settings that are wrong for every row, or that a comparison makes itself."""
+    dataclasses.replace(base, likelihood=CUSTOM).validate()  # each row looks for itself at what belongs to its likelihood
     default = Config()
     for setting, flag in (("likelihood", "--likelihood"), ("scale", "--scale"), ("binarize", "--binarize")):
         if getattr(base, setting) != getattr(default, setting):

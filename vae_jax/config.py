@@ -237,6 +237,17 @@ optimal_sigma (gaussian, its scale set by each batch)."""
             raise UserError("--beta-warmup-steps: the cyclical schedule rises in every cycle. Leave it out.")
         if self.free_bits_per != "group" and self.objective == "free_bits" and self.num_groups != 1:
             raise UserError("--num-groups groups latent dimensions with --free-bits-per group only. Add that, or leave it out.")
+        if self.free_bits_per == "batch_mean" and self.num_samples != 1:
+            raise UserError("--num-samples: --free-bits-per batch_mean takes one draw of z. Leave it out.")
+        if self.dequantize and self.objective == "geco":
+            raise UserError(
+                "--dequantize: --objective geco holds the density itself at its target, not the nats of the discrete "
+                "data. Use a likelihood of integer levels, such as discretized_logistic."
+            )
+        if self.ema_decay and self.objective == "optimal_sigma":
+            raise UserError(
+                "--ema-decay: optimal_sigma has the scale of the current parameters, not of their average. Leave it out."
+            )
         if self.free_bits_per == "group" and self.latent_dim % self.num_groups:
             raise UserError(f"--num-groups: expected a divisor of --latent-dim {self.latent_dim}, got {self.num_groups}.")
         lr = self.learning_rate
@@ -244,7 +255,12 @@ optimal_sigma (gaussian, its scale set by each batch)."""
         _expect(0 < self.test_fraction < 1, "test_fraction", "a number between 0 and 1", self.test_fraction)
         _expect(0 <= self.validation_fraction < 1, "validation_fraction", "a number in [0, 1)", self.validation_fraction)
         _expect(0 <= self.ema_decay <= 0.99999, "ema_decay", "a number from 0 to 0.99999", self.ema_decay)
-        _expect(1e-3 <= self.degrees_of_freedom <= 1e9, "degrees_of_freedom", "a number > 0", self.degrees_of_freedom)
+        _expect(
+            1e-3 <= self.degrees_of_freedom <= 1e9,
+            "degrees_of_freedom",
+            "a number > 0 (from 0.001 to 1e9)",
+            self.degrees_of_freedom,
+        )
         if self.objective == "optimal_sigma" and (self.likelihood != "gaussian" or self.scale != "auto"):
             raise UserError(
                 "--objective optimal_sigma sets the scale by itself: use it with --likelihood gaussian and no --scale."
@@ -276,7 +292,8 @@ def _expect_scale(field: str, value: str, words: tuple[str, ...], numbers_allowe
     except ValueError:
         number = math.nan
     quoted = " or ".join(repr(word) for word in words if word != "auto")
-    _expect(1e-9 <= number <= 1e9, field, f"{'a number > 0 or ' if numbers_allowed else ''}{quoted}", value)
+    words_for_number = "a number > 0 (from 1e-9 to 1e9) or " if numbers_allowed else ""
+    _expect(1e-9 <= number <= 1e9, field, f"{words_for_number}{quoted}", value)
 
 
 def _expect(condition: bool, field: str, expected: str, got: Any) -> None:
@@ -291,3 +308,11 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise UserError(f"config.json has unknown settings {sorted(set(values) - known)}: written by a newer version?")
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return Config(**arguments)
+
+
+def describe_objective(config: Config) -> str:
+    """The objective with its settings that are not the defaults."""
+    default, settings = Config(), OBJECTIVES.get(config.objective, ())
+    shown = [name for name in settings if getattr(config, name) != getattr(default, name) or name == "beta"]
+    words = [f"{'β' if name == 'beta' else name.replace('_', ' ')} = {getattr(config, name)}" for name in shown]
+    return ", ".join([config.objective, *words])

@@ -170,7 +170,13 @@ def kl_per_dimension(mean: ArrayLike, log_scale: ArrayLike) -> Array:
       >>> kl_per_dimension(jnp.array([1.0, 0.0]), jnp.zeros(2)).tolist()
       [0.5, 0.0]
     """
-    return jax.vmap(kl_to_standard_normal)(jnp.asarray(mean), jnp.asarray(log_scale))
+    mean, log_scale = jnp.asarray(mean), jnp.asarray(log_scale)
+    if mean.ndim != 1 or log_scale.shape != mean.shape:
+        raise ValueError(
+            f"kl_per_dimension: expected one example with mean and log_scale of one shape (latent,), got {mean.shape} and "
+            f"{log_scale.shape}. The function takes ONE example: use jax.vmap for a batch."
+        )
+    return jax.vmap(kl_to_standard_normal)(mean, log_scale)
 
 
 def free_bits_per_dimension(kl: ArrayLike, free_bits: ArrayLike) -> Array:
@@ -196,7 +202,13 @@ def free_bits_per_dimension(kl: ArrayLike, free_bits: ArrayLike) -> Array:
     Source:
       Kingma et al. (2016) without its mean over the minibatch.
     """
-    return jnp.sum(jnp.maximum(jnp.asarray(kl), free_bits))
+    kl = jnp.asarray(kl)
+    if kl.ndim != 1:
+        raise ValueError(
+            f"free_bits_per_dimension: expected the KLs of one example, shape (latent,), got {kl.shape}. "
+            "The function takes ONE example: use jax.vmap for a batch."
+        )
+    return jnp.sum(jnp.maximum(kl, free_bits))
 
 
 def free_bits_per_group(kl: ArrayLike, free_bits: ArrayLike, num_groups: int) -> Array:

@@ -123,6 +123,7 @@ def train(
     """
     check_out(out, resume)
     resume = resume and not is_fresh(out)
+    training.check_step(built.vae, built.data, **built.fit_arguments)
     description = _describe(built, data_dir)
     progress = training.initial_progress(built.vae, built.optimizer, built.config.seed, built.objective)
     notes, lines = [], []
@@ -303,7 +304,7 @@ def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> di
         summary["log_jacobian"] = built.data.log_jacobian
     if built.vae.likelihood.shared_start:
         name = "log_dispersion" if built.config.likelihood == "negative_binomial" else "log_scale"
-        summary[name] = [float(value) for value in fit.params["likelihood"]]
+        summary[name] = [float(value) for value in built.vae.likelihood.shared_values(fit.params["likelihood"])]
     if int(fit.progress.best.epoch):
         summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}
     if fit.status == "diverged":

@@ -168,6 +168,24 @@ def _check_values(vae: VAE, data: Prepared) -> None:
             raise UserError(f"{split} data: {problem}. Prepare them for it (data.prepare), or choose another likelihood.")
 
 
+def check_step(vae: VAE, data: Prepared, *, batch_size: int, **fit_arguments: Any) -> None:
+    """Raises `UserError` where the train step cannot be traced with this batch size and objective. Nothing is computed."""
+    names = ("optimizer", "objective", "schedules")
+    train_step = make_train_step(
+        vae, train_input=data.train_input, **{name: fit_arguments[name] for name in names if name in fit_arguments}
+    )
+    state = jax.eval_shape(
+        lambda key: init_state(vae, fit_arguments.get("optimizer", optax.adam), key, fit_arguments.get("objective")),
+        jax.random.key(0),
+    )
+    batch = jax.ShapeDtypeStruct((batch_size, *data.train.shape[1:]), data.train.dtype)
+    hyperparams = jax.tree.map(jnp.float32, fit_arguments.get("hyperparams") or Hyperparams())
+    try:
+        jax.eval_shape(train_step, state, jax.random.key(0), batch, hyperparams)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
     """Raises `UserError` where these data cannot be trained on like this."""
     num_train = data.train.shape[0]

@@ -195,7 +195,10 @@ REFUSED = {
         "--scale 0.1",
         "--scale belongs to --likelihood gaussian, laplace, student_t or discretized_log",
     ),
-    "scale zero": ("--likelihood gaussian --scale 0", "--scale: expected a number > 0 or 'shared' or 'per_pixel', got 0"),
+    "scale zero": (
+        "--likelihood gaussian --scale 0",
+        "--scale: expected a number > 0 (from 1e-9 to 1e9) or 'shared' or 'per_pixel', got 0",
+    ),
     "scale optimal": ("--likelihood gaussian --scale optimal", "use --objective optimal_sigma and no --scale"),
     "logistic with a number": (
         "--likelihood discretized_logistic --scale 2",

@@ -1,5 +1,6 @@
 """Objectives and statistics that need a whole batch: total correlation, DIP, MMD, FactorVAE, GECO, the optimal scale."""
 
+from vae_jax.cross_batch.adversarial import discriminator_loss, factor, permute_dimensions
 from vae_jax.cross_batch.batch import BatchObjective, BatchTerms, stateless
 from vae_jax.cross_batch.constrained import (
     free_bits_batch_mean,
@@ -8,7 +9,6 @@ from vae_jax.cross_batch.constrained import (
     optimal_log_scale,
     optimal_scale,
 )
-from vae_jax.cross_batch.factor import discriminator_loss, factor, permute_dimensions
 from vae_jax.cross_batch.moments import (
     dip_elbo,
     dip_penalty,

@@ -13,11 +13,12 @@ from vae_jax.divergences import free_bits_per_dimension, kl_per_dimension
 from vae_jax.objectives import Decode, Encode, LogProb, Terms
 
 
-def optimal_log_scale(mean: ArrayLike, x: ArrayLike) -> Array:
+def optimal_log_scale(mean: ArrayLike, x: ArrayLike, min_log_scale: float = -30.0) -> Array:
     """Log of the Gaussian decoder's best single standard deviation for a batch: 1/2 log of the mean squared error.
 
     Args:
       mean, x: decoder means and data, (batch, ...).
+      min_log_scale: the result is kept above it, with a gradient of zero there: finite for a batch that is reproduced exactly.
 
     Returns:
       Scalar, natural log of sigma.
@@ -29,7 +30,8 @@ def optimal_log_scale(mean: ArrayLike, x: ArrayLike) -> Array:
     Source:
       Rybkin et al. (2021) (whose sigma* is sigma*^2).
     """
-    return 0.5 * jnp.log(jnp.mean(jnp.square(jnp.asarray(x) - jnp.asarray(mean))))
+    mean_square = jnp.mean(jnp.square(jnp.asarray(x) - jnp.asarray(mean)))
+    return 0.5 * jnp.log(jnp.maximum(mean_square, math.exp(2 * min_log_scale)))
 
 
 class ScaleState(NamedTuple):
@@ -39,7 +41,7 @@ class ScaleState(NamedTuple):
     weight: Array  # (), sum of the weights so far; 0 before the first step
 
 
-def optimal_scale(*, min_log_scale: float = -6.0, decay: float = 0.99) -> BatchObjective:
+def optimal_scale(*, min_log_scale: float = -6.0, decay: float = 0.9) -> BatchObjective:
     """The beta-ELBO of a Gaussian decoder whose standard deviation is, at every step, the best one for the batch.
 
         sigma^2 = mean over batch and pixels of (x - mean)^2
@@ -51,7 +53,7 @@ def optimal_scale(*, min_log_scale: float = -6.0, decay: float = 0.99) -> BatchO
 
     Args:
       min_log_scale: sigma is kept above its exponential: of a batch that is reproduced exactly the density has no upper bound.
-      decay: of the moving average.
+      decay: of the moving average; the average lags 1 / (1 - decay) steps behind, in which the error may fall.
 
     Source:
       Rybkin et al. (2021).
@@ -64,7 +66,7 @@ def optimal_scale(*, min_log_scale: float = -6.0, decay: float = 0.99) -> BatchO
         if not isinstance(codes.output, tuple) or codes.output[0].shape != x.shape:
             raise ValueError("optimal_scale: expected a VAE with likelihoods.gaussian('shared'), whose decoder emits the mean.")
         mean = codes.output[0]
-        log_scale = jnp.maximum(optimal_log_scale(mean, x), min_log_scale)
+        log_scale = optimal_log_scale(mean, x, min_log_scale)
         at_optimum = lambda mean, x: log_prob((mean, log_scale[None]), x)  # noqa: E731
         log_likelihood = jax.vmap(at_optimum)(mean, x)
         square = jax.lax.stop_gradient(jnp.exp(2 * log_scale))
@@ -148,7 +150,10 @@ def free_bits_batch_mean(kl: ArrayLike, free_bits: ArrayLike) -> Array:
     Source:
       Kingma et al. (2016).
     """
-    return free_bits_per_dimension(jnp.mean(jnp.asarray(kl), axis=0), free_bits)
+    kl = jnp.asarray(kl)
+    if kl.ndim != 2:
+        raise ValueError(f"free_bits_batch_mean: expected the KLs of a batch, shape (batch, latent), got {kl.shape}.")
+    return free_bits_per_dimension(jnp.mean(kl, axis=0), free_bits)
 
 
 def free_bits_batch_mean_elbo(

@@ -33,7 +33,8 @@ def log_importance_weights(batch_size: int, num_examples: int, weights: Weights)
     of the paper averaged over the order of the batch: the paper singles out one other example and gives it (N - M)/(N M),
     M = B - 1, and 1/M to the rest, of the same sum and the same expectation, with more variance. (The reference code puts
     1/N in the first column instead of on the diagonal, so that its rows do not sum to one.) The weighted ones
-    are biased: an upper bound on KLs, log N too high where the codes do not overlap.
+    put q(z) and every q(z_j) too low, by log B where the codes do not overlap and by log N where all are the same: mutual
+    information is too high by that, and so is what the total correlation gains from one sum against many.
 
     Args:
       batch_size: B >= 2.

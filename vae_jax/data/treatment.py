@@ -72,7 +72,7 @@ def _once(draw: Callable[[Array, Array], Array], key: Array, data: np.ndarray, d
 _FIXES = {
     "binary": "Add --binarize dynamic (or fixed or threshold), or use --likelihood continuous_bernoulli.",
     "unit_interval": "Rescale the data, or use --likelihood gaussian with --binarize none.",
-    "levels": "Store integer levels (uint8), or use --likelihood gaussian.",
+    "levels": "Give the likelihood as many levels as the data have (num_bins), stored as uint8; or use --likelihood gaussian.",
     "counts": "Use --likelihood gaussian for data that are no counts.",
 }
 

@@ -1,7 +1,7 @@
 """`Likelihood`: the bundle of pure functions that goes into a `VAE`; any function of one example becomes one."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ class Likelihood(NamedTuple):
     shared_start: tuple[float, ...] = ()  # where learned numbers that all dimensions share start; they are VAE parameters
     output_for_mean: Callable[[Array], Array] | None = None  # training mean -> decoder output that predicts it (bias)
     num_levels: int | None = None  # of support "levels": x is k / (num_levels - 1), k = 0 ... num_levels - 1
+    shared_values: Callable[[Array], Array] = lambda learned: learned  # the shared numbers as they act, such as a log-scale
 
 
 def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
@@ -77,7 +78,10 @@ def from_log_prob(log_prob: Callable[[Any, Array], Array], **fields: Any) -> Lik
         "sample": lambda key, output: output,
         "support": "real",
     }
-    return Likelihood(log_prob=log_prob, **(defaults | fields))
+    bundle = Likelihood(log_prob=log_prob, **(defaults | fields))
+    if bundle.support not in get_args(Support):
+        raise ValueError(f"from_log_prob: expected support among {', '.join(get_args(Support))}, got {bundle.support!r}.")
+    return bundle
 
 
 def invert_increasing(function: Callable[[Array], Array], target: Array, low: float, high: float) -> Array:

@@ -178,6 +178,7 @@ def discretized_logistic(
         shared_start=(start,) if scale == "shared" else (),
         output_for_mean=output_for_mean,
         num_levels=num_bins,
+        shared_values=lambda learned: soft_floor(learned, floor),
     )
 
 

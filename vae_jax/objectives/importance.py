@@ -149,8 +149,8 @@ def miwae(
     Source:
       Rainforth et al. (2018).
     """
-    check_num_samples("iwae", num_groups=num_groups, num_samples=num_samples)
-    check_estimator("iwae", estimator)
+    check_num_samples("miwae", num_groups=num_groups, num_samples=num_samples)
+    check_estimator("miwae", estimator)
     posterior = encode(x)
     groups = (num_groups, num_samples)
     dreg = lambda log_w: jax.nn.softmax(log_w.reshape(groups)).ravel()  # noqa: E731

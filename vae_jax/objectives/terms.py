@@ -46,6 +46,9 @@ class Objective(Protocol):
 EXPECTED = "an objective (key, encode, decode, log_prob, x, hyperparams) -> Terms(loss, log_likelihood, kl) of ONE example"
 
 
+_RESERVED = {"loss", "log_likelihood", "kl", "elbo", "extra", "examples_per_second"}  # names in metrics.jsonl
+
+
 def check_objective(objective: Callable[..., Any], keywords: tuple[str, ...] = ()) -> None:
     """Raises `UserError` unless the function can be called as an `Objective`, and with these keywords."""
     check_signature(objective, 6, EXPECTED + "".join(f" with the keyword {name}" for name in keywords), keywords)
@@ -56,6 +59,8 @@ def check_terms(terms: Any, shape: tuple[int, ...] = ()) -> None:
     if not isinstance(terms, Terms):
         got = f"an array of shape {terms.shape}" if isinstance(terms, Array) else type(terms).__name__
         raise ValueError(f"expected {EXPECTED}; it returned {got}.")
+    if reserved := set(terms.extra or {}) & _RESERVED:
+        raise ValueError(f"the objective's extra terms: {', '.join(sorted(reserved))} is taken; choose another name.")
     for name in ("loss", "log_likelihood", "kl"):
         got = jnp.shape(getattr(terms, name))
         if got != shape:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.build import Built
-from vae_jax.config import OBJECTIVES, Config
+from vae_jax.config import Config, describe_objective
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
 from vae_jax.model import sample_prior
@@ -34,9 +34,7 @@ class Pictures(NamedTuple):
 def _originals(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray, Callable[[Any], np.ndarray]]:
     """Test images and their reconstructions on [0, 1], and the function that puts others on the same scale."""
     vae, data = built.vae, built.data
-    # Spread over the test set: neighbours are often alike (video frames, sorted classes).
-    index = np.linspace(0, len(data.test) - 1, min(_SHOWN, len(data.test))).round().astype(int)
-    x = data.eval_input(data.test[index])
+    x = data.eval_input(data.test[_index(len(data.test))])
     mean, _ = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))(params, x)
     reconstruct = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
     low, high = 0.0, 1.0
@@ -52,8 +50,14 @@ def _originals(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray, Calla
 
 
 def reconstructions(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Some test images and E[x|z] at their posterior means, both (n, height, width, channels) on [0, 1]."""
-    return _originals(built, params)[:2]
+    """Some test images as stored, and E[x|z] at the posterior means of what the model saw of them; on [0, 1]."""
+    stored, (_, means, shown) = built.dataset.test[_index(len(built.data.test))], _originals(built, params)
+    return stored / built.dataset.max_level if built.dataset.max_level else shown(stored), means
+
+
+def _index(count: int) -> np.ndarray:
+    """Spread over the test set: neighbours are often alike (video frames, sorted classes)."""
+    return np.linspace(0, count - 1, min(_SHOWN, count)).round().astype(int)
 
 
 def pictures(run: Run) -> Pictures:
@@ -93,14 +97,6 @@ def _kl_words(config: Config) -> str:
     return f"; p(z) is learned, of {config.prior_components} components, and the KL estimated with the draws of z"
 
 
-def trained_on(config: Config) -> str:
-    """The objective with its settings that are not the defaults."""
-    default, settings = Config(), OBJECTIVES.get(config.objective, ())
-    shown = [name for name in settings if getattr(config, name) != getattr(default, name) or name == "beta"]
-    words = [f"{'β' if name == 'beta' else name.replace('_', ' ')} = {getattr(config, name)}" for name in shown]
-    return ", ".join([config.objective, *words])
-
-
 def numbers(run: Run) -> list[tuple[str, str, str]]:
     """Rows of (name, value, remark) for the table at the top."""
     config = run.built.config
@@ -131,7 +127,7 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
             value = ", ".join(f"{np.exp(value):.4f}" for value in summary[key])
             rows.append((name, value, f"of the {config.likelihood} likelihood, shared by all pixels"))
     rows += [
-        ("trained on", trained_on(config), f"{config.likelihood}, seed {config.seed}"),
+        ("trained on", describe_objective(config), f"{config.likelihood}, seed {config.seed}"),
         ("epochs", f"{summary['epochs']} of {config.epochs}", str(summary["status"])),
     ]
     if "best_epoch" in summary:
