@@ -33,6 +33,17 @@ def _strict(request):
     jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
+# Many small programs, each run for a moment: most of their time would go into optimising them.
+QUICKLY_COMPILED = ("test_settings", "test_priors")
+
+
+@pytest.fixture(autouse=True)
+def _quickly_compiled(request):
+    jax.config.update("jax_disable_most_optimizations", request.module.__name__.split(".")[-1] in QUICKLY_COMPILED)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64():
     """Float64 for the duration of a test."""

@@ -50,7 +50,10 @@ def test_each_objective_trains_and_has_its_terms_on_record(objective):
     assert fit.test.elbo == pytest.approx(fit.test.log_likelihood - fit.test.kl)
 
 
-@pytest.mark.parametrize("objective", ["geco", "optimal_sigma", "factor_vae"])
+REMEMBERING = ("geco", *(pytest.param(name, marks=pytest.mark.slow) for name in ("optimal_sigma", "factor_vae")))
+
+
+@pytest.mark.parametrize("objective", REMEMBERING)
 def test_what_an_objective_remembers_is_saved_and_resumed_bit_for_bit(objective, tmp_path):
     built = with_objective(objective)
     fit, summary = runs.train(built, tmp_path / "whole")
@@ -63,11 +66,11 @@ def test_what_an_objective_remembers_is_saved_and_resumed_bit_for_bit(objective,
     assert [e.train for e in resumed.progress.history] == [e.train for e in fit.progress.history]
 
 
+VARIANTS = {"scale": ("auto", "shared", "per_pixel"), "dispersion": ("shared", "2.0", "per_pixel")}
 SETTINGS = [
-    (name, setting, value)
+    pytest.param(name, setting, value, marks=() if value in ("per_pixel", "shared") else pytest.mark.slow)
     for name, settings in LIKELIHOODS.items()
-    if name != "logistic_mixture_rgb"
-    for setting, values in (("scale", ("auto", "shared", "per_pixel")), ("dispersion", ("2.0", "shared", "per_pixel")))
+    for setting, values in VARIANTS.items()
     for value in values
     if setting in settings
 ] + [(name, "epochs", 2) for name, settings in LIKELIHOODS.items() if not settings or name == "logistic_mixture"]

@@ -78,7 +78,6 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
 
 def check_base(base: Config) -> None:
     """Raises `UserError` for settings that are wrong for every row, or that a comparison makes itself."""
-    dataclasses.replace(base, likelihood=CUSTOM).validate()  # each row looks for itself at what belongs to its likelihood
     default = Config()
     for setting, flag in (("likelihood", "--likelihood"), ("scale", "--scale"), ("binarize", "--binarize")):
         if getattr(base, setting) != getattr(default, setting):
@@ -87,3 +86,4 @@ def check_base(base: Config) -> None:
         raise UserError("--dequantize: leave it out; densities of integer data are dequantised here by themselves.")
     if base.objective in ("optimal_sigma", CUSTOM):
         raise UserError("--objective optimal_sigma: compare it as --likelihoods gaussian:optimal.")
+    dataclasses.replace(base, likelihood=CUSTOM).validate()  # each row looks for itself at what belongs to its likelihood
