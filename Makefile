@@ -21,7 +21,7 @@ train: $(VENV)/.base ## train the default model on the embedded digits; report i
 test: $(VENV)/.test ## the tests (a few minutes)
 	$(PY) -m pytest $(ARGS)
 
-test-slow: $(VENV)/.test ## the tests that take minutes each: kills, MNIST through TFDS
+test-slow: $(VENV)/.test ## the tests that take long: kills, MNIST through TFDS, notebooks, all variants
 	$(PY) -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.lint ## ruff: style and format
