@@ -1,10 +1,19 @@
 """The scripts' main functions, called in this process."""
 
 import importlib
+import os
 import sys
 
 import pytest
 from scripts import EXPERIMENTS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quickly_compiled_scripts():
+    """Small programs that run for a moment: most of their time would go into optimising them."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    yield
+    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 
 
 @pytest.fixture

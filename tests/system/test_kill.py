@@ -58,6 +58,7 @@ def test_killed_before_anything_was_written(undisturbed, tmp_path):
     assert_same_run(undisturbed, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written(undisturbed, tmp_path):
     process = start("train.py", *SETTINGS, *OPTIONS, "--out", tmp_path / "run")
     folder, unfinished = tmp_path / "run" / "checkpoints", []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scripts import assert_same_run, metrics, run, start, summary
 
+SLOW = pytest.mark.slow
 SMALL = ("--hidden", 16, "--latent-dim", 2, "--batch-size", 256)
 
 
@@ -92,7 +93,7 @@ def test_a_finished_run_resumes_at_its_end_and_refuses_other_settings(trained):
     assert summary(out) == before
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=SLOW)])
 def test_a_signal_saves_and_says_how_to_continue(number, status, tmp_path):
     settings = ("--hidden", 256, 256, "--batch-size", 32, "--epochs", 40)
     process = start("train.py", *settings, "--out", tmp_path / "run", "--no-report")
@@ -136,9 +137,9 @@ def test_tensorboard_event_files(tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--likelihood", "gaussian", "--scale", "shared"),
+        pytest.param(("--likelihood", "gaussian", "--scale", "shared"), marks=SLOW),
         ("--likelihood", "gaussian", "--dequantize", "--validation-fraction", 0.1, "--early-stopping", 2),
-        ("--likelihood", "continuous_bernoulli", "--output-bias", "train_mean", "--latent-dim", 1),
+        pytest.param(("--likelihood", "continuous_bernoulli", "--output-bias", "train_mean", "--latent-dim", 1), marks=SLOW),
         ("--binarize", "fixed", "--ema-decay", 0.9, "--num-samples", 3, "--dtype", "bfloat16"),
         ("--beta-warmup-steps", 5, "--learning-rate-schedule", "cosine", "--learning-rate-warmup-steps", 3, "--hidden"),
     ],
