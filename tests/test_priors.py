@@ -79,7 +79,7 @@ def test_with_a_learned_prior_the_elbo_is_still_a_bound_and_exact_at_the_posteri
         assert float(terms.elbo) == pytest.approx(stats.norm(1, math.sqrt(2)).logpdf(x), abs=1e-5)
 
 
-@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+@pytest.mark.parametrize("prior", [pytest.param("mixture", marks=pytest.mark.slow), "vamp"])
 def test_a_learned_prior_trains_is_evaluated_and_read_back(prior, tmp_path):
     config = Config(
         epochs=8, hidden=(32,), latent_dim=4, batch_size=64, prior=prior, prior_components=5, output_bias="train_mean"

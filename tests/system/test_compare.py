@@ -17,6 +17,7 @@ def compared(tmp_path_factory):
     return out, run("compare_likelihoods.py", *SMALL, "--likelihoods", *names, "--seeds", 0, 1, "--out", out).stdout
 
 
+@pytest.mark.slow
 def test_rows_of_one_unit_stand_together_and_the_rest_says_why(compared):
     out, printed = compared
     content = json.loads((out / "comparison.json").read_text())
@@ -41,6 +42,7 @@ def test_rows_of_one_unit_stand_together_and_the_rest_says_why(compared):
     assert (out / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_it_goes_on_without_repeating_what_is_finished(compared):
     out, printed = compared
     names = ("gaussian:optimal", "poisson", "bernoulli")
