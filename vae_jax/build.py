@@ -34,13 +34,17 @@ class Built(NamedTuple):
     fit_arguments: dict[str, Any]  # of `training.fit`, the optimizer and the objective among them
 
 
+def _number_or_word(setting: str) -> Any:
+    return setting if setting in ("shared", "per_pixel") else float(setting)
+
+
 def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     """The likelihood that the configuration names; a learned scale starts at the training data's standard deviation."""
     std = dataset.train_std if config.binarization == "none" else 0.5
     num_bins = 2 if config.binarization != "none" else (dataset.max_level or 1) + 1
-    learned = config.scale in ("shared", "per_pixel") or config.objective == "optimal_sigma"
-    scale: Any = (config.scale if config.scale != "auto" else "shared") if learned else float(config.scale.replace("auto", "1"))
-    dispersion: Any = config.dispersion if config.dispersion in ("shared", "per_pixel") else float(config.dispersion)
+    auto = "shared" if config.objective == "optimal_sigma" or config.likelihood == "discretized_logistic" else "1.0"
+    scale = _number_or_word(auto if config.scale == "auto" else config.scale)
+    dispersion = _number_or_word(config.dispersion)
     top = (dataset.max_level or 1) if config.binarization == "none" else 1
     unit = max(float(dataset.train_mean.mean()) * top, 1e-3)
     v, logistic_scale = config.degrees_of_freedom, std * 3**0.5 / math.pi
@@ -57,7 +61,6 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
             initial = std * (1 - 2 / v) ** 0.5 if v > 2.5 else std / 2  # with fewer there is no variance to match
             return likelihoods.student_t(scale, degrees_of_freedom=v, initial_scale=initial)
         case "discretized_logistic":
-            scale = "per_pixel" if config.scale == "per_pixel" else "shared"
             return likelihoods.discretized_logistic(num_bins, scale, initial_scale=logistic_scale)
         case "logistic_mixture":
             return likelihoods.logistic_mixture(num_bins, config.num_components, initial_scale=logistic_scale)

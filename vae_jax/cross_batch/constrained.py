@@ -12,6 +12,8 @@ from vae_jax.cross_batch.batch import BatchObjective, forward, to_all
 from vae_jax.divergences import free_bits_per_dimension, kl_per_dimension
 from vae_jax.objectives import Decode, Encode, LogProb, Terms
 
+_MAX_LOG = math.log(1e6)  # a target that cannot be met must not drive the loss to infinity
+
 
 def optimal_log_scale(mean: ArrayLike, x: ArrayLike, min_log_scale: float = -30.0) -> Array:
     """Log of the Gaussian decoder's best single standard deviation for a batch: 1/2 log of the mean squared error.
@@ -107,7 +109,7 @@ def geco(*, step_size: float = 1e-3, max_step: float = 0.01, decay: float = 0.99
       decay: of the moving average of the violation (0.99 in the paper).
 
     Returns:
-      A `BatchObjective`; its multiplier is in `extra`, its gradient that of the smoothed constraint.
+      A `BatchObjective`; its multiplier is in `extra`. The average moves the multiplier alone; the gradient is the batch's own.
 
     Source:
       Rezende & Viola (2018), algorithm 1.
@@ -128,9 +130,6 @@ def geco(*, step_size: float = 1e-3, max_step: float = 0.01, decay: float = 0.99
         ), new
 
     return BatchObjective(terms, lambda key: GecoState(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), bool)))
-
-
-_MAX_LOG = math.log(1e6)  # a target that cannot be met must not drive the loss to infinity
 
 
 def free_bits_batch_mean(kl: ArrayLike, free_bits: ArrayLike) -> Array:

@@ -1,5 +1,6 @@
 """`Likelihood`: the bundle of pure functions that goes into a `VAE`; any function of one example becomes one."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -94,3 +95,44 @@ def invert_increasing(function: Callable[[Array], Array], target: Array, low: fl
 
     lows, highs = jax.lax.fori_loop(0, 50, halve, (jnp.full_like(target, low), jnp.full_like(target, high)))
     return (lows + highs) / 2
+
+
+def check_positive(function: str, **values: float) -> None:
+    """Raises `ValueError` unless every value is a positive number."""
+    for name, value in values.items():
+        if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{function}: expected {name} to be a positive number, got {value!r}.")
+
+
+class SecondParameter(NamedTuple):
+    """A likelihood's second parameter (a scale, a dispersion) in the log: where a bundle has it from."""
+
+    split: Callable[[Any], tuple[Array, Any]]  # decoder_output -> (its first numbers, the log of the parameter)
+    fill: Callable[[Array], Array]  # first numbers -> an array of the decoder's, with the parameter at its start
+    fields: dict[str, Any]  # of `Likelihood`
+
+
+def second_parameter(
+    function: str, name: str, value: float | str, start: float, act: Callable[[Array], Array] = lambda log_value: log_value
+) -> SecondParameter:
+    """Reads `value`: a positive number; "shared", learned for all dimensions; or "per_pixel", a second decoder output.
+
+    Args:
+      function, name: for the message.
+      value: the setting.
+      start: the log of the parameter before training.
+      act: learned log -> the log that acts, such as one with a floor.
+    """
+    if value == "shared":
+        fields = {"shared_start": (start,), "shared_values": act}
+        return SecondParameter(lambda output: (output[0], act(output[1][0])), lambda first: first, fields)
+    if value == "per_pixel":
+        return SecondParameter(
+            lambda output: (output[..., 0], act(start + output[..., 1])),
+            lambda first: jnp.stack([first, jnp.zeros_like(first)], axis=-1),
+            {"outputs_per_dim": 2},
+        )
+    if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{function}: expected {name} to be a positive number, 'shared' or 'per_pixel', got {value!r}.")
+    fixed = math.log(value)
+    return SecondParameter(lambda output: (output, fixed), lambda first: first, {})

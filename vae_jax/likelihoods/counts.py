@@ -1,7 +1,6 @@
 """Counts 0, 1, 2, ...: Poisson and negative binomial."""
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -11,7 +10,7 @@ from jax.typing import ArrayLike
 
 from vae_jax._arrays import one_event
 from vae_jax._special import expm1_minus, stirling_error, stirling_error_of_count
-from vae_jax.likelihoods.bundle import Likelihood
+from vae_jax.likelihoods.bundle import Likelihood, check_positive, second_parameter
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -112,11 +111,6 @@ def _raw_for_mean(mean: Array, unit: float) -> Array:
     return ratio + jnp.log(-jnp.expm1(-ratio))
 
 
-def _check_unit(name: str, unit: float) -> None:
-    if not (unit > 0 and math.isfinite(unit)):
-        raise ValueError(f"{name}: expected unit to be a positive number, got {unit!r}.")
-
-
 def poisson(unit: float = 1.0) -> Likelihood:
     """Counts. The decoder emits raw numbers, rate = unit softplus(raw).
 
@@ -125,7 +119,7 @@ def poisson(unit: float = 1.0) -> Likelihood:
     Args:
       unit: the rate's scale; the mean count of the data keeps the decoder's numbers near one.
     """
-    _check_unit("poisson", unit)
+    check_positive("poisson", unit=unit)
     return Likelihood(
         name="poisson",
         log_prob=lambda raw, x: poisson_log_prob(_log_rate(raw, unit), x),
@@ -147,23 +141,12 @@ def negative_binomial(
       initial_dispersion: where a learned r starts.
       unit: as in `poisson`.
     """
-    _check_unit("negative_binomial", unit)
-    if not (initial_dispersion > 0 and math.isfinite(initial_dispersion)):
-        raise ValueError(f"negative_binomial: expected initial_dispersion to be a positive number, got {initial_dispersion!r}.")
-    start = math.log(initial_dispersion)
-    split: Callable[[Any], tuple[Any, Any]]
-    extra: dict[str, Any]
-    if dispersion == "shared":
-        split, extra = lambda output: (_log_rate(output[0], unit), output[1][0]), {"shared_start": (start,)}
-    elif dispersion == "per_pixel":
-        split, extra = lambda output: (_log_rate(output[..., 0], unit), start + output[..., 1]), {"outputs_per_dim": 2}
-    elif isinstance(dispersion, str) or not (dispersion > 0 and math.isfinite(dispersion)):
-        raise ValueError(
-            f"negative_binomial: expected dispersion to be a positive number, 'shared' or 'per_pixel', got {dispersion!r}."
-        )
-    else:
-        fixed = math.log(dispersion)
-        split, extra = lambda output: (_log_rate(output, unit), fixed), {}
+    check_positive("negative_binomial", unit=unit, initial_dispersion=initial_dispersion)
+    read, fill, fields = second_parameter("negative_binomial", "dispersion", dispersion, math.log(initial_dispersion))
+
+    def split(output: Any) -> tuple[Array, Any]:
+        raw, log_dispersion = read(output)
+        return _log_rate(raw, unit), log_dispersion
 
     def sample(key: Array, output: Any) -> Array:
         log_mean, log_dispersion = split(output)
@@ -172,16 +155,12 @@ def negative_binomial(
         log_gamma = jax.random.loggamma(key_rate, jnp.exp(log_dispersion))
         return jax.random.poisson(key_count, jnp.exp(log_gamma + log_mean - log_dispersion)).astype(log_mean.dtype)
 
-    def output_for_mean(mean: Array) -> Array:
-        raw = _raw_for_mean(mean, unit)
-        return raw if dispersion != "per_pixel" else jnp.stack([raw, jnp.zeros_like(raw)], axis=-1)
-
     return Likelihood(
         name="negative_binomial",
         log_prob=lambda output, x: negative_binomial_log_prob(*split(output), x),
         mean=lambda output: jnp.exp(split(output)[0]),
         sample=sample,
         support="counts",
-        output_for_mean=output_for_mean,
-        **extra,
+        output_for_mean=lambda mean: fill(_raw_for_mean(mean, unit)),
+        **fields,
     )

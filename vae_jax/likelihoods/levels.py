@@ -1,7 +1,7 @@
 """Integer levels (grey values 0 ... 255): the discretised logistic and the categorical distribution."""
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from vae_jax._arrays import one_event
 from vae_jax._special import log1mexp, soft_floor
-from vae_jax.likelihoods.bundle import Likelihood, invert_increasing
+from vae_jax.likelihoods.bundle import Likelihood, check_positive, invert_increasing, second_parameter
 
 # Scales are kept above 5 % of a bin: narrower ones change no probability by more than rounding, and gradients would explode.
 _MIN_SCALE_IN_BINS = 0.05
@@ -71,7 +71,7 @@ def discretized_logistic_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: Array
       [-11.79 -11.79]
 
     Source:
-      Kingma et al. (2016).2; edges as in Salimans et al. (2017).
+      Kingma et al. (2016); edges as in Salimans et al. (2017).
     """
     check_bins("discretized_logistic_log_prob", num_bins)
     (loc, log_scale, x), dtype = one_event(
@@ -114,8 +114,14 @@ def expected_level(loc: Array, log_scale: Array, num_bins: int) -> Array:
     """Mean of the discretised logistic on [0, 1], elementwise: the sum of P(level > k) over k, divided by num_bins - 1."""
     steepness = jnp.exp(-log_scale) / (num_bins - 1)
     above = lambda k: jax.nn.sigmoid(-edges(loc, k.astype(loc.dtype), num_bins)[0] * steepness)  # noqa: E731
-    total = jax.lax.fori_loop(0, num_bins - 1, lambda k, sum_: sum_ + above(k), jnp.zeros(jnp.broadcast_shapes(loc.shape)))
+    total = jax.lax.fori_loop(0, num_bins - 1, lambda k, total: total + above(k), jnp.zeros_like(loc))
     return total / (num_bins - 1)
+
+
+def loc_for_mean(mean: Array, start: float, floor: float, num_bins: int) -> Array:
+    """The location at which the starting scale gives this mean; means at the ends, which none gives, are moved inwards."""
+    log_scale = soft_floor(jnp.float32(start), floor)
+    return invert_increasing(lambda loc: expected_level(loc, log_scale, num_bins), jnp.clip(mean, 1e-3, 1 - 1e-3), -9.0, 10.0)
 
 
 def draw_level(key: Array, loc: Array, log_scale: Array, num_bins: int) -> Array:
@@ -131,8 +137,7 @@ def to_levels(x: Array, num_bins: int) -> Array:
 def scale_start(name: str, num_bins: int, initial_scale: float) -> tuple[float, float]:
     """Where the log-scales start, and their floor."""
     check_bins(name, num_bins)
-    if not (initial_scale > 0 and math.isfinite(initial_scale)):
-        raise ValueError(f"{name}: expected initial_scale to be a positive number, got {initial_scale!r}.")
+    check_positive(name, initial_scale=initial_scale)
     floor = math.log(_MIN_SCALE_IN_BINS / (num_bins - 1))
     return max(math.log(initial_scale), floor + 1), floor
 
@@ -153,32 +158,19 @@ def discretized_logistic(
     if scale not in ("shared", "per_pixel"):
         raise ValueError(f"discretized_logistic: expected scale to be 'shared' or 'per_pixel', got {scale!r}.")
 
-    def split(output: Any) -> tuple[Array, Array]:
-        if scale == "shared":
-            return output[0], soft_floor(output[1][0], floor)
-        return output[..., 0], soft_floor(start + output[..., 1], floor)
-
-    def output_for_mean(mean: Array) -> Array:
-        log_scale = soft_floor(jnp.float32(start), floor)
-        loc = invert_increasing(
-            lambda loc: expected_level(loc, log_scale, num_bins), jnp.clip(mean, 1e-3, 1 - 1e-3), -9.0, 10.0
-        )
-        return loc if scale == "shared" else jnp.stack([loc, jnp.zeros_like(loc)], axis=-1)
-
-    def sample(key: Array, output: Any) -> Array:
-        return draw_level(key, *split(output), num_bins)
+    split, fill, fields = second_parameter(
+        "discretized_logistic", "scale", scale, start, lambda log_scale: soft_floor(log_scale, floor)
+    )
 
     return Likelihood(
         name="discretized_logistic",
         log_prob=lambda output, x: discretized_logistic_log_prob(*split(output), to_levels(x, num_bins), num_bins),
         mean=lambda output: expected_level(*split(output), num_bins),
-        sample=sample,
+        sample=lambda key, output: draw_level(key, *split(output), num_bins),
         support="levels",
-        outputs_per_dim=1 if scale == "shared" else 2,
-        shared_start=(start,) if scale == "shared" else (),
-        output_for_mean=output_for_mean,
+        output_for_mean=lambda mean: fill(loc_for_mean(mean, start, floor, num_bins)),
         num_levels=num_bins,
-        shared_values=lambda learned: soft_floor(learned, floor),
+        **fields,
     )
 
 

@@ -9,11 +9,12 @@ from jax.typing import ArrayLike
 
 from vae_jax._arrays import one_event, promote
 from vae_jax._special import soft_floor
-from vae_jax.likelihoods.bundle import Likelihood, invert_increasing
+from vae_jax.likelihoods.bundle import Likelihood
 from vae_jax.likelihoods.levels import (
     check_bins,
     draw_level,
     expected_level,
+    loc_for_mean,
     log_prob_of_level,
     scale_start,
     to_levels,
@@ -120,9 +121,7 @@ def logistic_mixture_rgb_log_prob(
 
 def _output_for_mean(mean: Array, start: float, floor: float, num_bins: int, num_components: int, parts: int) -> Array:
     """Even weights, all components where the mean is right, no coupling: [0 | locations | 0 ...] on the last axis."""
-    log_scale = soft_floor(jnp.float32(start), floor)
-    loc = invert_increasing(lambda loc: expected_level(loc, log_scale, num_bins), jnp.clip(mean, 1e-3, 1 - 1e-3), -9.0, 10.0)
-    loc = jnp.repeat(loc[..., None], num_components, axis=-1)
+    loc = jnp.repeat(loc_for_mean(mean, start, floor, num_bins)[..., None], num_components, axis=-1)
     return jnp.concatenate([jnp.zeros_like(loc), loc, *[jnp.zeros_like(loc)] * (parts - 2)], axis=-1)
 
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from vae_jax._arrays import one_event
 from vae_jax._special import soft_floor, stirling_error
-from vae_jax.likelihoods.bundle import Likelihood
+from vae_jax.likelihoods.bundle import Likelihood, check_positive, second_parameter
 
 Scale = float | Literal["shared", "per_pixel"]
 # A scale for each pixel is kept above exp(-6) of where it starts: at a pixel that never varies the density has no upper bound.
@@ -135,29 +135,15 @@ def _location_scale(
     initial_scale: float,
 ) -> Likelihood:
     """The bundle of a location-scale family; `standard_sample` (key, like) draws it at location 0 and scale 1."""
-    if not (initial_scale > 0 and math.isfinite(initial_scale)):
-        raise ValueError(f"{name}: expected initial_scale to be a positive number, got {initial_scale!r}.")
+    check_positive(name, initial_scale=initial_scale)
     start = math.log(initial_scale)
-    split: Callable[[Any], tuple[Any, Any]]
-    extra: dict[str, Any]
-    if scale == "shared":
-        split, extra = lambda output: (output[0], output[1][0]), {"shared_start": (start,)}
-    elif scale == "per_pixel":
-        floor = start + _MIN_LOG_RATIO
-        split = lambda output: (output[..., 0], soft_floor(start + output[..., 1], floor))  # noqa: E731
-        extra = {"outputs_per_dim": 2}
-    elif isinstance(scale, str) or not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"{name}: expected scale to be a positive number, 'shared' or 'per_pixel', got {scale!r}.")
-    else:
-        log_scale = math.log(scale)
-        split, extra = lambda output: (output, log_scale), {}
+    # The shared scale has no floor: one for all pixels is held up by the pixels that do vary.
+    keep_up = (lambda log_scale: soft_floor(log_scale, start + _MIN_LOG_RATIO)) if scale == "per_pixel" else lambda s: s
+    split, fill, fields = second_parameter(name, "scale", scale, start, keep_up)
 
     def sample(key: Array, output: Any) -> Array:
         loc, log_scale = split(output)
         return loc + jnp.exp(log_scale) * standard_sample(key, loc)
-
-    def output_for_mean(mean: Array) -> Array:
-        return mean if scale != "per_pixel" else jnp.stack([mean, jnp.zeros_like(mean)], axis=-1)
 
     return Likelihood(
         name=name,
@@ -165,8 +151,8 @@ def _location_scale(
         mean=lambda output: split(output)[0],
         sample=sample,
         support="real",
-        output_for_mean=output_for_mean,
-        **extra,
+        output_for_mean=fill,
+        **fields,
     )
 
 
@@ -205,8 +191,7 @@ def student_t(scale: Scale = 1.0, *, degrees_of_freedom: float = 4.0, initial_sc
     When to use it: corrupted pixels or heavy-tailed measurements, which would drive a Gaussian's scale and gradients. Arguments
     as of `gaussian`; degrees_of_freedom > 0, few for heavy tails.
     """
-    if not (degrees_of_freedom > 0 and math.isfinite(degrees_of_freedom)):
-        raise ValueError(f"student_t: expected degrees_of_freedom to be a positive number, got {degrees_of_freedom!r}.")
+    check_positive("student_t", degrees_of_freedom=degrees_of_freedom)
     return _location_scale(
         "student_t",
         lambda loc, log_scale, x: student_t_log_prob(loc, log_scale, x, degrees_of_freedom),

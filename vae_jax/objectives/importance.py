@@ -237,7 +237,8 @@ def piwae(
         return encoder_weight / decoder_weight(log_w)
 
     keys = split_k(key, num_groups * num_samples)
-    log_w = (draws := _draws(posterior, keys, decode, log_prob, x, "reparam", prior_log_prob, factor)).log_weight
+    draws = _draws(posterior, keys, decode, log_prob, x, "reparam", prior_log_prob, factor)
+    log_w = draws.log_weight
     # The value is the bound, the gradient that of the weighted sum.
     surrogate = jnp.sum(jax.lax.stop_gradient(decoder_weight(log_w)) * log_w)
     bound = jax.lax.stop_gradient(log_mean_exp_k(log_w) - surrogate) + surrogate
