@@ -28,13 +28,16 @@ LAYERS = {
     "model": 4,
     "evaluation": 5,
     "optimization": 5,
+    "sharding": 1,
     "train_step": 6,
-    "training": 7,
-    "checkpoint": 8,
-    "build": 8,
-    "comparison": 9,
-    "runs": 9,
-    "report": 10,
+    "epochs": 7,
+    "training": 8,
+    "checkpoint": 9,
+    "build": 9,
+    "comparison": 10,
+    "runs": 10,
+    "sweep": 11,
+    "report": 12,
 }
 ONLY_JAX = {"likelihoods", "divergences", "posteriors", "priors", "objectives", "cross_batch", "_arrays", "_special"}
 NO_FILES = ONLY_JAX | {

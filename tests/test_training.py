@@ -167,8 +167,8 @@ def test_an_epoch_sees_every_example_once_in_an_order_of_its_own():
     for epoch in range(2):
         start = training.TrainState(jnp.int32(0), jnp.zeros((6, 10), jnp.int32), ())
         start = start._replace(step=jnp.int32(epoch * 6), params=jnp.zeros((12, 10), jnp.int32))
-        state, _, finite = run_epoch(start, keys, jnp.int32(epoch), jnp.asarray(images), hyperparams())
-        assert finite
+        state, _, good_steps = run_epoch(start, keys, jnp.int32(epoch), jnp.asarray(images), hyperparams())
+        assert good_steps == 6
         orders.append(np.asarray(state.params)[epoch * 6 : epoch * 6 + 6].ravel())
     for order in orders:
         assert len(set(order.tolist())) == 60  # six full batches of ten, no example twice

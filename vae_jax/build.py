@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax import Array
 
 from vae_jax import cross_batch, data, likelihoods, model, networks, objectives, optimization, priors, training
 from vae_jax.config import CUSTOM, Config
@@ -91,9 +92,13 @@ def make_prior(config: Config, prepared: Prepared) -> Prior | None:
             f"--prior-components: expected at most the {len(prepared.train)} training examples that the pseudo-inputs start "
             f"at, got {config.prior_components}."
         )
-    key_choice, key_input = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
-    chosen = jax.random.choice(key_choice, len(prepared.train), (config.prior_components,), replace=False)
-    return priors.vamp(prepared.train_input(key_input, prepared.train[chosen]))
+
+    def start(key: Array) -> Array:
+        key_choice, key_input = jax.random.split(key)
+        chosen = jax.random.choice(key_choice, len(prepared.train), (config.prior_components,), replace=False)
+        return prepared.train_input(key_input, prepared.train[chosen])
+
+    return priors.vamp(start)
 
 
 def make_objective(config: Config, dataset: Dataset) -> Objective | BatchObjective:

@@ -121,18 +121,20 @@ def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:
     return Prior("gaussian_mixture", init, log_prob, sample)
 
 
-def vamp(start: ArrayLike) -> Prior:
+def vamp(start: ArrayLike | Callable[[Array], Array]) -> Prior:
     """The VampPrior with learned pseudo-inputs.
 
     Args:
-      start: where the pseudo-inputs start, (K, *data shape): training examples, as the encoder takes them, or noise about their
-        mean as in the paper (K = 500). They are not held to the data's range.
+      start: where the pseudo-inputs start, (K, *data shape), or a function from a key to such an array: training examples, as
+        the encoder takes them, or noise about their mean as in the paper (K = 500). They are not held to the data's range.
     """
-    start = jnp.asarray(start, jnp.float32)
+
+    def init(key: Array) -> Any:
+        return jnp.asarray(start(key) if callable(start) else start, jnp.float32)
 
     def sample(params: Any, encode: Encode, key: Array) -> Array:
         key_component, key_z = jax.random.split(key)
         chosen = jax.random.randint(key_component, (), 0, params.shape[0])
         return sample_posterior(key_z, *encode(params[chosen]))
 
-    return Prior("vamp", lambda key: start, lambda params, encode, z: vamp_log_prob(z, encode, params), sample)
+    return Prior("vamp", init, lambda params, encode, z: vamp_log_prob(z, encode, params), sample)

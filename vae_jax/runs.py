@@ -125,7 +125,7 @@ def train(
     resume = resume and not is_fresh(out)
     training.check_step(built.vae, built.data, **built.fit_arguments)
     description = _describe(built, data_dir)
-    progress = training.initial_progress(built.vae, built.optimizer, built.config.seed, built.objective)
+    progress = _initial_progress(built)
     notes, lines = [], []
     if resume:
         _check_same(read_config(out)[1], description, out)
@@ -176,6 +176,11 @@ def train(
     summary = _summarise(built, fit, num_used, time.perf_counter() - began)
     write_json(out / "summary.json", summary)
     return fit, summary
+
+
+def _initial_progress(built: Built) -> Progress:
+    keep_best = built.data.validation is not None
+    return training.initial_progress(built.vae, built.optimizer, built.config.seed, built.objective, keep_best)
 
 
 def _bad_step(config: Config, fit: Fit, num_train: int) -> dict[str, Any]:
@@ -340,7 +345,7 @@ def load_run(
     built = build(config, data_dir=data_dir or description.get("data_dir"), likelihood=likelihood, objective=objective)
     if built.dataset.fingerprint() != description["data"]["sha256"]:
         raise UserError(f"{path}: the data set {config.dataset!r} is not the one that the run was trained on.")
-    initial = training.initial_progress(built.vae, built.optimizer, config.seed, built.objective)
+    initial = _initial_progress(built)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
     with Checkpoints(path / "checkpoints") as checkpoints:

@@ -1,7 +1,7 @@
-"""Epochs as one scan over train steps, and `fit`: functions of (state, key, data, hyperparameters)."""
+"""`fit_members`: whole runs side by side in one program; `fit`: one of them. Functions of seeds, data, hyperparameters."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,85 +13,26 @@ from jax import Array
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.data import Prepared
+from vae_jax.epochs import Best as Best
+from vae_jax.epochs import Lane, Outcome, init_lane, make_member_epoch
+from vae_jax.epochs import RunKeys as RunKeys
+from vae_jax.epochs import epoch_order as epoch_order
+from vae_jax.epochs import evaluation_key as evaluation_key
+from vae_jax.epochs import make_epoch as make_epoch
+from vae_jax.epochs import run_keys as run_keys
 from vae_jax.errors import UserError
-from vae_jax.evaluation import Evaluation, Means, evaluate, means
+from vae_jax.evaluation import Means, means
 from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import Objective
 from vae_jax.optimization import Optimizer, Schedule
+from vae_jax.sharding import Placement, over_members, place
 from vae_jax.train_step import StepMetrics as StepMetrics
 from vae_jax.train_step import TrainState as TrainState
 from vae_jax.train_step import all_finite as all_finite
 from vae_jax.train_step import init_state as init_state
 from vae_jax.train_step import make_train_step as make_train_step
 from vae_jax.train_step import params_to_evaluate as params_to_evaluate
-
-
-class RunKeys(NamedTuple):
-    """The three streams of randomness of a run; everything random derives from them by step or epoch."""
-
-    init: Array
-    step: Array  # of step n: fold_in(step, n)
-    data: Array  # order of epoch e: fold_in(data, e)
-
-
-def run_keys(seed: int | Array) -> RunKeys:
-    """The keys of the run with this seed."""
-    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
-
-
-def epoch_order(keys: RunKeys, epoch: Array | int, num_examples: int, batch_size: int) -> Array:
-    """Indices of the examples of every step of an epoch, (steps, batch_size); what does not fill a batch is left out."""
-    num_steps = num_examples // batch_size
-    # One sort. jax.random.permutation sorts twice, against the rare ties of 32-bit keys: 17 ms more on 60,000 examples.
-    order = jnp.argsort(jax.random.bits(jax.random.fold_in(keys.data, epoch), (num_examples,)))
-    return order[: num_steps * batch_size].reshape(num_steps, batch_size)
-
-
-def make_epoch(
-    train_step: Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]],
-    batch_size: int,
-    *,
-    guarded: bool = False,
-) -> Callable[[TrainState, RunKeys, Array, Array, Hyperparams], tuple[TrainState, StepMetrics, Array]]:
-    """One pass over the training set as one `lax.scan`; jit it with the state donated.
-
-    Every epoch shuffles anew and leaves out the examples that do not fill a batch.
-
-    Args:
-      train_step: from `make_train_step`.
-      batch_size: examples in a step.
-      guarded: look at every step: one whose loss or new parameters are not finite is not taken, nor is any after it, so
-        the state stays at its last good step and `state.step` says which that is. It costs a fifth more time, so `fit` runs
-        unguarded, looks once an epoch, and repeats a bad epoch guarded.
-
-    Returns:
-      run_epoch(state, keys, epoch, data, hyperparams) -> (state, means of the step metrics, whether all of it was finite).
-    """
-
-    def run_epoch(
-        state: TrainState, keys: RunKeys, epoch: Array, data: Array, hyperparams: Hyperparams
-    ) -> tuple[TrainState, StepMetrics, Array]:
-        num_steps = data.shape[0] // batch_size
-        order = epoch_order(keys, epoch, data.shape[0], batch_size)
-        flat = data.reshape(data.shape[0], -1)  # rows are gathered faster on CPU than images with a trailing axis of one
-
-        def body(state: TrainState, inputs: tuple[Array, Array, Array]) -> tuple[TrainState, StepMetrics]:
-            step, key, index = inputs
-            batch = flat[index].reshape(batch_size, *data.shape[1:])
-            new, metrics = train_step(state, key, batch, hyperparams)
-            if guarded:
-                good = (state.step == step) & jnp.isfinite(metrics.loss) & all_finite(new.params)
-                new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
-            return new, metrics
-
-        steps = epoch * num_steps + jnp.arange(num_steps)
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(keys.step, steps)
-        state, metrics = jax.lax.scan(body, state, (steps, step_keys, order))
-        # A number that is not finite in the parameters stays so: one look at the end sees every step.
-        return state, jax.tree.map(jnp.mean, metrics), jnp.isfinite(jnp.mean(metrics.loss)) & all_finite(state.params)
-
-    return run_epoch
 
 
 class TrainMeans(NamedTuple):
@@ -111,15 +52,7 @@ class Epoch(NamedTuple):
     train: TrainMeans
     test: Means
     validation: Means | None
-    seconds: float  # of training alone
-
-
-class Best(NamedTuple):
-    """The parameters with the highest validation ELBO so far. Arrays only, so that a checkpoint can hold it."""
-
-    epoch: Array  # (), int32; 0 before any
-    elbo: Array  # ()
-    params: Params
+    seconds: float  # of training and evaluation; of several members in one program, this one's share
 
 
 class Progress(NamedTuple):
@@ -128,6 +61,15 @@ class Progress(NamedTuple):
     state: TrainState
     best: Best
     history: tuple[Epoch, ...]
+
+
+class MembersProgress(NamedTuple):
+    """The same of several members, whose lanes are stacked and may be more than the members."""
+
+    lanes: Lane
+    histories: tuple[tuple[Epoch, ...], ...]
+    status: tuple[str, ...]  # "running", "finished", "stopped early" or "diverged"
+    epoch: int  # epochs that those which run have made
 
 
 class Fit(NamedTuple):
@@ -140,17 +82,23 @@ class Fit(NamedTuple):
     test: Means | None  # of params; of a diverged run, of its last whole epoch, None where there is none
 
 
-def evaluation_key(seed: int) -> Array:
-    """The key of the draws of z in every evaluation of a run; `seed` is the test seed, not the run's."""
-    return jax.random.fold_in(jax.random.key(seed), 0x0E7A)
+class MembersFit(NamedTuple):
+    """The outcome of `fit_members`."""
+
+    progress: MembersProgress
+    status: tuple[str, ...]  # of each member, as in `Fit`
+    params: Params  # stacked, one for each member
+    epochs: tuple[int, ...]
+    tests: tuple[Means | None, ...]
+    placement: Placement  # as used: `chunk` is smaller than it was where memory was short
 
 
 def initial_progress(
-    vae: VAE, optimizer: Optimizer, seed: int, objective: Objective | BatchObjective | None = None
+    vae: VAE, optimizer: Optimizer, seed: int, objective: Objective | BatchObjective | None = None, keep_best: bool = True
 ) -> Progress:
     """Progress before the first epoch."""
-    state = jax.jit(lambda key: init_state(vae, optimizer, key, objective))(run_keys(seed).init)
-    best = Best(jnp.zeros((), jnp.int32), jnp.asarray(-jnp.inf), jax.tree.map(jnp.copy, state.params))
+    lane = jax.jit(lambda key: init_lane(vae, optimizer, key, objective, keep_best))(run_keys(seed).init)
+    state, best = jax.tree.map(jnp.copy, lane)
     return Progress(state, best, ())
 
 
@@ -195,6 +143,166 @@ def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
         raise UserError("--early-stopping chooses by validation data and there is none: add --validation-fraction 0.1.")
 
 
+def _record(epoch: int, step: int, outcome: Outcome, member: int, log_jacobian: float, seconds: float) -> Epoch:
+    """The host's record of one member's epoch, from the outcomes of all."""
+    metrics, _, test, validation, _ = jax.tree.map(lambda leaf: leaf[member], outcome)
+    extra = {name: float(value) for name, value in (metrics.extra or {}).items()}
+    loss, log_likelihood, kl = (float(value) for value in metrics[:3])
+    train = TrainMeans(loss - log_jacobian, log_likelihood + log_jacobian, kl, extra)
+    return Epoch(epoch, step, train, means(test), None if validation is None else means(validation), seconds)
+
+
+def fit_members(
+    vae: VAE,
+    data: Prepared,
+    *,
+    epochs: int,
+    batch_size: int,
+    seeds: Sequence[int],
+    hyperparams: Any = None,
+    optimizer: Optimizer = optax.adam,
+    objective: Objective | BatchObjective | None = None,
+    schedules: Mapping[str, Schedule] | None = None,
+    early_stopping: int = 0,
+    eval_batch_size: int = 1000,
+    test_seed: int = 0,
+    placement: Placement | None = None,
+    start: MembersProgress | None = None,
+    on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None,
+) -> MembersFit:
+    """Trains members that differ in their seeds and hyperparameters: one program, compiled once, for all of them.
+
+    Args:
+      seeds: one for each member; member i is the run that `fit` makes with seeds[i] (bit for bit under `map`).
+      hyperparams: a `Hyperparams` (or a NamedTuple of your own) whose every number is one for all or has shape (members,).
+      placement: from `sharding.place`; chosen by `auto` if left out.
+      start: where to go on from: lanes of the members alone, without what fills them up.
+      on_epoch: called after each epoch; a true answer ends all runs ("interrupted"). Copy what you keep of the lanes.
+      others: as of `fit`.
+
+    Returns:
+      `MembersFit`. A member whose loss or parameters are not finite is frozen at its last good step ("diverged"), like one
+      that stops early; the numbers of the others do not change.
+
+    Raises:
+      UserError: as `fit`; hyperparameters that are neither one number nor one for each member.
+    """
+    check_fit(data, batch_size, early_stopping)
+    _check_values(vae, data)
+    count = len(seeds)
+    placement = placement or place(count)
+    hyperparams = hyperparams or Hyperparams()
+    for name, value in hyperparams._asdict().items():
+        if np.shape(value) not in ((), (count,)):
+            raise UserError(f"hyperparams.{name}: expected a number or one for each of {count} members, got {np.shape(value)}.")
+    columns = jax.tree.map(lambda value: np.broadcast_to(np.asarray(value, np.float32), (count,)), hyperparams)
+    train_step = make_train_step(
+        vae, optimizer=optimizer, objective=objective, train_input=data.train_input, schedules=schedules
+    )
+    steps = data.train.shape[0] // batch_size
+
+    def lay_out(placement: Placement) -> tuple[Lane, Any, Any, Any]:
+        """(lanes, what each is given, what all are given, the program), on the devices."""
+        num_lanes = placement.padded(count)
+
+        def fill(values: Any) -> np.ndarray:
+            return np.concatenate([np.asarray(values), np.repeat(np.asarray(values)[:1], num_lanes - count, axis=0)])
+
+        keys = placement.put(jax.jit(jax.vmap(run_keys))(fill(np.asarray(seeds, np.uint32))))
+        members = (keys, placement.put(jax.tree.map(fill, columns)))
+        lanes = placement.put(jax.tree.map(fill, start.lanes)) if start else None
+        lanes = lanes or _init_lanes(vae, data, optimizer, objective, keys.init, placement)
+        shared = placement.replicate((data.train, data.test, data.validation))
+        run_epoch = make_epoch(train_step, batch_size, constrain=placement.constrain_batch)
+        member_epoch = make_member_epoch(vae, data, run_epoch, objective, eval_batch_size, test_seed)
+        program = jax.jit(over_members(member_epoch, placement), donate_argnums=0)
+        # Compiled before the clock starts, and by hand, so that nothing can compile a second time unseen.
+        everyone = placement.put(np.ones(num_lanes, bool))
+        lowered = program.lower(lanes, members, everyone, np.int32(0), np.int32(steps), *shared)
+        return lanes, members, shared, lowered.compile()
+
+    lanes, members, shared, program = lay_out(placement)
+    while smaller := placement.smaller(program):
+        placement = smaller
+        lanes, members, shared, program = lay_out(placement)
+    histories = [list(history) for history in start.histories] if start else [[] for _ in seeds]
+    status, epoch = (list(start.status), start.epoch) if start else (["running"] * count, 0)
+    best_epochs = [int(epoch) for epoch in jax.device_get(lanes.best.epoch)[:count]]
+
+    def run(lanes: Lane, chosen: Sequence[int], num_steps: int) -> tuple[Lane, Outcome]:
+        active = placement.put(np.isin(np.arange(placement.padded(count)), chosen))
+        lanes, outcome = program(lanes, members, active, np.int32(epoch), np.int32(num_steps), *shared)
+        _wait(outcome)
+        return lanes, jax.device_get(outcome)
+
+    interrupted = False
+    while not interrupted:
+        for i, history in enumerate(histories):
+            if status[i] == "running" and len(history) >= epochs:
+                status[i] = "finished"
+            elif status[i] == "running" and early_stopping and history:
+                status[i] = "stopped early" if len(history) - best_epochs[i] >= early_stopping else "running"
+        running = [i for i in range(count) if status[i] == "running"]
+        if not running:
+            break
+        began = time.perf_counter()
+        lanes, outcome = run(lanes, running, steps)
+        seconds = (time.perf_counter() - began) / len(running)
+        for i in running:
+            good_steps = int(outcome.good_steps[i])
+            if good_steps == steps:
+                record = _record(epoch + 1, (epoch + 1) * steps, outcome, i, data.log_jacobian, seconds)
+                histories[i].append(record)
+                best_epochs[i] = int(outcome.best_epoch[i])
+                continue
+            status[i] = "diverged"
+            # The lane is where it was before the epoch; the same program takes it as far as everything is finite.
+            tried = steps
+            while good_steps != tried:
+                tried = min(good_steps, tried - 1)
+                lanes, again = run(lanes, [i], tried)
+                good_steps = int(again.good_steps[i])
+        epoch += 1
+        progress = MembersProgress(lanes, tuple(map(tuple, histories)), tuple(status), epoch)
+        interrupted = bool(on_epoch(progress)) and any(
+            status[i] == "running" and len(histories[i]) < epochs for i in range(count)
+        )
+
+    progress = MembersProgress(lanes, tuple(map(tuple, histories)), tuple(status), epoch)
+
+    @jax.jit
+    def chosen_params(lanes: Lane) -> Params:
+        lanes = jax.tree.map(lambda leaf: leaf[:count], lanes)
+        params = jax.vmap(lambda state: params_to_evaluate(state, objective))(lanes.state)
+        if not early_stopping:
+            return params
+        has_best = lanes.best.epoch > 0
+        return jax.vmap(lambda has, best, last: jax.tree.map(lambda b, p: jnp.where(has, b, p), best, last))(
+            has_best, lanes.best.params, params
+        )
+
+    evaluated = [best if early_stopping and best else len(h) for best, h in zip(best_epochs, histories, strict=True)]
+    return MembersFit(
+        progress,
+        tuple("interrupted" if word == "running" else word for word in status),
+        chosen_params(lanes),
+        tuple(evaluated),
+        tuple(history[e - 1].test if e else None for history, e in zip(histories, evaluated, strict=True)),
+        placement,
+    )
+
+
+def _init_lanes(vae: VAE, data: Prepared, optimizer: Optimizer, objective: Any, keys: Array, placement: Placement) -> Lane:
+    """The members before their first epoch, each made where it will live, one after another as it would be alone."""
+
+    def init(lane: tuple[()], key: Array) -> tuple[tuple[()], Lane]:
+        return lane, init_lane(vae, optimizer, key, objective, keep_best=data.validation is not None)
+
+    alone = placement._replace(strategy="map", chunk=1)
+    everyone = placement.put(np.ones(keys.shape[0], bool))
+    return jax.jit(over_members(init, alone))((), keys, everyone)[1]
+
+
 def fit(
     vae: VAE,
     data: Prepared,
@@ -223,8 +331,7 @@ def fit(
       early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`.
       eval_batch_size, test_seed: as in `evaluation.evaluate`; the seed fixes the draws of z.
       start: where to go on from; the result is then bit for bit that of a run that was never interrupted. Its state is donated.
-      on_epoch: called after each epoch; a true answer ends the run ("interrupted"). Copy what you keep of `progress.state`
-        to the host: its arrays are donated to the next epoch.
+      on_epoch: called after each epoch; a true answer ends the run ("interrupted").
 
     Returns:
       `Fit`. Its status is "diverged" where a loss or a parameter was not finite; the state is then that of the last good step.
@@ -240,73 +347,32 @@ def fit(
       >>> fit(vae, data.prepare(digits, binarization="dynamic"), epochs=1, batch_size=128, seed=0).test.num_examples
       359
     """
-    check_fit(data, batch_size, early_stopping)
-    _check_values(vae, data)
-    hyperparams = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hyperparams or Hyperparams())
-    train_step = make_train_step(
+    placement = place(1, "map", devices=jax.local_devices()[:1])
+    only = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[0], tree))
+
+    def alone(progress: MembersProgress) -> Progress:
+        state, best = only(progress.lanes)
+        return Progress(state, best, progress.histories[0])
+
+    start_members = None
+    if start is not None:
+        lanes = jax.tree.map(lambda leaf: np.asarray(leaf)[None], Lane(start.state, start.best))
+        start_members = MembersProgress(lanes, (start.history,), ("running",), len(start.history))
+    result = fit_members(
         vae,
+        data,
+        epochs=epochs,
+        batch_size=batch_size,
+        seeds=[seed],
+        hyperparams=hyperparams,
         optimizer=optimizer,
         objective=objective,
-        train_input=data.train_input,
         schedules=schedules,
+        early_stopping=early_stopping,
+        eval_batch_size=eval_batch_size,
+        test_seed=test_seed,
+        placement=placement,
+        start=start_members,
+        on_epoch=lambda progress: on_epoch(alone(progress)),
     )
-    keys, key_eval = run_keys(seed), evaluation_key(test_seed)
-    progress = start or initial_progress(vae, optimizer, seed, objective)
-
-    def evaluate_split(params: Params, split: Array) -> Evaluation:
-        return evaluate(
-            key_eval,
-            vae,
-            params,
-            split,
-            to_input=data.eval_input,
-            batch_size=eval_batch_size,
-            log_jacobian=data.log_jacobian,
-        )
-
-    run_epoch = jax.jit(make_epoch(train_step, batch_size), donate_argnums=0)
-    # Compiled before the clock starts, and by hand, so that nothing can compile a second time unseen.
-    run_epoch = run_epoch.lower(progress.state, keys, jnp.int32(0), data.train, hyperparams).compile()
-    evaluate_jit = jax.jit(evaluate_split)
-    params_jit = jax.jit(lambda state: params_to_evaluate(state, objective))
-    steps_per_epoch = data.train.shape[0] // batch_size
-    status = "finished"
-    while len(progress.history) < epochs:
-        state, best, history = progress
-        if early_stopping and history and len(history) - int(best.epoch) >= early_stopping:
-            status = "stopped early"
-            break
-        before = jax.tree.map(jnp.copy, state)
-        inputs = (keys, jnp.int32(len(history)), data.train, hyperparams)
-        began = time.perf_counter()
-        state, metrics, finite = run_epoch(state, *inputs)
-        _wait(metrics)
-        seconds = time.perf_counter() - began
-        if not finite:
-            state, metrics, _ = jax.jit(make_epoch(train_step, batch_size, guarded=True))(before, *inputs)
-            if int(state.step) < (len(history) + 1) * steps_per_epoch:
-                progress = Progress(state, best, history)
-                status = "diverged"
-                break
-        step = int(state.step)
-        params = params_jit(state)
-        test = means(evaluate_jit(params, data.test))
-        validation = None
-        if data.validation is not None:
-            validation = means(evaluate_jit(params, data.validation))
-            if np.float32(validation.elbo) > np.asarray(best.elbo):  # as it is kept
-                best = Best(jnp.int32(len(history) + 1), jnp.asarray(validation.elbo), jax.tree.map(jnp.copy, params))
-        extra = {name: float(value) for name, value in (metrics.extra or {}).items()}
-        loss, log_likelihood, kl = (float(value) for value in metrics[:3])
-        train = TrainMeans(loss - data.log_jacobian, log_likelihood + data.log_jacobian, kl, extra)
-        progress = Progress(state, best, (*history, Epoch(len(history) + 1, step, train, test, validation, seconds)))
-        if on_epoch(progress):
-            status = "interrupted" if len(progress.history) < epochs else status
-            break
-
-    params, epoch = params_jit(progress.state), len(progress.history)
-    if early_stopping and int(progress.best.epoch):
-        params, epoch = progress.best.params, int(progress.best.epoch)
-    if status == "diverged":
-        return Fit(progress, status, params, epoch, progress.history[-1].test if progress.history else None)
-    return Fit(progress, status, params, epoch, means(evaluate_jit(params, data.test)))
+    return Fit(alone(result.progress), result.status[0], only(result.params), result.epochs[0], result.tests[0])
