@@ -65,6 +65,60 @@ def parse(cls: type[T], default: T | None = None) -> T:
         raise UserError(f"{message.strip().rstrip('.')}. {sys.argv[0]} --help lists the options.") from None
 
 
+def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int:
+    """Runs `work` in a child, because JAX aborts a process, with a stack trace, when another one of a group dies.
+
+    Call it before JAX is imported. Here that becomes one line; signals are passed on; the child dies with this process.
+
+    Args:
+      work: given a function to call once the processes have joined; returns the exit status.
+      timeout: seconds that the joining may take, for the message.
+    """
+    import threading
+
+    err_read, err_write = os.pipe()
+    status_read, status_write = os.pipe()
+    life_read, life_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)  # Ctrl-C reaches the supervisor, which passes it on once
+        os.dup2(err_write, 2)
+        for fd in (err_read, err_write, status_read, life_write):
+            os.close(fd)
+
+        def follow() -> None:
+            os.read(life_read, 1)  # ends when the supervisor does
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+        run_script(lambda: work(lambda: os.write(status_write, b"j") and None))
+    for fd in (err_write, status_write, life_read):
+        os.close(fd)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os.kill(child, number))
+    noise = re.compile(r"[EWIF]\d{4} |\*\*\* |    @ ")
+    with os.fdopen(err_read, errors="replace") as stderr:
+        for line in stderr:
+            if not noise.match(line):
+                sys.stderr.write(line)
+                sys.stderr.flush()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    joined = os.read(status_read, 1) == b"j"
+    if code != -signal.SIGABRT:
+        return code if code >= 0 else 128 - code
+    if not joined:
+        raise UserError(
+            f"the processes did not all join within {timeout:g} s. Start every one of them, with the same --num-processes and "
+            "--coordinator; --coordinator-timeout waits longer."
+        )
+    print(
+        "error: another process of the sweep died or cannot be reached any more, so this one stops too. Finished epochs are "
+        "saved: start all processes again with --resume.",
+        file=sys.stderr,
+    )
+    return 1
+
+
 def expect_runs(paths: Sequence[Path]) -> None:
     """Raises unless there is at least one path and all are run directories."""
     if not paths:

@@ -43,10 +43,15 @@ class Run(NamedTuple):
 
 
 def write_json(path: Path, content: Any) -> None:
+    """`write_text` of JSON, with null for numbers that are not finite."""
+    write_text(path, json.dumps(_finite(content), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Atomically: a reader, or a later process, sees the old file or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:
-        file.write(json.dumps(_finite(content), indent=2) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -124,7 +129,7 @@ def train(
     check_out(out, resume)
     resume = resume and not is_fresh(out)
     training.check_step(built.vae, built.data, **built.fit_arguments)
-    description = _describe(built, data_dir)
+    description = describe(built, data_dir)
     progress = _initial_progress(built)
     notes, lines = [], []
     if resume:
@@ -143,8 +148,8 @@ def train(
                 raise UserError(
                     f"{out}: metrics.jsonl has {len(lines)} of the {epoch} epochs in the checkpoint; it was altered."
                 )
-            progress = Progress(state, best, tuple(_to_epoch(line) for line in lines))
-        _rewrite_metrics(out, lines)
+            progress = Progress(state, best, tuple(to_epoch(line) for line in lines))
+        rewrite_metrics(out, lines)
         on_start(progress, notes)
         began = time.perf_counter() - (lines[-1]["wall_seconds"] if lines else 0.0)
         last_saved = time.perf_counter()
@@ -153,7 +158,7 @@ def train(
 
             def after_epoch(progress: Progress) -> bool:
                 nonlocal last_saved
-                line = _to_line(progress.history[-1], num_used, time.perf_counter() - began)
+                line = to_line(progress.history[-1], num_used, time.perf_counter() - began)
                 metrics.write(json.dumps(line) + "\n")
                 metrics.flush()
                 if time.perf_counter() - last_saved >= checkpoint_seconds:
@@ -195,7 +200,7 @@ def _bad_step(config: Config, fit: Fit, num_train: int) -> dict[str, Any]:
     }
 
 
-def _describe(built: Built, data_dir: str | None) -> dict[str, Any]:
+def describe(built: Built, data_dir: str | None) -> dict[str, Any]:
     dataset = built.dataset
     return {
         "config": dataclasses.asdict(built.config),
@@ -244,13 +249,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _rewrite_metrics(out: Path, lines: list[dict[str, Any]]) -> None:
+def rewrite_metrics(out: Path, lines: list[dict[str, Any]]) -> None:
     temporary = out / f".metrics.{os.getpid()}"
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.replace(temporary, out / "metrics.jsonl")
 
 
-def _to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
+def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
     line: dict[str, Any] = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
     line |= {f"train_{name}": value for name, value in epoch.train._asdict().items() if name != "extra"}
     line |= {f"train_{name}": value for name, value in epoch.train.extra.items()}
@@ -264,7 +269,7 @@ def _to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]
     }
 
 
-def _to_epoch(line: dict[str, Any]) -> Epoch:
+def to_epoch(line: dict[str, Any]) -> Epoch:
     names = [name for name in TrainMeans._fields if name != "extra"]
     known = {"elbo", *names, "examples_per_second"}
     recorded = {key.removeprefix("train_"): value for key, value in line.items() if key.startswith("train_")}

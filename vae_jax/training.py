@@ -270,26 +270,27 @@ def fit_members(
 
     progress = MembersProgress(lanes, tuple(map(tuple, histories)), tuple(status), epoch)
 
-    @jax.jit
-    def chosen_params(lanes: Lane) -> Params:
-        lanes = jax.tree.map(lambda leaf: leaf[:count], lanes)
-        params = jax.vmap(lambda state: params_to_evaluate(state, objective))(lanes.state)
-        if not early_stopping:
-            return params
-        has_best = lanes.best.epoch > 0
-        return jax.vmap(lambda has, best, last: jax.tree.map(lambda b, p: jnp.where(has, b, p), best, last))(
-            has_best, lanes.best.params, params
-        )
-
     evaluated = [best if early_stopping and best else len(h) for best, h in zip(best_epochs, histories, strict=True)]
     return MembersFit(
         progress,
         tuple("interrupted" if word == "running" else word for word in status),
-        chosen_params(lanes),
+        evaluation_params(lanes, count, objective, early_stopping),
         tuple(evaluated),
         tuple(history[e - 1].test if e else None for history, e in zip(histories, evaluated, strict=True)),
         placement,
     )
+
+
+def evaluation_params(lanes: Lane, count: int, objective: Objective | BatchObjective | None, early_stopping: int) -> Params:
+    """What is evaluated of the first `count` lanes: with early stopping the best parameters, else the last (their average)."""
+
+    def of_one(lane: Lane) -> Params:
+        params = params_to_evaluate(lane.state, objective)
+        if not early_stopping:
+            return params
+        return jax.tree.map(lambda best, last: jnp.where(lane.best.epoch > 0, best, last), lane.best.params, params)
+
+    return jax.jit(lambda lanes: jax.vmap(of_one)(jax.tree.map(lambda leaf: leaf[:count], lanes)))(lanes)
 
 
 def _init_lanes(vae: VAE, data: Prepared, optimizer: Optimizer, objective: Any, keys: Array, placement: Placement) -> Lane:

@@ -1,0 +1,303 @@
+"""Sweep directories: blocks of members that are saved, resumed and added to; the table once all have ended.
+
+sweep.json (members, versions, data) · blocks/NNNN/ (block.json, metrics.jsonl, checkpoints/, result.json: the part of one
+process) · results.csv · curves.csv · summary.json. A block is never repeated once its result.json is there.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vae_jax import config as config_module
+from vae_jax.build import Built, build
+from vae_jax.checkpoint import Checkpoints
+from vae_jax.config import Config
+from vae_jax.epochs import Lane, init_lane
+from vae_jax.errors import UserError
+from vae_jax.runs import describe, is_fresh, read_metrics, rewrite_metrics, to_epoch, to_line, write_json
+from vae_jax.sharding import Placement, place
+from vae_jax.sweep.design import SHARED, Group, check_members, groups, identity
+from vae_jax.sweep.processes import Processes
+from vae_jax.sweep.run import run_group
+from vae_jax.sweep.table import rows
+from vae_jax.training import MembersProgress, check_step, run_keys
+
+
+class Layout(NamedTuple):
+    """How to run, which changes no member's settings."""
+
+    strategy: str = "auto"
+    chunk: int | None = None
+    data_parallel: int = 1
+    devices: int | None = None  # of this process to use; all by default
+
+
+class Tick(NamedTuple):
+    """What a progress bar is told after each epoch of a block."""
+
+    group: Group
+    done: int  # member epochs of this process so far, those of ended members counted as whole
+    total: int
+    seconds: float  # of the last epoch
+    progress: MembersProgress
+
+
+def read_sweep(path: Path) -> tuple[list[Config], dict[str, Any]]:
+    """The members of a sweep directory, and all of sweep.json."""
+    try:
+        content = json.loads((path / "sweep.json").read_text())
+        members = [config_module.from_dict(settings) for settings in content["members"]]
+        content["data"]["sha256"]
+        return members, content
+    except FileNotFoundError:
+        raise UserError(f"{path}: not a sweep directory (it has no sweep.json).") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'sweep.json'}: cannot be read: {error}") from None
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Raises `UserError` unless `out` may be written, before anything else is done."""
+    try:
+        fresh = is_fresh(out)
+        above = next(folder for folder in out.absolute().parents if folder.exists())
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out {out}: cannot be written: {above} is not a folder that you may write to.")
+    if not fresh and not resume:
+        raise UserError(
+            f"--out {out}: exists and is not empty. Add --resume to go on with it or to add members, or choose another folder."
+        )
+    if not fresh:
+        read_sweep(out)
+
+
+def merge(members: Sequence[Config], out: Path, resume: bool) -> list[Config]:
+    """All members of the sweep, those that the directory has already first."""
+    if not resume or is_fresh(out):
+        return list(members)
+    old, _ = read_sweep(out)
+    for name in SHARED:
+        if (there := getattr(old[0], name)) != (here := getattr(members[0], name)):
+            raise UserError(f"--resume {out}: the sweep has {name} = {there}, not {here}. All its members share the data.")
+    known = {identity(member) for member in old}
+    return [*old, *(member for member in members if identity(member) not in known)]
+
+
+def run_sweep(
+    members: Sequence[Config],
+    out: Path,
+    *,
+    resume: bool = False,
+    layout: Layout | None = None,
+    processes: Processes | None = None,
+    arguments: dict[str, Any] | None = None,
+    data_dir: str | None = None,
+    checkpoint_seconds: float = 15.0,
+    on_block: Callable[[Group, str, int], None] = lambda group, why, done: None,
+    on_epoch: Callable[[Tick], bool | None] = lambda tick: None,
+) -> bool:
+    """Trains the members that have not ended, into a directory; goes on with what was interrupted, bit for bit.
+
+    Args:
+      members: as of `sweep.sweep`; with `resume`, those that the directory does not have yet are added to it.
+      out: the sweep directory, seen by all processes.
+      layout: strategy, chunk and data_parallel of `sharding.place`; a block goes on with the strategy that it began with.
+      processes: from `processes.initialize`; each takes its share of the members.
+      arguments: recorded in sweep.json, for whoever wants to continue it.
+      data_dir: where TFDS finds prepared data.
+      checkpoint_seconds: least time between checkpoints, written at the end of an epoch.
+      on_block: called with a group, why it is laid out as it is, and the epochs done, when a block starts.
+      on_epoch: called after each epoch; a true answer ends the sweep after it.
+
+    Returns:
+      Whether all members have ended. If not, the sweep was interrupted.
+    """
+    layout, processes = layout or Layout(), processes or Processes()
+    check_members(members)
+    if processes.size > len(members):
+        raise UserError(f"--num-processes: expected at most one process a member, got {processes.size} for {len(members)}.")
+    check_out(out, resume)
+    everyone = merge(members, out, resume)
+    # Everything is built before anything is written, so that the last group's mistake does not cost the first one's hours.
+    builts = {group.members: build(group.configs[0], data_dir=data_dir) for group in groups(everyone)}
+    for built, group in zip(builts.values(), groups(everyone), strict=True):
+        _check(built, len(group.members), layout)
+    content = {"arguments": arguments, **_describe(everyone, next(iter(builts.values())), data_dir)}
+    if resume and not is_fresh(out) and read_sweep(out)[1]["data"]["sha256"] != content["data"]["sha256"]:
+        raise UserError(f"--resume {out}: the data set {everyone[0].dataset!r} is not the one that the sweep began with.")
+    processes.agree("configuration", json.dumps(content, indent=1), "configuration")
+    if processes.rank == 0:
+        _plan(out, content, everyone, processes.size)
+    _expect_to_see(out, processes)
+    blocks = sorted(path for path in (out / "blocks").iterdir() if not path.name.startswith("."))
+    todo = [path for path in blocks if not (path / "result.json").exists()]
+    mine = todo[processes.rank :: processes.size]
+    sizes = {path: sum(everyone[i].epochs for i in _numbers(path)) for path in mine}
+    before = 0
+    for path in mine:
+        numbers = _numbers(path)
+        whole = next(group for group in groups(everyone) if numbers[0] in group.members)
+        group = Group(whole.label, tuple(everyone[i] for i in numbers), tuple(numbers))
+        built = builts[whole.members]
+
+        def tell(progress: MembersProgress, group: Group = group, before: int = before) -> bool:
+            epochs = group.configs[0].epochs
+            done = sum(len(h) if s == "running" else epochs for h, s in zip(progress.histories, progress.status, strict=True))
+            seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
+            return bool(on_epoch(Tick(group, before + done, sum(sizes.values()), seconds, progress)))
+
+        if not _run_block(path, group, built, layout, checkpoint_seconds, on_block, tell):
+            return False
+        before += sizes[path]
+    processes.wait("ended", timeout=30 * 24 * 3600)
+    return True
+
+
+def _check(built: Built, num_members: int, layout: Layout) -> None:
+    """Raises `UserError` for a layout or a train step that cannot be, before anything is written."""
+    _place(num_members, layout)
+    check_step(built.vae, built.data, **built.fit_arguments)
+
+
+def _place(num_members: int, layout: Layout) -> Placement:
+    devices = jax.local_devices()
+    if layout.devices is not None and not 1 <= layout.devices <= len(devices):
+        raise UserError(f"--devices: expected 1 to {len(devices)}, which this process has, got {layout.devices}.")
+    return place(
+        num_members,
+        layout.strategy,
+        chunk=layout.chunk,
+        data_parallel=layout.data_parallel,
+        devices=devices[: layout.devices],
+    )
+
+
+def _describe(members: Sequence[Config], built: Built, data_dir: str | None) -> dict[str, Any]:
+    description = describe(built, data_dir)
+    kept = {name: description[name] for name in ("data_dir", "data", "versions")}
+    return {"members": [dataclasses.asdict(member) for member in members], **kept}
+
+
+def _plan(out: Path, content: dict[str, Any], members: Sequence[Config], num_processes: int) -> None:
+    """Writes sweep.json and a block for each group among each process's share of the members that have none."""
+    try:
+        (out / "blocks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
+    write_json(out / "sweep.json", content)
+    planned = {number for path in (out / "blocks").glob("*/block.json") for number in json.loads(path.read_text())["members"]}
+    unplanned = [number for number in range(len(members)) if number not in planned]  # a kill may have come in between
+    in_order = [number for group in groups([members[i] for i in unplanned], unplanned) for number in group.members]
+    next_block = len(list((out / "blocks").iterdir()))
+    for share in np.array_split(np.array(in_order, int), num_processes):
+        for group in groups([members[i] for i in share], share.tolist()):
+            folder = out / "blocks" / f"{next_block:04d}"
+            folder.mkdir(exist_ok=True)
+            write_json(folder / "block.json", {"members": list(group.members)})
+            next_block += 1
+
+
+def _expect_to_see(out: Path, processes: Processes) -> None:
+    """Raises `UserError` where `out` is not the folder that process 0 writes to."""
+    written = (out / "sweep.json").read_text() if processes.rank == 0 else ""
+    written = processes.tell("sweep.json", written)
+    deadline = time.monotonic() + min(10.0, processes.timeout)  # network file systems take their time
+    while processes.rank and not ((out / "sweep.json").exists() and (out / "sweep.json").read_text() == written):
+        if time.monotonic() > deadline:
+            raise UserError(f"--out {out}: process {processes.rank} does not see what process 0 wrote. Use a shared folder.")
+        time.sleep(0.2)
+
+
+def _numbers(block: Path) -> list[int]:
+    return json.loads((block / "block.json").read_text())["members"]
+
+
+def lane_template(built: Built, count: int) -> Lane:
+    """Arrays of the shapes and dtypes that the lanes of a block have."""
+    lane = jax.eval_shape(
+        lambda key: init_lane(built.vae, built.optimizer, key, built.objective, built.data.validation is not None),
+        run_keys(0).init,
+    )
+    return jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), lane)
+
+
+def _run_block(
+    path: Path,
+    group: Group,
+    built: Built,
+    layout: Layout,
+    checkpoint_seconds: float,
+    on_block: Callable[[Group, str, int], None],
+    on_epoch: Callable[[MembersProgress], bool],
+) -> bool:
+    """Trains a block to its end, from its last checkpoint on; False if interrupted."""
+    count = len(group.members)
+    began_with = json.loads((path / "block.json").read_text()).get("layout")
+    if began_with:
+        if layout.strategy not in ("auto", began_with["strategy"]):
+            raise UserError(f"--strategy: {path.name} began with {began_with['strategy']}; leave it out to go on, bit for bit.")
+        layout = layout._replace(**began_with)
+    placement = _place(count, layout)
+    start, lines = None, []
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        template = lane_template(built, count)
+        if (found := checkpoints.restore((template.state, template.best))) is not None:
+            epoch, state, best, _ = found
+            lines = [line for line in read_metrics(path) if line["epoch"] <= epoch]
+            start = _progress(Lane(state, best), group, lines, epoch)
+        rewrite_metrics(path, lines)
+        on_block(group, placement.why, start.epoch if start else 0)
+        last_saved = time.perf_counter()
+        num_used = len(built.dataset.train) // built.config.batch_size * built.config.batch_size
+        seen = [len(history) for history in start.histories] if start else [0] * count
+        with (path / "metrics.jsonl").open("a") as metrics:
+
+            def save(progress: MembersProgress) -> None:
+                os.fsync(metrics.fileno())  # a checkpoint must never be ahead of the record
+                lanes = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(progress.lanes))
+                checkpoints.save(progress.epoch, lanes.state, lanes.best)
+
+            def after_epoch(progress: MembersProgress) -> bool:
+                nonlocal last_saved
+                for i, history in enumerate(progress.histories):
+                    if len(history) > seen[i]:
+                        line = to_line(history[-1], num_used, sum(epoch.seconds for epoch in history))
+                        metrics.write(json.dumps({"member": group.members[i], **line}) + "\n")
+                        seen[i] = len(history)
+                    elif progress.status[i] == "diverged" and len(history) == progress.epoch - 1:
+                        line = {"member": group.members[i], "epoch": progress.epoch, "diverged": True}
+                        metrics.write(json.dumps(line) + "\n")
+                metrics.flush()
+                if time.perf_counter() - last_saved >= checkpoint_seconds:
+                    save(progress)
+                    last_saved = time.perf_counter()
+                return on_epoch(progress)
+
+            if not began_with:
+                used = {"strategy": placement.strategy, "chunk": None if placement.strategy == "map" else placement.chunk}
+                write_json(path / "block.json", {"members": list(group.members), "layout": used})
+            fit = run_group(group, built, placement, start, after_epoch)
+            if fit.progress.epoch not in checkpoints.epochs():
+                save(fit.progress)
+    if "interrupted" in fit.status:
+        return False
+    write_json(path / "result.json", {"rows": rows(group, built, fit), "placement": fit.placement.why})
+    return True
+
+
+def _progress(lanes: Lane, group: Group, lines: Sequence[dict[str, Any]], epoch: int) -> MembersProgress:
+    """Where a block was after `epoch` epochs, from its checkpoint and its record."""
+    own = [[line for line in lines if line["member"] == number] for number in group.members]
+    histories = tuple(tuple(to_epoch(line) for line in mine if not line.get("diverged")) for mine in own)
+    status = tuple("diverged" if any(line.get("diverged") for line in mine) else "running" for mine in own)
+    if sorted({line["epoch"] for line in lines}) != list(range(1, epoch + 1)):
+        raise UserError(f"members {list(group.members)}: metrics.jsonl lacks epochs of the checkpoint; it was altered.")
+    return MembersProgress(lanes, histories, status, epoch)

@@ -1,0 +1,118 @@
+"""What a sweep directory says: its table, its points, its curves, and the parameters of its members."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vae_jax.build import Built, build
+from vae_jax.checkpoint import Checkpoints
+from vae_jax.config import Config
+from vae_jax.epochs import Lane
+from vae_jax.errors import UserError
+from vae_jax.runs import read_metrics, write_json, write_text
+from vae_jax.sweep.design import TRACED, groups, varying
+from vae_jax.sweep.directory import lane_template, read_sweep
+from vae_jax.sweep.table import DONE, Point, Row, points, to_arrays, to_csv, with_settings
+from vae_jax.training import evaluation_params
+
+_TIMES = ("seconds", "wall_seconds", "train_examples_per_second")
+
+
+class Results(NamedTuple):
+    """A sweep directory, read back."""
+
+    path: Path
+    members: list[Config]
+    description: dict[str, Any]  # sweep.json
+    rows: list[Row]  # of the members that have ended
+    points: list[Point]  # gathered over seeds
+    curves: list[Row]  # member, epoch and the numbers of metrics.jsonl
+    placements: list[str]  # how the blocks ran, and why
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The table as arrays, one entry a member."""
+        return to_arrays(self.rows)
+
+
+def load_sweep(path: Path) -> Results:
+    """Reads a sweep directory; of an unfinished one the members that have ended."""
+    members, description = read_sweep(path)
+    rows, curves, placements = [], [], []
+    for block in sorted((path / "blocks").glob("*/result.json")):
+        result = json.loads(block.read_text())
+        rows += result["rows"]
+        placements.append(result["placement"])
+        curves += [line for line in read_metrics(block.parent) if not line.get("diverged")]
+    if not rows:
+        raise UserError(f"{path}: no member has ended yet. Continue the sweep with --resume.")
+    rows = with_settings(rows, members)
+    traced = [name for name in varying(members) if name in TRACED]
+    curves.sort(key=lambda line: (line["member"], line["epoch"]))
+    return Results(path, members, description, rows, points(rows, traced), curves, placements)
+
+
+def write_results(path: Path, wall_seconds: float | None = None) -> Results:
+    """Writes results.csv, curves.csv and summary.json from the blocks."""
+    results = load_sweep(path)
+    write_text(path / "results.csv", to_csv(results.rows, [name for name in results.rows[0] if name != "kl_per_dimension"]))
+    names = list(dict.fromkeys(name for line in results.curves for name in line if name not in _TIMES))
+    write_text(path / "curves.csv", to_csv(results.curves, names))
+    lost = [row["member"] for row in results.rows if row["status"] not in DONE]
+    summary = {
+        "status": "finished" if len(results.rows) == len(results.members) else "unfinished",
+        "members": len(results.members),
+        "diverged": lost,
+        "unit": "nats per example, beta = 1",
+        "interval": "t, 95 %, over seeds",
+        "num_test_examples": results.description["data"]["test_examples"],
+        "points": [
+            {
+                "group": point.group,
+                **point.settings,
+                "members": point.members,
+                "diverged": point.num_lost,
+                **{name: numbers._asdict() for name, numbers in point.numbers.items()},
+            }
+            for point in results.points
+        ],
+        "placement": list(dict.fromkeys(results.placements)),
+        "member_seconds": sum(row["wall_seconds"] for row in results.rows),
+        "wall_seconds": wall_seconds,
+    }
+    write_json(path / "summary.json", summary)
+    return results
+
+
+def load_params(results: Results, numbers: Sequence[int], data_dir: str | None = None) -> dict[int, tuple[Built, Any]]:
+    """The model and the parameters to evaluate of some members, by their numbers."""
+    found: dict[int, tuple[Built, Any]] = {}
+    all_groups = groups(results.members)
+    builts: dict[tuple[int, ...], Built] = {}
+    for block in sorted((results.path / "blocks").glob("*/result.json")):
+        own = json.loads((block.parent / "block.json").read_text())["members"]
+        wanted = [number for number in numbers if number in own]
+        if not wanted:
+            continue
+        group = next(group for group in all_groups if own[0] in group.members)
+        if group.members not in builts:
+            place = data_dir or results.description.get("data_dir")
+            builts[group.members] = build(group.configs[0], data_dir=place)
+        built = builts[group.members]
+        if built.dataset.fingerprint() != results.description["data"]["sha256"]:
+            raise UserError(
+                f"{results.path}: the data set {built.config.dataset!r} is not the one that the sweep was trained on."
+            )
+        template = lane_template(built, len(own))
+        with Checkpoints(block.parent / "checkpoints") as checkpoints:
+            restored = checkpoints.restore((template.state, template.best))
+        if restored is None:
+            raise UserError(f"{block.parent}: has no checkpoint; it was altered.")
+        params = evaluation_params(Lane(*restored[1:3]), len(own), built.objective, built.config.early_stopping)
+        for number in wanted:
+            found[number] = (built, jax.tree.map(lambda leaf, i=own.index(number): leaf[i], params))
+    return found
