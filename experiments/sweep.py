@@ -32,7 +32,7 @@ class Arguments(Config):
     over: tuple[str, ...] = ()
     """Values of any other hyperparameter: capacity=5,10,25 gamma=10,100 free_bits=0.1,0.5 ..."""
     groups: tuple[str, ...] = ()
-    """Values of static settings, one program for each combination: latent_dim=2,10 hidden=256x256,512 objective=elbo,iwae ..."""
+    """Values of static settings, a program for each combination: latent_dim=2,10 hidden=256x256,512 objective=elbo,iwae ..."""
     points: Path | None = None
     """CSV file with a header of setting names and a member a line: a list in place of a grid; crossed with --seeds if given."""
     ranges: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Arguments(Config):
     data_dir: str | None = None
     """Where TFDS finds or keeps prepared data."""
     strategy: Literal["auto", "map", "vmap"] = "auto"
-    """map: members one after another inside the program, bit for bit as alone; vmap: side by side. auto: map on CPU, else vmap."""
+    """map: members one after another inside the program, bit for bit as alone; vmap: side by side; auto: map on CPU."""
     chunk: int | None = None
     """Members at once on each device under vmap; by default all that fit into memory."""
     devices: int | None = None
@@ -102,11 +102,11 @@ def parse_arguments() -> Arguments:
     try:
         content = json.loads(recorded.read_text())
         own = content["arguments"]
-        base = dataclasses.asdict(from_dict(own["base"]))
-        axes = {name: tuple(value) if isinstance(value := own[name], list) else value for name in _AXES}
-        axes["points"] = axes["points"] and Path(axes["points"])
-        base |= {"hidden": tuple(base["hidden"])}
-        default = Arguments(**base, **axes, data_dir=content.get("data_dir"), out=arguments.out, resume=True)
+        base = from_dict(own["base"])
+        settings: dict[str, Any] = {field.name: getattr(base, field.name) for field in dataclasses.fields(Config)}
+        settings |= {name: tuple(value) if isinstance(value := own[name], list) else value for name in _AXES}
+        settings["points"] = settings["points"] and Path(settings["points"])
+        default = Arguments(**settings, data_dir=content.get("data_dir"), out=arguments.out, resume=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{recorded}: cannot be read: {error}") from None
     return parse(Arguments, default)
@@ -140,7 +140,7 @@ def make_members(arguments: Arguments) -> list[Config]:
     ranges = dict(parse_range(text) for text in arguments.ranges)
     if not values and not ranges and arguments.points is None:
         raise UserError(
-            "expected something to sweep: --betas, --seeds, --learning-rates, --over, --groups, --points or --ranges."
+            "expected something to sweep: --betas, --seeds, --learning-rates, --over, --groups, --points, --ranges."
         )
     if ranges and arguments.points is not None:
         raise UserError("--ranges and --points exclude each other. Leave one out.")

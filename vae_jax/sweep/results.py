@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,9 +105,7 @@ def load_params(results: Results, numbers: Sequence[int], data_dir: str | None =
             builts[group.members] = build(group.configs[0], data_dir=place)
         built = builts[group.members]
         if built.dataset.fingerprint() != results.description["data"]["sha256"]:
-            raise UserError(
-                f"{results.path}: the data set {built.config.dataset!r} is not the one that the sweep was trained on."
-            )
+            raise UserError(f"{results.path}: the data set {built.config.dataset!r} is not that of the sweep.")
         template = lane_template(built, len(own))
         with Checkpoints(block.parent / "checkpoints") as checkpoints:
             restored = checkpoints.restore((template.state, template.best))
@@ -114,5 +113,5 @@ def load_params(results: Results, numbers: Sequence[int], data_dir: str | None =
             raise UserError(f"{block.parent}: has no checkpoint; it was altered.")
         params = evaluation_params(Lane(*restored[1:3]), len(own), built.objective, built.config.early_stopping)
         for number in wanted:
-            found[number] = (built, jax.tree.map(lambda leaf, i=own.index(number): leaf[i], params))
+            found[number] = (built, jax.tree.map(itemgetter(own.index(number)), params))
     return found
