@@ -90,23 +90,34 @@ def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int
             os.read(life_read, 1)  # ends when the supervisor does
             os._exit(1)
 
+        def joined() -> None:
+            os.write(status_write, b"j")
+
         threading.Thread(target=follow, daemon=True).start()
-        run_script(lambda: work(lambda: os.write(status_write, b"j") and None))
+        try:
+            run_script(lambda: work(joined))
+        except SystemExit as stop:
+            if stop.code:  # at its exit JAX would wait for processes that do not know
+                sys.stdout.flush()
+                os._exit(stop.code if isinstance(stop.code, int) else 1)
+            raise
     for fd in (err_write, status_write, life_read):
         os.close(fd)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os.kill(child, number))
-    noise = re.compile(r"[EWIF]\d{4} |\*\*\* |    @ ")
+    quiet = False  # within a message of JAX's runtime, which may go on over several lines
     with os.fdopen(err_read, errors="replace") as stderr:
         for line in stderr:
-            if not noise.match(line):
+            starts = re.match(r"[EWIF]\d{4} |\*\*\* |(error|note|Traceback|interrupted|finishing|saved)\b", line)
+            quiet = not starts[1] if starts else quiet
+            if not quiet:
                 sys.stderr.write(line)
                 sys.stderr.flush()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    joined = os.read(status_read, 1) == b"j"
+    has_joined = os.read(status_read, 1) == b"j"
     if code != -signal.SIGABRT:
         return code if code >= 0 else 128 - code
-    if not joined:
+    if not has_joined:
         raise UserError(
             f"the processes did not all join within {timeout:g} s. Start every one of them, with the same --num-processes and "
             "--coordinator; --coordinator-timeout waits longer."
@@ -119,13 +130,21 @@ def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int
     return 1
 
 
-def expect_runs(paths: Sequence[Path]) -> None:
-    """Raises unless there is at least one path and all are run directories."""
+def expect_runs(paths: Sequence[Path], *, or_sweeps: bool = False) -> None:
+    """Raises unless there is at least one path and all are run directories, or sweep directories where those will do."""
     if not paths:
         raise UserError("expected at least one run directory, such as runs/first, got none.")
     for path in paths:
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path}: not a run directory (it has no config.json).")
+        if is_sweep(path) and not or_sweeps:
+            raise UserError(f"{path}: a sweep directory, not a run directory; its members' numbers are in its results.csv.")
+        if not is_sweep(path) and not (path / "config.json").is_file():
+            no_sweep = " and not a sweep directory (it has no sweep.json)" if or_sweeps else ""
+            raise UserError(f"{path}: not a run directory (it has no config.json){no_sweep}.")
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether sweep.py wrote this directory."""
+    return (path / "sweep.json").is_file()
 
 
 class Interrupt:

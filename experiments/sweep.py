@@ -1,5 +1,6 @@
 """Trains a sweep over beta, seeds, learning rates ... as one compiled program and writes its table, figures and report."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,11 +24,11 @@ class Arguments(Config):
     Example: python experiments/sweep.py --dataset digits --betas 0.25 0.5 1 2 4 8 --seeds 0 1 2 3 4 --out runs/sweep
     """
 
-    betas: tuple[float, ...] | None = None
+    betas: tuple[float, ...] = ()
     """Values of beta."""
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] = ()
     """Seeds, for every setting. Replaces --seed."""
-    learning_rates: tuple[float, ...] | None = None
+    learning_rates: tuple[float, ...] = ()
     """Peak learning rates."""
     over: tuple[str, ...] = ()
     """Values of any other hyperparameter: capacity=5,10,25 gamma=10,100 free_bits=0.1,0.5 ..."""
@@ -132,15 +133,15 @@ def make_members(arguments: Arguments) -> list[Config]:
                 raise UserError(f"--{flag} {text}: expected NAME=VALUE,VALUE,..., such as {name}=1,2, got no values.")
             add(f"--{flag}", name, [parse_value(name, option) for option in options.split(",")])
     for flag, name in (("betas", "beta"), ("learning_rates", "learning_rate"), ("seeds", "seed")):
-        options = getattr(arguments, flag)
-        if options == ():
-            raise UserError(f"--{flag.replace('_', '-')}: expected at least one value, got none.")
-        if options is not None:
-            add(f"--{flag.replace('_', '-')}", name, options)
+        options, flag = getattr(arguments, flag), f"--{flag.replace('_', '-')}"
+        if options:
+            add(flag, name, options)
+        elif flag in sys.argv:
+            raise UserError(f"{flag}: expected at least one value, got none.")
     ranges = dict(parse_range(text) for text in arguments.ranges)
     if not values and not ranges and arguments.points is None:
         raise UserError(
-            "expected something to sweep: --betas, --seeds, --learning-rates, --over, --groups, --points, --ranges."
+            "nothing to sweep: expected --betas, --seeds, --learning-rates, --over, --groups, --points or --ranges."
         )
     if ranges and arguments.points is not None:
         raise UserError("--ranges and --points exclude each other. Leave one out.")
@@ -213,15 +214,18 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
 
     from vae_jax.sweep.processes import Processes, initialize
 
+    members = make_members(arguments)
     processes = Processes(timeout=arguments.coordinator_timeout)
     if is_distributed(arguments):
         explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
         processes = initialize(*explicit, timeout=arguments.coordinator_timeout)
         joined()
-    members = make_members(arguments)
+    if arguments.devices is not None and not 1 <= arguments.devices <= 256:
+        raise UserError(f"--devices: expected a whole number from 1 to 256, got {arguments.devices}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = -(-len(members) // processes.size)
-    jax.config.update("jax_num_cpu_devices", arguments.devices or max(1, min(8, cores, share)))
+    with contextlib.suppress(RuntimeError):  # a backend that runs already keeps the devices that it has
+        jax.config.update("jax_num_cpu_devices", arguments.devices or max(1, min(8, cores, share)))
 
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.sweep.directory import Layout, run_sweep

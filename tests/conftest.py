@@ -34,7 +34,7 @@ def _strict(request):
 
 
 # Many small programs, each run for a moment: most of their time would go into optimising them.
-QUICKLY_COMPILED = ("test_settings", "test_priors")
+QUICKLY_COMPILED = ("test_settings", "test_priors", "test_sweep")
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ LAYERS = {
     "cross_batch": 4,
     "model": 4,
     "evaluation": 5,
+    "diagnostics": 5,
     "optimization": 5,
     "sharding": 1,
     "train_step": 6,

@@ -35,3 +35,22 @@ def test_the_conventions_example_says_what_its_comments_say():
     loss = names["loss"]
     shown = re.search(r"# ([\d.]+), ([\d.]+), ([\d.]+):", example).groups()
     assert shown == (f"{loss.beta:.3f}", f"{loss.scale:.4f}", f"{loss.scale_at_beta_one:.3f}")
+
+
+def test_the_sweep_example_runs():
+    example = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "sweep(grid(" in code)
+    names = {}
+    exec(compile(example.replace("epochs=5", "epochs=1"), "README.md", "exec"), names)
+    assert names["result"].table["test_elbo"].shape == (9,)
+    assert names["result"].points[0].numbers["rate"].n == 3
+
+
+def test_the_sweep_commands_parse():
+    """Every flag that the README shows for sweep.py is one that it has."""
+    source = (Path(__file__).parents[1] / "experiments" / "sweep.py").read_text()
+    config = (Path(__file__).parents[1] / "vae_jax" / "config.py").read_text()
+    lines = [line.split("#")[0] for line in README.splitlines() if "experiments/sweep.py" in line]
+    flags = {flag for line in lines for flag in re.findall(r"--([a-z-]+)", line)} - {"nodes", "ntasks-per-node"}
+    assert len(flags) > 8
+    for flag in flags:
+        assert f"    {flag.replace('-', '_')}: " in source + config, flag

@@ -37,7 +37,16 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each of its steps, and its errors twice
         self._ocp = ocp
         self._folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+        # Each process of a sweep keeps checkpoints of its own; Orbax would otherwise wait for all of them at every save.
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"vae_jax_{me}"
+        )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone),
+        )
 
     def save(self, epoch: int, state: TrainState, best: Best) -> None:
         """Copies to the host and returns; the files are written behind and appear at once when complete."""
@@ -46,7 +55,7 @@ class Checkpoints:
             tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({"epoch": epoch, "sha256": digest(tree)})
         )
         try:
-            if (self._folder / str(epoch)).exists():  # a damaged one, passed over by `restore`
+            if epoch in self.epochs():  # a damaged one, passed over by `restore`
                 self._manager.delete(epoch)
             self._manager.save(epoch, args=arguments, force=True)
         except Exception as error:
@@ -54,6 +63,7 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """Epochs of the complete checkpoints, oldest first."""
+        self._manager.wait_until_finished()  # one that is being written is complete only then
         return sorted(self._manager.all_steps(read=True))
 
     def restore(self, like: tuple[TrainState, Best]) -> tuple[int, TrainState, Best, list[str]] | None:

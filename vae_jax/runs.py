@@ -85,8 +85,8 @@ def is_fresh(out: Path) -> bool:
     return not out.exists() or (out.is_dir() and all(path.name.startswith(".config.json.") for path in out.iterdir()))
 
 
-def check_out(out: Path, resume: bool) -> None:
-    """Raises `UserError` unless `out` may be written, before anything else is done."""
+def check_out(out: Path, resume: bool, read: Callable[[Path], Any] = read_config, what: str = "to go on with it") -> None:
+    """Raises `UserError` unless `out` may be written, before anything else is done; `read` reads what is to be resumed."""
     try:
         fresh = is_fresh(out)
         above = next(folder for folder in out.absolute().parents if folder.exists())
@@ -97,9 +97,9 @@ def check_out(out: Path, resume: bool) -> None:
     if fresh:
         return
     if resume:
-        read_config(out)
+        read(out)
     else:
-        raise UserError(f"--out {out}: exists and is not empty. Add --resume to go on with it, or choose another folder.")
+        raise UserError(f"--out {out}: exists and is not empty. Add --resume {what}, or choose another folder.")
 
 
 def train(

@@ -6,8 +6,6 @@ one fixed binarised test set, with one draw of z.
 """
 
 import dataclasses
-import os
-import platform
 import statistics
 import sys
 import time
@@ -18,8 +16,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
-
-HIDDEN, LATENT, BATCH, RATE = 400, 20, 128, 1e-3
+from peers import BATCH, HIDDEN, LATENT, RATE, PyTorch
+from tables import check_counts, markdown, write_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,49 +83,6 @@ class VaeJax:
 
         result = means(self.evaluate(self.state.params))
         return result.elbo, result.elbo_standard_error
-
-
-class PyTorch:
-    """The loop that people write: eager, the data in memory, one optimiser step a batch."""
-
-    label = "PyTorch, eager, in memory"
-
-    def __init__(self, dataset: Any, test: np.ndarray, seed: int) -> None:
-        import torch
-        from torch import nn
-
-        torch.manual_seed(seed)
-        torch.set_num_threads(os.cpu_count() or 1)
-        self.torch = torch
-        self.train = torch.tensor(dataset.train.reshape(len(dataset.train), -1).astype(np.float32) / 255)
-        self.test = torch.tensor(test.reshape(len(test), -1).astype(np.float32))
-        pixels = self.train.shape[1]
-        self.encoder = nn.Sequential(nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT))
-        self.decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, pixels))
-        self.adam = torch.optim.Adam([*self.encoder.parameters(), *self.decoder.parameters()], lr=RATE)
-
-    def _elbo(self, x: Any) -> Any:
-        torch = self.torch
-        mean, log_scale = self.encoder(x).chunk(2, dim=1)
-        z = mean + torch.exp(log_scale) * torch.randn_like(mean)
-        cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none").sum(1)
-        kl = 0.5 * (mean.pow(2) + torch.exp(2 * log_scale) - 1 - 2 * log_scale).sum(1)
-        return -cross_entropy - kl
-
-    def epoch(self, number: int) -> int:
-        """Trains one epoch; returns the examples used."""
-        torch, count = self.torch, len(self.train) // BATCH * BATCH
-        for index in torch.randperm(len(self.train))[:count].split(BATCH):
-            self.adam.zero_grad(set_to_none=True)
-            (-self._elbo(torch.bernoulli(self.train[index])).mean()).backward()
-            self.adam.step()
-        return count
-
-    def test_elbo(self) -> tuple[float, float]:
-        """Test ELBO and its standard error."""
-        with self.torch.no_grad():
-            values = self.torch.cat([self._elbo(x) for x in self.test.split(1000)]).double().numpy()
-        return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 class NumPyro:
@@ -205,11 +160,9 @@ def main() -> int:
     """Runs the peers in turn and prints the table."""
     arguments = parse(Arguments)
     from vae_jax import data
-    from vae_jax.errors import UserError, unknown
-    from vae_jax.runs import write_json
+    from vae_jax.errors import unknown
 
-    if arguments.epochs < 1:
-        raise UserError(f"--epochs: expected a whole number >= 1, got {arguments.epochs}.")
+    check_counts(epochs=arguments.epochs)
     for name in arguments.peers:
         if name not in PEERS:
             raise unknown("peer", name, PEERS)
@@ -238,19 +191,20 @@ def main() -> int:
                 "test_elbo_standard_error": error,
             }
         )
-    print(f"\n| | examples/s | {rows[0]['peer']} is faster by | test ELBO after {arguments.epochs} epochs |\n|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['peer']} | {row['examples_per_second']:,.0f} | {row['ratio']:.2f} | "
-            f"{row['test_elbo']:.2f} ± {row['test_elbo_standard_error']:.2f} |"
+    cells = [
+        (
+            row["peer"],
+            f"{row['examples_per_second']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['test_elbo']:.2f} ± {row['test_elbo_standard_error']:.2f}",
         )
+        for row in rows
+    ]
+    header = ("", "examples/s", f"{rows[0]['peer']} is faster by", f"test ELBO after {arguments.epochs} epochs")
+    print(f"\n{markdown(header, cells)}")
     if arguments.out is not None:
-        from importlib import metadata
-
-        versions = {name: metadata.version(name) for name in ("jax", "flax", "optax", "torch", "numpyro")}
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
         settings = {"epochs": arguments.epochs, "batch_size": BATCH, "network": f"784-{HIDDEN}-{LATENT}", "learning_rate": RATE}
-        write_json(arguments.out, {"rows": rows, "settings": settings, "machine": machine, "versions": versions})
+        write_results(arguments.out, {"rows": rows, "settings": settings}, ("jax", "flax", "optax", "torch", "numpyro"))
     return 0
 
 

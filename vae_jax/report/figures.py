@@ -1,10 +1,13 @@
 """The figures of one run, as matplotlib figures from plain arrays."""
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 TRAIN, TEST, VALIDATION = "#9aa5b1", "#0b6e99", "#d9822b"
+TERMS = (("elbo", "ELBO (β = 1)"), ("log_likelihood", "log-likelihood  E log p(x|z)"), ("kl", "KL(q(z|x) ‖ p(z))"))
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -18,11 +21,13 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     return canvas
 
 
-def _show(axes, picture: np.ndarray) -> None:
-    """Grey for one channel, colour for three; of any other number the first is shown."""
-    channels = picture.shape[-1]
+def _show(axes, images: np.ndarray, columns: int) -> None:
+    """Grey for one channel, colour for three; of any other number the first is shown. Lines and columns are stretched."""
+    picture = image_grid(images, columns)
+    height, width, channels = images.shape[1:]
     picture = picture if channels == 3 else picture[..., 0]
-    axes.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    aspect = "auto" if max(height, width) > 8 * min(height, width) else "equal"
+    axes.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect=aspect)
     axes.set_axis_off()
 
 
@@ -32,15 +37,22 @@ def _size(width: float, columns: int, rows: int, images: np.ndarray) -> tuple[fl
     return max(1.0, width * min(1.0, 16.0 / height)), max(1.0, min(16.0, height))
 
 
+def settled(curve: Sequence[dict]) -> Sequence[dict]:
+    """The epochs after the first tenth, which set the scale; all of a few."""
+    return curve[len(curve) // 10 + 1 :] if len(curve) > 3 else curve
+
+
+def limits(values: Sequence[float]) -> tuple[float, float]:
+    """The range of the values, with a margin."""
+    margin = 0.08 * (max(values) - min(values)) or 1.0
+    return min(values) - margin, max(values) + margin
+
+
 def learning_curves(metrics: list[dict]) -> Figure:
     """ELBO, log-likelihood and KL against the epoch, each by itself."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     epochs = [line["epoch"] for line in metrics]
-    for axes, (name, title) in zip(
-        figure.subplots(1, 3),
-        (("elbo", "ELBO (β = 1)"), ("log_likelihood", "log-likelihood  E log p(x|z)"), ("kl", "KL(q(z|x) ‖ p(z))")),
-        strict=True,
-    ):
+    for axes, (name, title) in zip(figure.subplots(1, 3), TERMS, strict=True):
         for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
             if f"{split}_{name}" in metrics[0]:
                 values = [line[f"{split}_{name}"] for line in metrics]
@@ -48,9 +60,8 @@ def learning_curves(metrics: list[dict]) -> Figure:
         axes.set(title=title, xlabel="epoch", ylabel="nats per example")
         axes.grid(alpha=0.3)
         if len(epochs) > 3 and name != "kl":  # the first epochs would flatten all that follows
-            shown = [line[f"{split}_{name}"] for line in metrics[len(metrics) // 10 + 1 :] for split in ("train", "test")]
-            margin = 0.08 * (max(shown) - min(shown)) or 1.0
-            axes.set_ylim(min(shown) - margin, max(shown) + margin)
+            shown = [line[f"{split}_{name}"] for line in settled(metrics) for split in ("train", "test")]
+            axes.set_ylim(*limits(shown))
     figure.axes[0].legend()
     return figure
 
@@ -63,7 +74,7 @@ def reconstructions(originals: np.ndarray, means: np.ndarray) -> Figure:
     pairs = [
         row for i in range(rows) for row in (originals[i * columns : (i + 1) * columns], means[i * columns : (i + 1) * columns])
     ]
-    _show(figure.subplots(), image_grid(np.concatenate(pairs), columns))
+    _show(figure.subplots(), np.concatenate(pairs), columns)
     return figure
 
 
@@ -71,22 +82,31 @@ def grid(images: np.ndarray, columns: int) -> Figure:
     """A plain grid of images."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=_size(min(11.0, 0.75 * columns), columns, rows, images), layout="constrained")
-    _show(figure.subplots(), image_grid(images, columns))
+    _show(figure.subplots(), images, columns)
     return figure
 
 
-def labelled_strips(rows: list[tuple[str, np.ndarray]], columns: int = 12) -> Figure:
-    """One strip of images for each row, its name on the left; (name, images (n, height, width, channels))."""
-    columns = min(columns, *(len(images) for _, images in rows))
-    height = 10.0 / columns * rows[0][1].shape[1] / rows[0][1].shape[2]
-    margin = 0.3 + 0.085 * max(len(name) for name, _ in rows)  # inches for the names
-    width = 10.0 + margin
-    figure = Figure(figsize=(width, min(40.0, len(rows) * (height + 0.1))))
-    grid = {"left": margin / width, "right": 0.995, "top": 0.995, "bottom": 0.005, "hspace": 0.08}
+def labelled_strips(rows: Sequence[tuple[str, np.ndarray | None]], columns: int = 12) -> Figure:
+    """One strip of images for each row, its name on the left: (name, (n, height, width, channels)), or (heading, None)."""
+    first = next(images for _, images in rows if images is not None)
+    columns = min(columns, *(len(images) for _, images in rows if images is not None))
+    lines = max(name.count("\n") + 1 for name, _ in rows)
+    image = 10.0 / columns * first.shape[1] / first.shape[2]
+    height = max(min(image, 3.0), 0.2 * lines)  # room for the name of a flat image; a page for several tall ones
+    margin = 0.3 + 0.085 * max(len(line) for name, images in rows if images is not None for line in name.split("\n"))
+    heights = [0.45 if images is None else height + 0.1 for _, images in rows]
+    width, total = 10.0 + margin, sum(heights)
+    figure = Figure(figsize=(width, min(40.0, total)))
+    grid = {"left": margin / width, "right": 0.995, "top": 0.995, "bottom": 0.005, "hspace": 0.02, "height_ratios": heights}
     for axes, (name, images) in zip(
         np.ravel(figure.subplots(len(rows), 1, squeeze=False, gridspec_kw=grid)), rows, strict=True
     ):
-        _show(axes, image_grid(images[:columns], columns))
+        if images is None:
+            axes.text(0.0, 0.1, name, transform=axes.transAxes, va="bottom", fontsize=12, fontweight="bold")
+            axes.set_axis_off()
+            continue
+        _show(axes, images[:columns], columns)
+        axes.set_anchor("W")
         axes.text(-0.01, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=11)
     return figure
 

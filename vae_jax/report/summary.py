@@ -11,7 +11,7 @@ from vae_jax.build import Built
 from vae_jax.config import Config, describe_objective
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
-from vae_jax.model import sample_prior
+from vae_jax.model import VAE, sample_prior
 from vae_jax.runs import Run, test_bits_per_dim
 
 _SHOWN = 24  # test images with their reconstructions
@@ -31,12 +31,24 @@ class Pictures(NamedTuple):
     kl_per_dimension: np.ndarray  # (latent,), mean over the test set
 
 
-def _originals(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray, Callable[[Any], np.ndarray]]:
-    """Test images and their reconstructions on [0, 1], and the function that puts others on the same scale."""
+class Views(NamedTuple):
+    """Images of a model on [0, 1], as functions of its parameters: compiled once for all of them."""
+
+    originals: np.ndarray  # test images as the model saw them
+    stored: np.ndarray  # the same as the data set has them
+    codes: Callable[[Any], jax.Array]  # params -> posterior means of the originals
+    means: Callable[[Any, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]
+    shown: Callable[[Any], np.ndarray]  # puts other images on the same scale
+
+
+def views(built: Built, count: int = _SHOWN) -> Views:
+    """How `count` test images, and whatever is decoded, are shown."""
     vae, data = built.vae, built.data
-    x = data.eval_input(data.test[_index(len(data.test))])
-    mean, _ = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))(params, x)
-    reconstruct = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
+    # Spread over the test set: neighbours are often alike (video frames, sorted classes).
+    index = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).round().astype(int)
+    x = data.eval_input(data.test[index])
+    encode = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))
+    mean = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
     low, high = 0.0, 1.0
     if vae.likelihood.support == "counts":
         high = float(x.max())
@@ -46,18 +58,27 @@ def _originals(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray, Calla
     def shown(images: Any) -> np.ndarray:
         return (np.asarray(images, np.float64) - low) / max(high - low, 1e-12)
 
-    return shown(x), shown(reconstruct(params, mean)), shown
+    stored = built.dataset.test[index]
+    return Views(
+        shown(x),
+        stored / built.dataset.max_level if built.dataset.max_level else shown(stored),
+        lambda params: encode(params, x)[0],
+        lambda params, z: shown(mean(params, z)),
+        shown,
+    )
 
 
 def reconstructions(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray]:
     """Some test images as stored, and E[x|z] at the posterior means of what the model saw of them; on [0, 1]."""
-    stored, (_, means, shown) = built.dataset.test[_index(len(built.data.test))], _originals(built, params)
-    return stored / built.dataset.max_level if built.dataset.max_level else shown(stored), means
+    seen = views(built)
+    return seen.stored, seen.means(params, seen.codes(params))
 
 
-def _index(count: int) -> np.ndarray:
-    """Spread over the test set: neighbours are often alike (video frames, sorted classes)."""
-    return np.linspace(0, count - 1, min(_SHOWN, count)).round().astype(int)
+def prior_codes(vae: VAE, params: Any, key: jax.Array, count: int) -> jax.Array:
+    """Draws of z from the prior, (count, latent); from N(0, I) the same ones for all parameters."""
+    if vae.prior is None:
+        return jax.random.normal(key, (count, vae.latent_dim))
+    return jax.vmap(lambda key: sample_prior(vae, params, key))(jax.random.split(key, count))
 
 
 def pictures(run: Run) -> Pictures:
@@ -65,27 +86,20 @@ def pictures(run: Run) -> Pictures:
     vae, data, params = run.built.vae, run.built.data, run.params
     encode = jax.jit(lambda params, test: encode_dataset(vae, params, test, to_input=data.eval_input))
     mean, log_scale = encode(params, data.test)
-    decode = jax.jit(jax.vmap(lambda params, z: vae.decode(params, z), in_axes=(None, 0)))
-    to_mean, to_sample = jax.vmap(vae.likelihood.mean), jax.vmap(vae.likelihood.sample)
+    sample = jax.jit(jax.vmap(lambda key, z: vae.likelihood.sample(key, vae.decode(params, z))))
     key_z, key_x = jax.random.split(jax.random.key(run.built.config.test_seed))
-    if vae.prior is None:
-        z = jax.random.normal(key_z, (_SAMPLES, vae.latent_dim))
-    else:
-        z = jax.vmap(lambda key: sample_prior(vae, params, key))(jax.random.split(key_z, _SAMPLES))
-    prior = decode(params, z)
+    z, seen = prior_codes(vae, params, key_z, _SAMPLES), views(run.built)
     manifold = None
     if vae.latent_dim == 2 and vae.prior is None:
         quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_SIDE) + 0.5) / _SIDE)
         across, down = jnp.meshgrid(quantiles, -quantiles)
-        manifold = to_mean(decode(params, jnp.stack([across.ravel(), down.ravel()], axis=-1)))
-    originals, means, shown = _originals(run.built, params)
-
+        manifold = seen.means(params, jnp.stack([across.ravel(), down.ravel()], axis=-1))
     return Pictures(
-        originals,
-        means,
-        shown(to_mean(prior)),
-        shown(to_sample(jax.random.split(key_x, _SAMPLES), prior)),
-        None if manifold is None else shown(manifold),
+        seen.originals,
+        seen.means(params, seen.codes(params)),
+        seen.means(params, z),
+        seen.shown(sample(jax.random.split(key_x, _SAMPLES), z)),
+        manifold,
         np.asarray(mean),
         np.asarray(jnp.mean(jax.vmap(kl_per_dimension)(mean, log_scale), axis=0)),
     )

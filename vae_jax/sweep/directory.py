@@ -4,6 +4,7 @@ sweep.json (members, versions, data) · blocks/NNNN/ (block.json, metrics.jsonl,
 process) · results.csv · curves.csv · summary.json. A block is never repeated once its result.json is there.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,7 +22,7 @@ from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError
-from vae_jax.runs import describe, is_fresh, read_metrics, rewrite_metrics, to_epoch, to_line, write_json
+from vae_jax.runs import check_out, describe, is_fresh, read_metrics, rewrite_metrics, to_epoch, to_line, write_json
 from vae_jax.sharding import Placement, place
 from vae_jax.sweep.design import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
@@ -60,23 +61,6 @@ def read_sweep(path: Path) -> tuple[list[Config], dict[str, Any]]:
         raise UserError(f"{path}: not a sweep directory (it has no sweep.json).") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'sweep.json'}: cannot be read: {error}") from None
-
-
-def check_out(out: Path, resume: bool) -> None:
-    """Raises `UserError` unless `out` may be written, before anything else is done."""
-    try:
-        fresh = is_fresh(out)
-        above = next(folder for folder in out.absolute().parents if folder.exists())
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--out {out}: cannot be written: {above} is not a folder that you may write to.")
-    if not fresh and not resume:
-        raise UserError(
-            f"--out {out}: exists and is not empty. Add --resume to go on with it or to add members, or choose another folder."
-        )
-    if not fresh:
-        read_sweep(out)
 
 
 def merge(members: Sequence[Config], out: Path, resume: bool) -> list[Config]:
@@ -124,29 +108,29 @@ def run_sweep(
     check_members(members)
     if processes.size > len(members):
         raise UserError(f"--num-processes: expected at most one process a member, got {processes.size} for {len(members)}.")
-    check_out(out, resume)
+    check_out(out, resume, read_sweep, "to go on with it or to add members")
     everyone = merge(members, out, resume)
     # Everything is built before anything is written, so that the last group's mistake does not cost the first one's hours.
-    builts = {group.members: build(group.configs[0], data_dir=data_dir) for group in groups(everyone)}
-    for built, group in zip(builts.values(), groups(everyone), strict=True):
-        _check(built, len(group.members), layout)
-    content = {"arguments": arguments, **_describe(everyone, next(iter(builts.values())), data_dir)}
+    kinds = groups(everyone)
+    *_, built = (_checked(build(group.configs[0], data_dir=data_dir), len(group.members), layout) for group in kinds)
+    content = {"arguments": arguments, **_describe(everyone, built, data_dir)}
     if resume and not is_fresh(out) and read_sweep(out)[1]["data"]["sha256"] != content["data"]["sha256"]:
         raise UserError(f"--resume {out}: the data set {everyone[0].dataset!r} is not the one that the sweep began with.")
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
     if processes.rank == 0:
         _plan(out, content, everyone, processes.size)
     _expect_to_see(out, processes)
-    blocks = sorted(path for path in (out / "blocks").iterdir() if not path.name.startswith("."))
+    blocks = sorted(path.parent for path in (out / "blocks").glob("*/block.json"))
     todo = [path for path in blocks if not (path / "result.json").exists()]
     mine = todo[processes.rank :: processes.size]
     sizes = {path: sum(everyone[i].epochs for i in _numbers(path)) for path in mine}
     before = 0
     for path in mine:
         numbers = _numbers(path)
-        whole = next(group for group in groups(everyone) if numbers[0] in group.members)
+        whole = next(group for group in kinds if numbers[0] in group.members)
         group = Group(whole.label, tuple(everyone[i] for i in numbers), tuple(numbers))
-        built = builts[whole.members]
+        if len(kinds) > 1:  # one at a time: each holds the data on the device
+            built = build(group.configs[0], data_dir=data_dir)
 
         def tell(progress: MembersProgress, group: Group = group, before: int = before) -> bool:
             epochs = group.configs[0].epochs
@@ -155,16 +139,19 @@ def run_sweep(
             return bool(on_epoch(Tick(group, before + done, sum(sizes.values()), seconds, progress)))
 
         if not _run_block(path, group, built, layout, checkpoint_seconds, on_block, tell):
+            with contextlib.suppress(Exception):  # those that were not interrupted do not come
+                processes.wait("interrupted", timeout=10)
             return False
         before += sizes[path]
     processes.wait("ended", timeout=30 * 24 * 3600)
     return True
 
 
-def _check(built: Built, num_members: int, layout: Layout) -> None:
-    """Raises `UserError` for a layout or a train step that cannot be, before anything is written."""
+def _checked(built: Built, num_members: int, layout: Layout) -> Built:
+    """The same; raises `UserError` for a layout or a train step that cannot be, before anything is written."""
     _place(num_members, layout)
     check_step(built.vae, built.data, **built.fit_arguments)
+    return built
 
 
 def _place(num_members: int, layout: Layout) -> Placement:
@@ -196,7 +183,7 @@ def _plan(out: Path, content: dict[str, Any], members: Sequence[Config], num_pro
     planned = {number for path in (out / "blocks").glob("*/block.json") for number in json.loads(path.read_text())["members"]}
     unplanned = [number for number in range(len(members)) if number not in planned]  # a kill may have come in between
     in_order = [number for group in groups([members[i] for i in unplanned], unplanned) for number in group.members]
-    next_block = len(list((out / "blocks").iterdir()))
+    next_block = 1 + max((int(path.name) for path in (out / "blocks").iterdir() if path.name.isdigit()), default=-1)
     for share in np.array_split(np.array(in_order, int), num_processes):
         for group in groups([members[i] for i in share], share.tolist()):
             folder = out / "blocks" / f"{next_block:04d}"
@@ -246,6 +233,8 @@ def _run_block(
             raise UserError(f"--strategy: {path.name} began with {began_with['strategy']}; leave it out to go on, bit for bit.")
         layout = layout._replace(**began_with)
     placement = _place(count, layout)
+    if began_with:
+        placement = placement._replace(why=placement.why.replace("as asked", "as it began"))
     start, lines = None, []
     with Checkpoints(path / "checkpoints") as checkpoints:
         template = lane_template(built, count)

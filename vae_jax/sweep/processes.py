@@ -1,8 +1,10 @@
 """Several processes on one or many machines, through JAX's own runtime: who is who, agreement, waiting for each other."""
 
 import contextlib
+import json
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +23,10 @@ class Processes(NamedTuple):
 
     @property
     def _client(self) -> Any:
-        from jax._src import distributed  # the one place of the key-value store and the barrier
-
-        return distributed.global_state.client
+        return _joined().client
 
     def agree(self, name: str, mine: str, what: str) -> None:
-        """Raises `UserError`, in every process, unless all of them bring the same text."""
+        """Raises `UserError`, in every process, unless all of them bring the same JSON."""
         if self.size == 1:
             return
         self._client.key_value_set(f"vae_jax/{name}/{self.rank}", mine)
@@ -62,8 +62,18 @@ class Processes(NamedTuple):
 
 
 def _first_difference(one: str, other: str) -> str:
-    lines = zip(one.splitlines(), other.splitlines(), strict=False)
-    return next((f"{b.strip()[:80]} there, {a.strip()[:80]} here" for a, b in lines if a != b), "one is longer")
+    first, second = (dict(_leaves(json.loads(text))) for text in (one, other))
+    name = next(name for name in {**first, **second} if first.get(name) != second.get(name))
+    return f"{name}: {second.get(name)}, not {first.get(name)}"
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of everything in a tree of JSON."""
+    if isinstance(tree, dict | list):
+        for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _leaves(value, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, tree
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: float) -> Processes:
@@ -90,6 +100,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
             _wait_for_port(coordinator, host, int(port), timeout)
         elif process_id == 0:
             _check_free(coordinator, int(port))
+    jax.config.update("jax_cpu_collectives_implementation", None)  # no process needs another's numbers
     with contextlib.suppress(AttributeError):
         # Otherwise JAX takes SIGTERM for itself, and this process would not answer it.
         jax.config.update("jax_enable_preemption_service", False)
@@ -104,7 +115,14 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     except (ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--coordinator, --num-processes, --process-id: the processes could not be joined: {reason}") from None
-    return Processes(jax.process_index(), jax.process_count(), timeout)
+    return Processes(_joined().process_id, _joined().num_processes, timeout)
+
+
+def _joined() -> Any:
+    """JAX's own record, the one place of the key-value store and the barrier. jax.process_index() would start the backend."""
+    from jax._src import distributed
+
+    return distributed.global_state
 
 
 def _wait_for_port(coordinator: str, host: str, port: int, timeout: float) -> None:

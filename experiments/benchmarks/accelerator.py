@@ -1,0 +1,296 @@
+"""What many members cost on a GPU or TPU: the program of a sweep with 1, 8, 64, 256 members, with vmap against map, timed.
+
+Trains 784-400-20 (ReLU, Adam 1e-3, batch 128) on 60,000 synthetic images of MNIST's shape with the program of `fit_members`;
+beside it the same loop in PyTorch where torch is installed and sees the same device. Needs jax, flax, optax and numpy alone,
+no network, and less than eight minutes: what would not fit into the budget is left out, and said. Run it from a checkout:
+
+    python experiments/benchmarks/accelerator.py --out results.json
+
+One step is (time of an epoch - time of an epoch of one step) / (steps - 1); the rest is the epoch's order and its evaluation.
+"""
+
+import argparse
+import functools
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import run_script
+from members import NETWORKS, VARIANTS, Case, Trainer, blobs, correctness, kernels, repeat, timed
+from peers import BATCH, HIDDEN, LATENT, RATE, PyTorch
+from tables import check_counts, markdown, write_results
+
+BEGAN = time.perf_counter()
+TRAIN, TEST = 60_000, 10_000
+TARGET_MEMBERS, TARGET_RATIO = 64, 3.0
+
+
+class Peer(NamedTuple):
+    """A PyTorch loop."""
+
+    label: str
+    mode: str | None  # of torch.compile
+    guess: float  # seconds that it may take
+
+
+PEERS = {
+    "eager": Peer("PyTorch, eager", None, 10),
+    "compile": Peer("torch.compile", "default", 60),
+    "graphs": Peer("torch.compile, CUDA graphs", "reduce-overhead", 60),
+}
+
+
+def peer(dataset: Any, test: np.ndarray, device: str, dtype: str, kind: str) -> dict[str, Any]:
+    """The row of a PyTorch loop."""
+    began = time.perf_counter()
+    loop = PyTorch(dataset, test, 0, device=device, dtype=dtype, compile_mode=PEERS[kind].mode)
+    loop.epoch(0)
+    compile_seconds = time.perf_counter() - began
+
+    def run() -> float:
+        began = time.perf_counter()
+        loop.epoch(1)
+        return time.perf_counter() - began
+
+    steps = len(dataset.train) // BATCH
+    step = repeat(run, 5.0) / steps
+    row = {"kind": PEERS[kind].label, "network": "mlp", "dtype": dtype, "members": 1}
+    return {**row, "compile_seconds": compile_seconds, "step_seconds": step, "member_images_per_second": BATCH / step}
+
+
+class Benchmark:
+    """The results so far, written after every case, and the time that is left."""
+
+    def __init__(self, arguments: argparse.Namespace, device: dict[str, Any]) -> None:
+        settings = {name: value for name, value in vars(arguments).items() if name != "out"}
+        settings |= {"batch_size": BATCH, "mlp": f"784-{HIDDEN}-{LATENT}", "learning_rate": RATE}
+        self.results: dict[str, Any] = {"device": device, "settings": settings, "rows": [], "left_out": [], "failed": []}
+        self.out, self.budget = arguments.out, arguments.budget_seconds
+        self.title = f"{device['kind']} ({device['platform']}), JAX {device['jax']}"
+        self._longest: dict[str, float] = {}
+
+    def attempt(self, kind: str, name: str, do: Callable[[], Any], guess: float = 5.0) -> Any:
+        """Does it unless there is no time left for one more of its kind; an error is noted, and the rest goes on."""
+        began = time.perf_counter()
+        if began - BEGAN + self._longest.get(kind, guess) > self.budget:
+            self.results["left_out"].append(name)
+            return None
+        print(f"{began - BEGAN:4.0f} s  {name}", flush=True)
+        try:
+            done = do()
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"note: {name} failed: {text[:300]}", file=sys.stderr, flush=True)
+            self.results["failed"].append({"kind": kind, "name": name, "error": text[:2000]})
+            done = None
+        self._longest[kind] = max(self._longest.get(kind, 0.0), time.perf_counter() - began)
+        self.save()
+        return done
+
+    def find(self, like: dict[str, Any], **fields: Any) -> dict[str, Any] | None:
+        """The first row of vae_jax like this one but for these fields."""
+        wanted = {name: like.get(name) for name in Case._fields} | fields
+        rows = (row for row in self.results["rows"] if row["kind"] == "vae_jax")
+        return next((row for row in rows if all(row[name] == value for name, value in wanted.items())), None)
+
+    def ratio(self, row: dict[str, Any], name: str) -> float | None:
+        """How often the time of one member alone, as train.py runs it."""
+        one = self.find(row, members=1, strategy="map", variant="")
+        return row[name] / one[name] if one and row.get(name) and one.get(name) else None
+
+    def targets(self) -> list[dict[str, Any]]:
+        """What many members may cost."""
+        found = []
+        for row in self.results["rows"]:
+            many = row.get("strategy") == "vmap" and row["members"] == TARGET_MEMBERS and not row["variant"]
+            if many and (ratio := self.ratio(row, "step_seconds")):
+                found.append({"dtype": row["dtype"], "ratio": ratio, "at_most": TARGET_RATIO, "met": ratio <= TARGET_RATIO})
+        return found
+
+    def table(self) -> str:
+        """The rows, and lines below them."""
+
+        def number(value: Any, form: str, factor: float = 1.0) -> str:
+            return "" if value is None else format(factor * value, form)
+
+        cells = []
+        for row in self.results["rows"]:
+            memory = row.get("memory", {})
+            parts = [memory.get(f"{name}_bytes") for name in ("argument", "output", "temp", "alias")]
+            needed = None if None in parts else sum(parts[:3]) - parts[3]
+            variant = f": {VARIANTS[row['variant']]}" if row.get("variant") else ""
+            cells.append(
+                (
+                    f"{row['kind']}{variant}",
+                    row["network"],
+                    row["dtype"],
+                    row.get("strategy", ""),
+                    str(row["members"]),
+                    str(row.get("chunk", "")),
+                    number(row["step_seconds"], ",.3f", 1e3),
+                    number(self.ratio(row, "step_seconds"), ".2f"),
+                    number(row["member_images_per_second"], ",.0f"),
+                    number(row.get("epoch_seconds"), ",.3f"),
+                    number(self.ratio(row, "epoch_seconds"), ".2f"),
+                    number(needed, ",.2f", 1e-9),
+                    number(memory.get("process_peak_bytes"), ",.2f", 1e-9),
+                    number(row["compile_seconds"], ".1f"),
+                )
+            )
+        header = ("", "network", "compute", "strategy", "members", "at once", "step, ms", "x one member", "member-images/s")
+        header = (*header, "epoch with evaluation, s", "x one member", "program, GB", "process peak, GB", "compile, s")
+        device, lines = self.results["device"], []
+        for target in self.targets():
+            verdict = "met" if target["met"] else "missed"
+            words = "" if device["platform"] != "cpu" else " (a target for accelerators; this is a CPU)"
+            lines.append(
+                f"{TARGET_MEMBERS} members, {target['dtype']}: {target['ratio']:.2f} times the step of one; "
+                f"target at most {target['at_most']:g}: {verdict}{words}."
+            )
+        for check in self.results.get("correctness", []):
+            lines.append(
+                f"{check['members']} members side by side against each alone, {check['steps']} steps, {check['dtype']}: "
+                f"losses differ by at most {check['max_relative_difference']:.1e} (relative; members among themselves by "
+                f"{check['spread_between_members']:.1e}): {'passed' if check['passed'] else 'FAILED'}."
+            )
+        for row in self.results["rows"]:
+            if row.get("variant") and (plain := self.find(row, variant="")):
+                share = row["epoch_seconds"] / plain["epoch_seconds"]
+                lines.append(f"{row['members']} members, {VARIANTS[row['variant']]}: the epoch takes {share:.2f} of its time.")
+        for profile in self.results.get("kernels", []):
+            names = "; ".join(f"{k['name']} {1e6 * k['seconds']:.1f} us" for k in profile["largest"][:6])
+            lines.append(
+                f"{profile['members']} members: {profile['kernels_per_step']:.0f} kernels and copies a step, which keep the "
+                f"device busy for {1e6 * profile['busy_seconds_per_step']:.0f} us; the largest: {names}."
+            )
+        if self.results["left_out"]:
+            lines.append(f"Left out, no time in {self.budget:g} s: {', '.join(self.results['left_out'])}.")
+        lines += [f"Failed: {failed['name']}: {failed['error'][:200]}" for failed in self.results["failed"]]
+        lines += self.results.get("notes", [])
+        return f"{self.title}\n\n{markdown(header, cells)}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
+
+    def save(self) -> None:
+        """Writes JSON, and the table beside it."""
+        if self.out is not None:
+            content = {**self.results, "targets": self.targets(), "seconds": time.perf_counter() - BEGAN}
+            write_results(self.out, content, ("jax", "jaxlib", "flax", "optax", "numpy", "torch"))
+            self.out.with_suffix(".md").write_text(self.table())
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; with argparse, since a bare GPU image has no tyro."""
+    summary, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--members", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of members (default: 1 8 64 256)")
+    add("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="networks (default: mlp)")
+    add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"], help="arithmetic")
+    add("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="PyTorch loops (default: all)")
+    add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="what to leave out or do otherwise, in turn")
+    add("--steps", type=int, help="train on so many batches only, for a quick trial")
+    add("--budget-seconds", type=float, default=420.0, help="start nothing that would end later (default: 420)")
+    add("--out", type=Path, help="JSON file to write; the table goes beside it as .md")
+    return parser.parse_args()
+
+
+def describe(device: Any) -> dict[str, Any]:
+    """The device in words."""
+    import jax
+
+    described = {"kind": device.device_kind, "platform": device.platform, "count": jax.local_device_count()}
+    return {**described, "jax": jax.__version__, "runtime": getattr(device.client, "platform_version", None)}
+
+
+def run_members(bench: Benchmark, network: str, dtype: str, numbers: list[int], prepared: Any) -> None:
+    """One member as train.py has it, the others side by side; then what compares and profiles these programs."""
+    trainers: dict[int, Trainer] = {}
+    for members in numbers:
+        case = Case(network, dtype, "vmap" if members > 1 else "map", members)
+        if trainer := run_case(bench, case, prepared):
+            trainers[members] = trainer
+    several = [members for members in trainers if members > 1]
+    if 1 in trainers and several:
+        compare = functools.partial(correctness, trainers[1], trainers[several[0]])
+        if found := bench.attempt("correctness", f"{network} {dtype} correctness", compare):
+            bench.results.setdefault("correctness", []).append({"network": network, "dtype": dtype, **found})
+    if dtype == "float32" and bench.results["device"]["platform"] != "cpu":
+        for members in (1, TARGET_MEMBERS):
+            if members in trainers:
+                do = functools.partial(kernels, trainers[members])
+                if found := bench.attempt("profile", f"{network} profile of {members}", do, guess=15):
+                    bench.results.setdefault("kernels", []).append(found)
+
+
+def run_case(bench: Benchmark, case: Case, prepared: Any) -> Trainer | None:
+    """Adds the row of a case."""
+    name = f"{case.network} {case.dtype} {case.strategy} of {case.members} {case.variant}".strip()
+
+    def do() -> Trainer:
+        row, trainer = timed(case, prepared)
+        bench.results["rows"].append(row)
+        return trainer
+
+    return bench.attempt("variant" if case.variant else case.strategy, name, do)
+
+
+def run_peers(bench: Benchmark, kinds: list[str], dtype: str, dataset: Any, test: np.ndarray) -> None:
+    """Adds the rows of the PyTorch loops."""
+    device = "cpu" if bench.results["device"]["platform"] == "cpu" else "cuda"
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        if device == "cpu" or torch.cuda.is_available():
+            for kind in kinds:
+                do = functools.partial(peer, dataset, test, device, dtype, kind)
+                if row := bench.attempt(kind, f"PyTorch {kind} {dtype}", do, guess=PEERS[kind].guess):
+                    bench.results["rows"].append(row)
+            return
+    bench.results["notes"] = ["PyTorch is not installed or does not see this device, so its rows are left out."]
+
+
+def main() -> int:
+    """Runs the cases, the most important ones first."""
+    arguments = parse_arguments()
+    check_counts(members=min(arguments.members), **{} if arguments.steps is None else {"steps": arguments.steps})
+    import jax
+
+    from vae_jax import data
+
+    train_size = TRAIN if arguments.steps is None else arguments.steps * BATCH
+    images = blobs(0, train_size + min(TEST, train_size))
+    dataset = data.Dataset("blobs", images[:train_size], None, images[train_size:], None, 255, "synthetic")
+    prepared = data.prepare(dataset, binarization="dynamic")
+    bench = Benchmark(arguments, describe(jax.local_devices()[0]))
+    print(f"{bench.title}, budget {arguments.budget_seconds:g} s", flush=True)
+    numbers, (first, *others) = sorted(set(arguments.members)), arguments.dtypes
+    for network in arguments.networks:
+        run_members(bench, network, first, numbers, prepared)
+        for members in numbers:
+            run_case(bench, Case(network, first, "map" if members > 1 else "vmap", members), prepared)
+        for dtype in others:
+            run_members(bench, network, dtype, numbers, prepared)
+    if arguments.peers:
+        run_peers(bench, arguments.peers, first, dataset, np.asarray(prepared.test))
+    many = max((members for members in numbers if members <= TARGET_MEMBERS), default=numbers[0])
+    for network in arguments.networks:
+        for variant in arguments.variants:
+            for members in sorted({1, many}) if variant in ("static", "graph") else [many]:  # what one member gains as well
+                if variant != "graph" or bench.results["device"]["platform"] == "gpu":
+                    run_case(bench, Case(network, first, "vmap" if members > 1 else "map", members, variant), prepared)
+    for dtype in others if arguments.peers else ():
+        run_peers(bench, arguments.peers, dtype, dataset, np.asarray(prepared.test))
+    bench.save()
+    print(f"\n{bench.table()}")
+    wrong = [failed for failed in bench.results["failed"] if failed["kind"] in ("map", "vmap", "correctness")]
+    return 1 if wrong or not all(check["passed"] for check in bench.results.get("correctness", [])) else 0
+
+
+if __name__ == "__main__":
+    run_script(main)
