@@ -22,8 +22,9 @@ SMALL = {
     "01_elbo_from_scratch": "EPOCHS = 1; BOUND_SAMPLES = (1, 4); GRADIENT_SAMPLES = (1, 4); GRADIENTS = 50",
     "02_swap_the_likelihood": "EPOCHS = 1; HIDDEN = ()",
     "03_conventions_and_beta": "EPOCHS = 1; SWEEP_EPOCHS = 1; LINEAR_STEPS = 500",
+    "04_beta_sweep": "EPOCHS = 1; BETAS = (0.5, 1.0, 2.0); NUM_SEEDS = 2; NUM_RATES = 2",
 }
-FIGURES = {"01_elbo_from_scratch": 5, "02_swap_the_likelihood": 3, "03_conventions_and_beta": 4}
+FIGURES = {"01_elbo_from_scratch": 5, "02_swap_the_likelihood": 3, "03_conventions_and_beta": 4, "04_beta_sweep": 5}
 
 # Matplotlib builds its fonts' cache before the kernel starts, since it would say so on the stderr of a cell.
 EXECUTE = """

@@ -37,16 +37,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each of its steps, and its errors twice
         self._ocp = ocp
         self._folder = folder.absolute()
-        # Each process of a sweep keeps checkpoints of its own; Orbax would otherwise wait for all of them at every save.
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"vae_jax_{me}"
-        )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone),
-        )
+        self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
 
     def save(self, epoch: int, state: TrainState, best: Best) -> None:
         """Copies to the host and returns; the files are written behind and appear at once when complete."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from vae_jax.report import figures, page, sweep_figures, sweep_words
 from vae_jax.report.page import Section
+from vae_jax.report.sweep_axes import FEW
 from vae_jax.report.sweep_summary import Overview, Setting, in_words, kl_rows, overview, strips
 from vae_jax.sweep.design import varying
 from vae_jax.sweep.results import Results
@@ -45,7 +46,8 @@ def _sections(results: Results, seen: Overview, data_dir: str | None) -> list[Se
     sections = [Section("rate_distortion", "Rate and distortion", caption, sweep_figures.rate_distortion(seen))]
     if any(setting.is_known for setting in settings):
         what = "the β that was trained with" if seen.names[0] == "beta" else f"the {axis}; β does not vary"
-        lines = " Lines join settings that are otherwise alike." if len(seen.names) > 1 else ""
+        joined = {(part.label, *one.words[1:]) for part in seen.parts for one in part.settings if one.is_known}
+        lines = " Lines join settings that are otherwise alike, drawn a little apart." if 1 < len(joined) <= FEW else ""
         caption = f"The ELBO itself (β = 1) against {what}.{lines} {bars}{outside}"
         sections.append(Section("elbo_against_beta", f"ELBO against {axis}", caption, sweep_figures.elbo(seen)))
     if num_rows := sum(len(kl_rows(part)) for part in seen.parts):

@@ -106,6 +106,7 @@ def run_sweep(
     """
     layout, processes = layout or Layout(), processes or Processes()
     check_members(members)
+    processes.check_devices()
     if processes.size > len(members):
         raise UserError(f"--num-processes: expected at most one process a member, got {processes.size} for {len(members)}.")
     check_out(out, resume, read_sweep, "to go on with it or to add members")
@@ -143,7 +144,7 @@ def run_sweep(
                 processes.wait("interrupted", timeout=10)
             return False
         before += sizes[path]
-    processes.wait("ended", timeout=30 * 24 * 3600)
+    processes.leave()
     return True
 
 

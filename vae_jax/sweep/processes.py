@@ -20,16 +20,13 @@ class Processes(NamedTuple):
     rank: int = 0
     size: int = 1
     timeout: float = 60.0
-
-    @property
-    def _client(self) -> Any:
-        return _joined().client
+    client: Any = None  # of JAX's coordination service: a key-value store and barriers
 
     def agree(self, name: str, mine: str, what: str) -> None:
         """Raises `UserError`, in every process, unless all of them bring the same JSON."""
         if self.size == 1:
             return
-        self._client.key_value_set(f"vae_jax/{name}/{self.rank}", mine)
+        self.client.key_value_set(f"vae_jax/{name}/{self.rank}", mine)
         texts = [self._get(f"{name}/{other}") for other in range(self.size)]
         self.wait(f"{name}/read")
         if different := [other for other in range(self.size) if texts[other] != texts[0]]:
@@ -44,12 +41,12 @@ class Processes(NamedTuple):
         if self.size == 1:
             return text
         if self.rank == 0:
-            self._client.key_value_set(f"vae_jax/{name}", text)
+            self.client.key_value_set(f"vae_jax/{name}", text)
         return self._get(name)
 
     def _get(self, name: str) -> str:
         try:
-            return self._client.blocking_key_value_get(f"vae_jax/{name}", int(1000 * self.timeout))
+            return self.client.blocking_key_value_get(f"vae_jax/{name}", int(1000 * self.timeout))
         except Exception:
             raise UserError(
                 f"another process did not come to the same point ({name}) within {self.timeout:g} s: look at what it printed."
@@ -58,7 +55,21 @@ class Processes(NamedTuple):
     def wait(self, name: str, timeout: float | None = None) -> None:
         """Waits for all processes; those that died meanwhile are noticed by JAX, which ends this process."""
         if self.size > 1:
-            self._client.wait_at_barrier(f"vae_jax/{name}", int(1000 * (timeout or self.timeout)))
+            self.client.wait_at_barrier(f"vae_jax/{name}", int(1000 * (timeout or self.timeout)))
+
+    def leave(self) -> None:
+        """Waits until all have ended, then leaves the group; what process 0 still does, it does alone."""
+        if self.size > 1:
+            self.wait("ended", timeout=30 * 24 * 3600)
+            self.client.shutdown()
+
+    def check_devices(self) -> None:
+        """Raises `UserError` where the devices of all processes are one machine to JAX."""
+        if jax.process_count() > 1:
+            raise UserError(
+                "the devices of all hosts are one machine here, as on a TPU slice. Give each process its own: set "
+                "TPU_PROCESS_BOUNDS=1,1,1 and TPU_CHIPS_PER_PROCESS_BOUNDS (2,2,1 for four chips) before it starts."
+            )
 
 
 def _first_difference(one: str, other: str) -> str:
@@ -100,7 +111,6 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
             _wait_for_port(coordinator, host, int(port), timeout)
         elif process_id == 0:
             _check_free(coordinator, int(port))
-    jax.config.update("jax_cpu_collectives_implementation", None)  # no process needs another's numbers
     with contextlib.suppress(AttributeError):
         # Otherwise JAX takes SIGTERM for itself, and this process would not answer it.
         jax.config.update("jax_enable_preemption_service", False)
@@ -115,14 +125,14 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     except (ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--coordinator, --num-processes, --process-id: the processes could not be joined: {reason}") from None
-    return Processes(_joined().process_id, _joined().num_processes, timeout)
-
-
-def _joined() -> Any:
-    """JAX's own record, the one place of the key-value store and the barrier. jax.process_index() would start the backend."""
     from jax._src import distributed
 
-    return distributed.global_state
+    state = distributed.global_state
+    processes = Processes(state.process_id, state.num_processes, timeout, state.client)
+    # No process needs another's devices. So each is alone to the backend, and to Orbax, which would otherwise write the arrays
+    # of process 0 only; what stays is the service that knows who is there and notices who is not.
+    state.client, state.process_id, state.num_processes = None, 0, 1
+    return processes
 
 
 def _wait_for_port(coordinator: str, host: str, port: int, timeout: float) -> None:
