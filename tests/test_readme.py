@@ -49,8 +49,8 @@ def test_the_sweep_commands_parse():
     """Every flag that the README shows for sweep.py is one that it has."""
     source = (Path(__file__).parents[1] / "experiments" / "sweep.py").read_text()
     config = (Path(__file__).parents[1] / "vae_jax" / "config.py").read_text()
-    lines = [line.split("#")[0] for line in README.splitlines() if "experiments/sweep.py" in line]
-    flags = {flag for line in lines for flag in re.findall(r"--([a-z-]+)", line)} - {"nodes", "ntasks-per-node"}
+    commands = re.findall(r"experiments/sweep\.py([^#`]*)", README)  # of a line, without what launches it
+    flags = {flag for command in commands for flag in re.findall(r"--([a-z-]+)", command.splitlines()[0])}
     assert len(flags) > 8
     for flag in flags:
         assert f"    {flag.replace('-', '_')}: " in source + config, flag

@@ -185,9 +185,11 @@ def test_a_diverging_run_keeps_its_last_good_state():
     images = (np.asarray(clean.train) > 127).astype(np.float32)
     images[7] = 1
     bad = clean._replace(train=jnp.asarray(images), train_input=lambda key, batch: batch)
-    result = fit(small_vae(), bad, objective=poisoned)
+    told = []
+    result = fit(small_vae(), bad, objective=poisoned, on_epoch=told.append)
     stopped = int(result.progress.state.step)
     assert result.status == "diverged"
+    assert told == []  # no epoch ended
     assert 0 <= stopped < 5  # the first epoch has five steps
     chex.assert_tree_all_finite(result.progress.state.params)
     # the state is what a healthy run has after as many steps

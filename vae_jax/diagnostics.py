@@ -1,7 +1,21 @@
-"""What the latent code carries: from the posteriors of a data set."""
+"""What the latent code carries: from the posteriors of a data set, (examples, latent) means and log standard deviations."""
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jax import Array
+
+from vae_jax.divergences import kl_per_dimension
+from vae_jax.posteriors import posterior_log_prob, sample_posterior
+
+COLLAPSED_NATS = 0.1  # a mean KL below this says nothing of x: collapse is complete, or under way
+REMEDIES = (
+    "usual remedies: a lower --beta, a warm-up of it (--beta-warmup-steps), --objective free_bits, a learned or smaller --scale, "
+    "a weaker decoder"
+)
 
 
 def active_units(posterior_means: Array, threshold: float = 0.01) -> Array:
@@ -9,12 +23,134 @@ def active_units(posterior_means: Array, threshold: float = 0.01) -> Array:
 
     Args:
       posterior_means: (examples, latent), E_q(z|x)[z] of each example.
-      threshold: variance, 0.01 in the paper.
+      threshold: variance, 0.01 in the paper; an array of thresholds gives the curve over them.
 
     Returns:
-      Scalar, a whole number.
+      Whole numbers, of the shape of threshold.
+
+    Example:
+      >>> active_units(jnp.array([[0.0, 1.0], [0.1, -1.0]]), jnp.array([0.001, 0.01])).tolist()
+      [2, 1]
 
     Source:
       Burda et al. (2016), section 5.2.
     """
-    return jnp.sum(jnp.var(posterior_means, axis=0) > threshold)
+    return jnp.sum(jnp.var(posterior_means, axis=0) > jnp.asarray(threshold)[..., None], axis=-1)
+
+
+class Collapse(NamedTuple):
+    """Which latent dimensions carry nothing, by the definition of Lucas et al. (2019)."""
+
+    collapsed: Array  # (latent,), booleans
+    share_below: Array  # (latent,), the share of examples whose KL in that dimension is below epsilon
+
+
+def collapse(mean: Array, log_scale: Array, *, epsilon: float = 0.01, delta: float = 0.01) -> Collapse:
+    """The (epsilon, delta)-collapse of each latent dimension, for a data set.
+
+        dimension j is collapsed when  P_x[ KL(q(z_j|x) || N(0, 1)) < epsilon ] >= 1 - delta
+
+    Args:
+      mean, log_scale: of q(z|x), (examples, latent).
+      epsilon: nats.
+      delta: share of examples that may use the dimension all the same.
+
+    Returns:
+      `Collapse`.
+
+    Example: the first dimension is at the prior, the second is not.
+      >>> collapse(jnp.array([[0.0, 2.0], [0.01, -2.0]]), jnp.array([[0.0, -1.0], [0.0, -1.0]])).collapsed.tolist()
+      [True, False]
+
+    Source:
+      Lucas et al. (2019).
+    """
+    below = jnp.mean(jax.vmap(kl_per_dimension)(mean, log_scale) < epsilon, axis=0)
+    return Collapse(below >= 1 - delta, below)
+
+
+def collapse_words(num_collapsed: int, latent_dim: int) -> str | None:
+    """One sentence for a user; None where every dimension is used."""
+    if num_collapsed == 0:
+        return None
+    if num_collapsed == latent_dim:
+        return f"posterior collapse: none of the {latent_dim} latent dimensions carries anything of x; {REMEDIES}."
+    return f"{num_collapsed} of {latent_dim} latent dimensions are collapsed onto the prior and carry nothing of x."
+
+
+class KLDecomposition(NamedTuple):
+    """KL(q(z|x) || p(z)) in three parts at single draws of z, (draws,), nats; only their means are of interest."""
+
+    kl: Array  # of the example of each draw: the sum of the next three
+    mutual_information: Array  # of x and z, if the examples were all there is: at most log N on average
+    total_correlation: Array  # KL(q(z) || prod_j q(z_j))
+    dimension_wise_kl: Array  # KL(prod_j q(z_j) || p(z)); sum_j KL(q(z_j) || p(z_j)) for a prior that factorises
+    mutual_information_upper: Array  # the example itself left out of q(z): above that of the source, on average
+
+
+def decompose_kl(
+    key: Array,
+    mean: Array,
+    log_scale: Array,
+    *,
+    num_draws: int = 2000,
+    prior_log_prob: Callable[[Array], Array] | None = None,
+    draws_at_once: int = 8,
+) -> KLDecomposition:
+    """Mutual information, total correlation and dimension-wise KL with the aggregate posterior of a whole data set.
+
+        q(z) = 1/N sum_n q(z|x_n),   q(z_j) = 1/N sum_n q(z_j|x_n):   all N examples, no minibatch in their place
+        KL = [KL - log q(z)/p(z)] + [log q(z) - log prod_j q(z_j)] + [log prod_j q(z_j) - log p(z)],   z ~ q(z|x_m)
+
+    For these N examples the estimates are unbiased. As statements about the source of the examples they are not: a mixture
+    of N cannot tell more than N examples apart, so mutual_information <= log N and is too low where the source has more to
+    tell. mutual_information_upper leaves x_m out of the mixture for its own z, which is too high on average: between the two is
+    the source's. Where they are far apart, N is too small to say.
+
+    Args:
+      key: a new-style PRNG key.
+      mean, log_scale: of q(z|x) for all N >= 2 examples, (N, latent).
+      num_draws: M, of z: each from another example, in random order, as long as there are some. Work is M N latent.
+      prior_log_prob: z -> log p(z), for a learned prior; N(0, I) by default, whose KL is then in closed form.
+      draws_at_once: memory only.
+
+    Returns:
+      `KLDecomposition`, fields (M,). Take the mean, and the standard error over the draws, on the host.
+
+    Example:
+      >>> parts = decompose_kl(jax.random.key(0), jnp.zeros((5, 2)), jnp.zeros((5, 2)), num_draws=10)
+      >>> print(abs(parts.total_correlation).max() < 1e-5)
+      True
+
+    Source:
+      Hoffman & Johnson (2016), Chen et al. (2018); the two bounds: Poole et al. (2019).
+    """
+    if mean.ndim != 2 or mean.shape != log_scale.shape or mean.shape[0] < 2:
+        raise ValueError(
+            f"decompose_kl: expected mean and log_scale of one shape (examples >= 2, latent), got {mean.shape} and "
+            f"{log_scale.shape}."
+        )
+    count = mean.shape[0]
+    key_order, key_z = jax.random.split(key)
+    rounds = -(-num_draws // count)
+    orders = jax.vmap(lambda key: jax.random.permutation(key, count))(jax.random.split(key_order, rounds))
+    index = orders.reshape(-1)[:num_draws]
+    precision = jnp.exp(-log_scale)
+
+    def one(drawn: tuple[Array, Array]) -> KLDecomposition:
+        m, key = drawn
+        z = sample_posterior(key, mean[m], log_scale[m])
+        pairs = -0.5 * jnp.square((z - mean) * precision) - log_scale - 0.5 * math.log(2 * math.pi)  # (N, latent)
+        joint = jnp.sum(pairs, axis=1)
+        log_q = jax.nn.logsumexp(joint) - math.log(count)
+        log_product = jnp.sum(jax.nn.logsumexp(pairs, axis=0) - math.log(count))
+        others = jax.nn.logsumexp(jnp.where(jnp.arange(count) == m, -jnp.inf, joint)) - math.log(count - 1)
+        if prior_log_prob is None:
+            log_p = posterior_log_prob(jnp.zeros_like(z), jnp.zeros_like(z), z)
+            kl = jnp.sum(kl_per_dimension(mean[m], log_scale[m]))
+        else:
+            log_p = prior_log_prob(z)
+            kl = joint[m] - log_p
+        return KLDecomposition(kl, kl - (log_q - log_p), log_q - log_product, log_product - log_p, kl - (others - log_p))
+
+    return jax.lax.map(one, (index, jax.random.split(key_z, num_draws)), batch_size=draws_at_once)

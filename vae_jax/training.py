@@ -332,7 +332,7 @@ def fit(
       early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`.
       eval_batch_size, test_seed: as in `evaluation.evaluate`; the seed fixes the draws of z.
       start: where to go on from; the result is then bit for bit that of a run that was never interrupted. Its state is donated.
-      on_epoch: called after each epoch; a true answer ends the run ("interrupted").
+      on_epoch: called after each epoch that ended well; a true answer ends the run ("interrupted").
 
     Returns:
       `Fit`. Its status is "diverged" where a loss or a parameter was not finite; the state is then that of the last good step.
@@ -374,6 +374,6 @@ def fit(
         test_seed=test_seed,
         placement=placement,
         start=start_members,
-        on_epoch=lambda progress: on_epoch(alone(progress)),
+        on_epoch=lambda progress: progress.status[0] == "running" and on_epoch(alone(progress)),
     )
     return Fit(alone(result.progress), result.status[0], only(result.params), result.epochs[0], result.tests[0])

@@ -11,6 +11,7 @@ from vae_jax.objectives.terms import (
     Terms,
     check_objective,
     check_terms,
+    draw,
     with_hyperparams,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "check_objective",
     "check_terms",
     "ciwae",
+    "draw",
     "elbo",
     "free_bits_elbo",
     "iwae",

@@ -1,0 +1,243 @@
+"""Importance-weighted estimates of log p(x), with what each is worth: errors over draws, remaining bias, Pareto shape."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vae_jax.evaluation.means import ToInput
+from vae_jax.model import VAE, Params, prior_log_prob
+from vae_jax.objectives import draw, log_mean_exp_k
+
+_TAIL_LEAST = 5  # draws in the tail, fewer say nothing of its shape
+
+
+class LogPx(NamedTuple):
+    """The estimate of log p(x) from K draws, and its quality; nats. One example, or a leading axis of examples."""
+
+    log_px: Array  # log 1/K sum_k w_k: below log p(x) in expectation
+    log_px_half: Array  # the mean of the same from either half of the draws; NaN for K = 1
+    standard_error: Array  # of log_px over the draws; NaN for K = 1
+    effective_sample_size: Array  # (sum w)^2 / sum w^2, from 1 to K
+    pareto_k: Array  # shape of the weights' tail: above 0.7 the errors here are not to be trusted; NaN for K < 25
+
+
+class LogPxMeans(NamedTuple):
+    """Means over the examples of a split, in nats per example."""
+
+    log_px: float
+    standard_error: float  # over the examples, as for another test set from the same source
+    monte_carlo_error: float  # over the draws, for this test set
+    bias: float  # estimate of what log_px is too low by, >= 0
+    interval: tuple[float, float]  # where the exact mean of this test set is: 1.96 Monte Carlo errors, and the bias above
+    effective_sample_size: float  # median over the examples
+    pareto_k_above: float  # share of examples with a Pareto shape above 0.7
+    num_samples: int
+    num_examples: int
+
+
+def log_px_from_weights(log_w: Array) -> LogPx:
+    """What K log importance weights of one example say of log p(x).
+
+        log_px                = log 1/K sum_k w_k
+        effective_sample_size = (sum_k w_k)^2 / sum_k w_k^2
+        standard_error        = sqrt[ (1/ESS - 1/K) K/(K-1) ],   the delta method's standard deviation of log_px
+
+    The bias of log_px is c/K to first order, and 2c/K from half of the draws: so log_px - log_px_half estimates what is left.
+
+    Args:
+      log_w: log [p(x|z_k) p(z_k) / q(z_k|x)], z_k ~ q(z|x), shape (K,), finite.
+
+    Returns:
+      `LogPx` of scalars.
+
+    Numerics:
+      With q the exact posterior all weights are equal: standard_error and bias are then 0 to rounding, the effective sample
+      size is K and pareto_k minus infinity (no tail).
+
+    Example:
+      >>> estimate = log_px_from_weights(jnp.log(jnp.array([1.0, 3.0])))
+      >>> print(estimate.log_px, estimate.effective_sample_size)
+      0.6931472 1.6
+
+    Source:
+      Burda et al. (2016); half against whole: Nowozin (2018) has the expansion in 1/K; pareto_k: see `pareto_k`.
+    """
+    k = log_w.shape[0]
+    half = k // 2
+    weights = jax.nn.softmax(log_w)
+    effective = 1 / jnp.sum(jnp.square(weights))
+    # About the mean, not 1/ESS - 1/K: equal weights then have an error of 0, not one of rounding.
+    variance = jnp.sum(jnp.square(weights - 1 / k)) * (k / max(k - 1, 1))
+    nan = jnp.full((), jnp.nan, log_w.dtype)
+    halves = 0.5 * (log_mean_exp_k(log_w[:half]) + log_mean_exp_k(log_w[k - half :])) if half else nan
+    return LogPx(log_mean_exp_k(log_w), halves, jnp.sqrt(variance) if half else nan, effective, pareto_k(log_w))
+
+
+def pareto_k(log_w: Array) -> Array:
+    """Shape of the generalised Pareto distribution fitted to the largest importance weights of one example.
+
+    Below 0.5 the weights have a variance; up to 0.7 the estimate converges at a useful rate; above it does not, whatever
+    its standard error says. The tail is the M = min(K/5, 3 sqrt(K)) largest weights, less the next one below them; the fit
+    is the profile posterior mean of Zhang & Stephens, shrunk towards 0.5 as by ten draws.
+
+    Args:
+      log_w: log weights, shape (K,).
+
+    Returns:
+      Scalar; minus infinity where the tail's weights are all the same, NaN for K < 25.
+
+    Source:
+      Vehtari, Simpson, Gelman, Yao & Gabry (2024); Zhang & Stephens (2009).
+    """
+    k = log_w.shape[0]
+    count = int(min(k / 5, 3 * math.sqrt(k)))
+    if count < _TAIL_LEAST:
+        return jnp.full((), jnp.nan, log_w.dtype)
+    largest = jax.lax.top_k(log_w, count + 1)[0]
+    # In units of the largest weight, so that nothing overflows; the shape does not depend on the unit.
+    excess = (jnp.exp(largest[:-1] - largest[0]) - jnp.exp(largest[-1] - largest[0]))[::-1]
+    shapeless = excess[-1] <= 0
+    excess = jnp.where(shapeless, jnp.arange(1.0, count + 1.0), excess)  # any numbers that can be fitted
+    # theta = -shape/scale on a grid between the data's bounds; the first quartile sets the prior's scale.
+    grid = 30 + int(math.sqrt(count))
+    quartile = jnp.maximum(excess[int(count / 4 + 0.5) - 1], jnp.finfo(excess.dtype).tiny)
+    spread = 1 - jnp.sqrt(grid / (jnp.arange(1, grid + 1) - 0.5))
+    theta = 1 / excess[-1] + spread / (3 * quartile)
+
+    def shape_at(theta: Array) -> Array:
+        return jnp.mean(jnp.log1p(-theta * excess))
+
+    shapes = jax.vmap(shape_at)(theta)
+    # At the pole theta = 0 the likelihood's log(-theta/shape) has a limit; no grid point is there but for coincidence.
+    log_likelihood = count * (jnp.log(-theta / shapes) - shapes - 1)
+    posterior_mean = jnp.sum(theta * jax.nn.softmax(log_likelihood))
+    shape = (count * shape_at(posterior_mean) + 10 * 0.5) / (count + 10)
+    return jnp.where(shapeless, -jnp.inf, shape)
+
+
+def importance_log_px(
+    key: Array,
+    vae: VAE,
+    params: Params,
+    data: Array,
+    *,
+    num_samples: int,
+    to_input: ToInput = lambda x: x,
+    log_jacobian: float = 0.0,
+    memory_bytes: int = 2**26,
+) -> LogPx:
+    """Importance-weighted log p(x) for every example of a data set, the encoder's q(z|x) as the proposal. Jit it at the edge.
+
+        log_px = log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x)
+
+    Args:
+      key: a new-style PRNG key. Draw k of example i uses fold_in(fold_in(key, i), k): results do not depend on chunks.
+      vae, params: the model.
+      data: (examples, ...) as stored; to_input turns a batch of it into floats.
+      num_samples: K >= 1 (static).
+      log_jacobian: nats added to each, `data.Prepared.log_jacobian`.
+      memory_bytes: about what the decoder's layers may take; sets how many draws are decoded at once. The default keeps them
+        in a CPU's cache; 2**30 fills an accelerator.
+
+    Returns:
+      `LogPx`, each field (examples,).
+
+    Raises:
+      ValueError: num_samples < 1.
+
+    Source:
+      Burda et al. (2016).
+    """
+    if num_samples < 1:
+        raise ValueError(f"importance_log_px: expected num_samples >= 1, got {num_samples}.")
+    num_examples, log_prior = data.shape[0], prior_log_prob(vae, params)
+    images, draws = chunk_sizes(draw_bytes(vae, params), num_examples, num_samples, memory_bytes)
+    draw_index = jnp.arange(-(-num_samples // draws) * draws).reshape(-1, draws)
+
+    def log_weight(key_x: Array, posterior: tuple[Array, Array], x: Array, k: Array) -> Array:
+        drawn = draw(
+            jax.random.fold_in(key_x, k),
+            *posterior,
+            lambda z: vae.decode(params, z),
+            vae.likelihood.log_prob,
+            x,
+            prior_log_prob=log_prior,
+        )
+        return drawn.log_weight
+
+    def of_images(index: Array) -> LogPx:
+        x = to_input(data[index])
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+        posteriors = jax.vmap(lambda x: vae.encode(params, x))(x)
+        of_draws = jax.vmap(jax.vmap(log_weight, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))
+        log_w = jax.lax.map(lambda k: of_draws(keys, posteriors, x, k), draw_index)  # (chunks, images, draws)
+        log_w = jnp.moveaxis(log_w, 0, 1).reshape(images, -1)[:, :num_samples]
+        return jax.vmap(log_px_from_weights)(log_w)
+
+    # The last images are filled up with copies of the first, which are cut off.
+    index = jnp.arange(-(-num_examples // images) * images)
+    index = jnp.where(index < num_examples, index, 0).reshape(-1, images)
+    found = jax.tree.map(lambda leaf: leaf.reshape(-1)[:num_examples], jax.lax.map(of_images, index))
+    return found._replace(log_px=found.log_px + log_jacobian, log_px_half=found.log_px_half + log_jacobian)
+
+
+def draw_bytes(vae: VAE, params: Params) -> int:
+    """Bytes of all intermediate values of decoding and weighing one draw: a bound on what it needs; from shapes alone."""
+
+    def one(params: Params, z: Array, x: Array) -> Array:
+        return vae.likelihood.log_prob(vae.decode(params, z), x)
+
+    z, x = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((vae.latent_dim,), vae.data_shape))
+    return _intermediates(jax.make_jaxpr(one)(params, z, x).jaxpr)
+
+
+def _intermediates(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [value.jaxpr for value in equation.params.values() if hasattr(value, "jaxpr")]
+        outputs = sum(math.prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars)
+        total += sum(map(_intermediates, inner)) if inner else outputs
+    return total
+
+
+def chunk_sizes(bytes_per_draw: int, num_examples: int, num_samples: int, memory_bytes: int) -> tuple[int, int]:
+    """(examples, draws of each) decoded at once: all draws of several examples, or some draws of one, as memory allows.
+
+    Example:
+      >>> chunk_sizes(1000, 100, 50, 10**6), chunk_sizes(1000, 100, 5000, 10**6)
+      ((20, 50), (1, 1000))
+    """
+    at_once = max(1, memory_bytes // max(bytes_per_draw, 1))
+    draws = min(num_samples, at_once)
+    # As many chunks as needed, all of one size: the last one is hardly ever ragged.
+    draws = -(-num_samples // -(-num_samples // draws))
+    return min(num_examples, max(1, at_once // num_samples)), draws
+
+
+def log_px_means(estimates: LogPx, num_samples: int) -> LogPxMeans:
+    """Dataset means in float64 from per-example estimates.
+
+    The interval is of the exact mean log p(x) of these examples: 1.96 errors over the draws, summed over independent examples,
+    either way, and twice the estimated bias above, since the bound is below on average.
+    """
+    log_px, half, error, effective, shape = (np.asarray(values, np.float64) for values in estimates)
+    count = len(log_px)
+    mean = float(np.mean(log_px))
+    spread = float(np.std(log_px, ddof=1)) if count > 1 else 0.0
+    monte_carlo = float(np.sqrt(np.sum(np.square(error)))) / count
+    bias = max(float(np.mean(log_px - half)), 0.0) if num_samples > 1 else math.nan
+    return LogPxMeans(
+        mean,
+        spread / count**0.5,
+        monte_carlo,
+        bias,
+        (mean - 1.96 * monte_carlo, mean + 1.96 * monte_carlo + 2 * bias),
+        float(np.median(effective)),
+        float(np.mean(shape > 0.7)) if num_samples >= 25 else math.nan,
+        num_samples,
+        count,
+    )
