@@ -196,6 +196,10 @@ class EpochProgress:
         elif line["epoch"] == 1 or line["epoch"] % self._stride == 0 or line["epoch"] == self._epochs:
             print(f"epoch {line['epoch']}/{self._epochs}  {words}", flush=True)
 
+    def say(self, note: str) -> None:
+        """A line on stderr, above the bar."""
+        self._bar.write(note, file=sys.stderr)
+
     def close(self) -> None:
         """Ends the bar's line."""
         self._bar.close()

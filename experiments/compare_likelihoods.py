@@ -79,6 +79,7 @@ def main() -> int:
     from vae_jax.build import build, load_dataset
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.comparison import check_base, plan
+    from vae_jax.files import write_json
     from vae_jax.report.summary import reconstructions
 
     check_base(base)
@@ -136,7 +137,7 @@ def main() -> int:
     print_tables(merged)
     print(f"\n+- is the standard error over the {over}; {len(dataset.test)} test examples, {base.epochs} epochs")
     content = {"dataset": base.dataset, "standard_error_over": over, "rows": merged, "config": dataclasses.asdict(base)}
-    runs.write_json(out / "comparison.json", content)
+    write_json(out / "comparison.json", content)
     draw_reconstructions(strips, out / "reconstructions.png")
     print(f"written: {out / 'comparison.json'}, {out / 'reconstructions.png'}")
     return 0

@@ -1,9 +1,9 @@
-"""Evaluates trained runs on their exact test sets and writes evaluation.json."""
+"""Evaluates trained runs on their test sets: log p(x) with its errors, the ELBO, and what the code carries."""
 
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from common import expect_runs, parse, run_script
@@ -13,96 +13,157 @@ from vae_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Evaluate run directories: the test ELBO (beta = 1) and its two terms, every test example once, in nats per example.
+    """Evaluate run directories on their whole test sets; nats per example, one table for all runs.
 
-    Example: python experiments/evaluate.py runs/first --num-samples 100
+    Writes evaluation.json (every number) and evaluation.npz (values of every test example) into each.
+
+    Example: python experiments/evaluate.py runs/first runs/second --num-samples 5000
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories written by train.py; one table for all of them."""
-    num_samples: int = 10
-    """Draws of z for each test example. 1 repeats the number in summary.json."""
+    """Run directories written by train.py."""
+    num_samples: int = 1000
+    """Importance samples of log p(x) for each test example."""
+    elbo_samples: int = 10
+    """Draws of z for the ELBO of each test example. 1 repeats the number in summary.json."""
+    ais_temperatures: int = 0
+    """Also estimate log p(x) by annealed importance sampling with so many temperatures, such as 1000; 0: do not."""
+    ais_chains: int = 16
+    """Chains of it for each example."""
+    ais_start: Literal["posterior", "prior"] = "posterior"
+    """Where its chains begin: posterior, the encoder's q(z|x), or prior."""
+    gap_steps: int = 0
+    """Also fit a posterior to each example by so many steps, such as 1000, for the encoder's gaps; 0: do not."""
+    num_annealed: int | None = None
+    """Of the first so many test examples, for annealing and gaps; all without."""
     batch_size: int = 1000
-    """Examples at once; changes no result beyond rounding."""
+    """Examples at once for the ELBO; changes no result beyond rounding."""
     data_dir: str | None = None
     """Where TFDS finds prepared data, if not where the run found it."""
 
+    def validate(self) -> None:
+        """Raises `UserError` for a number that cannot be."""
+        least = {"num_samples": 1, "elbo_samples": 1, "ais_chains": 1, "batch_size": 1, "ais_temperatures": 0, "gap_steps": 0}
+        for name, at_least in {**least, **({} if self.num_annealed is None else {"num_annealed": 1})}.items():
+            if getattr(self, name) < at_least:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag}: expected a whole number >= {at_least}, got {getattr(self, name)}.")
+
+
+COLUMNS = (
+    ("log p(x)", "log_px_mean", "10.3f"),
+    ("+-", "log_px_standard_error", "6.3f"),
+    ("MC +-", "log_px_monte_carlo_error", "6.4f"),
+    ("too low by", "log_px_bias", "10.4f"),
+    ("test ELBO", "test_elbo", "10.3f"),
+    ("+-", "test_elbo_standard_error", "6.3f"),
+    ("log-lik.", "test_log_likelihood", "10.3f"),
+    ("KL", "test_kl", "8.3f"),
+    ("active", "active_units", "6d"),
+    ("epoch", "evaluated_epoch", "5d"),
+)
+
+
+def cell(value: Any, form: str) -> str:
+    """A number, or a dash for one that is not defined."""
+    width = int(form.split(".")[0].rstrip("d"))
+    return f"{'-':>{width}}" if value is None or value != value else f"{value:{form}}"
+
 
 def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
-    """The content of evaluation.json."""
-    import jax
-    import numpy as np
+    """Evaluates, writes both files, and returns the content of evaluation.json."""
+    from tqdm import tqdm
 
-    from vae_jax.divergences import kl_per_dimension
-    from vae_jax.evaluation import encode_dataset, evaluate, means
-    from vae_jax.runs import load_run, test_bits_per_dim
-    from vae_jax.training import evaluation_key
+    from vae_jax.assessment import assess
+    from vae_jax.evaluation import Annealing
+    from vae_jax.files import write_arrays, write_json
+    from vae_jax.runs import load_run
 
     run = load_run(path, data_dir=arguments.data_dir)
     for note in run.notes:
         print(f"note: {note}", file=sys.stderr)
-    vae, data = run.built.vae, run.built.data
+    annealing = None
+    if arguments.ais_temperatures:
+        annealing = Annealing(arguments.ais_start, arguments.ais_temperatures, arguments.ais_chains)
+    bars: dict[str, Any] = {}
 
-    @jax.jit
-    def evaluate_jit(params: Any, test: jax.Array) -> Any:
-        return evaluate(
-            evaluation_key(run.built.config.test_seed),
-            vae,
-            params,
-            test,
-            to_input=data.eval_input,
-            batch_size=arguments.batch_size,
-            num_samples=arguments.num_samples,
-            log_jacobian=data.log_jacobian,
+    def progress(what: str, done: int, of: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=of, desc=f"{path.name}: {what}", unit="image", leave=False, disable=None)
+        bars[what].update(done - bars[what].n)
+        if done == of:
+            bars[what].close()
+
+    assessment = assess(
+        run,
+        num_samples=arguments.num_samples,
+        elbo_samples=arguments.elbo_samples,
+        batch_size=arguments.batch_size,
+        annealing=annealing,
+        gap_steps=arguments.gap_steps,
+        num_annealed=arguments.num_annealed,
+        progress=progress,
+    )
+    write_arrays(path / "evaluation.npz", assessment.examples)
+    write_json(path / "evaluation.json", assessment.numbers)
+    return assessment.numbers
+
+
+def more(numbers: dict[str, Any]) -> list[str]:
+    """The lines below a run's row: what the table has no column for."""
+    low, high = numbers["log_px_interval"]
+    interval = f"[{low:.3f}, {high:.3f}] has the exact mean log p(x) of these examples; " if high == high else ""
+    parts = (
+        "mutual_information",
+        "mutual_information_upper",
+        "mutual_information_cap",
+        "total_correlation",
+        "dimension_wise_kl",
+    )
+    least, most, cap, correlation, dimension_wise = (f"{numbers[name]:.2f}".replace("-0.00", "0.00") for name in parts)
+    lines = [
+        f"{interval}{numbers['num_samples']} samples worth {numbers['effective_sample_size']:.0f}; mutual information "
+        f"{least} to {most} (cap {cap}), total correlation {correlation}, dimension-wise KL {dimension_wise}"
+    ]
+    if "ais" in numbers:
+        ais = numbers["ais"]
+        lines.append(
+            f"annealed ({ais['num_temperatures']} temperatures, {ais['num_chains']} chains, {ais['num_examples']} examples): "
+            f"log p(x) {ais['log_px_mean']:.3f} +- {ais['log_px_standard_error']:.3f}, "
+            f"MC +- {ais['log_px_monte_carlo_error']:.4f}, "
+            f"acceptance {ais['acceptance_rate']:.2f}"
         )
-
-    @jax.jit
-    def kl_jit(params: Any, test: jax.Array) -> jax.Array:
-        posterior = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=arguments.batch_size)
-        return jax.vmap(kl_per_dimension)(*posterior)
-
-    test = means(evaluate_jit(run.params, data.test))
-    kl = np.asarray(kl_jit(run.params, data.test), np.float64).mean(axis=0)
-    return {
-        "test_elbo": test.elbo,
-        "test_log_likelihood": test.log_likelihood,
-        "test_kl": test.kl,
-        "test_elbo_standard_error": test.elbo_standard_error,
-        "num_test_examples": test.num_examples,
-        "num_samples": arguments.num_samples,
-        "evaluated_epoch": run.epoch,
-        "kl_per_dimension": kl.tolist() if vae.prior is None else None,  # defined for N(0, I)
-        "test_bits_per_dim": test_bits_per_dim(run.built, test.elbo),
-        "unit": "nats per example, beta = 1",
-    }
+    if "gaps" in numbers:
+        gaps = numbers["gaps"]
+        lines.append(
+            f"gaps ({gaps['num_examples']} examples): approximation {gaps['approximation_gap']:.3f} +- "
+            f"{gaps['approximation_gap_standard_error']:.3f}, amortisation {gaps['amortization_gap']:.3f} +- "
+            f"{gaps['amortization_gap_standard_error']:.3f}"
+        )
+    return lines
 
 
 def main() -> int:
     """Parses, evaluates, prints one table."""
     arguments = parse(Arguments)
     expect_runs(arguments.runs)
-    for name in ("num_samples", "batch_size"):
-        if getattr(arguments, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag}: expected a whole number >= 1, got {getattr(arguments, name)}.")
+    arguments.validate()
 
+    from vae_jax.assessment import remarks
     from vae_jax.cache import enable_compilation_cache
-    from vae_jax.runs import write_json
 
     enable_compilation_cache()
-    width = max(len(str(path)) for path in arguments.runs)
-    header = f"{'run':{width}}  {'test ELBO':>10}  {'+-':>6}  {'log-lik.':>10}  {'KL':>8}  {'examples':>8}  {'epoch':>5}"
+    width = max(len("run"), *(len(str(path)) for path in arguments.runs))
+    details = []
     for path in arguments.runs:
-        result = evaluate_run(path, arguments)
-        write_json(path / "evaluation.json", result)
+        numbers = evaluate_run(path, arguments)
         if path == arguments.runs[0]:
-            print(header)
-        print(
-            f"{path!s:{width}}  {result['test_elbo']:10.3f}  {result['test_elbo_standard_error']:6.3f}  "
-            f"{result['test_log_likelihood']:10.3f}  {result['test_kl']:8.3f}  {result['num_test_examples']:8d}  "
-            f"{result['evaluated_epoch']:5d}",
-            flush=True,
-        )
+            widths = [int(form.split(".")[0].rstrip("d")) for _, _, form in COLUMNS]
+            titles = "  ".join(f"{title:>{w}}" for (title, _, _), w in zip(COLUMNS, widths, strict=True))
+            print(f"{'run':{width}}  {titles}")
+        print(f"{path!s:{width}}  {'  '.join(cell(numbers[name], form) for _, name, form in COLUMNS)}", flush=True)
+        details += [f"{path}: {line}" for line in (*more(numbers), *(f"note: {remark}" for remark in remarks(numbers)))]
+    print("\n" + "\n".join(details))
     return 0
 
 

@@ -81,7 +81,7 @@ class Arguments(Config):
         """The settings that all members have where the sweep says nothing else."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
         place = os.path.expanduser(values["dataset"])
-        if os.path.exists(place) and values["dataset"] not in ("", "digits"):
+        if os.path.exists(place) and values["dataset"] not in ("", "digits", "sprites", "sprites_grid"):
             values["dataset"] = os.path.realpath(place)
         return Config(**values)
 

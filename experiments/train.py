@@ -42,7 +42,7 @@ class Arguments(Config):
         """The part that is needed to repeat the run."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
         place = os.path.expanduser(values["dataset"])
-        if os.path.exists(place) and values["dataset"] not in ("", "digits"):
+        if os.path.exists(place) and values["dataset"] not in ("", "digits", "sprites", "sprites_grid"):
             values["dataset"] = os.path.realpath(place)  # so that the run can be read from any folder
         return Config(**values)
 
@@ -72,7 +72,7 @@ def main() -> int:
     config.validate()
     data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
 
-    from vae_jax import runs
+    from vae_jax import diagnostics, runs
     from vae_jax.build import build, repeat_command
     from vae_jax.cache import enable_compilation_cache
 
@@ -93,6 +93,9 @@ def main() -> int:
         flush=True,
     )
     progress: EpochProgress | None = None
+    # Until then a small KL may be what was asked for.
+    warm_up = max(config.capacity_warmup_steps, config.learning_rate_warmup_steps)
+    warned, kl = False, list[float]()
     writer: Any = None
     command = repeat_command(config, out, data_dir, (sys.executable, sys.argv[0]))
 
@@ -111,8 +114,17 @@ def main() -> int:
                 writer = SummaryWriter(str(out / "tensorboard"))
 
         def on_epoch(line: dict[str, Any]) -> bool:
+            nonlocal warned
             assert progress is not None
             progress.update(line)
+            if line["step"] > warm_up:
+                kl.append(line["test_kl"])
+            if not warned and diagnostics.is_collapsing(kl):
+                warned = True
+                progress.say(
+                    f"note: the KL is {line['test_kl']:.3f} nats after epoch {line['epoch']}: posterior collapse is under way; "
+                    f"{diagnostics.REMEDIES}."
+                )
             if writer is not None:
                 for name, value in line.items():
                     writer.add_scalar(name, value, line["step"])
@@ -157,6 +169,10 @@ def main() -> int:
         f"{fit.status} after {epochs} epochs, {summary['train_examples_per_second']:,.0f} examples/s)",
         flush=True,
     )
+    print(f"active units {summary['active_units']} of {summary['latent_dim']}", flush=True)
+    collapsed = len(summary.get("collapsed_units", ()))
+    if words := diagnostics.collapse_words(collapsed, summary["latent_dim"], summary["test_kl"]):
+        print(f"note: {words}", file=sys.stderr)
     if arguments.report:
         from vae_jax.report import write_report
 

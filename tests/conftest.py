@@ -20,6 +20,7 @@ STRICT = (
     "test_divergences",
     "test_objectives",
     "test_evaluation",
+    "test_disentanglement",
 )
 
 
@@ -34,7 +35,7 @@ def _strict(request):
 
 
 # Many small programs, each run for a moment: most of their time would go into optimising them.
-QUICKLY_COMPILED = ("test_settings", "test_priors", "test_sweep")
+QUICKLY_COMPILED = ("test_settings", "test_priors", "test_sweep", "test_annealed")
 
 
 @pytest.fixture(autouse=True)

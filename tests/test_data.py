@@ -2,7 +2,9 @@
 
 import functools
 import gzip
+import io
 import operator
+import pathlib
 import struct
 
 import jax
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from vae_jax import data, likelihoods
+from vae_jax.cache import cache_dir
 from vae_jax.data.sources import read_idx
 from vae_jax.data.treatment import random_bits16
 from vae_jax.errors import UserError
@@ -204,6 +207,100 @@ def test_text_labels_become_numbers(tmp_path):
     assert data.load(str(tmp_path / "a.npz")).test_labels.tolist() == [1, 0, 1]
 
 
+def test_factors_beside_the_images_are_split_with_them(tmp_path):
+    """Each image has the value of its second factor."""
+    factors = np.stack([np.arange(40) // 20, np.arange(40)], axis=1)
+    images = np.broadcast_to(factors[:, 1, None, None], (40, 3, 3)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", train=images, factors=factors, factor_names=np.array(["half", "level"]))
+    got = data.load(str(tmp_path / "a.npz"), validation_fraction=0.25)
+    assert got.factor_names == ("half", "level")
+    assert (got.train_factors.shape, got.test_factors.shape) == ((24, 2), (8, 2))
+    for rows, values in ((got.train, got.train_factors), (got.test, got.test_factors)):
+        np.testing.assert_array_equal(rows[:, 0, 0, 0], values[:, 1])
+    np.savez(tmp_path / "b.npz", x_train=images, x_test=images[:5], test_factors=factors[:5])
+    got = data.load(str(tmp_path / "b.npz"))
+    assert got.train_factors is None
+    assert got.factor_names is None
+    np.testing.assert_array_equal(got.test_factors, factors[:5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factors": np.zeros((9, 2), int)}, r"a row for each of 10 examples, got shape \(9, 2\)"),
+        ({"factors": np.zeros(10, int)}, r"shape \(examples, factors\).* got shape \(10,\)"),
+        ({"factors": np.zeros((10, 2))}, "expected factors as integers.* dtype float64"),
+        ({"test_factors": np.zeros((10, 2), int)}, "a row for each of 0 examples"),
+        ({"factors": np.zeros((10, 2), int), "factor_names": np.array(["a"])}, r"each with its name, got \[1, 2\]"),
+        (
+            {"factors": np.zeros((10, 2), int), "test": np.zeros((3, 2, 2)), "test_factors": np.zeros((3, 1), int)},
+            r"the same factors for training and test, .*got \[1, 2\]",
+        ),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(tmp_path, changes, message):
+    np.savez(tmp_path / "a.npz", **({"train": np.zeros((10, 2, 2))} | changes))
+    with pytest.raises(UserError, match=message):
+        data.load(str(tmp_path / "a.npz"))
+
+
+def _write_tfds(name, folder, records):
+    """A prepared data set of this name, written without TensorFlow."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.core import example_serializer, naming, splits
+
+    builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+    place = pathlib.Path(builder.data_dir)
+    place.mkdir(parents=True)
+    serializer = example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
+    writer = ArrayRecordWriter(str(place / f"{name}-train.array_record-00000-of-00001"), "group_size:1")
+    for record in records:
+        # The real features beside those that matter here.
+        missing = set(builder.info.features) - set(record)
+        writer.write(serializer.serialize_example(record | {key: np.float32(0.5) for key in missing}))
+    writer.close()
+    template = naming.ShardedFileTemplate(data_dir=place, dataset_name=name, split="train", filetype_suffix="array_record")
+    info = splits.SplitInfo(name="train", shard_lengths=[len(records)], num_bytes=1, filename_template=template)
+    builder.info.set_splits(splits.SplitDict([info]))
+    builder.info.write_to_directory(place)
+
+
+TFDS_FACTORS = {
+    "dsprites": ("shape", "scale", "orientation", "x_position", "y_position"),
+    "shapes3d": ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation"),
+}
+
+
+@pytest.mark.parametrize(("name", "names"), TFDS_FACTORS.items(), ids=TFDS_FACTORS)
+def test_tfds_sets_made_from_factors_bring_them_in_their_published_order(tmp_path, name, names):
+    """The real builders' features, ten records of our own; the second time from the cache, damaged in between."""
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 3, (10, len(names)))
+    shape = (64, 64) if name == "dsprites" else (64, 64, 3)
+    images = rng.integers(0, 2, (10, *shape), dtype=np.uint8)
+    records = []
+    for image, row in zip(images, factors, strict=True):
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "png")
+        labels = {f"label_{factor}": int(value) for factor, value in zip(names, row, strict=True)}
+        records.append({"image": content.getvalue()} | labels)
+    _write_tfds(name, tmp_path, records)
+    for attempt in range(3):
+        got = data.load(name, data_dir=str(tmp_path), split="last", test_fraction=0.3)
+        assert got.factor_names == names
+        np.testing.assert_array_equal(got.train_factors, factors[:7])
+        np.testing.assert_array_equal(got.test_factors, factors[7:])
+        np.testing.assert_array_equal(got.train, images[:7].reshape(7, 64, 64, -1))
+        assert got.test_labels.shape == (3,)
+        assert got.max_level == 1
+        [cached] = (cache_dir() / "tfds").glob(f"{name}-*.npz")
+        if attempt == 1:
+            np.savez(cached, images=images)  # as one that was written without factors
+    with np.load(cached) as archive:
+        np.testing.assert_array_equal(archive["factors"], factors)
+
+
 def test_an_unprepared_tfds_name_says_what_to_install_at_once(tmp_path):
     with pytest.raises(UserError, match="tfds-prepare"):
         data.load("fashion_mnist", data_dir=str(tmp_path))
@@ -272,6 +369,16 @@ def test_dequantised_levels_stay_in_their_bin_and_the_jacobian_is_that_of_the_sc
     assert prepared.log_jacobian == pytest.approx(-16 * np.log(256))
     # A uniform density on [0, 1] gives each of 256 levels the probability 1/256.
     assert np.exp(prepared.log_jacobian / 16) == pytest.approx(1 / 256)
+
+
+def test_binary_data_stay_as_they_are_under_any_binarisation():
+    images = np.random.default_rng(0).integers(0, 2, (50, 4, 4, 1), dtype=np.uint8)
+    for binarization in ("none", "dynamic", "fixed", "threshold"):
+        prepared = data.prepare(_dataset(images, max_level=1), binarization=binarization)
+        for x in (prepared.eval_input(prepared.test), prepared.train_input(jax.random.key(0), prepared.train)):
+            assert x.dtype == jnp.float32
+            np.testing.assert_array_equal(x, images)
+        assert prepared.description == "binary as stored"
 
 
 def test_support_is_checked():

@@ -14,6 +14,7 @@ LAYERS = {
     "errors": 0,
     "_arrays": 0,
     "_special": 0,
+    "files": 0,
     "cache": 0,
     "config": 1,
     "conventions": 1,
@@ -28,6 +29,7 @@ LAYERS = {
     "model": 4,
     "evaluation": 5,
     "diagnostics": 5,
+    "disentanglement": 5,
     "optimization": 5,
     "sharding": 1,
     "train_step": 6,
@@ -37,6 +39,7 @@ LAYERS = {
     "build": 9,
     "comparison": 10,
     "runs": 10,
+    "assessment": 11,
     "sweep": 11,
     "report": 12,
 }
@@ -47,6 +50,7 @@ NO_FILES = ONLY_JAX | {
     "train_step",
     "training",
     "evaluation",
+    "disentanglement",
     "optimization",
     "config",
     "build",
@@ -93,10 +97,11 @@ def test_each_library_has_its_place(path):
     if own in ONLY_JAX:
         assert roots <= {"jax"}
     assert "flax" not in roots or own == "networks"
-    assert "optax" not in roots or own in {"train_step", "training", "optimization", "build"}
+    assert "optax" not in roots or own in {"train_step", "training", "optimization", "build", "evaluation"}
     assert "matplotlib" not in roots or own == "report"
     assert not roots & {"orbax"} or own == "checkpoint"
-    assert not roots & {"tensorflow_datasets", "sklearn", "PIL"} or own == "data"
+    assert not roots & {"tensorflow_datasets", "PIL"} or own == "data"
+    assert "sklearn" not in roots or own in {"data", "disentanglement"}
     assert not roots & {"tensorflow", "torch", "chex", "pytest", "tyro", "tqdm"}
 
 

@@ -126,7 +126,7 @@ def make_objective(config: Config, dataset: Dataset) -> Objective | BatchObjecti
         case "piwae":
             return with_hyperparams(objectives.piwae, num_groups=m, num_samples=k)
         case "beta_tcvae":
-            return stateless(cross_batch.beta_tc_elbo, "beta", num_examples=len(dataset.train), weights=config.tc_weights)
+            return stateless(cross_batch.beta_tc_elbo, "beta", num_examples=dataset.num_different, weights=config.tc_weights)
         case "dip_vae_i" | "dip_vae_ii":
             variant = config.objective.removeprefix("dip_vae_")
             return stateless(cross_batch.dip_elbo, "lambda_od", "lambda_d", "beta", variant=variant)

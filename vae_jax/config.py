@@ -63,7 +63,8 @@ class Config:
     """All that is needed to repeat a run. Hashable; written to config.json."""
 
     dataset: str = "digits"
-    """digits (embedded), a TFDS name (mnist, fashion_mnist, ...), an .npy or .npz file, a folder of IDX files or of images."""
+    """digits (embedded), sprites or sprites_grid (computed), a TFDS name (mnist, dsprites, ...), an .npy or .npz file, a \
+folder of IDX files or of images."""
     split: Literal["random", "last"] = "random"
     """How to take a test set (and a validation set) where the source has none: at random, or the last block (video frames)."""
     test_fraction: float = 0.2

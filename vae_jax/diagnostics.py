@@ -1,24 +1,25 @@
 """What the latent code carries: from the posteriors of a data set, (examples, latent) means and log standard deviations."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.posteriors import posterior_log_prob, sample_posterior
 
-COLLAPSED_NATS = 0.1  # a mean KL below this says nothing of x: collapse is complete, or under way
+_NOTHING = 0.1  # nats of KL in all: the code says next to nothing of x
 REMEDIES = (
-    "usual remedies: a lower --beta, a warm-up of it (--beta-warmup-steps), --objective free_bits, a learned or smaller --scale, "
-    "a weaker decoder"
+    "usual remedies: a lower --beta, a warm-up of it (--beta-warmup-steps), --objective free_bits, a learned or smaller "
+    "--scale, a weaker decoder"
 )
 
 
-def active_units(posterior_means: Array, threshold: float = 0.01) -> Array:
+def active_units(posterior_means: Array, threshold: ArrayLike = 0.01) -> Array:
     """Number of latent dimensions whose posterior mean varies over the data: Var_x(E_q[z_j]) > threshold.
 
     Args:
@@ -69,13 +70,22 @@ def collapse(mean: Array, log_scale: Array, *, epsilon: float = 0.01, delta: flo
     return Collapse(below >= 1 - delta, below)
 
 
-def collapse_words(num_collapsed: int, latent_dim: int) -> str | None:
-    """One sentence for a user; None where every dimension is used."""
-    if num_collapsed == 0:
-        return None
-    if num_collapsed == latent_dim:
-        return f"posterior collapse: none of the {latent_dim} latent dimensions carries anything of x; {REMEDIES}."
-    return f"{num_collapsed} of {latent_dim} latent dimensions are collapsed onto the prior and carry nothing of x."
+def collapse_words(num_collapsed: int, latent_dim: int, kl: float) -> str | None:
+    """One sentence for a user on the dimensions that `collapse` found and the mean KL of all, in nats; None if all is well."""
+    if num_collapsed == latent_dim or kl < _NOTHING:
+        # Adding 0.0 takes the sign off a negative zero.
+        return f"posterior collapse: the {latent_dim} latent dimensions together carry {kl + 0.0:.3f} nats of x; {REMEDIES}."
+    if num_collapsed:
+        return f"{num_collapsed} of {latent_dim} latent dimensions are collapsed onto the prior and carry nothing of x."
+    return None
+
+
+def is_collapsing(kl: Sequence[float], patience: int = 10) -> bool:
+    """Whether the mean KL after each epoch so far, in nats, means that the code carries next to nothing of x.
+
+    True when the last `patience` epochs are all below 0.1 nats: a healthy run may pass through there in its first epochs.
+    """
+    return len(kl) >= patience and max(kl[-patience:]) < _NOTHING
 
 
 class KLDecomposition(NamedTuple):

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from vae_jax import config as config_module
-from vae_jax import training
+from vae_jax import diagnostics, training
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.errors import UserError
-from vae_jax.evaluation import Means, bits_per_dim
+from vae_jax.evaluation import Means, bits_per_dim, encode_dataset
+from vae_jax.files import write_json
 from vae_jax.likelihoods import DISCRETE, Likelihood
 from vae_jax.objectives import Objective
 from vae_jax.training import Best, Epoch, Fit, Progress, TrainMeans, TrainState
@@ -40,30 +42,6 @@ class Run(NamedTuple):
     summary: dict[str, Any] | None  # None while the run is unfinished
     metrics: list[dict[str, Any]]
     notes: list[str]  # what a user should know: checkpoints passed over, a run unfinished
-
-
-def write_json(path: Path, content: Any) -> None:
-    """`write_text` of JSON, with null for numbers that are not finite."""
-    write_text(path, json.dumps(_finite(content), indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomically: a reader, or a later process, sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _finite(content: Any) -> Any:
-    """The same with null for numbers that are not finite, which JSON does not have."""
-    if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
@@ -310,6 +288,8 @@ def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> di
     }
     if fit.test and (bits := test_bits_per_dim(built, fit.test.elbo)) is not None:
         summary["test_bits_per_dim"] = bits
+    if fit.test:
+        summary |= _code(built, fit.params)
     if built.data.log_jacobian:
         summary["log_jacobian"] = built.data.log_jacobian
     if built.vae.likelihood.shared_start:
@@ -320,6 +300,16 @@ def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> di
     if fit.status == "diverged":
         summary["diverged_at_step"] = int(fit.progress.state.step)
     return summary
+
+
+def _code(built: Built, params: Any) -> dict[str, Any]:
+    """Which latent dimensions the test set uses."""
+    encode = jax.jit(lambda params, test: encode_dataset(built.vae, params, test, to_input=built.data.eval_input))
+    mean, log_scale = encode(params, built.data.test)
+    found: dict[str, Any] = {"latent_dim": built.vae.latent_dim, "active_units": int(diagnostics.active_units(mean))}
+    if built.vae.prior is None:
+        found["collapsed_units"] = np.flatnonzero(diagnostics.collapse(mean, log_scale).collapsed).tolist()
+    return found
 
 
 def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from scripts import assert_same_run, metrics, run, start, summary
 
 SLOW = pytest.mark.slow
@@ -39,6 +40,8 @@ def test_a_run_directory_has_its_files_and_fields(trained):
     assert len(config["data"]["sha256"]) == 64
     names = {path.stem for path in (out / "figures").iterdir()}
     assert {"learning_curves", "reconstructions", "prior_samples", "kl_per_dimension", "latent_space", "manifold"} <= names
+    assert {"rate_distortion", "aggregate_posterior", "traversal", "interpolation"} <= names
+    assert (out / "figures" / "traversal.gif").stat().st_size < 1_000_000
     # no terminal: lines rather than a bar, and the report's place last
     assert "\r" not in done.stdout + done.stderr
     assert re.search(r"epoch 3/3 +ELBO -\d+\.\d+ +log-likelihood -\d+\.\d+ +KL \d+\.\d+ +[\d,]+ examples/s", done.stdout)
@@ -50,7 +53,8 @@ def test_the_report_is_one_self_contained_page(trained):
     page = (out / "report.html").read_text()
     assert f"{summary(out)['test_elbo']:.3f}" in page
     assert page.index("test ELBO") < page.index("Learning curves") < page.index("How to repeat this run")
-    assert page.count("data:image/png;base64,") == len(list((out / "figures").iterdir()))
+    assert page.count("data:image/png;base64,") == len(list((out / "figures").glob("*.png")))
+    assert page.count("data:image/gif;base64,") == len(list((out / "figures").glob("*.gif"))) == 1
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "train.py --dataset digits --hidden 16 --latent-dim 2" in page
     (out / "report.html").unlink()
@@ -60,15 +64,16 @@ def test_the_report_is_one_self_contained_page(trained):
 
 def test_evaluate_repeats_the_summary_and_improves_on_it(trained):
     out, _ = trained
-    run("evaluate.py", out, "--num-samples", 1)
+    run("evaluate.py", out, "--num-samples", 1, "--elbo-samples", 1)
     once = json.loads((out / "evaluation.json").read_text())
     for name in ("test_elbo", "test_log_likelihood", "test_kl"):
         assert once[name] == pytest.approx(summary(out)[name], abs=1e-4)
-    done = run("evaluate.py", out, "--num-samples", 50, "--batch-size", 37)
+    done = run("evaluate.py", out, "--num-samples", 50, "--elbo-samples", 50, "--batch-size", 37)
     many = json.loads((out / "evaluation.json").read_text())
     assert many["test_kl"] == pytest.approx(once["test_kl"], abs=1e-4)
     assert sum(many["kl_per_dimension"]) == pytest.approx(many["test_kl"], rel=1e-5)
     assert many["num_test_examples"] == 359
+    assert many["test_elbo"] < many["log_px_mean"] < 0
     assert f"{many['test_elbo']:.3f}" in done.stdout
 
 
@@ -277,3 +282,64 @@ def test_readers_refuse_what_is_no_run(name, script, tmp_path, trained):
     if name == "evaluate":
         status, stderr = script(name, trained[0], "--num-samples", 0)
         assert (status, stderr) == (2, "error: --num-samples: expected a whole number >= 1, got 0.\n")
+
+
+def test_latent_space_draws_a_traversal_and_an_interpolation(trained, tmp_path):
+    out, _ = trained
+    done = run("latent_space.py", out, "--image", 3, "--span", 2, "--steps", 5, "--out", tmp_path / "there.gif")
+    assert re.match(r"test image 3 \(label \d\): z\[\d\], KL \d+\.\d\d nats; z\[\d\], KL \d", done.stdout)
+    assert done.stdout.splitlines()[-1] == f"wrote {tmp_path / 'there.gif'}"
+    with Image.open(tmp_path / "there.gif") as gif:
+        assert gif.n_frames == 8  # five there, three on the way back
+        assert gif.info["loop"] == 0
+    figures = set((out / "figures").iterdir())
+    done = run("latent_space.py", out, "--label", 7, "--to", 5)
+    written = {out / "figures" / name for name in re.findall(r"latent_space_\d+_to_5\.\w+", done.stdout)}
+    assert set((out / "figures").iterdir()) - figures == written
+    assert {path.suffix for path in written} == {".png", ".gif"}
+    for path in written:
+        path.unlink()
+
+
+NO_PICTURE = {
+    "a high image": ("--image 359", "--image: expected a test image from 0 to 358, got 359."),
+    "a negative image": ("--image -1", "--image: expected a test image from 0 to 358, got -1."),
+    "no image to go to": ("--to 359", "--to: expected a test image from 0 to 358, got 359."),
+    "no such label": ("--label 10", "--label: expected one of the test set's labels (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), got 10."),
+    "label and image": ("--label 1 --image 1", "leave out either --label or --image"),
+    "no such dimension": ("--dimensions 0 2", "--dimensions: expected latent dimensions from 0 to 1, got 2."),
+    "a negative dimension": ("--dimensions -1", "--dimensions: expected latent dimensions from 0 to 1, got -1."),
+    "a dimension twice": ("--dimensions 1 1", "--dimensions: expected each once, got 1 1."),
+    "dimensions between images": ("--dimensions 1 --to 2", "--dimensions belongs to traversals"),
+    "no span": ("--span 0", "--span: expected a number > 0, in prior standard deviations, got 0.0."),
+    "a negative span": ("--span -3", "--span: expected a number > 0"),
+    "span nan": ("--span nan", "--span: expected a number > 0"),
+    "span infinite": ("--span inf", "--span: expected a number > 0"),
+    "one step": ("--steps 1", "--steps: expected a whole number from 2 to 60, got 1."),
+    "many steps": ("--steps 61", "--steps: expected a whole number from 2 to 60, got 61."),
+    "suffix": ("--out {here}/a.jpg", "expected a name ending in .png or .gif."),
+    "no folder": ("--out {here}/none/a.png", "is not a folder"),
+    "a folder": ("--out {here}/folder.png", "it is a folder"),
+    "no number": ("--image first", "--image"),
+    "unknown flag": ("--spam 3", "Unrecognized options: --spam"),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), NO_PICTURE.values(), ids=NO_PICTURE)
+def test_latent_space_refuses_in_one_line_and_writes_nothing(flags, message, script, tmp_path, trained):
+    (tmp_path / "folder.png").mkdir()
+    before = sorted([*tmp_path.rglob("*"), *trained[0].rglob("*")])
+    status, stderr = script("latent_space", trained[0], *flags.format(here=tmp_path).split())
+    assert (status, stderr.count("\n")) == (2, 1)
+    assert stderr.startswith("error: ")
+    assert message in stderr
+    assert sorted([*tmp_path.rglob("*"), *trained[0].rglob("*")]) == before
+
+
+def test_latent_space_refuses_what_is_no_run(script, tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        status, stderr = script("latent_space", path)
+        assert (status, stderr) == (2, f"error: {path}: not a run directory (it has no config.json).\n")
+    (tmp_path / "sweep.json").touch()
+    assert "a sweep directory, not a run directory" in script("latent_space", tmp_path)[1]
+    assert script("latent_space")[0] == 2

@@ -5,16 +5,29 @@ import math
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 
 from vae_jax.errors import UserError
 
 # What a damaged or hostile array file makes NumPy raise.
 UNREADABLE = (ValueError, EOFError, OSError, SyntaxError, KeyError, MemoryError, OverflowError, zlib.error, zipfile.BadZipFile)
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+class Rendering(NamedTuple):
+    """Binary images that are computed from stored rows wherever they are needed."""
+
+    name: str  # of the function and its version: part of the data's fingerprint
+    render: Callable[[Array], Array]  # one row -> its image, levels 0 and 1 in uint8
+    data_shape: tuple[int, ...]  # of an image
+    mean: Callable[[], np.ndarray]  # the mean of all images, `data_shape`
+    num_images: int  # of which `draw` draws
+    draw: Callable[[Array, Array], Array] | None = None  # (key, row of train) -> a row to render; None: the row itself
 
 
 class Split(NamedTuple):
@@ -26,6 +39,11 @@ class Split(NamedTuple):
     test: np.ndarray | None = None
     test_labels: np.ndarray | None = None
     max_level: int | None = None  # None: 1 for binary images, else 255
+    train_factors: np.ndarray | None = None  # (examples, factors), integers
+    test_factors: np.ndarray | None = None
+    factor_names: tuple[str, ...] | None = None
+    rendering: Rendering | None = None  # of rows that are no images
+    split: str = "the source's own"  # how the test set came about, where there is one
 
 
 def digits() -> Split:
@@ -89,12 +107,16 @@ def _from_npz(path: Path) -> Split:
         train = read("train", "x_train", "images", "x", "data", "arr_0")
         if train is None:
             raise UserError(f"{path}: expected an array named train or x_train (and test or x_test), got {sorted(names)}.")
+        names_of = read("factor_names")
         return Split(
             train,
             read("y_train", "train_labels", "labels", "y"),
             read("validation", "x_validation", "x_val"),
             read("test", "x_test"),
             read("y_test", "test_labels"),
+            train_factors=read("factors", "train_factors"),
+            test_factors=read("test_factors"),
+            factor_names=None if names_of is None else tuple(str(name) for name in names_of.ravel()),
         )
 
 

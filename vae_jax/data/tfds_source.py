@@ -16,6 +16,12 @@ from vae_jax.cache import cache_dir
 from vae_jax.data.sources import UNREADABLE, Split
 from vae_jax.errors import UserError
 
+# Data sets made from factors, in the order in which they were published; feature label_<name> holds each.
+_FACTORS = (
+    ("shape", "scale", "orientation", "x_position", "y_position"),  # dSprites
+    ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation"),  # 3D Shapes
+)
+
 
 class UnknownName(Exception):
     """TFDS has no such data set."""
@@ -44,17 +50,24 @@ def load(name: str, data_dir: str | None) -> Split:
         _prepare(tfds, builder, name, data_dir)
 
     image, label = _features(tfds, builder, name)
+    factors = _factors(builder)
     if builder.info.splits.get("train") is None:
         raise UserError(f"TFDS data set {name!r}: expected a train split, got {sorted(builder.info.splits)}.")
     read = {}
     for split in ("train", "validation", "test"):
         if split in builder.info.splits:
-            read[split] = _read(builder, split, image, label)
+            read[split] = _read(builder, split, image, label, factors)
+    (train, train_labels, train_factors), nothing = read["train"], (None, None, None)
+    test, test_labels, test_factors = read.get("test", nothing)
     return Split(
-        *read["train"],
-        validation=read["validation"][0] if "validation" in read else None,
-        test=read["test"][0] if "test" in read else None,
-        test_labels=read["test"][1] if "test" in read else None,
+        train,
+        train_labels,
+        read.get("validation", nothing)[0],
+        test,
+        test_labels,
+        train_factors=train_factors,
+        test_factors=test_factors,
+        factor_names=factors,
     )
 
 
@@ -101,7 +114,15 @@ def _features(tfds, builder, name: str) -> tuple[str, str | None]:
     return images[0], "label" if "label" in labels else labels[0] if labels else None
 
 
-def _read(builder, split: str, image: str, label: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _factors(builder) -> tuple[str, ...] | None:
+    """The factors of the data set, in their published order; None for one without."""
+    features = set(builder.info.features)
+    return next((names for names in _FACTORS if features.issuperset(f"label_{name}" for name in names)), None)
+
+
+def _read(
+    builder, split: str, image: str, label: str | None, factors: tuple[str, ...] | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     files = sorted(Path(builder.data_dir).glob(f"*-{split}.array_record*"))
     stamp = "-".join(f"{file.stat().st_size}_{file.stat().st_mtime_ns}" for file in files)
     cached = (
@@ -111,7 +132,8 @@ def _read(builder, split: str, image: str, label: str | None) -> tuple[np.ndarra
     )
     try:
         with np.load(cached, allow_pickle=False) as archive:
-            return archive["images"], archive.get("labels")
+            # One written without the factors that are there counts as damaged.
+            return archive["images"], archive.get("labels"), archive["factors"] if factors else None
     except UNREADABLE:
         pass  # no cache yet, or a damaged one: decode again
     source = builder.as_data_source(split=split)
@@ -120,23 +142,24 @@ def _read(builder, split: str, image: str, label: str | None) -> tuple[np.ndarra
         print(f"TFDS: decoding {count} images of {builder.info.full_name} ({split}), once ...", file=sys.stderr, flush=True)
     images = np.empty((count, *builder.info.features[image].shape), builder.info.features[image].np_dtype)
     labels = np.empty(count, np.int64) if label else None
+    rows = np.empty((count, len(factors)), np.uint8) if factors else None
     for index, record in enumerate(source):
         images[index] = record[image]
         if labels is not None:
             labels[index] = record[label]
-    _write_cache(cached, images, labels)
-    return images, labels
+        if rows is not None and factors is not None:
+            rows[index] = [record[f"label_{name}"] for name in factors]
+    found = {"images": images, "labels": labels, "factors": rows}
+    _write_cache(cached, {name: array for name, array in found.items() if array is not None})
+    return images, labels, rows
 
 
-def _write_cache(path: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
+def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Atomically; a cache that cannot be written costs time, not the run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            if labels is None:
-                np.savez(file, images=images)
-            else:
-                np.savez(file, images=images, labels=labels)
+            np.savez(file, allow_pickle=False, **arrays)
         os.replace(file.name, path)
     except OSError as error:
         print(f"note: the decoded images could not be cached in {path.parent}: {error}", file=sys.stderr)

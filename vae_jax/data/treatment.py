@@ -21,7 +21,7 @@ _CHUNK = 1024  # examples treated at once where a whole split is drawn
 class Prepared(NamedTuple):
     """A data set on the device, ready for training and evaluation."""
 
-    train: Array  # (examples, height, width, channels), as stored
+    train: Array  # (examples, height, width, channels), as stored; or (examples, ...) rows to render
     validation: Array | None
     test: Array  # fixed: binarised or dequantised once, so that numbers repeat
     train_input: Callable[[Array, Array], Array]  # (key, batch of train) -> floats
@@ -80,6 +80,8 @@ _FIXES = {
 def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, dequantize: bool = False) -> None:
     """Raises `UserError` where the data lie outside what the likelihood is a distribution over."""
     arrays = [array for array in (dataset.train, dataset.validation, dataset.test) if array is not None]
+    if dataset.rendering:
+        arrays = [np.arange(2, dtype=np.uint8)]  # all that is ever rendered
     if binarization != "none":
         if dataset.max_level is None and (problem := outside_support(continuous_bernoulli(), _values(arrays, None))):
             problem = problem.replace(continuous_bernoulli().name, "binarisation")
@@ -118,7 +120,8 @@ def prepare(
     Args:
       dataset: what `load` gave.
       binarization: "dynamic": the training set is drawn anew at every step, on the device, test and validation once;
-        "fixed": all drawn once; "threshold": 1 where the pixel is at least 1/2; "none": scaled to [0, 1].
+        "fixed": all drawn once; "threshold": 1 where the pixel is at least 1/2; "none": scaled to [0, 1]. Binary data are all
+        the same under each.
       dequantize: add uniform noise of one level, anew at every step; `log_jacobian` then turns densities on [0, 1] into nats
         of the discrete data, log P(level) >= E_u[log p(x)] - D log(max_level + 1) (Theis et al. 2016, equation 3).
       counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
@@ -126,34 +129,44 @@ def prepare(
     """
     key_train, key_validation, key_test = jax.random.split(jax.random.key(seed), 3)
     top = dataset.max_level
+    train_images = _train_images(dataset)
+
+    def images(rows: Array) -> Array:
+        return jnp.asarray(dataset.images(rows))
 
     def as_float(batch: Array) -> Array:
         return batch.astype(jnp.float32)
+
+    def anew(draw: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+        return lambda key, rows: draw(*train_images(key, rows))
+
+    def once(draw: Callable[[Array, Array], Array], key: Array, rows: np.ndarray, dtype: type[np.generic]) -> Array:
+        return _once(lambda key, rows: draw(key, images(rows)), key, rows, np.dtype(dtype))
 
     if dequantize:
         if top is None:
             raise UserError(f"{dataset.name}: --dequantize expects integer levels, got float data. Leave it out.")
         draw = partial(_dequantize, max_level=top)
-        dtype = np.dtype(np.float32)
         return Prepared(
             train=jnp.asarray(dataset.train),
-            validation=None if dataset.validation is None else _once(draw, key_validation, dataset.validation, dtype),
-            test=_once(draw, key_test, dataset.test, dtype),
-            train_input=draw,
+            validation=None if dataset.validation is None else once(draw, key_validation, dataset.validation, np.float32),
+            test=once(draw, key_test, dataset.test, np.float32),
+            train_input=anew(draw),
             eval_input=as_float,
             log_jacobian=-math.prod(dataset.data_shape) * math.log(top + 1),
             description=f"dequantised uniformly (test set once, seed {seed}); nats of the discrete data",
         )
-    if binarization == "none":
-        top = None if counts else top
+    if binarization == "none" or top == 1:  # what is 0 or 1 already stays so under any binarisation
+        scale = None if counts else top
+        words = f"levels 0 to {top} scaled to [0, 1]" if top else "floats as they are"
         return Prepared(
             train=jnp.asarray(dataset.train),
             validation=None if dataset.validation is None else jnp.asarray(dataset.validation),
             test=jnp.asarray(dataset.test),
-            train_input=lambda key, batch: _scale(batch, top),
-            eval_input=lambda batch: _scale(batch, top),
+            train_input=anew(lambda key, levels: _scale(levels, scale)),
+            eval_input=lambda rows: _scale(images(rows), scale),
             log_jacobian=0.0,
-            description="counts" if counts else "floats as they are" if top is None else f"levels 0 to {top} scaled to [0, 1]",
+            description="counts" if counts else "binary as stored" if top == 1 else words,
         )
     if binarization == "threshold":
         draw = lambda key, batch: (_scale(batch, top) >= 0.5).astype(jnp.float32)  # noqa: E731
@@ -161,17 +174,28 @@ def prepare(
     else:
         draw = partial(binarize, max_level=top)
         words = f"binarised {'anew at every step' if binarization == 'dynamic' else 'once'} (test set once, seed {seed})"
-    dtype = np.dtype(np.uint8)
     if binarization == "dynamic":
-        train, train_input = jnp.asarray(dataset.train), draw
+        train, train_input = jnp.asarray(dataset.train), anew(draw)
     else:
-        train, train_input = _once(draw, key_train, dataset.train, dtype), lambda key, batch: as_float(batch)
+        train, train_input = once(draw, key_train, dataset.train, np.uint8), lambda key, batch: as_float(batch)
     return Prepared(
         train=train,
-        validation=None if dataset.validation is None else _once(draw, key_validation, dataset.validation, dtype),
-        test=_once(draw, key_test, dataset.test, dtype),
+        validation=None if dataset.validation is None else once(draw, key_validation, dataset.validation, np.uint8),
+        test=once(draw, key_test, dataset.test, np.uint8),
         train_input=train_input,
         eval_input=as_float,
         log_jacobian=0.0,
         description=words,
     )
+
+
+def _train_images(dataset: Dataset) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """(key, batch as stored) -> (a key for what comes next, images as levels or floats); drawn or rendered where they are."""
+
+    def images(key: Array, rows: Array) -> tuple[Array, Array]:
+        if dataset.rendering and dataset.rendering.draw:
+            key, key_rows = jax.random.split(key)
+            rows = jax.vmap(dataset.rendering.draw, in_axes=(None, 0))(key_rows, rows)
+        return key, jnp.asarray(dataset.images(rows))
+
+    return images

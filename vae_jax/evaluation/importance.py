@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from vae_jax.evaluation.means import ToInput
 from vae_jax.model import VAE, Params, prior_log_prob
@@ -32,7 +33,7 @@ class LogPxMeans(NamedTuple):
     standard_error: float  # over the examples, as for another test set from the same source
     monte_carlo_error: float  # over the draws, for this test set
     bias: float  # estimate of what log_px is too low by, >= 0
-    interval: tuple[float, float]  # where the exact mean of this test set is: 1.96 Monte Carlo errors, and the bias above
+    interval: tuple[float, float]  # where the exact mean of this test set is: 3 Monte Carlo errors either way, and the bias
     effective_sample_size: float  # median over the examples
     pareto_k_above: float  # share of examples with a Pareto shape above 0.7
     num_samples: int
@@ -129,6 +130,7 @@ def importance_log_px(
     to_input: ToInput = lambda x: x,
     log_jacobian: float = 0.0,
     memory_bytes: int = 2**26,
+    first: ArrayLike = 0,
 ) -> LogPx:
     """Importance-weighted log p(x) for every example of a data set, the encoder's q(z|x) as the proposal. Jit it at the edge.
 
@@ -142,6 +144,7 @@ def importance_log_px(
       log_jacobian: nats added to each, `data.Prepared.log_jacobian`.
       memory_bytes: about what the decoder's layers may take; sets how many draws are decoded at once. The default keeps them
         in a CPU's cache; 2**30 fills an accelerator.
+      first: index of data[0], where data is a part of a data set; may be traced. The parts give what the whole does.
 
     Returns:
       `LogPx`, each field (examples,).
@@ -171,7 +174,7 @@ def importance_log_px(
 
     def of_images(index: Array) -> LogPx:
         x = to_input(data[index])
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + index)
         posteriors = jax.vmap(lambda x: vae.encode(params, x))(x)
         of_draws = jax.vmap(jax.vmap(log_weight, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))
         log_w = jax.lax.map(lambda k: of_draws(keys, posteriors, x, k), draw_index)  # (chunks, images, draws)
@@ -221,8 +224,8 @@ def chunk_sizes(bytes_per_draw: int, num_examples: int, num_samples: int, memory
 def log_px_means(estimates: LogPx, num_samples: int) -> LogPxMeans:
     """Dataset means in float64 from per-example estimates.
 
-    The interval is of the exact mean log p(x) of these examples: 1.96 errors over the draws, summed over independent examples,
-    either way, and twice the estimated bias above, since the bound is below on average.
+    The interval is of the exact mean log p(x) of these examples: three errors over the draws (99.7 %) either way, and twice
+    the estimated bias above, since the bound is below on average.
     """
     log_px, half, error, effective, shape = (np.asarray(values, np.float64) for values in estimates)
     count = len(log_px)
@@ -235,7 +238,7 @@ def log_px_means(estimates: LogPx, num_samples: int) -> LogPxMeans:
         spread / count**0.5,
         monte_carlo,
         bias,
-        (mean - 1.96 * monte_carlo, mean + 1.96 * monte_carlo + 2 * bias),
+        (mean - 3 * monte_carlo, mean + 3 * monte_carlo + 2 * bias),
         float(np.median(effective)),
         float(np.mean(shape > 0.7)) if num_samples >= 25 else math.nan,
         num_samples,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from vae_jax.model import VAE, Params, prior_log_prob
 from vae_jax.objectives import Terms, elbo
@@ -53,8 +54,12 @@ def bits_per_dim(log_prob: float, num_dims: int) -> float:
     return -log_prob / (num_dims * float(np.log(2)))
 
 
-def map_examples(function: Callable[[Array, Array], Any], data: Array, to_input: ToInput, batch_size: int) -> Any:
+def map_examples(
+    function: Callable[[Array, Array], Any], data: Array, to_input: ToInput, batch_size: int, first: ArrayLike = 0
+) -> Any:
     """`function(index, x)` for every example, in batches inside one program; results have a leading axis of examples.
+
+    Indices count from `first`: of a part of a data set, the index of its first example in the whole.
 
     The last batch is filled up with copies of the first example, whose results are cut off: so every example counts once.
     """
@@ -63,7 +68,7 @@ def map_examples(function: Callable[[Array, Array], Any], data: Array, to_input:
     num_batches = -(-num_examples // batch_size)
     index = jnp.arange(num_batches * batch_size)
     index = jnp.where(index < num_examples, index, 0).reshape(num_batches, batch_size)
-    results = jax.lax.map(lambda batch: jax.vmap(function)(batch, to_input(data[batch])), index)
+    results = jax.lax.map(lambda batch: jax.vmap(function)(first + batch, to_input(data[batch])), index)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], results)
 
 

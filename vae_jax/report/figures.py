@@ -1,10 +1,12 @@
 """The figures of one run, as matplotlib figures from plain arrays."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 TRAIN, TEST, VALIDATION = "#9aa5b1", "#0b6e99", "#d9822b"
 TERMS = (("elbo", "ELBO (β = 1)"), ("log_likelihood", "log-likelihood  E log p(x|z)"), ("kl", "KL(q(z|x) ‖ p(z))"))
@@ -21,13 +23,17 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     return canvas
 
 
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """(..., channels) as (..., 3) in [0, 1]: three channels are colour; of any other number the first is shown, in grey."""
+    chosen = images if images.shape[-1] == 3 else np.repeat(images[..., :1], 3, axis=-1)
+    return np.clip(np.nan_to_num(chosen), 0, 1)
+
+
 def _show(axes, images: np.ndarray, columns: int) -> None:
     """Grey for one channel, colour for three; of any other number the first is shown. Lines and columns are stretched."""
-    picture = image_grid(images, columns)
-    height, width, channels = images.shape[1:]
-    picture = picture if channels == 3 else picture[..., 0]
+    height, width = images.shape[1:3]
     aspect = "auto" if max(height, width) > 8 * min(height, width) else "equal"
-    axes.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect=aspect)
+    axes.imshow(image_grid(as_rgb(images), columns), interpolation="nearest", aspect=aspect)
     axes.set_axis_off()
 
 
@@ -64,6 +70,50 @@ def learning_curves(metrics: list[dict]) -> Figure:
             axes.set_ylim(*limits(shown))
     figure.axes[0].legend()
     return figure
+
+
+def rate_distortion(metrics: list[dict], epoch: int) -> Figure:
+    """The run's path in the plane of rate (KL) and distortion (-log-likelihood) on the test set; `epoch` is marked."""
+    figure = Figure(figsize=(7.6, 4.8), layout="constrained")
+    axes = figure.subplots()
+    lines = [line for line in metrics if np.isfinite([line["test_kl"], line["test_log_likelihood"]]).all()]
+    final = next((line for line in lines if line["epoch"] == epoch), lines[-1] if lines else None)
+    axes.set(xlabel="rate  KL(q(z|x) ‖ p(z)), nats per example", ylabel="distortion  −E log p(x|z), nats per example")
+    axes.set_title("Rate and distortion on the test set, epoch by epoch", pad=18)
+    if final is None:
+        axes.text(0.5, 0.5, "no epoch with finite numbers", transform=axes.transAxes, ha="center")
+        axes.set(xticks=[], yticks=[])
+        return figure
+    rates, distortions = [line["test_kl"] for line in lines], [-line["test_log_likelihood"] for line in lines]
+    if len(lines) > 1:
+        axes.plot(rates, distortions, color=TRAIN, linewidth=1, zorder=2, gid="path")
+        numbers = [line["epoch"] for line in lines]
+        points = axes.scatter(rates, distortions, c=numbers, cmap="viridis", s=16, linewidths=0, zorder=3)
+        figure.colorbar(points, label="epoch", ticks=MaxNLocator("auto", integer=True))
+    x, y = final["test_kl"], -final["test_log_likelihood"]
+    label = f"epoch {final['epoch']}, with an ELBO of {-x - y:.2f} nats".replace("-", "−")
+    axes.plot(x, y, "o", color=VALIDATION, markersize=9, markerfacecolor="none", markeredgewidth=2, zorder=4, label=label)
+    shown = [final, *(line for line in settled(metrics) if line in lines)]  # the first epochs would flatten all that follows
+    left, right = limits([line["test_kl"] for line in shown])
+    axes.set_xlim(max(left, -0.05 * right) if min(rates) >= 0 else left, right)  # no rate is negative, but estimates may be
+    axes.set_ylim(*limits([-line["test_log_likelihood"] for line in shown]))
+    equal_elbos(axes)
+    axes.plot([], [], color="#cbd2d9", linewidth=0.8, label="equal ELBO (value at the edge)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def equal_elbos(axes: Any) -> None:
+    """Lines of rate + distortion = -ELBO, each with its ELBO where it leaves the axes at the right, or enters at the top."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    style: dict[str, Any] = {"fontsize": 8, "color": "#7b8794", "clip_on": False}
+    for level in MaxNLocator(10).tick_values(left + bottom, right + top):
+        axes.axline((left, level - left), slope=-1, color="#cbd2d9", linewidth=0.8, zorder=0)
+        words = f" {-level:g}".replace("-", "−")
+        if bottom <= level - right < top - 0.04 * (top - bottom):
+            axes.text(right, level - right, words, va="center", **style)
+        elif left < level - top < right:
+            axes.text(level - top, top, words, ha="center", va="bottom", **style)
 
 
 def reconstructions(originals: np.ndarray, means: np.ndarray) -> Figure:
@@ -113,13 +163,18 @@ def labelled_strips(rows: Sequence[tuple[str, np.ndarray | None]], columns: int 
 
 def kl_per_dimension(kl: np.ndarray) -> Figure:
     """Mean KL of each latent dimension, largest first."""
-    order = np.argsort(-kl)
+    order = np.argsort(-kl, kind="stable")
     figure = Figure(figsize=(max(4.0, min(11.0, 0.3 * len(kl) + 2)), 3.0), layout="constrained")
     axes = figure.subplots()
-    axes.bar(np.arange(len(kl)), kl[order], color=TEST)
-    if len(kl) <= 40:
-        axes.set_xticks(np.arange(len(kl)), [str(j) for j in order])
-    axes.set(xlabel="latent dimension, largest KL first", ylabel="nats per example")
+    ranks = np.arange(1, len(kl) + 1)
+    axes.bar(ranks, kl[order], color=TEST)
+    axes.margins(x=0.02)
+    named = len(kl) <= 40
+    if named:
+        axes.set_xticks(ranks, [str(j) for j in order])
+    axes.set_xlabel("latent dimension, largest KL first" if named else "rank of the latent dimension, largest KL first")
+    axes.set_ylabel("nats per example")
+    axes.set_title("Mean KL of each latent dimension", loc="left", fontsize=11)
     axes.grid(alpha=0.3, axis="y")
     return figure
 

@@ -5,19 +5,30 @@ from pathlib import Path
 import numpy as np
 
 from vae_jax.build import repeat_command
-from vae_jax.report import figures, page, summary
+from vae_jax.report import evaluated, figures, latent, latent_figures, page, summary
 from vae_jax.report.page import Section
 from vae_jax.runs import Run, read_config
+
+_SPAN = 3  # of traversals, in prior standard deviations
+_MOST_ROWS, _MOST_PANELS, _MOST_PAIRS, _STEPS = 10, 12, 6, 7
+_PRIOR_WORDS = {False: "the prior N(0, 1)", True: "the learned prior, from draws"}
 
 
 def _sections(run: Run) -> list[Section]:
     """In the order of the page."""
     seen = summary.pictures(run)
     kl = seen.kl_per_dimension
-    sections = []
+    sections: list[Section] = []
     if run.metrics:
         caption = "Training values are means over the epoch, with the weights changing underneath."
         sections.append(Section("learning_curves", "Learning curves", caption, figures.learning_curves(run.metrics)))
+        caption = (
+            "On the test set after each epoch, β = 1 whatever was trained on; the ring marks the parameters that this report "
+            "shows. Grey lines: equal ELBO, −(rate + distortion), which grows towards the lower left. The epochs after the "
+            "first tenth set the scale."
+        )
+        path = figures.rate_distortion(run.metrics, run.epoch)
+        sections.append(Section("rate_distortion", "Rate and distortion", caption, path))
     sections += [
         Section(
             "reconstructions",
@@ -41,9 +52,10 @@ def _sections(run: Run) -> list[Section]:
             "kl_per_dimension",
             "KL per latent dimension",
             f"{'' if run.built.vae.prior is None else 'Against N(0, I), not the learned prior. '}Mean over the test set; "
-            f"together {kl.sum():.2f} nats. A dimension near 0 is not used.",
+            f"together {kl.sum():.2f} nats{_most_of(kl)}. A dimension near 0 is not used.",
             figures.kl_per_dimension(kl),
         ),
+        *_latent_sections(run, seen),
     ]
     if len(kl) >= 2:
         first, second = (int(j) for j in np.argsort(-kl)[:2])
@@ -58,16 +70,99 @@ def _sections(run: Run) -> list[Section]:
     return sections
 
 
+def _most_of(kl: np.ndarray) -> str:
+    """How many dimensions carry nearly all of the KL."""
+    if len(kl) < 2 or not kl.sum() > 0:
+        return ""
+    count = int(np.argmax(np.cumsum(np.sort(kl)[::-1]) >= 0.95 * kl.sum())) + 1
+    return f", of which {count} of the {len(kl)} dimensions carr{'ies' if count == 1 else 'y'} 95 %"
+
+
+def _latent_sections(run: Run, seen: summary.Pictures) -> list[Section]:
+    """The aggregate posterior, one test image along the latent dimensions, and lines between test images."""
+    kl, learned = seen.kl_per_dimension, run.built.vae.prior is not None
+    prior = latent.prior_shape(run.built, run.params)
+    panels = latent.by_kl(kl, _MOST_PANELS)
+    aggregate = latent.aggregate(seen.posterior_means, seen.posterior_log_scales, panels, prior)
+    panel_names = [latent_figures.name(j, kl) for j in panels]
+    moved = latent.by_kl(kl, _MOST_ROWS)
+    offsets = np.linspace(-_SPAN, _SPAN, 2 * _STEPS - 1)  # the animation's; every other one is a column of the grid
+    half = len(seen.codes) // 2
+    pairs = range(min(_MOST_PAIRS, half))  # far apart in the test set, where the classes may be sorted
+    codes = latent.traversal_codes(seen.codes[0], moved, offsets, prior)
+    between = latent.interpolation_codes(seen.codes[:half][: len(pairs)], seen.codes[half : half + len(pairs)], _STEPS)
+    images = latent.decode(seen.views, run.params, np.concatenate([c.reshape(-1, len(kl)) for c in (codes, between)]))
+    along = images[: len(moved) * len(offsets)].reshape(len(moved), len(offsets), *images.shape[1:])
+    lines = images[len(moved) * len(offsets) :].reshape(len(pairs), _STEPS, *images.shape[1:])
+
+    own = (seen.codes[0, moved] - prior.mean[moved]) / prior.std[moved]
+    names = [latent_figures.name(j, kl) for j in moved]
+    reference = np.stack([seen.originals[0], seen.reconstructions[0]])
+    chosen = f"the {len(moved)} of {len(kl)} dimensions with the most KL" if len(moved) < len(kl) else "every dimension"
+    unit = "prior standard deviations" + (" from the learned prior's mean" if learned else "")
+    against = " KL against N(0, I)." if learned else ""
+    sections: list[Section] = [
+        Section(
+            "aggregate_posterior",
+            "Aggregate posterior and prior",
+            f"Filled: q(z_j) = 1/N Σ q(z_j|x_n) over the {len(seen.posterior_means)} test examples, the mixture itself without "
+            f"draws of z. Dashed: {_PRIOR_WORDS[learned]}. Where the two differ, codes drawn from the prior are not like those "
+            f"of data. {_chosen(len(panels), len(kl))}{against}",
+            latent_figures.aggregate_panels(aggregate, panel_names, _PRIOR_WORDS[learned]),
+        ),
+        Section(
+            "traversal",
+            "Latent traversal",
+            f"E[x|z] as one dimension at a time moves from −{_SPAN} to {_SPAN} {unit}, the others at the posterior mean of the "
+            f"test image at the top; {chosen}, largest first. In a row without change the decoder ignores the dimension."
+            f"{against}",
+            latent_figures.traversal(
+                along[:, ::2],
+                names,
+                offsets[::2],
+                own,
+                reference,
+                latent.image_name(run.built, int(seen.views.places[0])),
+                learned,
+            ),
+        ),
+        Section(
+            "traversal",
+            "Latent traversal, moving",
+            f"The same in motion: each tile moves its own dimension from −{_SPAN} to {_SPAN} {unit} and back, all others as in "
+            "the test image. What changes in a tile is what its dimension stands for.",
+            latent_figures.animation(along, [f"z[{j}]" for j in moved], (f"−{_SPAN}", f"{_SPAN}")),
+        ),
+    ]
+    if pairs:
+        row_names = [f"{seen.views.places[i]} → {seen.views.places[half + i]}" for i in pairs]
+        caption = (
+            "E[x|z] along the straight line between the posterior means of two test images, shown at either end and numbered "
+            "on the left. Straight lines rather than great circles: posterior means do not lie on the sphere that draws of "
+            "N(0, I) are near."
+        )
+        figure = latent_figures.interpolation(
+            lines, seen.originals[: len(pairs)], seen.originals[half : half + len(pairs)], row_names
+        )
+        sections.append(Section("interpolation", "Interpolation", caption, figure))
+    return sections
+
+
+def _chosen(shown: int, count: int) -> str:
+    return f"The {shown} of {count} dimensions with the most KL." if shown < count else "Largest KL first."
+
+
 def write_report(run: Run) -> Path:
-    """Draws figures/*.png and writes report.html into the run directory; returns the path of the page."""
+    """Draws figures/*.png and traversal.gif, and writes report.html into the run directory; returns the path of the page."""
     config, description = read_config(run.path)
     dataset = Path(config.dataset).name
     widths = "-".join(str(width) for width in (*config.hidden, config.latent_dim))
     lead = f"{page.data_words(dataset, description['data'])} {config.network} {widths}, {config.likelihood} likelihood."
     command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
     body = [
-        page.notes(run.notes),
+        page.notes([*run.notes, *evaluated.warnings(run)]),
         page.table(summary.numbers(run), ("", "value", "remark")),
+        evaluated.section(run),
         page.write_sections(_sections(run), run.path / "figures"),
         page.how_to_repeat("run", command, description),
     ]

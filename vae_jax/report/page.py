@@ -3,13 +3,14 @@
 import base64
 import io
 import json
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
+
+from vae_jax.files import write_bytes
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -29,35 +30,48 @@ figure { margin: 0; } figcaption { color: #616e7c; font-size: .9rem; }
 
 
 class Section(NamedTuple):
-    """One figure of a page."""
+    """One picture of a page."""
 
-    name: str  # of the file, without .png
+    name: str  # of the file, without its suffix
     title: str
     caption: str
-    figure: Figure
+    picture: Figure | bytes  # a figure, or an animation as a GIF
 
 
 def write_sections(sections: Sequence[Section], folder: Path, elsewhere: dict[str, Path] | None = None) -> str:
-    """Saves each figure as folder/NAME.png, or where `elsewhere` puts that name; returns the HTML with all of them embedded."""
+    """Saves each as folder/NAME.png or .gif, or where `elsewhere` puts that name; returns the HTML with all embedded."""
     folder.mkdir(exist_ok=True)
-    return "".join(_write(section, (elsewhere or {}).get(section.name, folder) / f"{section.name}.png") for section in sections)
+    return "".join(_write(section, (elsewhere or {}).get(section.name, folder)) for section in sections)
 
 
-def _write(section: Section, path: Path) -> str:
-    buffer = io.BytesIO()
-    section.figure.savefig(buffer, dpi=110)
-    _replace(path, buffer.getvalue())
-    encoded, title = base64.b64encode(buffer.getvalue()).decode(), escape(section.title)
+def _write(section: Section, folder: Path) -> str:
+    kind = "png" if isinstance(section.picture, Figure) else "gif"
+    encoded = base64.b64encode(write_picture(folder / f"{section.name}.{kind}", section.picture)).decode()
+    title = escape(section.title)
     return (
-        f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/png;base64,{encoded}">'
+        f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/{kind};base64,{encoded}">'
         f"<figcaption>{escape(section.caption)}</figcaption></figure>"
     )
 
 
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+def write_picture(path: Path, picture: Figure | bytes) -> bytes:
+    """Writes a figure as a PNG, or an animation as it is; returns the bytes."""
+    if isinstance(picture, Figure):
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="png", dpi=110)
+        picture = buffer.getvalue()
+    write_bytes(path, picture)
+    return picture
+
+
+def heading(words: str) -> str:
+    """Above a part of the page."""
+    return f"<h2>{escape(words)}</h2>"
+
+
+def caption(words: str) -> str:
+    """Below or beside it."""
+    return f"<figcaption>{escape(words)}</figcaption>"
 
 
 def notes(words: Sequence[str]) -> str:
@@ -100,5 +114,5 @@ def write_page(path: Path, title: str, heading: str, lead: str, body: str) -> Pa
         f"<style>{_STYLE}</style></head><body><h1>{escape(heading)}</h1>"
         f'<p class="lead">{escape(lead)}</p>{body}</body></html>\n'
     )
-    _replace(path, page.encode())
+    write_bytes(path, page.encode())
     return path

@@ -1,6 +1,7 @@
 """What a report shows of a run, computed once: numbers, images, codes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,10 @@ class Pictures(NamedTuple):
     prior_samples: np.ndarray  # x ~ p(x|z), z ~ p(z)
     manifold: np.ndarray | None  # E[x|z] over a grid of prior quantiles; for two latent dimensions
     posterior_means: np.ndarray  # (examples, latent)
+    posterior_log_scales: np.ndarray  # (examples, latent)
     kl_per_dimension: np.ndarray  # (latent,), mean over the test set
+    codes: np.ndarray  # posterior means of the originals
+    views: "Views"  # what made them
 
 
 class Views(NamedTuple):
@@ -39,13 +43,15 @@ class Views(NamedTuple):
     codes: Callable[[Any], jax.Array]  # params -> posterior means of the originals
     means: Callable[[Any, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]
     shown: Callable[[Any], np.ndarray]  # puts other images on the same scale
+    places: np.ndarray  # of the originals in the test set
 
 
-def views(built: Built, count: int = _SHOWN) -> Views:
-    """How `count` test images, and whatever is decoded, are shown."""
+def views(built: Built, count: int = _SHOWN, first: Sequence[int] = ()) -> Views:
+    """How test images, those numbered in `first` and then `count` of all, and whatever is decoded, are shown."""
     vae, data = built.vae, built.data
     # Spread over the test set: neighbours are often alike (video frames, sorted classes).
-    index = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).round().astype(int)
+    spread = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).round()
+    index = np.array([*first, *spread], int)
     x = data.eval_input(data.test[index])
     encode = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))
     mean = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
@@ -58,13 +64,14 @@ def views(built: Built, count: int = _SHOWN) -> Views:
     def shown(images: Any) -> np.ndarray:
         return (np.asarray(images, np.float64) - low) / max(high - low, 1e-12)
 
-    stored = built.dataset.test[index]
+    stored = np.asarray(built.dataset.images(built.dataset.test[index]))
     return Views(
         shown(x),
         stored / built.dataset.max_level if built.dataset.max_level else shown(stored),
         lambda params: encode(params, x)[0],
         lambda params, z: shown(mean(params, z)),
         shown,
+        index,
     )
 
 
@@ -81,11 +88,22 @@ def prior_codes(vae: VAE, params: Any, key: jax.Array, count: int) -> jax.Array:
     return jax.vmap(lambda key: sample_prior(vae, params, key))(jax.random.split(key, count))
 
 
+def posteriors(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean, log_scale) of q(z|x) for the test set, each (examples, latent), and the mean KL of each dimension to N(0, 1)."""
+
+    @jax.jit
+    def encode(params: Any, test: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        mean, log_scale = encode_dataset(built.vae, params, test, to_input=built.data.eval_input)
+        return mean, log_scale, jnp.mean(jax.vmap(kl_per_dimension)(mean, log_scale), axis=0)
+
+    mean, log_scale, kl = (np.asarray(values) for values in encode(params, built.data.test))
+    return mean, log_scale, kl
+
+
 def pictures(run: Run) -> Pictures:
     """Runs the trained model forwards for the figures; the same draws each time."""
-    vae, data, params = run.built.vae, run.built.data, run.params
-    encode = jax.jit(lambda params, test: encode_dataset(vae, params, test, to_input=data.eval_input))
-    mean, log_scale = encode(params, data.test)
+    vae, params = run.built.vae, run.params
+    mean, log_scale, kl = posteriors(run.built, params)
     sample = jax.jit(jax.vmap(lambda key, z: vae.likelihood.sample(key, vae.decode(params, z))))
     key_z, key_x = jax.random.split(jax.random.key(run.built.config.test_seed))
     z, seen = prior_codes(vae, params, key_z, _SAMPLES), views(run.built)
@@ -94,14 +112,18 @@ def pictures(run: Run) -> Pictures:
         quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_SIDE) + 0.5) / _SIDE)
         across, down = jnp.meshgrid(quantiles, -quantiles)
         manifold = seen.means(params, jnp.stack([across.ravel(), down.ravel()], axis=-1))
+    codes = seen.codes(params)
     return Pictures(
         seen.originals,
-        seen.means(params, seen.codes(params)),
+        seen.means(params, codes),
         seen.means(params, z),
         seen.shown(sample(jax.random.split(key_x, _SAMPLES), z)),
         manifold,
-        np.asarray(mean),
-        np.asarray(jnp.mean(jax.vmap(kl_per_dimension)(mean, log_scale), axis=0)),
+        mean,
+        log_scale,
+        kl,
+        np.asarray(codes),
+        seen,
     )
 
 
@@ -134,7 +156,7 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
         ("KL", f"{summary['test_kl']:.3f}", f"KL(q(z|x) ‖ p(z)), nats per example{_kl_words(config)}"),
     ]
     if (bits := test_bits_per_dim(run.built, summary["test_elbo"])) is not None:
-        pixels = run.built.dataset.train[0].size
+        pixels = math.prod(run.built.dataset.data_shape)
         rows.append(("bits per dimension", f"{bits:.4f}", f"−ELBO / ({pixels} log 2): an upper bound, of the discrete data"))
     for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
         if key in summary:

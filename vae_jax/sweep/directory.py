@@ -22,7 +22,8 @@ from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError
-from vae_jax.runs import check_out, describe, is_fresh, read_metrics, rewrite_metrics, to_epoch, to_line, write_json
+from vae_jax.files import write_json
+from vae_jax.runs import check_out, describe, is_fresh, read_metrics, rewrite_metrics, to_epoch, to_line
 from vae_jax.sharding import Placement, place
 from vae_jax.sweep.design import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes

@@ -14,7 +14,8 @@ from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.epochs import Lane
 from vae_jax.errors import UserError
-from vae_jax.runs import read_metrics, write_json, write_text
+from vae_jax.files import write_json, write_text
+from vae_jax.runs import read_metrics
 from vae_jax.sweep.design import TRACED, groups, varying
 from vae_jax.sweep.directory import lane_template, read_sweep
 from vae_jax.sweep.table import DONE, Point, Row, points, to_arrays, to_csv, with_settings

@@ -20,7 +20,7 @@ from vae_jax.training import MembersFit
 
 Row = dict[str, Any]
 _ALWAYS = ("beta", "seed", "learning_rate")
-_MEASURES = ("test_elbo", "rate", "distortion", "active_units", "test_bits_per_dim")
+MEASURES = ("test_elbo", "rate", "distortion", "active_units", "test_bits_per_dim")
 DONE = ("finished", "stopped early")  # the others' numbers enter no mean
 
 
@@ -142,8 +142,14 @@ class Point(NamedTuple):
     numbers: dict[str, Interval]
 
 
-def points(table: Sequence[Row], traced: Sequence[str]) -> list[Point]:
-    """Rows gathered over seeds, in order of appearance; `traced`: names of the traced settings that vary."""
+def points(table: Sequence[Row], traced: Sequence[str], measures: Sequence[str] = MEASURES) -> list[Point]:
+    """Rows gathered over seeds, in order of appearance.
+
+    Args:
+      table: a row for each member.
+      traced: names of the traced settings that vary.
+      measures: columns to average; those that no good row lacks are.
+    """
     names = list(dict.fromkeys(["beta", *(name for name in traced if name != "seed")]))
     gathered: dict[tuple[Any, ...], list[Row]] = {}
     for row in table:
@@ -151,8 +157,8 @@ def points(table: Sequence[Row], traced: Sequence[str]) -> list[Point]:
     result = []
     for (group, *values), same in gathered.items():
         good = [row for row in same if row["status"] in DONE]
-        measures = [name for name in _MEASURES if good and all(row[name] is not None for row in good)]
-        numbers = {name: interval([row[name] for row in good]) for name in measures}
+        known = [name for name in measures if good and all(row[name] is not None for row in good)]
+        numbers = {name: interval([row[name] for row in good]) for name in known}
         settings = dict(zip(names, values, strict=True))
         result.append(Point(group, settings, tuple(row["member"] for row in good), len(same) - len(good), numbers))
     return result

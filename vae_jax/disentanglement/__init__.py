@@ -1,0 +1,31 @@
+"""The published disentanglement metrics, on arrays of any model: codes (examples, latent), factors (examples, num_factors)."""
+
+from vae_jax.disentanglement.classifiers import DCI as DCI
+from vae_jax.disentanglement.classifiers import dci as dci
+from vae_jax.disentanglement.classifiers import explicitness as explicitness
+from vae_jax.disentanglement.classifiers import sap as sap
+from vae_jax.disentanglement.classifiers import sap_matrix as sap_matrix
+from vae_jax.disentanglement.draws import Batches as Batches
+from vae_jax.disentanglement.draws import Pairs as Pairs
+from vae_jax.disentanglement.draws import Rows as Rows
+from vae_jax.disentanglement.draws import beta_vae_draws as beta_vae_draws
+from vae_jax.disentanglement.draws import draw_rows as draw_rows
+from vae_jax.disentanglement.draws import factor_vae_draws as factor_vae_draws
+from vae_jax.disentanglement.fixed_factor import Votes as Votes
+from vae_jax.disentanglement.fixed_factor import beta_vae_score as beta_vae_score
+from vae_jax.disentanglement.fixed_factor import factor_vae_score as factor_vae_score
+from vae_jax.disentanglement.fixed_factor import factor_vae_votes as factor_vae_votes
+from vae_jax.disentanglement.mutual_information import MIG as MIG
+from vae_jax.disentanglement.mutual_information import average_mutual_information as average_mutual_information
+from vae_jax.disentanglement.mutual_information import bin_codes as bin_codes
+from vae_jax.disentanglement.mutual_information import entropies as entropies
+from vae_jax.disentanglement.mutual_information import mig as mig
+from vae_jax.disentanglement.mutual_information import modularity as modularity
+from vae_jax.disentanglement.mutual_information import mutual_information_matrix as mutual_information_matrix
+from vae_jax.disentanglement.settings import PUBLISHED as PUBLISHED
+from vae_jax.disentanglement.settings import Settings as Settings
+from vae_jax.disentanglement.table import METRICS as METRICS
+from vae_jax.disentanglement.table import all_metrics as all_metrics
+from vae_jax.disentanglement.unsupervised import WassersteinCorrelation as WassersteinCorrelation
+from vae_jax.disentanglement.unsupervised import gaussian_total_correlation as gaussian_total_correlation
+from vae_jax.disentanglement.unsupervised import gaussian_wasserstein_correlation as gaussian_wasserstein_correlation

@@ -1,0 +1,117 @@
+"""What evaluate.py found, as a table with errors, and warnings for the top of a report."""
+
+import json
+from typing import Any
+
+from vae_jax.assessment import remarks
+from vae_jax.diagnostics import collapse_words
+from vae_jax.report import page
+from vae_jax.runs import Run
+
+Row = tuple[str, str, str]
+
+
+def _found(run: Run) -> dict[str, Any] | None:
+    """evaluation.json, if it is of these parameters."""
+    try:
+        numbers = json.loads((run.path / "evaluation.json").read_text())
+        return numbers if numbers["evaluated_epoch"] == run.epoch and "log_px_mean" in numbers else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def warnings(run: Run) -> list[str]:
+    """Collapse, and estimates that are not to be trusted."""
+    if (numbers := _found(run)) is not None:
+        return remarks(numbers)
+    if run.summary is None or "latent_dim" not in run.summary:
+        return []
+    collapsed = len(run.summary.get("collapsed_units", ()))
+    words = collapse_words(collapsed, run.summary["latent_dim"], run.summary["test_kl"])
+    return [words] if words else []
+
+
+def section(run: Run) -> str:
+    """The table, or how to get one."""
+    numbers = _found(run)
+    if numbers is None:
+        words = (
+            f"log p(x), mutual information and more: python experiments/evaluate.py {run.path}, then draw this report again."
+        )
+        return page.heading("Evaluation") + page.caption(words)
+    seed = f"seed {numbers['test_seed']}"
+    words = (
+        f"Nats per example of the test set, β = 1; ± standard error over the {numbers['num_test_examples']} examples; {seed}."
+    )
+    return page.heading("Evaluation") + page.caption(words) + page.table(_rows(numbers), ("", "value", "remark"))
+
+
+def _value(value: float | None, error: float | None = None, digits: int = 3) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _with_error(numbers: dict[str, Any], name: str) -> str:
+    return _value(numbers[name], numbers.get(f"{name}_standard_error"))
+
+
+def _rows(numbers: dict[str, Any]) -> list[Row]:
+    k, low, high = numbers["num_samples"], *numbers["log_px_interval"]
+    trusted = "" if numbers["pareto_k_above_0.7"] is None else f"; Pareto k > 0.7 in {numbers['pareto_k_above_0.7']:.1%}"
+    rows: list[Row] = [
+        (
+            "log p(x)",
+            _value(numbers["log_px_mean"], numbers["log_px_standard_error"]),
+            f"importance-weighted, K = {k} samples, worth {numbers['effective_sample_size']:.0f} (median){trusted}",
+        ),
+        (
+            "its own errors",
+            f"± {_value(numbers['log_px_monte_carlo_error'], digits=4)}, too low by {_value(numbers['log_px_bias'], digits=4)}",
+            f"over the samples, and the bias estimated from K/2; [{_value(low)}, {_value(high)}] has the exact mean of these "
+            "examples",
+        ),
+        (
+            "ELBO",
+            _value(numbers["test_elbo"], numbers["test_elbo_standard_error"]),
+            f"{numbers['elbo_samples']} draws of z; rate {_value(numbers['rate'])}, distortion {_value(numbers['distortion'])}",
+        ),
+    ]
+    if numbers["log_px_bits_per_dim"] is not None:
+        bits = f"{numbers['log_px_bits_per_dim']:.4f}"
+        rows.append(("bits per dimension", bits, f"of log p(x); of the ELBO {numbers['test_bits_per_dim']:.4f}"))
+    if "ais" in numbers:
+        ais = numbers["ais"]
+        rows.append(
+            (
+                "log p(x), annealed",
+                _value(ais["log_px_mean"], ais["log_px_standard_error"]),
+                f"from the {ais['start']}, {ais['num_temperatures']} temperatures, {ais['num_chains']} chains, the first "
+                f"{ais['num_examples']} examples; ± {ais['log_px_monte_carlo_error']:.4f} over the chains, acceptance "
+                f"{ais['acceptance_rate']:.2f}",
+            )
+        )
+    if "gaps" in numbers:
+        gaps = numbers["gaps"]
+        for name, words in (
+            ("approximation_gap", "log p(x) − ELBO of the best diagonal Gaussian"),
+            ("amortization_gap", "that ELBO − the encoder's"),
+        ):
+            rows.append(
+                (name.replace("_", " "), _with_error(gaps, name), f"{words}; the first {gaps['num_examples']} examples")
+            )
+    curve = ", ".join(f"{n} at {t}" for t, n in numbers["active_units_by_threshold"].items())
+    active = f"{numbers['active_units']} of {numbers['latent_dim']}"
+    rows += [
+        ("active units", active, f"Var_x(E[z|x]) > 0.01; by threshold: {curve}"),
+        (
+            "mutual information",
+            _with_error(numbers, "mutual_information"),
+            f"of x and z, if these examples were all; at most log {numbers['num_test_examples']} = "
+            f"{numbers['mutual_information_cap']:.2f}. Of the source: from here to "
+            f"{_with_error(numbers, 'mutual_information_upper')}",
+        ),
+        ("total correlation", _with_error(numbers, "total_correlation"), "KL(q(z) ‖ Π q(z_j)), of the aggregate posterior"),
+        ("dimension-wise KL", _with_error(numbers, "dimension_wise_kl"), "KL(Π q(z_j) ‖ p(z)); the three add up to the KL"),
+    ]
+    return rows
