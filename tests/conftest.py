@@ -21,6 +21,7 @@ STRICT = (
     "test_objectives",
     "test_evaluation",
     "test_disentanglement",
+    "test_annealed",
 )
 
 
@@ -35,7 +36,7 @@ def _strict(request):
 
 
 # Many small programs, each run for a moment: most of their time would go into optimising them.
-QUICKLY_COMPILED = ("test_settings", "test_priors", "test_sweep", "test_annealed")
+QUICKLY_COMPILED = ("test_settings", "test_priors", "test_sweep", "test_annealed", "test_gaps")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The approximation and the amortisation gap, on linear-Gaussian models where both are KL divergences in closed form."""
 
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,11 @@ from budget import accept, accept_mean
 from scipy import stats
 
 from vae_jax import likelihoods
-from vae_jax.evaluation import gaps as module
 from vae_jax.evaluation.gaps import fit_posterior, gaps, gaps_dataset
 from vae_jax.model import VAE
 from vae_jax.priors import gaussian_mixture
 
+module = sys.modules["vae_jax.evaluation.gaps"]  # the package's attribute of that name is the function
 SIGMA, LATENT, DATA_DIM, COUNT = 0.5, 3, 5, 24
 
 
@@ -157,7 +158,6 @@ def test_standard_errors_are_those_of_repetition():
     x, posterior = jnp.asarray(model.x[0], jnp.float32), model.vae.encode({}, jnp.asarray(model.x[0], jnp.float32))
 
     def one(key):
-        # A single step of no length: q* is q, or close to it.
         return gaps(
             key,
             posterior,
@@ -173,9 +173,9 @@ def test_standard_errors_are_those_of_repetition():
     expected = float(model.log_px[0] - model.kl_of_encoder()[0])
     accept_mean(found.elbo, expected, slack=1e-5)
     assert np.mean(found.elbo_standard_error) == pytest.approx(np.std(np.asarray(found.elbo)), rel=0.1)
-    # The fits differ from one another as well, so here only the order of magnitude: and it is far below that of each elbo.
+    # The fits differ from one another as well, so here only roughly; the draws in common make it less than that of an elbo.
     assert np.mean(found.amortization_gap_standard_error) == pytest.approx(np.std(np.asarray(found.amortization_gap)), rel=0.3)
-    assert np.mean(found.amortization_gap_standard_error) < 0.5 * np.mean(found.elbo_standard_error)
+    assert np.mean(found.amortization_gap_standard_error) < 0.7 * np.mean(found.elbo_standard_error)
 
 
 @pytest.mark.parametrize("rotated", [False, True])
@@ -197,16 +197,17 @@ def test_the_fit_finds_the_best_diagonal_gaussian_from_far_away(rotated):
     assert np.mean(lost) < 1e-3
 
 
-@pytest.mark.parametrize("batch_size", [5, 1000])
-def test_the_batch_size_changes_nothing_and_the_jacobian_is_added(batch_size):
+def test_the_batch_size_changes_nothing_nor_does_a_part_and_the_jacobian_is_added():
     model = Linear(rotated=True, **OFF)
     options = {"num_steps": 20, "num_evaluation_samples": 40}
     whole = model.run(**options)
-    parts = model.run(**options, batch_size=batch_size, log_jacobian=-50.0)
-    np.testing.assert_allclose(parts.elbo, whole.elbo - 50, rtol=1e-5)
-    np.testing.assert_allclose(parts.best_elbo, whole.best_elbo - 50, rtol=1e-5)
-    np.testing.assert_allclose(parts.mean, whole.mean, atol=1e-4)
-    np.testing.assert_allclose(parts.amortization_gap, whole.amortization_gap, atol=1e-3)
+    model.x, model.log_px = model.x[3:], model.log_px[3:]
+    part = model.run(**options, batch_size=5, log_jacobian=-50.0, first=3)
+    np.testing.assert_allclose(part.log_px, whole.log_px[3:], rtol=1e-6)
+    np.testing.assert_allclose(part.elbo, whole.elbo[3:] - 50, rtol=1e-5)
+    np.testing.assert_allclose(part.best_elbo, whole.best_elbo[3:] - 50, rtol=1e-5)
+    np.testing.assert_allclose(part.mean, whole.mean[3:], atol=1e-4)
+    np.testing.assert_allclose(part.amortization_gap, whole.amortization_gap[3:], atol=1e-3)
 
 
 def kl_forgotten(real):

@@ -16,6 +16,10 @@ def test_the_example_runs_and_is_short(capsys):
     assert -26 < names["result"].test.elbo < -22
     assert names["images"].shape == (16, 8, 8, 1)
     assert "test ELBO -2" in capsys.readouterr().out
+    evaluation = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "importance_log_px(" in code)
+    exec(compile(evaluation, "README.md", "exec"), names)
+    assert names["result"].test.elbo < names["estimates"](names["result"].params, names["prepared"].test).log_px.mean()
+    assert names["bounds"].lower.log_px.shape == (20,)
 
 
 def test_the_two_commands_are_at_the_top():
