@@ -35,13 +35,10 @@ def _strict(request):
     jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
-# Many small programs, each run for a moment: most of their time would go into optimising them.
-QUICKLY_COMPILED = ("test_settings", "test_priors", "test_sweep", "test_annealed", "test_gaps")
-
-
 @pytest.fixture(autouse=True)
 def _quickly_compiled(request):
-    jax.config.update("jax_disable_most_optimizations", request.module.__name__.split(".")[-1] in QUICKLY_COMPILED)
+    """Small programs that run for a moment: most of their time would go into optimising them. Slow tests run as users do."""
+    jax.config.update("jax_disable_most_optimizations", "slow" not in request.keywords)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 

@@ -336,6 +336,7 @@ def test_broken_twins_of_the_weights_fail(broken, start, monkeypatch):
 
 
 @pytest.mark.parametrize("start", POSTERIOR_FIRST)
+@pytest.mark.slow
 def test_both_bounds_close_on_log_p_as_temperatures_are_added(start):
     assert_closing(start, (10, 100), 800)
 

@@ -160,6 +160,7 @@ def test_the_dreg_gradient_is_its_formula():
     np.testing.assert_allclose(-got, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_signal_to_noise_of_dreg_grows_with_k_where_the_plain_ones_falls():
     def ratio(estimator, k):
         _, (gradient, _) = replicate(iwae, 100_000, with_gradient=True, num_samples=k, estimator=estimator)

@@ -99,6 +99,7 @@ def test_each_likelihood_starts_at_the_training_mean_and_gets_better(name, setti
         assert bits == pytest.approx(-last.test.elbo / (64 * math.log(2)))
 
 
+@pytest.mark.slow
 def test_colours_train_with_coupled_channels(tmp_path):
     rng = np.random.default_rng(0)
     base = rng.integers(0, 200, (64, 4, 4, 1))

@@ -399,6 +399,7 @@ def short_epochs(monkeypatch):
 SETTINGS = Config(dataset="sprites", hidden=(8,), latent_dim=3, epochs=2, batch_size=128, eval_batch_size=100)
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_bit_for_bit_and_reported(short_epochs, tmp_path, monkeypatch):
     whole, _ = runs.train(build(SETTINGS), tmp_path / "whole")
     runs.train(build(SETTINGS), tmp_path / "parts", on_epoch=lambda line: True)

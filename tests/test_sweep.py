@@ -74,6 +74,7 @@ def test_vmap_agrees_to_a_thousandth_after_five_epochs():
             np.testing.assert_allclose(b[:3], a[:3], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_other_members_change_nothing():
     few = grid(BASE, beta=[1.0], seed=[0, 1])
     many = grid(BASE, beta=[4.0, 1.0, 0.1], seed=[1, 0, 7])
@@ -108,7 +109,7 @@ def test_one_compilation_whatever_the_values():
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("strategy", ["map", "vmap"])
+@pytest.mark.parametrize("strategy", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_a_member_that_diverges_does_so_alone(strategy):
     good = grid(BASE, beta=[0.5, 1.0], seed=[0, 1])
     bad = dataclasses.replace(BASE, learning_rate=1e3)
@@ -164,6 +165,7 @@ def test_a_member_that_stops_early_stays_as_it_is():
     assert len(fit.progress.histories[1]) < len(fit.progress.histories[0]) == 8
 
 
+@pytest.mark.slow
 def test_going_on_from_the_middle_is_bit_for_bit():
     members = [*grid(dataclasses.replace(BASE, epochs=4), seed=[0, 1]), dataclasses.replace(BASE, epochs=4, learning_rate=1e3)]
     (group,), built, kept = groups(members), build(members[0]), {}
@@ -181,6 +183,7 @@ def test_going_on_from_the_middle_is_bit_for_bit():
     assert whole.status == rest.status
 
 
+@pytest.mark.slow
 def test_static_settings_are_groups():
     result = sweep(grid(dataclasses.replace(BASE, epochs=1), latent_dim=[2, 3], beta=[1.0, 2.0]))
     assert result.table["group"].tolist() == ["latent_dim = 2"] * 2 + ["latent_dim = 3"] * 2

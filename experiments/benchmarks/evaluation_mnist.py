@@ -9,6 +9,7 @@ a process of its own, without gradients.
 
 import dataclasses
 import importlib.util
+import math
 import multiprocessing
 import resource
 import statistics
@@ -23,8 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from tables import check_counts, markdown, write_results
 
-HIDDEN, LATENT, PIXELS = 512, 20, 784
-FLOPS = 2 * (LATENT * HIDDEN + HIDDEN * PIXELS)  # of one sample
+HIDDEN, LATENT = 512, 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,24 +50,24 @@ class Arguments:
     """JSON file to write."""
 
 
-def roof(rows: int, repeats: int = 200) -> float:
-    """FLOP/s of a (rows, 512) x (512, 784) product alone, the best of three."""
+def roof(rows: int, pixels: int, repeats: int = 200) -> float:
+    """FLOP/s of a (rows, 512) x (512, pixels) product alone, the best of three."""
     import jax
     import jax.numpy as jnp
 
-    h, w = jnp.ones((rows, HIDDEN)), jnp.full((HIDDEN, PIXELS), 1e-3)
+    h, w = jnp.ones((rows, HIDDEN)), jnp.full((HIDDEN, pixels), 1e-3)
 
     @jax.jit
     def products(h: Any, w: Any) -> Any:
         # Each product needs the one before, or XLA would leave it out.
-        return jax.lax.fori_loop(0, repeats, lambda i, y: (h + y[0, 0] * 1e-9) @ w, jnp.zeros((rows, PIXELS)))
+        return jax.lax.fori_loop(0, repeats, lambda i, y: (h + y[0, 0] * 1e-9) @ w, jnp.zeros((rows, pixels)))
 
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
         products(h, w).block_until_ready()
         seconds.append(time.perf_counter() - began)
-    return repeats * 2 * rows * HIDDEN * PIXELS / min(seconds[1:])
+    return repeats * 2 * rows * HIDDEN * pixels / min(seconds[1:])
 
 
 def pythae(images: np.ndarray, num_samples: int, connection: Any) -> None:
@@ -108,7 +108,7 @@ def main() -> int:
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir)
     prepared = data.prepare(dataset, binarization="dynamic")
     vae = model.mlp_vae(dataset.data_shape, likelihoods.bernoulli(), latent_dim=LATENT, hidden=(HIDDEN,))
-    print(f"training 784-{HIDDEN}-{LATENT} for {arguments.epochs} epochs ...", flush=True)
+    print(f"training {math.prod(dataset.data_shape)}-{HIDDEN}-{LATENT} for {arguments.epochs} epochs ...", flush=True)
     fit = training.fit(vae, prepared, epochs=arguments.epochs, batch_size=128, seed=0)
     test, memory_bytes = prepared.test[: arguments.examples], 2**26 if jax.default_backend() == "cpu" else 2**30
     options = {"num_samples": arguments.num_samples, "to_input": prepared.eval_input, "memory_bytes": memory_bytes}
@@ -118,15 +118,16 @@ def main() -> int:
 
     rows = max(2, chunk_sizes(draw_bytes(vae, fit.params), 1, arguments.num_samples, memory_bytes)[1])
     program = jax.jit(estimate).lower(fit.params, test, jnp.int32(0)).compile()
-    roofs = [roof(rows)]
+    pixels = math.prod(dataset.data_shape)
+    roofs = [roof(rows, pixels)]
     print(f"{len(test)} images x {arguments.num_samples} samples ...", flush=True)
     began = time.perf_counter()
     found = jax.block_until_ready(program(fit.params, test, jnp.int32(0)))
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    roofs.append(roof(rows))
+    roofs.append(roof(rows, pixels))
     means = evaluation.log_px_means(found, arguments.num_samples)
-    rate = len(test) * arguments.num_samples * FLOPS / seconds
+    rate = len(test) * arguments.num_samples * 2 * (LATENT * HIDDEN + HIDDEN * pixels) / seconds
     share = rate / statistics.mean(roofs)
     content: dict[str, Any] = {
         "images": len(test),
@@ -153,7 +154,8 @@ def main() -> int:
         cells.append(("faster than pythae's get_nll by", f"{theirs / ours:.0f} x ({theirs:.3f} s an image)", "20"))
     print(f"\n{markdown(('', 'measured', 'target'), cells)}")
     if arguments.out is not None:
-        content["settings"] = dataclasses.asdict(arguments) | {"out": None, "network": f"784-{HIDDEN}-{LATENT}", "rows": rows}
+        content["settings"] = dataclasses.asdict(arguments) | {"dataset": Path(arguments.dataset).name, "out": None}
+        content["settings"] |= {"network": f"{pixels}-{HIDDEN}-{LATENT}", "rows": rows}
         write_results(arguments.out, content, ("jax", "flax", "optax", "torch", "pythae"))
     return 0
 

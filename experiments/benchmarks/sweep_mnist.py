@@ -268,7 +268,8 @@ def main() -> int:
     for note in notes:
         print(f"note: {note}")
     if arguments.out is not None:
-        settings = dataclasses.asdict(arguments) | {"out": None, "training_examples": len(dataset.train)}
+        settings = dataclasses.asdict(arguments) | {"dataset": Path(arguments.dataset).name, "out": None}
+        settings |= {"training_examples": len(dataset.train)}
         settings |= {"batch_size": BATCH, "network": f"784-{HIDDEN}-{LATENT}", "learning_rate": RATE}
         content = {"rows": rows, "settings": settings, "notes": notes}
         write_results(arguments.out, content, ("jax", "flax", "optax", "torch"))

@@ -128,3 +128,15 @@ def test_bad_settings_are_one_line(script, monkeypatch, tmp_path):
         status, stderr = script(name, *flags)
         assert (status, stderr.count("\n")) == (2, 1)
         assert message in stderr
+
+
+@pytest.mark.slow
+def test_evaluation_counts_its_work(tmp_path):
+    out = tmp_path / "results.json"
+    flags = ("--dataset", "digits", "--num-samples", 200, "--epochs", 1, "--pythae-images", 0, "--examples", 40)
+    done = run("benchmarks/evaluation_mnist.py", *flags, "--out", out)
+    found = json.loads(out.read_text())
+    flops = 40 * 200 * 2 * (20 * 512 + 512 * 64)
+    assert found["flops_per_second"] * found["seconds"] == pytest.approx(flops)
+    assert found["log_px"]["num_samples"] == 200
+    assert f"{found['log_px']['log_px']:.3f}" in done.stdout

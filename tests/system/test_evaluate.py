@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scripts import run, start
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--hidden", 32, "--latent-dim", 3, "--epochs", 12, "--batch-size", 32, "--learning-rate", 5e-3, "--no-report")
 
 

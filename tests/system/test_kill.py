@@ -50,6 +50,7 @@ def test_killed_again_and_again(undisturbed, tmp_path, seed):
     assert_same_run(undisturbed, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_killed_before_anything_was_written(undisturbed, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".config.json.12345").write_text('{"half')

@@ -77,6 +77,7 @@ def test_evaluate_repeats_the_summary_and_improves_on_it(trained):
     assert f"{many['test_elbo']:.3f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_run_whatever_the_evaluation_batch(trained, tmp_path):
     out, _ = trained
     run("train.py", *SMALL, "--epochs", 3, "--out", tmp_path / "again", "--no-report")
@@ -85,6 +86,7 @@ def test_the_same_command_gives_the_same_run_whatever_the_evaluation_batch(train
     assert summary(tmp_path / "other")["test_elbo"] == pytest.approx(summary(out)["test_elbo"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumes_at_its_end_and_refuses_other_settings(trained):
     out, _ = trained
     before = summary(out)
@@ -98,7 +100,9 @@ def test_a_finished_run_resumes_at_its_end_and_refuses_other_settings(trained):
     assert summary(out) == before
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=SLOW), pytest.param(signal.SIGTERM, 143, marks=SLOW)]
+)
 def test_a_signal_saves_and_says_how_to_continue(number, status, tmp_path):
     settings = ("--hidden", 256, 256, "--batch-size", 32, "--epochs", 40)
     process = start("train.py", *settings, "--out", tmp_path / "run", "--no-report")
@@ -132,6 +136,7 @@ def test_divergence_keeps_the_last_good_state_and_says_where(tmp_path):
     assert bad["step"] == json.loads((tmp_path / "run" / "summary.json").read_text())["diverged_at_step"]
 
 
+@pytest.mark.slow
 def test_tensorboard_event_files(tmp_path):
     pytest.importorskip("tensorboardX")
     run("train.py", *SMALL, "--epochs", 2, "--out", tmp_path / "run", "--no-report", "--tensorboard")
@@ -143,10 +148,15 @@ def test_tensorboard_event_files(tmp_path):
     "flags",
     [
         pytest.param(("--likelihood", "gaussian", "--scale", "shared"), marks=SLOW),
-        ("--likelihood", "gaussian", "--dequantize", "--validation-fraction", 0.1, "--early-stopping", 2),
+        pytest.param(
+            ("--likelihood", "gaussian", "--dequantize", "--validation-fraction", 0.1, "--early-stopping", 2), marks=SLOW
+        ),
         pytest.param(("--likelihood", "continuous_bernoulli", "--output-bias", "train_mean", "--latent-dim", 1), marks=SLOW),
-        ("--binarize", "fixed", "--ema-decay", 0.9, "--num-samples", 3, "--dtype", "bfloat16"),
-        ("--beta-warmup-steps", 5, "--learning-rate-schedule", "cosine", "--learning-rate-warmup-steps", 3, "--hidden"),
+        pytest.param(("--binarize", "fixed", "--ema-decay", 0.9, "--num-samples", 3, "--dtype", "bfloat16"), marks=SLOW),
+        pytest.param(
+            ("--beta-warmup-steps", 5, "--learning-rate-schedule", "cosine", "--learning-rate-warmup-steps", 3, "--hidden"),
+            marks=SLOW,
+        ),
     ],
     ids=lambda flags: " ".join(map(str, flags)),
 )

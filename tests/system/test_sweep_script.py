@@ -74,6 +74,7 @@ def test_a_row_is_the_run_of_train(finished, tmp_path):
         assert float(row[name]) == summary[name]
 
 
+@pytest.mark.slow
 def test_members_are_added_and_none_is_repeated(finished, tmp_path):
     out = tmp_path / "more"
     sweep(out, *QUICK, "--betas", 0.5, "--seeds", 0, 1, "--devices", 1)
@@ -102,6 +103,7 @@ def test_a_diverging_member_leaves_the_others_rows_as_they_are(finished, tmp_pat
 @pytest.mark.parametrize(
     "layout", [("--devices", 2), pytest.param(("--devices", 8), marks=pytest.mark.slow)], ids=["2 devices", "8 devices"]
 )
+@pytest.mark.slow
 def test_devices_change_no_bit_of_the_table(finished, tmp_path, layout):
     sweep(tmp_path / "out", *QUICK, *BETAS, *layout)
     assert_same_sweep(finished, tmp_path / "out")
@@ -253,6 +255,7 @@ def test_processes_that_do_not_fit_together_are_refused(tmp_path, first, second,
 
 
 @pytest.mark.parametrize("process_id", [0, 1])
+@pytest.mark.slow
 def test_a_missing_process_is_waited_for_and_named(tmp_path, process_id):
     join = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id", process_id)
     done = sweep(tmp_path / "out", *BETAS, *join, "--coordinator-timeout", 2, check=False)
@@ -334,6 +337,7 @@ def test_thirty_members_in_under_three_minutes(tmp_path):
     assert (tmp_path / "sweep" / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.slow
 def test_a_bar_is_drawn_on_a_terminal(tmp_path):
     """Members per second and the time left, on a pseudo-terminal."""
     parent, child = os.openpty()
