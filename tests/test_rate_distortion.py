@@ -8,6 +8,7 @@ import pytest
 
 from vae_jax import likelihoods, model, networks, training
 from vae_jax.config import Hyperparams
+from vae_jax.diagnostics import collapse
 from vae_jax.divergences import kl_per_dimension
 
 EIGENVALUES = np.array([6.0, 3.0, 1.5, 0.7, 0.35, 0.1])  # none within a third of a threshold
@@ -62,6 +63,8 @@ def test_training_lands_on_the_curve(i, trained):
     np.testing.assert_allclose(np.sort(kl)[::-1], units, atol=1e-2)
     # Collapsed are those units with an eigenvalue below theta, and no others.
     assert np.sum(kl < 1e-2) == np.sum(theta >= EIGENVALUES)
+    collapsed = collapse(jnp.asarray(mean), jnp.asarray(log_scale)).collapsed
+    assert np.flatnonzero(collapsed).tolist() == np.flatnonzero(kl < 1e-2).tolist()
     if theta == 1:  # the ELBO of the optimum is the log-likelihood of the model's marginal, so sigma^2 = 1 leaves no gap
         covariance = weights @ weights.T + np.eye(6)
         sign, log_det = np.linalg.slogdet(2 * np.pi * covariance)

@@ -104,7 +104,7 @@ def rate_distortion(metrics: list[dict], epoch: int) -> Figure:
 
 
 def equal_elbos(axes: Any) -> None:
-    """Lines of rate + distortion = -ELBO, each with its ELBO where it leaves the axes at the right, or enters at the top."""
+    """Lines of rate + distortion = -ELBO, each with its ELBO where it leaves the axes, at the right or at the bottom."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     style: dict[str, Any] = {"fontsize": 8, "color": "#7b8794", "clip_on": False}
     for level in MaxNLocator(10).tick_values(left + bottom, right + top):
@@ -112,8 +112,8 @@ def equal_elbos(axes: Any) -> None:
         words = f" {-level:g}".replace("-", "−")
         if bottom <= level - right < top - 0.04 * (top - bottom):
             axes.text(right, level - right, words, va="center", **style)
-        elif left < level - top < right:
-            axes.text(level - top, top, words, ha="center", va="bottom", **style)
+        elif left + 0.03 * (right - left) < level - bottom < right:
+            axes.text(level - bottom, bottom, words, ha="center", va="bottom", **style)
 
 
 def reconstructions(originals: np.ndarray, means: np.ndarray) -> Figure:

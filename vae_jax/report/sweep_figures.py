@@ -56,25 +56,13 @@ def rate_distortion(seen: Overview) -> Figure:
         left, right = sweep_axes.reaching(rates, ends)
         axes.set_xlim(max(left, -0.05 * right) if min(rates) >= 0 else left, right)  # no rate is negative
         axes.set_ylim(*sweep_axes.reaching(*sweep_axes.spread(parts, "distortion")))
-        _equal_elbos(axes)
+        figures.equal_elbos(axes)
     hulls = [np.size(line.get_xdata()) for axes in figure.axes for line in axes.lines if line.get_gid() == "hull"]
     hull_mark = Line2D([], [], color=sweep_axes.GREY, linewidth=1, linestyle="--", label="lower convex hull")
     line_mark = Line2D([], [], color="#cbd2d9", linewidth=0.8, label="equal ELBO (value at the edge)")
     sweep_axes.legend(figure, seen, series, [*[hull_mark] * (max(hulls, default=0) > 1), *[line_mark] * bool(hulls)])
     _write_labels(figure, [*on_hulls, *labels])
     return figure
-
-
-def _equal_elbos(axes: Any) -> None:
-    """Lines of rate + distortion = -ELBO."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    style: dict[str, Any] = {"fontsize": 8, "color": sweep_axes.GREY, "clip_on": False}
-    for level in MaxNLocator(12).tick_values(left + bottom, right + top):
-        axes.axline((left, level - left), slope=-1, color="#cbd2d9", linewidth=0.8, zorder=0)
-        if bottom < level - left < top - 0.04 * (top - bottom):
-            axes.text(left, level - left, f" {-level:g}", va="bottom", **style)
-        elif left < level - top < right:
-            axes.text(level - top, top, f"{-level:g}", ha="center", va="bottom", **style)
 
 
 def _write_labels(figure: Figure, labels: Sequence[tuple[Any, float, float, str, Any]]) -> None:
