@@ -32,6 +32,8 @@ class Arguments:
     """Chains of it for each example."""
     ais_start: Literal["posterior", "prior"] = "posterior"
     """Where its chains begin: posterior, the encoder's q(z|x), or prior."""
+    bdmc: int = 0
+    """Also bound the error of annealing from both sides on so many examples simulated from the model, such as 100."""
     gap_steps: int = 0
     """Also fit a posterior to each example by so many steps, such as 1000, for the encoder's gaps; 0: do not."""
     num_annealed: int | None = None
@@ -43,11 +45,15 @@ class Arguments:
 
     def validate(self) -> None:
         """Raises `UserError` for a number that cannot be."""
-        least = {"num_samples": 1, "elbo_samples": 1, "ais_chains": 1, "batch_size": 1, "ais_temperatures": 0, "gap_steps": 0}
-        for name, at_least in {**least, **({} if self.num_annealed is None else {"num_annealed": 1})}.items():
-            if getattr(self, name) < at_least:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag}: expected a whole number >= {at_least}, got {getattr(self, name)}.")
+        least = {"num_samples": 1, "elbo_samples": 1, "ais_chains": 1, "num_annealed": 1, "batch_size": 1}
+        for name in (*least, "ais_temperatures", "bdmc", "gap_steps"):
+            value, at_least, flag = getattr(self, name), least.get(name, 0), name.replace("_", "-")
+            if value is not None and value < at_least:
+                raise UserError(f"--{flag}: expected a whole number >= {at_least}, got {value}.")
+        if self.bdmc and not self.ais_temperatures:
+            raise UserError("--bdmc: bounds annealed importance sampling; add --ais-temperatures, such as 1000.")
+        if self.num_annealed is not None and not (self.ais_temperatures or self.gap_steps):
+            raise UserError("--num-annealed: expected --ais-temperatures or --gap-steps with it.")
 
 
 COLUMNS = (
@@ -102,6 +108,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
         annealing=annealing,
         gap_steps=arguments.gap_steps,
         num_annealed=arguments.num_annealed,
+        num_simulated=arguments.bdmc,
         progress=progress,
     )
     write_arrays(path / "evaluation.npz", assessment.examples)
@@ -132,6 +139,12 @@ def more(numbers: dict[str, Any]) -> list[str]:
             f"log p(x) {ais['log_px_mean']:.3f} +- {ais['log_px_standard_error']:.3f}, "
             f"MC +- {ais['log_px_monte_carlo_error']:.4f}, "
             f"acceptance {ais['acceptance_rate']:.2f}"
+        )
+    if "bdmc" in numbers:
+        bdmc = numbers["bdmc"]
+        lines.append(
+            f"annealing on {bdmc['num_examples']} simulated examples: log p(x) from {bdmc['lower']:.3f} to "
+            f"{bdmc['upper']:.3f}, gap {bdmc['gap']:.3f} +- {bdmc['gap_standard_error']:.3f}"
         )
     if "gaps" in numbers:
         gaps = numbers["gaps"]

@@ -15,7 +15,9 @@ from vae_jax.divergences import kl_per_dimension
 from vae_jax.errors import UserError
 from vae_jax.evaluation import (
     Annealing,
+    Bounds,
     ais_dataset,
+    bdmc_simulated,
     encode_dataset,
     evaluate,
     gaps_dataset,
@@ -46,6 +48,7 @@ def assess(
     annealing: Annealing | None = None,
     gap_steps: int = 0,
     num_annealed: int | None = None,
+    num_simulated: int = 0,
     memory_bytes: int | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> Assessment:
@@ -60,6 +63,7 @@ def assess(
         example as temperatures x chains x leapfrog steps.
       gap_steps: steps of the local posterior's optimiser, for the approximation and amortisation gaps; 0 leaves them out.
       num_annealed: of the first so many test examples; all by default.
+      num_simulated: examples simulated from the model on which annealing is bounded from both sides (BDMC); 0 leaves it out.
       memory_bytes: for the importance samples decoded at once, see `importance_log_px`.
       progress: called with what is being done, examples done, and examples in all.
 
@@ -131,6 +135,9 @@ def assess(
         numbers["ais"] = _of_annealing(annealed, annealing)
         examples |= {f"ais_{name}": values for name, values in annealed._asdict().items()}
         best = np.maximum(best, np.asarray(annealed.log_px, np.float64))
+        if num_simulated:
+            bounds = jax.jit(lambda params: bdmc_simulated(jax.random.fold_in(key, 5), vae, params, num_simulated, annealing))
+            numbers["bdmc"] = _of_bounds(bounds(params))
     if gap_steps:
 
         def of_gaps(params: Any, part: tuple[Array, Array], first: Array) -> Any:
@@ -207,6 +214,13 @@ def _of_annealing(annealed: Any, settings: Annealing) -> dict[str, Any]:
         "num_examples": len(annealed.log_px),
         **settings._asdict(),
     }
+
+
+def _of_bounds(bounds: Bounds) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, values in (("lower", bounds.lower.log_px), ("upper", bounds.upper.log_px), ("gap", bounds.gap)):
+        found[name], found[f"{name}_standard_error"] = _mean(values)
+    return {**found, "num_examples": len(bounds.gap)}
 
 
 def _of_gaps(gaps: Any, steps: int) -> dict[str, Any]:

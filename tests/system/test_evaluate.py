@@ -37,7 +37,7 @@ def test_a_collapsed_run_is_called_so_and_a_healthy_one_is_not(healthy, collapse
 
 def test_one_table_for_several_runs(healthy, collapsed):
     runs = (healthy[0], collapsed[0])
-    extra = ("--ais-temperatures", 5, "--ais-chains", 2, "--gap-steps", 5, "--num-annealed", 30)
+    extra = ("--ais-temperatures", 5, "--ais-chains", 2, "--gap-steps", 5, "--num-annealed", 30, "--bdmc", 20)
     done = run("evaluate.py", *runs, "--num-samples", 200, *extra)
     table = done.stdout.split("\n\n")[0].splitlines()
     assert len(table) == 3
@@ -56,6 +56,8 @@ def test_one_table_for_several_runs(healthy, collapsed):
         assert parts == pytest.approx(found["test_kl"], rel=0.05, abs=1e-3)
         assert found["mutual_information_cap"] == pytest.approx(np.log(359))
         assert found["ais"]["num_examples"] == found["gaps"]["num_examples"] == 30
+        assert found["bdmc"]["num_examples"] == 20
+        assert found["bdmc"]["gap"] == pytest.approx(found["bdmc"]["upper"] - found["bdmc"]["lower"], abs=1e-4)
         assert found["ais"]["log_px_mean"] == pytest.approx(found["log_px_mean"], abs=3)
         with np.load(out / "evaluation.npz") as examples:
             assert examples["log_px"].shape == (359,)

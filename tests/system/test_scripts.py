@@ -290,8 +290,13 @@ def test_readers_refuse_what_is_no_run(name, script, tmp_path, trained):
         assert (status, stderr.count("\n")) == (2, 1)
         assert message in stderr
     if name == "evaluate":
-        status, stderr = script(name, trained[0], "--num-samples", 0)
-        assert (status, stderr) == (2, "error: --num-samples: expected a whole number >= 1, got 0.\n")
+        for flags, message in (
+            (("--num-samples", 0), "--num-samples: expected a whole number >= 1, got 0."),
+            (("--ais-temperatures", -1), "--ais-temperatures: expected a whole number >= 0, got -1."),
+            (("--bdmc", 5), "--bdmc: bounds annealed importance sampling; add --ais-temperatures, such as 1000."),
+            (("--num-annealed", 5), "--num-annealed: expected --ais-temperatures or --gap-steps with it."),
+        ):
+            assert script(name, trained[0], *flags) == (2, f"error: {message}\n")
 
 
 def test_latent_space_draws_a_traversal_and_an_interpolation(trained, tmp_path):

@@ -91,6 +91,10 @@ def _rows(numbers: dict[str, Any]) -> list[Row]:
                 f"{ais['acceptance_rate']:.2f}",
             )
         )
+    if "bdmc" in numbers:
+        bdmc = numbers["bdmc"]
+        words = f"upper − lower bound (BDMC) of annealing, over {bdmc['num_examples']} examples simulated from the model"
+        rows.append(("annealing's error", _with_error(bdmc, "gap"), words))
     if "gaps" in numbers:
         gaps = numbers["gaps"]
         for name, words in (
