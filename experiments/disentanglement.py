@@ -21,8 +21,8 @@ TITLES = {
     "modularity": "modularity",
     "explicitness": "explicitness",
     "gaussian_total_correlation": "Gaussian total correlation (nats)",
-    "gaussian_wasserstein_correlation": "Wasserstein correlation",
-    "gaussian_wasserstein_correlation_normalised": "the same, normalised",
+    "gaussian_wasserstein_correlation": "Wasserstein correlation (squared)",
+    "gaussian_wasserstein_correlation_normalised": "Wasserstein correlation, normalised",
     "average_mutual_information": "average mutual information (nats)",
 }
 

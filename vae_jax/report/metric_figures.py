@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from vae_jax.report.sweep_axes import scale
 from vae_jax.sweep.table import Point
 
 _COLUMNS = 4
+_FEW = 8  # values that are all marked on the axis
 
 
 def against(points: Sequence[Point], rows: Sequence[Mapping[str, Any]], across: str, metrics: Mapping[str, str]) -> Figure:
@@ -37,8 +39,14 @@ def against(points: Sequence[Point], rows: Sequence[Mapping[str, Any]], across: 
                 if one.n > 1:
                     axes.errorbar(place, one.mean, [[one.mean - one.low], [one.high - one.mean]], color=colour, capsize=2)
                 members = [row[name] for row in rows if row["member"] in point.members]
-                axes.scatter([place] * len(members), members, color=colour, s=10, alpha=0.4, linewidths=0)
-        axes.set(title=title, xscale=scale([point.settings[across] for point in points]))
+                beside = axes.transData + ScaledTranslation(6 / 72, 0, figure.dpi_scale_trans)  # not under the bar
+                axes.scatter([place] * len(members), members, color=colour, s=12, alpha=0.5, linewidths=0, transform=beside)
+        values = sorted({point.settings[across] for point in points})
+        axes.set_title(title, fontsize=10)
+        axes.set_xscale(scale(values))
+        if len(values) <= _FEW:
+            axes.set_xticks(values, [f"{value:g}" for value in values])
+            axes.minorticks_off()
         axes.set_xlabel("β" if across == "beta" else across.replace("_", " "))
         axes.grid(alpha=0.3)
     for axes in panels[len(metrics) :]:
