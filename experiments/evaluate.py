@@ -127,7 +127,9 @@ def more(numbers: dict[str, Any]) -> list[str]:
         "total_correlation",
         "dimension_wise_kl",
     )
-    least, most, cap, correlation, dimension_wise = (f"{numbers[name]:.2f}".replace("-0.00", "0.00") for name in parts)
+    least, most, cap, correlation, dimension_wise = (
+        "-" if numbers[name] is None else f"{numbers[name]:.2f}".replace("-0.00", "0.00") for name in parts
+    )
     lines = [
         f"{interval}{numbers['num_samples']} samples worth {numbers['effective_sample_size']:.0f}; mutual information "
         f"{least} to {most} (cap {cap}), total correlation {correlation}, dimension-wise KL {dimension_wise}"

@@ -84,7 +84,9 @@ def assess(
     @jax.jit
     def of_posterior(params: Any, test: Array) -> Any:
         mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=batch_size)
-        parts = diagnostics.decompose_kl(jax.random.fold_in(key, 1), mean, log_scale, prior_log_prob=log_prior)
+        key_parts = jax.random.fold_in(key, 1)
+        # Of a single example the aggregate posterior is its own: there is nothing to tell apart.
+        parts = diagnostics.decompose_kl(key_parts, mean, log_scale, prior_log_prob=log_prior) if count > 1 else None
         kl = jax.vmap(kl_per_dimension)(mean, log_scale)
         return mean, jnp.mean(kl, axis=0), diagnostics.collapse(mean, log_scale), parts
 
@@ -185,7 +187,7 @@ def _of_code(
     posterior_means: Array,
     kl: Array,
     collapsed: diagnostics.Collapse,
-    parts: diagnostics.KLDecomposition,
+    parts: diagnostics.KLDecomposition | None,
 ) -> dict[str, Any]:
     """Active units, collapse and the parts of the KL; per dimension only against N(0, I)."""
     thresholds = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
@@ -198,8 +200,8 @@ def _of_code(
         "collapsed_units": np.flatnonzero(collapsed.collapsed).tolist() if closed_form else None,
     }
     for name in ("mutual_information", "mutual_information_upper", "total_correlation", "dimension_wise_kl"):
-        numbers[name], numbers[f"{name}_standard_error"] = _mean(getattr(parts, name))
-    return numbers | {"mutual_information_cap": math.log(count), "aggregate_draws": len(parts.kl)}
+        numbers[name], numbers[f"{name}_standard_error"] = _mean(getattr(parts, name)) if parts else (None, None)
+    return numbers | {"mutual_information_cap": math.log(count), "aggregate_draws": len(parts.kl) if parts else 0}
 
 
 def _of_annealing(annealed: Any, settings: Annealing) -> dict[str, Any]:
@@ -240,7 +242,7 @@ def remarks(numbers: dict[str, Any]) -> list[str]:
             f"log p(x): for {share:.1%} of the examples the importance weights have a tail with Pareto k > 0.7, so the "
             "estimate may be too low by more than its errors say; use more samples, or annealing (--ais-temperatures 1000)."
         )
-    if numbers["mutual_information"] > numbers["mutual_information_cap"] - 1:
+    if (information := numbers["mutual_information"]) is not None and information > numbers["mutual_information_cap"] - 1:
         found.append(
             f"mutual information: within 1 nat of its cap, log {numbers['num_test_examples']}: "
             "the test set is too small to say more."

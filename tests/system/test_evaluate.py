@@ -136,3 +136,19 @@ def test_a_data_set_without_factors_is_refused(tmp_path, script):
     status, stderr = script("disentanglement", out)
     assert (status, stderr.count("\n")) == (2, 1)
     assert "the factors of its images are not known" in stderr
+
+
+def test_what_is_not_defined_is_left_out(tmp_path):
+    """One test example, one sample, one chain, one temperature: no error can be stated, and none is."""
+    images = (np.random.default_rng(0).random((40, 4, 4)) < 0.3).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", train=images, test=images[:1])
+    out = tmp_path / "run"
+    run("train.py", *SMALL, "--dataset", tmp_path / "data.npz", "--out", out)
+    run("evaluate.py", out, "--num-samples", 1, "--ais-temperatures", 1, "--ais-chains", 1, "--gap-steps", 2, "--bdmc", 1)
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["mutual_information"] is None
+    assert found["log_px_bias"] is None
+    assert found["ais"]["acceptance_rate"] is None
+    assert np.isfinite(found["log_px_mean"])
+    run("report.py", out)
+    assert "log p(x), annealed" in (out / "report.html").read_text()

@@ -87,8 +87,8 @@ def _rows(numbers: dict[str, Any]) -> list[Row]:
                 "log p(x), annealed",
                 _value(ais["log_px_mean"], ais["log_px_standard_error"]),
                 f"from the {ais['start']}, {ais['num_temperatures']} temperatures, {ais['num_chains']} chains, the first "
-                f"{ais['num_examples']} examples; ± {ais['log_px_monte_carlo_error']:.4f} over the chains, acceptance "
-                f"{ais['acceptance_rate']:.2f}",
+                f"{ais['num_examples']} examples; ± {_value(ais['log_px_monte_carlo_error'], digits=4)} over the chains, "
+                f"acceptance {_value(ais['acceptance_rate'], digits=2)}",
             )
         )
     if "bdmc" in numbers:
