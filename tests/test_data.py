@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from vae_jax import data, likelihoods
-from vae_jax.cache import cache_dir
 from vae_jax.data.sources import read_idx
 from vae_jax.data.treatment import random_bits16
 from vae_jax.errors import UserError
@@ -273,7 +272,7 @@ TFDS_FACTORS = {
 
 
 @pytest.mark.parametrize(("name", "names"), TFDS_FACTORS.items(), ids=TFDS_FACTORS)
-def test_tfds_sets_made_from_factors_bring_them_in_their_published_order(tmp_path, name, names):
+def test_tfds_sets_made_from_factors_bring_them_in_their_published_order(tmp_path, monkeypatch, name, names):
     """The real builders' features, ten records of our own; the second time from the cache, damaged in between."""
     rng = np.random.default_rng(0)
     factors = rng.integers(0, 3, (10, len(names)))
@@ -286,6 +285,7 @@ def test_tfds_sets_made_from_factors_bring_them_in_their_published_order(tmp_pat
         labels = {f"label_{factor}": int(value) for factor, value in zip(names, row, strict=True)}
         records.append({"image": content.getvalue()} | labels)
     _write_tfds(name, tmp_path, records)
+    monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path / "cache"))
     for attempt in range(3):
         got = data.load(name, data_dir=str(tmp_path), split="last", test_fraction=0.3)
         assert got.factor_names == names
@@ -294,7 +294,7 @@ def test_tfds_sets_made_from_factors_bring_them_in_their_published_order(tmp_pat
         np.testing.assert_array_equal(got.train, images[:7].reshape(7, 64, 64, -1))
         assert got.test_labels.shape == (3,)
         assert got.max_level == 1
-        [cached] = (cache_dir() / "tfds").glob(f"{name}-*.npz")
+        [cached] = (tmp_path / "cache" / "tfds").glob(f"{name}-*.npz")
         if attempt == 1:
             np.savez(cached, images=images)  # as one that was written without factors
     with np.load(cached) as archive:
