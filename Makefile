@@ -31,8 +31,8 @@ lint: $(VENV)/.lint ## ruff: style and format
 types: $(VENV)/.lint ## basedpyright: types
 	$(VENV)/bin/basedpyright
 
-bench: $(VENV)/.bench ## throughput and test ELBO against PyTorch and NumPyro (ARGS="--dataset FOLDER" or --data-dir: MNIST)
-	$(PY) experiments/benchmarks/mlp_mnist.py $(ARGS)
+bench: $(VENV)/.bench ## training speed and test ELBO against PyTorch, NumPyro ... (ARGS="--suite --dataset FOLDER" or --data-dir: MNIST)
+	$(PY) experiments/benchmarks/training.py $(ARGS)
 
 clean: ## remove the virtual environment and caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,16 +149,17 @@ def is_sweep(path: Path) -> bool:
 
 
 class Interrupt:
-    """While active, the first Ctrl-C or SIGTERM is noted, for the end of the epoch; a second Ctrl-C stops at once."""
+    """While active, the first Ctrl-C or SIGTERM is noted, for the end of the epoch (or part); a second Ctrl-C stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: str = "the epoch") -> None:
         self.signal: int | None = None
+        self._part = part
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None and number == signal.SIGINT:
             _stop(number, frame)
         self.signal = number
-        print("\nfinishing the epoch, then saving (Ctrl-C again to stop without) ...", file=sys.stderr, flush=True)
+        print(f"\nfinishing {self._part}, then saving (Ctrl-C again to stop without) ...", file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Interrupt":
         self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -182,6 +184,7 @@ class EpochProgress:
         self._epochs = epochs
         self._stride = max(1, math.ceil(epochs / 20))
         self._terminal = sys.stderr.isatty()
+        self._done, self._said = done, time.monotonic()
         self._bar = tqdm(total=epochs, initial=done, unit="epoch", disable=not self._terminal, dynamic_ncols=True)
 
     def update(self, line: dict[str, Any]) -> None:
@@ -190,11 +193,22 @@ class EpochProgress:
             f"ELBO {line['test_elbo']:.2f}  log-likelihood {line['test_log_likelihood']:.2f}  KL {line['test_kl']:.2f}  "
             f"{line['train_examples_per_second']:,.0f} examples/s"
         )
+        self._done, self._said = line["epoch"], time.monotonic()
         if self._terminal:
+            self._bar.set_description_str("", refresh=False)
             self._bar.set_postfix_str(words, refresh=False)
             self._bar.update()
         elif line["epoch"] == 1 or line["epoch"] % self._stride == 0 or line["epoch"] == self._epochs:
             print(f"epoch {line['epoch']}/{self._epochs}  {words}", flush=True)
+
+    def within(self, share: float) -> None:
+        """Shows how much is done of an epoch that takes long; elsewhere than on a terminal once a minute."""
+        if self._terminal:
+            self._bar.set_description_str(f"{share:.0%} of epoch {self._done + 1}", refresh=False)
+            self._bar.update(0)
+        elif time.monotonic() - self._said >= 60:
+            self._said = time.monotonic()
+            print(f"epoch {self._done + 1}/{self._epochs}  {share:.0%} done", flush=True)
 
     def say(self, note: str) -> None:
         """A line on stderr, above the bar."""

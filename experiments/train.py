@@ -10,7 +10,7 @@ from typing import Any
 
 from common import EpochProgress, Interrupt, parse, run_script
 
-from vae_jax.config import Config, describe_objective
+from vae_jax.config import Config, describe_network, describe_objective
 from vae_jax.errors import UserError
 
 
@@ -29,7 +29,8 @@ class Arguments(Config):
     data_dir: str | None = None
     """Where TFDS finds or keeps prepared data."""
     checkpoint_seconds: float = 15.0
-    """Least time between checkpoints; one is always written at the end and on Ctrl-C. 0: after every epoch."""
+    """Least time between checkpoints; one is always written at the end and on Ctrl-C. 0: after every epoch. With --stream they
+    are written within epochs too."""
     tensorboard: bool = False
     """Write TensorBoard event files as well (needs the extra vae_jax[tensorboard])."""
     report: bool = True
@@ -65,6 +66,11 @@ def parse_arguments() -> Arguments:
     return arguments
 
 
+def _part(progress: Any, config: Config, num_train: int) -> str:
+    """How far a streamed epoch had come, in words."""
+    return f" and {progress.partial.steps} of {num_train // config.batch_size} steps" if progress.partial else ""
+
+
 def main() -> int:
     """Parses, trains, reports."""
     arguments = parse_arguments()
@@ -83,11 +89,11 @@ def main() -> int:
         enable_compilation_cache()
     print(f"loading {config.dataset} ...", flush=True)
     built = build(config, data_dir=data_dir)
-    dataset = built.dataset
+    config, dataset = built.config, built.dataset
     shape = " x ".join(str(size) for size in dataset.data_shape)
     print(
         f"{len(dataset.train)} training and {len(dataset.test)} test examples of {shape} ({built.data.description}; split: "
-        f"{dataset.split})\ntraining {config.network} {'-'.join(str(w) for w in config.hidden)}-{config.latent_dim}, "
+        f"{dataset.split})\ntraining {describe_network(config)}, "
         f"{config.likelihood}, objective {describe_objective(config)}, prior {config.prior}, {config.epochs} "
         f"epochs of {len(dataset.train) // config.batch_size} steps of {config.batch_size}, into {out}",
         flush=True,
@@ -99,14 +105,14 @@ def main() -> int:
     writer: Any = None
     command = repeat_command(config, out, data_dir, (sys.executable, sys.argv[0]))
 
-    with Interrupt() as interrupt:
+    with Interrupt("these steps" if config.stream else "the epoch") as interrupt:
 
         def on_start(start: Any, notes: list[str]) -> None:
             nonlocal progress, writer
             for note in notes:
                 print(f"note: {note}", file=sys.stderr)
             if arguments.resume:
-                print(f"resuming after epoch {len(start.history)}", flush=True)
+                print(f"resuming after epoch {len(start.history)}{_part(start, config, len(dataset.train))}", flush=True)
             progress = EpochProgress(config.epochs, len(start.history))
             if arguments.tensorboard:
                 from tensorboardX import SummaryWriter
@@ -130,6 +136,11 @@ def main() -> int:
                     writer.add_scalar(name, value, line["step"])
             return interrupt.signal is not None
 
+        def on_chunk(done: float) -> bool:
+            assert progress is not None
+            progress.within(done)
+            return interrupt.signal is not None
+
         fit, summary = runs.train(
             built,
             out,
@@ -138,6 +149,7 @@ def main() -> int:
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_start=on_start,
             on_epoch=on_epoch,
+            on_chunk=on_chunk,
         )
         if progress is not None:
             progress.close()
@@ -145,7 +157,8 @@ def main() -> int:
             writer.close()
         epochs = len(fit.progress.history)
         if fit.status == "interrupted":
-            print(f"saved after epoch {epochs} of {config.epochs}; continue with:\n  {command} --resume", flush=True)
+            part = _part(fit.progress, config, len(dataset.train))
+            print(f"saved after epoch {epochs} of {config.epochs}{part}; continue with:\n  {command} --resume", flush=True)
             return interrupt.exit_status
         if fit.status == "diverged":
             step = int(fit.progress.state.step)

@@ -15,7 +15,6 @@ from PIL import Image
 
 from vae_jax import data, likelihoods
 from vae_jax.data.sources import read_idx
-from vae_jax.data.treatment import random_bits16
 from vae_jax.errors import UserError
 
 
@@ -328,15 +327,6 @@ def test_binarisation_has_the_pixels_as_means():
     assert means[0] == 0
     assert means[255] == 1
     assert np.all(np.abs(means - expected) <= 5.5 * np.sqrt(expected * (1 - expected) / 40_000) + 2e-5)
-
-
-def test_random_bits_fill_the_sixteen_bits_evenly():
-    """Chi-square over the high and the low byte, each below its 1 - 1e-7 quantile (255 degrees of freedom: 385)."""
-    bits = np.asarray(random_bits16(jax.random.key(1), (501, 501)))
-    assert bits.shape == (501, 501)
-    for byte in (bits >> 8, bits & 255):
-        counts = np.bincount(byte.ravel(), minlength=256)
-        assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 385
 
 
 def test_dynamic_binarisation_changes_with_the_key_and_the_test_set_does_not():

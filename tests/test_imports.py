@@ -14,6 +14,7 @@ LAYERS = {
     "errors": 0,
     "_arrays": 0,
     "_special": 0,
+    "_threefry": 0,
     "files": 0,
     "cache": 0,
     "config": 1,
@@ -34,20 +35,35 @@ LAYERS = {
     "sharding": 1,
     "train_step": 6,
     "epochs": 7,
-    "training": 8,
-    "checkpoint": 9,
-    "build": 9,
-    "comparison": 10,
-    "runs": 10,
-    "assessment": 11,
-    "sweep": 11,
-    "report": 12,
+    "programs": 8,
+    "streaming": 9,
+    "training": 10,
+    "record": 11,
+    "checkpoint": 11,
+    "build": 11,
+    "comparison": 12,
+    "runs": 12,
+    "assessment": 13,
+    "sweep": 13,
+    "report": 14,
 }
-ONLY_JAX = {"likelihoods", "divergences", "posteriors", "priors", "objectives", "cross_batch", "_arrays", "_special"}
+ONLY_JAX = {
+    "likelihoods",
+    "divergences",
+    "posteriors",
+    "priors",
+    "objectives",
+    "cross_batch",
+    "_arrays",
+    "_special",
+    "_threefry",
+}
 NO_FILES = ONLY_JAX | {
     "model",
     "networks",
     "train_step",
+    "programs",
+    "streaming",
     "training",
     "evaluation",
     "disentanglement",
@@ -100,7 +116,7 @@ def test_each_library_has_its_place(path):
     assert "optax" not in roots or own in {"train_step", "training", "optimization", "build", "evaluation"}
     assert "matplotlib" not in roots or own == "report"
     assert not roots & {"orbax"} or own == "checkpoint"
-    assert not roots & {"tensorflow_datasets", "PIL"} or own == "data"
+    assert not roots & {"tensorflow_datasets", "PIL", "grain"} or own == "data"
     assert "sklearn" not in roots or own in {"data", "disentanglement"}
     assert not roots & {"tensorflow", "torch", "chex", "pytest", "tyro", "tqdm"}
 

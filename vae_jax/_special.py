@@ -25,6 +25,18 @@ def exp_finite(t: Array) -> Array:
     return jnp.exp(jnp.minimum(t, math.floor(math.log(float(jnp.finfo(t.dtype).max)))))
 
 
+def sum_with_log1p(a: Array, t: Array) -> Array:
+    """Sum of a_i + log(1 + t_i), t_i in [0, 1], to full relative precision, with one logarithm for 16 numbers.
+
+    log(1 + t) + log(1 + u) = log(1 + (t + u + t u)): nothing cancels, and 16 factors make at most 2^16. Both sums are taken in
+    pairs, in one pass: on CPU XLA takes three times as long for a plain sum over the rows and `log1p` of each number.
+    """
+    a, t = (jnp.pad(x.reshape(-1), (0, -x.size % 16)).reshape(16, -1) for x in (a, t))
+    while (half := len(t) // 2) > 0:
+        a, t = a[:half] + a[half:], t[:half] + t[half:] + t[:half] * t[half:]
+    return jnp.sum(a + jnp.log1p(t))
+
+
 def log1mexp(t: Array) -> Array:
     """log(1 - exp(-t)) for t > 0, to full relative precision at both ends."""
     small = t < math.log(2)

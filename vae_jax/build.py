@@ -96,7 +96,7 @@ def make_prior(config: Config, prepared: Prepared) -> Prior | None:
     def start(key: Array) -> Array:
         key_choice, key_input = jax.random.split(key)
         chosen = jax.random.choice(key_choice, len(prepared.train), (config.prior_components,), replace=False)
-        return prepared.train_input(key_input, prepared.train[chosen])
+        return prepared.train_input(key_input, prepared.train_rows(chosen))
 
     return priors.vamp(start)
 
@@ -150,6 +150,7 @@ def load_dataset(config: Config, data_dir: str | None = None) -> Dataset:
         test_fraction=config.test_fraction,
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
+        stream=config.stream,
     )
 
 
@@ -178,6 +179,7 @@ def build(
     if config.activation not in networks.ACTIVATIONS:
         raise unknown("activation", config.activation, networks.ACTIVATIONS)
     dataset = load_dataset(config, data_dir)
+    config = _with_channels(config, dataset.data_shape)
     likelihood = likelihood or make_likelihood(config, dataset)
     objective = objective or make_objective(config, dataset)
     data.check_support(dataset, likelihood, config.binarization, config.dequantize)
@@ -195,11 +197,15 @@ def build(
     training.check_fit(prepared, config.batch_size, config.early_stopping)
     unit = (dataset.max_level or 1) if counts else 1  # the data set's moments are of levels scaled to [0, 1]
     own_scale = config.binarization == "none" and (counts or (dataset.max_level is None and likelihood.support == "real"))
-    vae = model.mlp_vae(
+    network: dict[str, Any] = {"hidden": config.hidden}
+    if config.network != "mlp":
+        network = {"channels": config.channels, "dense": config.dense}
+        network |= {"num_blocks": config.num_blocks, "norm": config.norm} if config.network == "resnet" else {}
+    vae = (model.mlp_vae if config.network == "mlp" else model.conv_vae)(
         dataset.data_shape,
         likelihood,
+        **network,
         latent_dim=config.latent_dim,
-        hidden=config.hidden,
         activation=config.activation,
         dtype=config.dtype,
         train_mean=dataset.train_mean * unit if config.output_bias == "train_mean" else None,
@@ -214,6 +220,7 @@ def build(
         epochs=config.epochs,
         batch_size=config.batch_size,
         seed=config.seed,
+        prng=config.prng,
         hyperparams=config.hyperparams,
         optimizer=optimizer,
         objective=objective,
@@ -229,6 +236,18 @@ def build(
         test_seed=config.test_seed,
     )
     return Built(config, dataset, prepared, vae, optimizer, objective, fit_arguments)
+
+
+def _with_channels(config: Config, data_shape: tuple[int, ...]) -> Config:
+    """The configuration with the channels that these images get; `UserError` where convolutions cannot take them."""
+    if config.network == "mlp":
+        return config
+    try:
+        channels = config.channels or networks.default_channels(data_shape)
+        networks.check_image(data_shape, len(channels))
+    except ValueError as error:
+        raise UserError(f"--network {config.network}: {error} Use other --channels, or --network mlp.") from None
+    return dataclasses.replace(config, channels=channels)
 
 
 def repeat_command(

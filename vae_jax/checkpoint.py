@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.training import Best, TrainState
+from vae_jax.training import Best, Partial, StepMetrics, TrainState
 
 
 def digest(tree: Any) -> str:
@@ -41,14 +41,22 @@ class Checkpoints:
 
     def save(self, epoch: int, state: TrainState, best: Best) -> None:
         """Copies to the host and returns; the files are written behind and appear at once when complete."""
-        tree = jax.device_get({"state": state, "best": best})
+        self._save(epoch, {"state": state, "best": best}, {"epoch": epoch})
+
+    def save_partial(self, epoch: int, state: TrainState, best: Best, partial: Partial) -> None:
+        """The same in the middle of the epoch after `epoch`. In a folder of its own: it is named by the steps of the run."""
+        tree = {"state": state, "best": best, "record": partial.record}
+        self._save(int(state.step), tree, {"epoch": epoch, "steps": partial.steps, "seconds": partial.seconds})
+
+    def _save(self, name: int, tree: Any, meta: dict[str, Any]) -> None:
+        tree = jax.device_get(tree)
         arguments = self._ocp.args.Composite(
-            tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({"epoch": epoch, "sha256": digest(tree)})
+            tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({**meta, "sha256": digest(tree)})
         )
         try:
-            if epoch in self.epochs():  # a damaged one, passed over by `restore`
-                self._manager.delete(epoch)
-            self._manager.save(epoch, args=arguments, force=True)
+            if name in self.epochs():  # a damaged one, passed over by `restore`
+                self._manager.delete(name)
+            self._manager.save(name, args=arguments, force=True)
         except Exception as error:
             raise _cannot_write(self._folder, error) from None
 
@@ -69,21 +77,44 @@ class Checkpoints:
         Raises:
           UserError: where checkpoints exist and none is good.
         """
-        complaints: list[str] = []
-        for epoch in reversed(self.epochs()):
-            try:
-                state, best = self._read(epoch, like)
-            except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
-                reason = " ".join(str(error).split())[:160]
-                complaints.append(f"checkpoint {epoch} is damaged or belongs to another model and was passed over: {reason}")
-                continue
-            return epoch, state, best, complaints
+        found, complaints = self._newest({"state": like[0], "best": like[1]})
+        if found is not None:
+            return found[1]["epoch"], found[0]["state"], found[0]["best"], complaints
         if complaints:
             raise UserError(f"{self._folder}: no good checkpoint. {complaints[0]}")
         return None
 
-    def _read(self, epoch: int, like: tuple[TrainState, Best]) -> tuple[TrainState, Best]:
-        template = jax.tree.map(np.asarray, {"state": like[0], "best": like[1]})
+    def restore_partial(
+        self, like: tuple[TrainState, Best, StepMetrics]
+    ) -> tuple[tuple[int, TrainState, Best, Partial] | None, list[str]]:
+        """((epochs before it, state, best, partial) of the newest that is good or None, complaints) of those by `save_partial`.
+
+        Args:
+          like: as of `restore`, and a record of an epoch's steps.
+        """
+        found, complaints = self._newest(dict(zip(("state", "best", "record"), like, strict=True)))
+        last_good = int(found[0]["state"].step) if found else -1
+        for name in self.epochs():
+            if name > last_good:  # damaged; as the newest it would be kept before those that the run writes next
+                self._manager.delete(name)
+        if found is None:
+            return None, complaints
+        tree, meta = found
+        return (meta["epoch"], tree["state"], tree["best"], Partial(meta["steps"], tree["record"], meta["seconds"])), complaints
+
+    def _newest(self, like: dict[str, Any]) -> tuple[tuple[dict[str, Any], dict[str, Any]] | None, list[str]]:
+        """((arrays, meta) of the newest good checkpoint or None, complaints about those passed over)."""
+        complaints: list[str] = []
+        for epoch in reversed(self.epochs()):
+            try:
+                return self._read(epoch, like), complaints
+            except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
+                reason = " ".join(str(error).split())[:160]
+                complaints.append(f"checkpoint {epoch} is damaged or belongs to another model and was passed over: {reason}")
+        return None, complaints
+
+    def _read(self, epoch: int, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        template = jax.tree.map(np.asarray, like)
         restored = self._manager.restore(
             epoch,
             args=self._ocp.args.Composite(tree=self._ocp.args.StandardRestore(template), meta=self._ocp.args.JsonRestore()),
@@ -96,8 +127,7 @@ class Checkpoints:
                 raise ValueError(f"{name}: expected {old.shape} {old.dtype}, got {new.shape} {new.dtype}")
         if digest(restored["tree"]) != restored["meta"]["sha256"]:
             raise ValueError("its checksum is wrong")
-        tree = jax.tree.map(jnp.asarray, restored["tree"])
-        return tree["state"], tree["best"]
+        return jax.tree.map(jnp.asarray, restored["tree"]), restored["meta"]
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from vae_jax.build import make_likelihood
 from vae_jax.config import CUSTOM, LIKELIHOODS, Config
-from vae_jax.data import Dataset
+from vae_jax.data import Dataset, values
 from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import DISCRETE, outside_support
 
@@ -64,7 +64,7 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
     if support == "binary" and levels != 1:
         why = "not comparable: it is the likelihood of binarised pixels, another data set than the grey ones"
         return Entry(name, config, f"nats of the binarised data ({config.binarization})", why)
-    if levels is None and support == "counts" and outside_support(bundle, dataset.train) is None:
+    if levels is None and support == "counts" and outside_support(bundle, values(dataset.train)) is None:
         return Entry(name, config, DISCRETE_UNIT, "probability of the counts")
     if levels is None:
         if support in DISCRETE and support != "binary":

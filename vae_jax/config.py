@@ -38,8 +38,15 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "optimal_sigma": _BETA,
 }
 _ANY_PRIOR = ("elbo", "iwae", "miwae", "ciwae", "piwae")  # objectives that do not need the KL to N(0, I) in closed form
+FIXED_IN_MEMORY = (
+    "--binarize fixed draws the whole training set once and holds it in memory. With --stream use dynamic or threshold."
+)
 CUSTOM = "custom"  # a likelihood or an objective that is a function of the user's, passed to `build`
-NETWORKS = ("mlp",)
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "mlp": ("hidden",),
+    "conv": ("channels", "dense"),
+    "resnet": ("channels", "dense", "num_blocks", "norm"),
+}
 OPTIMIZERS = ("adam", "adamw", "adamax", "nadam", "radam", "adabelief", "lamb", "lion", "rmsprop", "sgd")
 
 
@@ -73,6 +80,9 @@ folder of IDX files or of images."""
     """Share of the training examples held out for the best checkpoint and for early stopping."""
     split_seed: int = 0
     """Seed of the random split; independent of --seed."""
+    stream: bool = False
+    """Read the training set from disk while training, for data larger than memory (.npy, raw IDX files, TFDS names); changes \
+no result. Test and validation sets stay in memory: choose a small --test-fraction."""
     binarize: Literal["auto", "dynamic", "fixed", "threshold", "none"] = "auto"
     """How pixels become 0 or 1: drawn anew at every step, once, at 1/2, or not. auto: dynamic for bernoulli, else none."""
     dequantize: bool = False
@@ -92,9 +102,17 @@ discretized_logistic: shared (auto) or per_pixel."""
     dispersion: str = "shared"
     """Total count of negative_binomial (small: overdispersed): a number, 'shared' (learned) or 'per_pixel'."""
     network: str = "mlp"
-    """mlp."""
+    """mlp, conv (28 x 28, 32 x 32, 64 x 64 and other sides that halve) or resnet (conv with residual blocks)."""
     hidden: tuple[int, ...] = (256, 256)
-    """Widths of the encoder's hidden layers; the decoder has them in reverse."""
+    """Of mlp: widths of the encoder's hidden layers; the decoder has them in reverse."""
+    channels: tuple[int, ...] = ()
+    """Of conv and resnet: channels after each halving of the image; none given: 32 and then 64, down to a side below 8."""
+    dense: tuple[int, ...] = (256,)
+    """Of conv and resnet: widths of the dense layers between the convolutions and the latent dimensions."""
+    num_blocks: int = 1
+    """Of resnet: residual blocks at each size of the image."""
+    norm: Literal["group", "none"] = "group"
+    """Of resnet: GroupNorm before each activation, or nothing. Batch statistics would mix the examples."""
     activation: str = "relu"
     """relu, tanh, gelu, silu, elu, leaky_relu, softplus or sigmoid."""
     latent_dim: int = 10
@@ -166,6 +184,9 @@ optimal_sigma (gaussian, its scale set by each batch)."""
     """Examples evaluated at once; changes no result beyond rounding (1e-4 nats in float32)."""
     early_stopping: int = 0
     """Stop after this many epochs without a better validation ELBO and report the best; 0 for never."""
+    prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
+    """Generator of the noise in training steps. The other two may be faster on accelerators (not on CPU), but depend on \
+backend and compiler: such a run repeats on the same machine only, and not as a member under vmap."""
     seed: int = 0
     """Seed of initialisation, data order and noise."""
 
@@ -209,14 +230,17 @@ optimal_sigma (gaussian, its scale set by each batch)."""
                 raise unknown(field, getattr(self, field), [option for option in options if option != CUSTOM])
         self._refuse_what_belongs_elsewhere("likelihood", LIKELIHOODS)
         self._refuse_what_belongs_elsewhere("objective", OBJECTIVES)
+        self._refuse_what_belongs_elsewhere("network", NETWORKS)
         counts = ("latent_dim", "epochs", "batch_size", "eval_batch_size", "num_samples", "num_groups", "num_components")
-        for field in (*counts, "beta_cycles", "prior_components"):
+        for field in (*counts, "beta_cycles", "prior_components", "num_blocks"):
             _expect(getattr(self, field) >= 1, field, "a whole number >= 1", getattr(self, field))
             _expect(getattr(self, field) <= 10**8, field, "at most 100,000,000", getattr(self, field))
         warmups = ("beta_warmup_steps", "capacity_warmup_steps", "learning_rate_warmup_steps")
         for field in (*warmups, "early_stopping", "seed", "split_seed", "test_seed"):
             _expect(0 <= getattr(self, field) < 2**31, field, "a whole number from 0 to 2147483647", getattr(self, field))
-        _expect(all(1 <= width <= 10**6 for width in self.hidden), "hidden", "widths >= 1 (and at most 10^6)", self.hidden)
+        for field in ("hidden", "channels", "dense"):
+            widths = getattr(self, field)
+            _expect(all(1 <= width <= 10**6 for width in widths), field, "widths >= 1 (and at most 10^6)", widths)
         _expect(self.latent_dim <= 10**6, "latent_dim", "at most 1,000,000", self.latent_dim)
         # Beyond 1e30 float32 overflows somewhere in a loss or an update.
         for field in ("beta", "capacity", "gamma", "free_bits", "lambda_od", "lambda_d", "mmd_weight"):
@@ -240,6 +264,8 @@ optimal_sigma (gaussian, its scale set by each batch)."""
             raise UserError("--num-groups groups latent dimensions with --free-bits-per group only. Add that, or leave it out.")
         if self.free_bits_per == "batch_mean" and self.num_samples != 1:
             raise UserError("--num-samples: --free-bits-per batch_mean takes one draw of z. Leave it out.")
+        if self.stream and self.binarization == "fixed":
+            raise UserError(FIXED_IN_MEMORY)
         if self.dequantize and self.objective == "geco":
             raise UserError(
                 "--dequantize: --objective geco holds the density itself at its target, not the nats of the discrete "
@@ -309,6 +335,15 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise UserError(f"config.json has unknown settings {sorted(set(values) - known)}: written by a newer version?")
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return Config(**arguments)
+
+
+def describe_network(config: Config) -> str:
+    """The network with its widths, such as "mlp 256-256-10" or "conv 32-64, dense 256-10"."""
+    joined = lambda *widths: "-".join(map(str, widths))  # noqa: E731
+    if config.network == "mlp":
+        return f"mlp {joined(*config.hidden, config.latent_dim)}"
+    blocks = "" if config.network == "conv" else f" ({config.num_blocks} residual at each size, norm {config.norm})"
+    return f"{config.network} {joined(*config.channels) or 'by size'}{blocks}, dense {joined(*config.dense, config.latent_dim)}"
 
 
 def describe_objective(config: Config) -> str:

@@ -25,9 +25,16 @@ class RunKeys(NamedTuple):
     data: Array  # order of epoch e: fold_in(data, e)
 
 
-def run_keys(seed: int | Array) -> RunKeys:
-    """The keys of the run with this seed."""
-    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
+def run_keys(seed: int | Array, prng: str = "threefry2x32") -> RunKeys:
+    """The keys of the run with this seed.
+
+    With another generator than threefry ("rbg", "unsafe_rbg") the steps alone draw from it: parameters and order stay.
+    """
+    keys = RunKeys(*jax.random.split(jax.random.key(seed, impl="threefry2x32"), 3))
+    if prng == "threefry2x32":
+        return keys
+    words = jnp.tile(jax.random.key_data(keys.step), 2)  # its keys are of four words
+    return keys._replace(step=jax.random.wrap_key_data(words, impl=prng))
 
 
 def epoch_order(keys: RunKeys, epoch: Array | int, num_examples: int, batch_size: int) -> Array:
@@ -38,8 +45,67 @@ def epoch_order(keys: RunKeys, epoch: Array | int, num_examples: int, batch_size
     return order[: num_steps * batch_size].reshape(num_steps, batch_size)
 
 
+TrainStep = Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]
+
+
+class Partial(NamedTuple):
+    """How far an epoch has come: with the state at this step, all that it takes to end it bit for bit."""
+
+    steps: int  # made in this epoch
+    record: StepMetrics  # (steps of the epoch,) each: the metrics of every step; zero for those to come
+    seconds: float  # that they took
+
+
+def empty_record(metrics: StepMetrics, num_steps: int) -> StepMetrics:
+    """Room for the metrics of so many steps; `metrics` has their shapes and dtypes."""
+    return jax.tree.map(lambda value: jnp.zeros((num_steps, *value.shape), value.dtype), metrics)
+
+
+def run_steps(
+    train_step: TrainStep,
+    carry: tuple[TrainState, StepMetrics],
+    batch_of: Callable[[Array], Array],
+    step_keys: Array,
+    hyperparams: Hyperparams,
+    num_steps: Array | int,
+    first: Array | int = 0,
+) -> tuple[TrainState, StepMetrics]:
+    """The loop over steps: step i takes batch i and key i, and puts its metrics at first + i of the record.
+
+    Args:
+      train_step: from `make_train_step`.
+      carry: (state, record), which the steps change.
+      batch_of: i -> the batch of step i, as stored.
+      step_keys: (at least num_steps,), a key for each step.
+      hyperparams: traced values.
+      num_steps: to make; traced.
+      first: of these steps in the epoch.
+    """
+
+    def step(i: Array, carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
+        state, record = carry
+        state, metrics = train_step(state, step_keys[i], batch_of(i), hyperparams)
+        return state, jax.tree.map(lambda values, value: values.at[first + i].set(value), record, metrics)
+
+    return jax.lax.fori_loop(0, num_steps, step, carry)
+
+
+def close_record(state: TrainState, record: StepMetrics, num_steps: Array | int) -> tuple[StepMetrics, Array]:
+    """(means of the step metrics, good_steps) of an epoch of so many steps; good_steps as of `make_epoch`."""
+    bad = ~jnp.isfinite(record.loss)  # not made: zero
+    good_steps = jnp.where(jnp.any(bad), jnp.argmax(bad), num_steps)
+    # A number that is not finite in the parameters stays so: one look at the end sees every step.
+    good_steps = jnp.where(all_finite(state.params), good_steps, jnp.minimum(good_steps, num_steps - 1))
+    return jax.tree.map(lambda values: jnp.sum(values, axis=0) / num_steps, record), good_steps
+
+
+def step_keys_of(keys: RunKeys, first: Array, count: int) -> Array:
+    """The keys of `count` steps, the first of which has this number in the run."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(keys.step, first + jnp.arange(count))
+
+
 def make_epoch(
-    train_step: Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]],
+    train_step: TrainStep,
     batch_size: int,
     *,
     constrain: Callable[[Array], Array] = lambda batch: batch,
@@ -72,25 +138,16 @@ def make_epoch(
         all_steps = data.shape[0] // batch_size
         num_steps = all_steps if num_steps is None else num_steps
         order = epoch_order(keys, epoch, data.shape[0], batch_size)
-        steps = epoch * all_steps + jnp.arange(all_steps)
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(keys.step, steps)
+        step_keys = step_keys_of(keys, epoch * all_steps, all_steps)
         flat = data.reshape(data.shape[0], -1)  # rows are gathered faster on CPU than images with a trailing axis of one
 
-        def step(i: Array, carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
-            state, record = carry
-            batch = constrain(flat[order[i]].reshape(batch_size, *data.shape[1:]))
-            state, metrics = train_step(state, step_keys[i], batch, hyperparams)
-            return state, jax.tree.map(lambda values, value: values.at[i].set(value), record, metrics)
+        def batch_of(i: Array) -> Array:
+            return constrain(flat[order[i]].reshape(batch_size, *data.shape[1:]))
 
         batch = jax.ShapeDtypeStruct((batch_size, *data.shape[1:]), data.dtype)
-        metrics = jax.eval_shape(train_step, state, step_keys[0], batch, hyperparams)[1]
-        record = jax.tree.map(lambda value: jnp.zeros((all_steps, *value.shape), value.dtype), metrics)
-        state, record = jax.lax.fori_loop(0, num_steps, step, (state, record))
-        bad = ~jnp.isfinite(record.loss)  # not made: zero
-        good_steps = jnp.where(jnp.any(bad), jnp.argmax(bad), num_steps)
-        # A number that is not finite in the parameters stays so: one look at the end sees every step.
-        good_steps = jnp.where(all_finite(state.params), good_steps, jnp.minimum(good_steps, num_steps - 1))
-        return state, jax.tree.map(lambda values: jnp.sum(values, axis=0) / num_steps, record), good_steps
+        record = empty_record(jax.eval_shape(train_step, state, step_keys[0], batch, hyperparams)[1], all_steps)
+        state, record = run_steps(train_step, (state, record), batch_of, step_keys, hyperparams, num_steps)
+        return state, *close_record(state, record, num_steps)
 
     return run_epoch
 
@@ -133,30 +190,23 @@ def init_lane(
     return Lane(state, Best(jnp.zeros((), jnp.int32), jnp.full((), -jnp.inf), state.params if keep_best else ()))
 
 
-def make_member_epoch(
-    vae: VAE,
-    data: Prepared,
-    run_epoch: Callable[..., tuple[TrainState, StepMetrics, Array]],
-    objective: Objective | BatchObjective | None,
-    eval_batch_size: int,
-    test_seed: int,
+def make_ending(
+    vae: VAE, data: Prepared, objective: Objective | BatchObjective | None, eval_batch_size: int, test_seed: int
 ) -> Callable[..., tuple[Lane, Outcome]]:
-    """(lane, (keys, hyperparams), epoch, steps to make, train, test, validation) -> (lane, outcome): an epoch, evaluated.
-
-    A lane whose epoch had a number that is not finite is returned as it was before the epoch.
+    """(lane before the epoch, state, mean metrics and good_steps after it, epoch, steps to make, test, validation) -> (lane,
+    outcome): the evaluation. A lane whose epoch had a number that is not finite is returned as it was before the epoch.
     """
 
-    def member_epoch(
+    def ending(
         lane: Lane,
-        member: tuple[RunKeys, Any],
+        state: TrainState,
+        metrics: StepMetrics,
+        good_steps: Array,
         epoch: Array,
         num_steps: Array,
-        train: Array,
         test: Array,
         validation: Array | None,
     ) -> tuple[Lane, Outcome]:
-        keys, hyperparams = member
-        state, metrics, good_steps = run_epoch(lane.state, keys, epoch, train, hyperparams, num_steps)
         params, best = params_to_evaluate(state, objective), lane.best
 
         def of_split(split: Array) -> Evaluation:
@@ -172,5 +222,32 @@ def make_member_epoch(
         outcome = Outcome(metrics, good_steps, of_split(test), of_validation, best.epoch)
         new = jax.tree.map(lambda n, o: jnp.where(good_steps == num_steps, n, o), Lane(state, best), lane)
         return new, outcome
+
+    return ending
+
+
+def make_member_epoch(
+    vae: VAE,
+    data: Prepared,
+    run_epoch: Callable[..., tuple[TrainState, StepMetrics, Array]],
+    objective: Objective | BatchObjective | None,
+    eval_batch_size: int,
+    test_seed: int,
+) -> Callable[..., tuple[Lane, Outcome]]:
+    """(lane, (keys, hyperparams), epoch, steps to make, train, test, validation) -> (lane, outcome): an epoch, evaluated."""
+    ending = make_ending(vae, data, objective, eval_batch_size, test_seed)
+
+    def member_epoch(
+        lane: Lane,
+        member: tuple[RunKeys, Any],
+        epoch: Array,
+        num_steps: Array,
+        train: Array,
+        test: Array,
+        validation: Array | None,
+    ) -> tuple[Lane, Outcome]:
+        keys, hyperparams = member
+        state, metrics, good_steps = run_epoch(lane.state, keys, epoch, train, hyperparams, num_steps)
+        return ending(lane, state, metrics, good_steps, epoch, num_steps, test, validation)
 
     return member_epoch

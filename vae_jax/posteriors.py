@@ -1,10 +1,10 @@
 """The approximate posterior q(z|x) of one example: reparameterised sampling and log q(z|x)."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from vae_jax._threefry import normal
 from vae_jax.likelihoods import gaussian_log_prob
 
 
@@ -24,6 +24,7 @@ def sample_posterior(key: Array, mean: ArrayLike, log_scale: ArrayLike) -> Array
       z, shape (latent,), in the dtype of mean.
 
     Example:
+      >>> import jax
       >>> keys = jax.random.split(jax.random.key(0), 5)
       >>> jax.vmap(sample_posterior)(keys, jnp.zeros((5, 2)), jnp.zeros((5, 2))).shape
       (5, 2)
@@ -34,7 +35,7 @@ def sample_posterior(key: Array, mean: ArrayLike, log_scale: ArrayLike) -> Array
     mean, log_scale = jnp.asarray(mean), jnp.asarray(log_scale)
     if mean.shape != log_scale.shape:
         raise ValueError(f"sample_posterior: expected equal shapes, got mean {mean.shape} and log_scale {log_scale.shape}.")
-    return mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape, mean.dtype)
+    return mean + jnp.exp(log_scale) * normal(key, mean.shape, mean.dtype)
 
 
 def posterior_log_prob(mean: ArrayLike, log_scale: ArrayLike, z: ArrayLike) -> Array:

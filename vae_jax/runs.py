@@ -1,14 +1,17 @@
 """Run directories: what `experiments/train.py` writes and everything else reads.
 
-config.json (all that is needed to repeat the run), metrics.jsonl (a line an epoch), summary.json, checkpoints/.
+config.json (all that is needed to repeat the run), metrics.jsonl (a line an epoch), summary.json, checkpoints/. While streamed
+data are trained on also partial/: checkpoints in the middle of an epoch.
 """
 
 import dataclasses
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +26,15 @@ from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.errors import UserError
-from vae_jax.evaluation import Means, bits_per_dim, encode_dataset
+from vae_jax.evaluation import bits_per_dim, encode_dataset
 from vae_jax.files import write_json
 from vae_jax.likelihoods import DISCRETE, Likelihood
 from vae_jax.objectives import Objective
-from vae_jax.training import Best, Epoch, Fit, Progress, TrainMeans, TrainState
+from vae_jax.record import read_metrics as read_metrics
+from vae_jax.record import rewrite_metrics as rewrite_metrics
+from vae_jax.record import to_epoch as to_epoch
+from vae_jax.record import to_line as to_line
+from vae_jax.training import Best, Fit, Progress, StepMetrics, TrainState
 
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -89,6 +96,7 @@ def train(
     checkpoint_seconds: float = 15.0,
     on_start: Callable[[Progress, list[str]], None] = lambda progress, notes: None,
     on_epoch: Callable[[dict[str, Any]], bool | None] = lambda line: None,
+    on_chunk: Callable[[float], bool | None] = lambda done: None,
 ) -> tuple[Fit, dict[str, Any]]:
     """Trains into a run directory, or goes on with an interrupted one, bit for bit.
 
@@ -97,16 +105,19 @@ def train(
       out: the run directory; new, empty, or with `resume` that of the same configuration and data.
       resume: go on with what is in `out`; where nothing is there yet, start.
       data_dir: recorded so that `load_run` finds the data again.
-      checkpoint_seconds: least time between checkpoints, written at the end of an epoch; one is always written at the end.
+      checkpoint_seconds: least time between checkpoints, written at the end of an epoch, and in its middle where data are
+        streamed; one is always written at the end.
       on_start: called once with where the run starts and with notes for the user.
       on_epoch: called with each line of metrics.jsonl; a true answer ends the run after this epoch.
+      on_chunk: called every few megabytes of streamed data with the share of the epoch that is done; a true answer ends the
+        run there.
 
     Returns:
       The fit, and the content of summary.json ({} for a run that was interrupted).
     """
     check_out(out, resume)
     resume = resume and not is_fresh(out)
-    training.check_step(built.vae, built.data, **built.fit_arguments)
+    metrics_of_step = training.check_step(built.vae, built.data, **built.fit_arguments)
     description = describe(built, data_dir)
     progress = _initial_progress(built)
     notes, lines = [], []
@@ -118,18 +129,13 @@ def train(
         except OSError as error:
             raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
         write_json(out / "config.json", description)
-    with Checkpoints(out / "checkpoints") as checkpoints:
-        if resume and (found := checkpoints.restore((progress.state, progress.best))) is not None:
-            epoch, state, best, notes = found
-            lines = [line for line in read_metrics(out) if line["epoch"] <= epoch]
-            if len(lines) != epoch:
-                raise UserError(
-                    f"{out}: metrics.jsonl has {len(lines)} of the {epoch} epochs in the checkpoint; it was altered."
-                )
-            progress = Progress(state, best, tuple(to_epoch(line) for line in lines))
+    with Checkpoints(out / "checkpoints") as checkpoints, _partials(built, out) as partials:
+        if resume:
+            progress, lines, notes = _restore(out, progress, metrics_of_step, built, checkpoints, partials)
         rewrite_metrics(out, lines)
         on_start(progress, notes)
-        began = time.perf_counter() - (lines[-1]["wall_seconds"] if lines else 0.0)
+        done_before = (lines[-1]["wall_seconds"] if lines else 0.0) + (progress.partial.seconds if progress.partial else 0.0)
+        began = time.perf_counter() - done_before
         last_saved = time.perf_counter()
         num_used = len(built.dataset.train) // built.config.batch_size * built.config.batch_size
         with (out / "metrics.jsonl").open("a") as metrics:
@@ -145,20 +151,68 @@ def train(
                     last_saved = time.perf_counter()
                 return bool(on_epoch(line))
 
-            fit = training.fit(built.vae, built.data, **built.fit_arguments, start=progress, on_epoch=after_epoch)
+            def save_partial(progress: Progress | None) -> None:
+                nonlocal last_saved
+                if progress is None or progress.partial is None or partials is None:
+                    return
+                os.fsync(metrics.fileno())
+                partials.save_partial(len(progress.history), progress.state, progress.best, progress.partial)
+                last_saved = time.perf_counter()
+
+            def after_chunk(steps: int, progress: Callable[[], Progress | None]) -> bool:
+                if time.perf_counter() - last_saved >= checkpoint_seconds:
+                    save_partial(progress())
+                return bool(on_chunk(steps * built.config.batch_size / num_used))
+
+            fit = training.fit(
+                built.vae, built.data, **built.fit_arguments, start=progress, on_epoch=after_epoch, on_chunk=after_chunk
+            )
             os.fsync(metrics.fileno())
+            save_partial(fit.progress)
         epochs = len(fit.progress.history)
         if fit.status == "diverged":
             with Checkpoints(out / "last_good", keep=1) as last_good:
                 last_good.save(epochs, fit.progress.state, fit.progress.best)
             write_json(out / "diverged.json", _bad_step(built.config, fit, len(built.dataset.train)))
-        elif epochs and epochs not in checkpoints.epochs():
+        elif epochs and fit.progress.partial is None and epochs not in checkpoints.epochs():
             checkpoints.save(epochs, fit.progress.state, fit.progress.best)
     if fit.status == "interrupted":
         return fit, {}
+    shutil.rmtree(out / "partial", ignore_errors=True)
     summary = _summarise(built, fit, num_used, time.perf_counter() - began)
     write_json(out / "summary.json", summary)
     return fit, summary
+
+
+def _partials(built: Built, out: Path) -> AbstractContextManager[Checkpoints | None]:
+    """The checkpoints in the middle of an epoch, for a run that can be interrupted there."""
+    return Checkpoints(out / "partial", keep=1) if built.config.stream else nullcontext()
+
+
+def _restore(
+    out: Path,
+    initial: Progress,
+    metrics_of_step: StepMetrics,
+    built: Built,
+    checkpoints: Checkpoints,
+    partials: Checkpoints | None,
+) -> tuple[Progress, list[dict[str, Any]], list[str]]:
+    """(where the run was last, the lines of metrics.jsonl up to there, notes for the user)."""
+    (epoch, state, best), partial, notes = (0, *initial[:2]), None, []
+    if partials is not None:
+        all_steps = len(built.dataset.train) // built.config.batch_size
+        record = jax.tree.map(lambda value: np.zeros((all_steps, *value.shape), value.dtype), metrics_of_step)
+        found, notes = partials.restore_partial((state, best, record))
+        if found is not None:
+            epoch, state, best, partial = found
+    if (whole := checkpoints.restore((initial.state, initial.best))) is not None:
+        notes = [*notes, *whole[3]]
+        if partial is None or whole[0] > epoch:
+            (epoch, state, best), partial = whole[:3], None
+    lines = [line for line in read_metrics(out) if line["epoch"] <= epoch]
+    if len(lines) != epoch:
+        raise UserError(f"{out}: metrics.jsonl has {len(lines)} of the {epoch} epochs in the checkpoint; it was altered.")
+    return Progress(state, best, tuple(to_epoch(line) for line in lines), partial), lines, notes
 
 
 def _initial_progress(built: Built) -> Progress:
@@ -168,7 +222,7 @@ def _initial_progress(built: Built) -> Progress:
 
 def _bad_step(config: Config, fit: Fit, num_train: int) -> dict[str, Any]:
     """Which step did it, on which training examples, with which key: all that is needed to look at it again."""
-    step, epoch, keys = int(fit.progress.state.step), len(fit.progress.history), training.run_keys(config.seed)
+    step, epoch, keys = int(fit.progress.state.step), len(fit.progress.history), training.run_keys(config.seed, config.prng)
     order = training.epoch_order(keys, epoch, num_train, config.batch_size)
     return {
         "step": step,
@@ -206,7 +260,9 @@ def _version(package: str) -> str | None:
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
-    old_config, new_config = old["config"], json.loads(json.dumps(new["config"]))
+    # An older version may not have had a setting; what it did is the default.
+    old_config = json.loads(json.dumps(dataclasses.asdict(config_module.from_dict(old["config"]))))
+    new_config = json.loads(json.dumps(new["config"]))
     changed = [f"{k}: {old_config.get(k)} there, {v} here" for k, v in new_config.items() if old_config.get(k) != v]
     if changed:
         raise UserError(
@@ -214,57 +270,6 @@ def _check_same(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
         )
     if old["data"]["sha256"] != new["data"]["sha256"]:
         raise UserError(f"--resume {out}: the data set {new['config']['dataset']!r} is not the one that the run began with.")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of metrics.jsonl; what a killed process left half-written is passed over."""
-    lines = []
-    try:
-        for text in (path / "metrics.jsonl").read_text().splitlines():
-            lines.append(json.loads(text))
-    except (OSError, ValueError):
-        pass
-    return lines
-
-
-def rewrite_metrics(out: Path, lines: list[dict[str, Any]]) -> None:
-    temporary = out / f".metrics.{os.getpid()}"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(temporary, out / "metrics.jsonl")
-
-
-def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
-    line: dict[str, Any] = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
-    line |= {f"train_{name}": value for name, value in epoch.train._asdict().items() if name != "extra"}
-    line |= {f"train_{name}": value for name, value in epoch.train.extra.items()}
-    for name, means in (("test", epoch.test), ("validation", epoch.validation)):
-        if means is not None:
-            line |= {f"{name}_{field}": value for field, value in means._asdict().items()}
-    return line | {
-        "seconds": epoch.seconds,
-        "wall_seconds": wall_seconds,
-        "train_examples_per_second": num_used / epoch.seconds,
-    }
-
-
-def to_epoch(line: dict[str, Any]) -> Epoch:
-    names = [name for name in TrainMeans._fields if name != "extra"]
-    known = {"elbo", *names, "examples_per_second"}
-    recorded = {key.removeprefix("train_"): value for key, value in line.items() if key.startswith("train_")}
-    extra = {name: value for name, value in recorded.items() if name not in known}
-    train = TrainMeans(**{name: recorded[name] for name in names}, extra=extra)
-
-    def means(split: str) -> Means:
-        return Means(*(line[f"{split}_{field}"] for field in Means._fields))
-
-    return Epoch(
-        line["epoch"],
-        line["step"],
-        train,
-        means("test"),
-        means("validation") if "validation_elbo" in line else None,
-        line["seconds"],
-    )
 
 
 def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dict[str, Any]:

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
-from vae_jax.data import Prepared
+from vae_jax.data import Prepared, Rows
 from vae_jax.epochs import Best as Best
-from vae_jax.epochs import Lane, Outcome, init_lane, make_member_epoch
+from vae_jax.epochs import Lane, Outcome, init_lane
+from vae_jax.epochs import Partial as Partial
 from vae_jax.epochs import RunKeys as RunKeys
 from vae_jax.epochs import epoch_order as epoch_order
 from vae_jax.epochs import evaluation_key as evaluation_key
@@ -26,7 +26,9 @@ from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import Objective
 from vae_jax.optimization import Optimizer, Schedule
-from vae_jax.sharding import Placement, over_members, place
+from vae_jax.programs import Snapshot, Work, resident
+from vae_jax.sharding import Placement, place
+from vae_jax.streaming import streamed
 from vae_jax.train_step import StepMetrics as StepMetrics
 from vae_jax.train_step import TrainState as TrainState
 from vae_jax.train_step import all_finite as all_finite
@@ -61,6 +63,7 @@ class Progress(NamedTuple):
     state: TrainState
     best: Best
     history: tuple[Epoch, ...]
+    partial: Partial | None = None  # of streamed data: the part that is done of the epoch after those
 
 
 class MembersProgress(NamedTuple):
@@ -70,6 +73,7 @@ class MembersProgress(NamedTuple):
     histories: tuple[tuple[Epoch, ...], ...]
     status: tuple[str, ...]  # "running", "finished", "stopped early" or "diverged"
     epoch: int  # epochs that those which run have made
+    partial: Partial | None = None  # as of `Progress`
 
 
 class Fit(NamedTuple):
@@ -102,22 +106,22 @@ def initial_progress(
     return Progress(state, best, ())
 
 
-def _wait(tree: Any) -> None:
-    """Blocks in Python rather than in C++, so that the handler of a signal runs while the device works."""
-    while not all(leaf.is_ready() for leaf in jax.tree.leaves(tree)):
-        time.sleep(0.001)
-
-
 def _check_values(vae: VAE, data: Prepared) -> None:
     """Raises `UserError` where what the likelihood will see is not what it is a distribution over; by a thousand examples."""
-    seen = {"training": data.train_input(jax.random.key(0), data.train[:1000]), "test": data.eval_input(data.test[:1000])}
+    seen = {
+        "training": data.train_input(jax.random.key(0), jnp.asarray(data.train[:1000])),
+        "test": data.eval_input(data.test[:1000]),
+    }
     for split, x in seen.items():
         if problem := outside_support(vae.likelihood, x):
             raise UserError(f"{split} data: {problem}. Prepare them for it (data.prepare), or choose another likelihood.")
 
 
-def check_step(vae: VAE, data: Prepared, *, batch_size: int, **fit_arguments: Any) -> None:
-    """Raises `UserError` where the train step cannot be traced with this batch size and objective. Nothing is computed."""
+def check_step(vae: VAE, data: Prepared, *, batch_size: int, **fit_arguments: Any) -> StepMetrics:
+    """Raises `UserError` where the train step cannot be traced with this batch size and objective. Nothing is computed.
+
+    Returns the shapes and dtypes of its metrics.
+    """
     names = ("optimizer", "objective", "schedules")
     train_step = make_train_step(
         vae, train_input=data.train_input, **{name: fit_arguments[name] for name in names if name in fit_arguments}
@@ -129,7 +133,7 @@ def check_step(vae: VAE, data: Prepared, *, batch_size: int, **fit_arguments: An
     batch = jax.ShapeDtypeStruct((batch_size, *data.train.shape[1:]), data.train.dtype)
     hyperparams = jax.tree.map(jnp.float32, fit_arguments.get("hyperparams") or Hyperparams())
     try:
-        jax.eval_shape(train_step, state, jax.random.key(0), batch, hyperparams)
+        return jax.eval_shape(train_step, state, jax.random.key(0), batch, hyperparams)[1]
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -166,9 +170,11 @@ def fit_members(
     early_stopping: int = 0,
     eval_batch_size: int = 1000,
     test_seed: int = 0,
+    prng: str = "threefry2x32",
     placement: Placement | None = None,
     start: MembersProgress | None = None,
     on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None,
+    on_chunk: Callable[[int, Callable[[], MembersProgress | None]], bool | None] = lambda steps, progress: None,
 ) -> MembersFit:
     """Trains members that differ in their seeds and hyperparameters: one program, compiled once, for all of them.
 
@@ -178,7 +184,7 @@ def fit_members(
       placement: from `sharding.place`; chosen by `auto` if left out.
       start: where to go on from: lanes of the members alone, without what fills them up.
       on_epoch: called after each epoch; a true answer ends all runs ("interrupted"). Copy what you keep of the lanes.
-      others: as of `fit`.
+      others: as of `fit`. Only one member at a time can train on `Rows`.
 
     Returns:
       `MembersFit`. A member whose loss or parameters are not finite is frozen at its last good step ("diverged"), like one
@@ -189,6 +195,8 @@ def fit_members(
     """
     check_fit(data, batch_size, early_stopping)
     _check_values(vae, data)
+    if start is not None and start.partial is not None and not isinstance(data.train, Rows):
+        raise UserError("start: expected the end of an epoch, got its middle, from which only streamed data go on.")
     count = len(seeds)
     placement = placement or place(count)
     hyperparams = hyperparams or Hyperparams()
@@ -200,40 +208,31 @@ def fit_members(
         vae, optimizer=optimizer, objective=objective, train_input=data.train_input, schedules=schedules
     )
     steps = data.train.shape[0] // batch_size
-
-    def lay_out(placement: Placement) -> tuple[Lane, Any, Any, Any]:
-        """(lanes, what each is given, what all are given, the program), on the devices."""
-        num_lanes = placement.padded(count)
-
-        def fill(values: Any) -> np.ndarray:
-            return np.concatenate([np.asarray(values), np.repeat(np.asarray(values)[:1], num_lanes - count, axis=0)])
-
-        keys = placement.put(jax.jit(jax.vmap(run_keys))(fill(np.asarray(seeds, np.uint32))))
-        members = (keys, placement.put(jax.tree.map(fill, columns)))
-        lanes = placement.put(jax.tree.map(fill, start.lanes)) if start else None
-        lanes = lanes or _init_lanes(vae, data, optimizer, objective, keys.init, placement)
-        shared = placement.replicate((data.train, data.test, data.validation))
-        run_epoch = make_epoch(train_step, batch_size, constrain=placement.constrain_batch)
-        member_epoch = make_member_epoch(vae, data, run_epoch, objective, eval_batch_size, test_seed)
-        program = jax.jit(over_members(member_epoch, placement), donate_argnums=0)
-        # Compiled before the clock starts, and by hand, so that nothing can compile a second time unseen.
-        everyone = placement.put(np.ones(num_lanes, bool))
-        lowered = program.lower(lanes, members, everyone, np.int32(0), np.int32(steps), *shared)
-        return lanes, members, shared, lowered.compile()
-
-    lanes, members, shared, program = lay_out(placement)
-    while smaller := placement.smaller(program):
-        placement = smaller
-        lanes, members, shared, program = lay_out(placement)
+    work = Work(
+        vae,
+        data,
+        train_step,
+        optimizer,
+        objective,
+        batch_size,
+        eval_batch_size,
+        test_seed,
+        seeds,
+        columns,
+        prng,
+        start.lanes if start else None,
+    )
+    lanes, run_epoch, placement = (streamed if isinstance(data.train, Rows) else resident)(work, placement)
     histories = [list(history) for history in start.histories] if start else [[] for _ in seeds]
     status, epoch = (list(start.status), start.epoch) if start else (["running"] * count, 0)
+    partial = start.partial if start else None
     best_epochs = [int(epoch) for epoch in jax.device_get(lanes.best.epoch)[:count]]
 
-    def run(lanes: Lane, chosen: Sequence[int], num_steps: int) -> tuple[Lane, Outcome]:
-        active = placement.put(np.isin(np.arange(placement.padded(count)), chosen))
-        lanes, outcome = program(lanes, members, active, np.int32(epoch), np.int32(num_steps), *shared)
-        _wait(outcome)
-        return lanes, jax.device_get(outcome)
+    def progress_at(lanes: Lane, partial: Partial | None) -> MembersProgress:
+        return MembersProgress(lanes, tuple(map(tuple, histories)), tuple(status), epoch, partial)
+
+    def after_chunk(made: int, snapshot: Snapshot) -> bool:
+        return bool(on_chunk(made, lambda: progress_at(*now) if (now := snapshot()) else None))
 
     interrupted = False
     while not interrupted:
@@ -245,8 +244,10 @@ def fit_members(
         running = [i for i in range(count) if status[i] == "running"]
         if not running:
             break
-        began = time.perf_counter()
-        lanes, outcome = run(lanes, running, steps)
+        began = time.perf_counter() - (partial.seconds if partial else 0.0)
+        lanes, partial, outcome = run_epoch(lanes, partial, running, epoch, steps, after_chunk)
+        if outcome is None:
+            break
         seconds = (time.perf_counter() - began) / len(running)
         for i in running:
             good_steps = int(outcome.good_steps[i])
@@ -260,19 +261,17 @@ def fit_members(
             tried = steps
             while good_steps != tried:
                 tried = min(good_steps, tried - 1)
-                lanes, again = run(lanes, [i], tried)
+                lanes, partial, again = run_epoch(lanes, partial, [i], epoch, tried, lambda *_: False)
+                assert again is not None  # nothing interrupts it
                 good_steps = int(again.good_steps[i])
         epoch += 1
-        progress = MembersProgress(lanes, tuple(map(tuple, histories)), tuple(status), epoch)
-        interrupted = bool(on_epoch(progress)) and any(
+        interrupted = bool(on_epoch(progress_at(lanes, None))) and any(
             status[i] == "running" and len(histories[i]) < epochs for i in range(count)
         )
 
-    progress = MembersProgress(lanes, tuple(map(tuple, histories)), tuple(status), epoch)
-
     evaluated = [best if early_stopping and best else len(h) for best, h in zip(best_epochs, histories, strict=True)]
     return MembersFit(
-        progress,
+        progress_at(lanes, partial),
         tuple("interrupted" if word == "running" else word for word in status),
         evaluation_params(lanes, count, objective, early_stopping),
         tuple(evaluated),
@@ -293,17 +292,6 @@ def evaluation_params(lanes: Lane, count: int, objective: Objective | BatchObjec
     return jax.jit(lambda lanes: jax.vmap(of_one)(jax.tree.map(lambda leaf: leaf[:count], lanes)))(lanes)
 
 
-def _init_lanes(vae: VAE, data: Prepared, optimizer: Optimizer, objective: Any, keys: Array, placement: Placement) -> Lane:
-    """The members before their first epoch, each made where it will live, one after another as it would be alone."""
-
-    def init(lane: tuple[()], key: Array) -> tuple[tuple[()], Lane]:
-        return lane, init_lane(vae, optimizer, key, objective, keep_best=data.validation is not None)
-
-    alone = placement._replace(strategy="map", chunk=1)
-    everyone = placement.put(np.ones(keys.shape[0], bool))
-    return jax.jit(over_members(init, alone))((), keys, everyone)[1]
-
-
 def fit(
     vae: VAE,
     data: Prepared,
@@ -318,8 +306,10 @@ def fit(
     early_stopping: int = 0,
     eval_batch_size: int = 1000,
     test_seed: int = 0,
+    prng: str = "threefry2x32",
     start: Progress | None = None,
     on_epoch: Callable[[Progress], bool | None] = lambda progress: None,
+    on_chunk: Callable[[int, Callable[[], Progress | None]], bool | None] = lambda steps, progress: None,
 ) -> Fit:
     """Trains, and evaluates on the exact test set after every epoch.
 
@@ -331,8 +321,14 @@ def fit(
         `optimization.with_params_ema` has the moving average of the parameters evaluated.
       early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`.
       eval_batch_size, test_seed: as in `evaluation.evaluate`; the seed fixes the draws of z.
+      prng: generator of the noise in steps: "threefry2x32", "rbg" or "unsafe_rbg". The last two can be faster on accelerators
+        (not on CPU); their numbers depend on the backend, on the compiler and on what is batched, so a run does not repeat
+        elsewhere, and a member of a sweep under vmap is not the run that it would be alone.
       start: where to go on from; the result is then bit for bit that of a run that was never interrupted. Its state is donated.
       on_epoch: called after each epoch that ended well; a true answer ends the run ("interrupted").
+      on_chunk: where data are streamed (`data.train` is `Rows`), called within an epoch after each chunk of steps with the
+        steps that the epoch has made and a function that gives the progress, `partial` and all, as copies on the host, or None
+        where it is not finite any more; a true answer ends the run there.
 
     Returns:
       `Fit`. Its status is "diverged" where a loss or a parameter was not finite; the state is then that of the last good step.
@@ -349,16 +345,18 @@ def fit(
       359
     """
     placement = place(1, "map", devices=jax.local_devices()[:1])
-    only = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[0], tree))
+    first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)  # noqa: E731
+    only = jax.jit(first)
 
     def alone(progress: MembersProgress) -> Progress:
-        state, best = only(progress.lanes)
-        return Progress(state, best, progress.histories[0])
+        # What comes from within an epoch is on the host, and stays there.
+        state, best = (only if progress.partial is None else first)(progress.lanes)
+        return Progress(state, best, progress.histories[0], progress.partial)
 
     start_members = None
     if start is not None:
         lanes = jax.tree.map(lambda leaf: np.asarray(leaf)[None], Lane(start.state, start.best))
-        start_members = MembersProgress(lanes, (start.history,), ("running",), len(start.history))
+        start_members = MembersProgress(lanes, (start.history,), ("running",), len(start.history), start.partial)
     result = fit_members(
         vae,
         data,
@@ -372,8 +370,10 @@ def fit(
         early_stopping=early_stopping,
         eval_batch_size=eval_batch_size,
         test_seed=test_seed,
+        prng=prng,
         placement=placement,
         start=start_members,
         on_epoch=lambda progress: progress.status[0] == "running" and on_epoch(alone(progress)),
+        on_chunk=lambda steps, progress: on_chunk(steps, lambda: alone(now) if (now := progress()) else None),
     )
     return Fit(alone(result.progress), result.status[0], only(result.params), result.epochs[0], result.tests[0])

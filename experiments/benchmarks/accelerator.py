@@ -1,12 +1,14 @@
 """What many members cost on a GPU or TPU: the program of a sweep with 1, 8, 64, 256 members, with vmap against map, timed.
 
-Trains 784-400-20 (ReLU, Adam 1e-3, batch 128) on 60,000 synthetic images of MNIST's shape with the program of `fit_members`;
-beside it the same loop in PyTorch where torch is installed and sees the same device. Needs jax, flax, optax and numpy alone,
-no network, and less than eight minutes: what would not fit into the budget is left out, and said. Run it from a checkout:
+Trains 784-400-20 (ReLU, Adam 1e-3, batch 128) on 60,000 synthetic images of MNIST's shape with the program of `fit_members`,
+and after it the default convolutional network; beside them the same loops in PyTorch where torch is installed and sees the same
+device. Needs jax, flax, optax and numpy alone, no network, and less than eight minutes: what would not fit into the budget is
+left out, and said. Run it from a checkout:
 
     python experiments/benchmarks/accelerator.py --out results.json
 
 One step is (time of an epoch - time of an epoch of one step) / (steps - 1); the rest is the epoch's order and its evaluation.
+The share of the roof is the products of a step against the rate of large products alone, in the same arithmetic.
 """
 
 import argparse
@@ -23,12 +25,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import run_script
-from members import NETWORKS, VARIANTS, Case, Trainer, blobs, correctness, kernels, repeat, timed
-from peers import BATCH, HIDDEN, LATENT, RATE, PyTorch
+from members import VARIANTS, Case, Trainer, blobs, correctness, kernels, repeat, timed
+from peers import PyTorch
 from tables import check_counts, markdown, write_results
+from workload import BATCH, NETWORKS, RATE, product_rate, training_flops
 
 BEGAN = time.perf_counter()
-TRAIN, TEST = 60_000, 10_000
+TRAIN, TEST, SHAPE = 60_000, 10_000, (28, 28, 1)
 TARGET_MEMBERS, TARGET_RATIO = 64, 3.0
 
 
@@ -47,10 +50,11 @@ PEERS = {
 }
 
 
-def peer(dataset: Any, test: np.ndarray, device: str, dtype: str, kind: str) -> dict[str, Any]:
+def peer(dataset: Any, test: np.ndarray, device: str, network: str, dtype: str, kind: str) -> dict[str, Any]:
     """The row of a PyTorch loop."""
     began = time.perf_counter()
-    loop = PyTorch(dataset, test, 0, device=device, dtype=dtype, compile_mode=PEERS[kind].mode)
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "network": NETWORKS[network](SHAPE)}
+    loop = PyTorch(dataset, test, 0, compile_mode=PEERS[kind].mode, **options)
     loop.epoch(0)
     compile_seconds = time.perf_counter() - began
 
@@ -61,7 +65,7 @@ def peer(dataset: Any, test: np.ndarray, device: str, dtype: str, kind: str) -> 
 
     steps = len(dataset.train) // BATCH
     step = repeat(run, 5.0) / steps
-    row = {"kind": PEERS[kind].label, "network": "mlp", "dtype": dtype, "members": 1}
+    row = {"kind": PEERS[kind].label, "network": network, "dtype": dtype, "members": 1}
     return {**row, "compile_seconds": compile_seconds, "step_seconds": step, "member_images_per_second": BATCH / step}
 
 
@@ -70,8 +74,10 @@ class Benchmark:
 
     def __init__(self, arguments: argparse.Namespace, device: dict[str, Any]) -> None:
         settings = {name: value for name, value in vars(arguments).items() if name != "out"}
-        settings |= {"batch_size": BATCH, "mlp": f"784-{HIDDEN}-{LATENT}", "learning_rate": RATE}
+        settings |= {"batch_size": BATCH, "learning_rate": RATE}
+        settings |= {name: network(SHAPE).words for name, network in NETWORKS.items()}
         self.results: dict[str, Any] = {"device": device, "settings": settings, "rows": [], "left_out": [], "failed": []}
+        self.results["roof_flops_per_second"] = {}
         self.out, self.budget = arguments.out, arguments.budget_seconds
         self.title = f"{device['kind']} ({device['platform']}), JAX {device['jax']}"
         self._longest: dict[str, float] = {}
@@ -105,13 +111,19 @@ class Benchmark:
         one = self.find(row, members=1, strategy="map", variant="")
         return row[name] / one[name] if one and row.get(name) and one.get(name) else None
 
+    def share_of_roof(self, row: dict[str, Any]) -> float | None:
+        """The products of a step against the rate of products alone."""
+        roof, rate = self.results["roof_flops_per_second"].get(row["dtype"]), row.get("member_images_per_second")
+        return rate * training_flops(NETWORKS[row["network"]](SHAPE)) / roof if rate and roof else None
+
     def targets(self) -> list[dict[str, Any]]:
         """What many members may cost."""
         found = []
         for row in self.results["rows"]:
             many = row.get("strategy") == "vmap" and row["members"] == TARGET_MEMBERS and not row["variant"]
             if many and (ratio := self.ratio(row, "step_seconds")):
-                found.append({"dtype": row["dtype"], "ratio": ratio, "at_most": TARGET_RATIO, "met": ratio <= TARGET_RATIO})
+                of = {"network": row["network"], "dtype": row["dtype"], "ratio": ratio}
+                found.append({**of, "at_most": TARGET_RATIO, "met": ratio <= TARGET_RATIO})
         return found
 
     def table(self) -> str:
@@ -137,6 +149,7 @@ class Benchmark:
                     number(row["step_seconds"], ",.3f", 1e3),
                     number(self.ratio(row, "step_seconds"), ".2f"),
                     number(row["member_images_per_second"], ",.0f"),
+                    number(row.get("share_of_roof"), ".3f"),
                     number(row.get("epoch_seconds"), ",.3f"),
                     number(self.ratio(row, "epoch_seconds"), ".2f"),
                     number(needed, ",.2f", 1e-9),
@@ -145,30 +158,35 @@ class Benchmark:
                 )
             )
         header = ("", "network", "compute", "strategy", "members", "at once", "step, ms", "x one member", "member-images/s")
+        header = (*header, "share of the roof")
         header = (*header, "epoch with evaluation, s", "x one member", "program, GB", "process peak, GB", "compile, s")
         device, lines = self.results["device"], []
         for target in self.targets():
             verdict = "met" if target["met"] else "missed"
             words = "" if device["platform"] != "cpu" else " (a target for accelerators; this is a CPU)"
             lines.append(
-                f"{TARGET_MEMBERS} members, {target['dtype']}: {target['ratio']:.2f} times the step of one; "
-                f"target at most {target['at_most']:g}: {verdict}{words}."
+                f"{TARGET_MEMBERS} members, {target['network']}, {target['dtype']}: {target['ratio']:.2f} times the step of "
+                f"one; target at most {target['at_most']:g}: {verdict}{words}."
             )
         for check in self.results.get("correctness", []):
             lines.append(
-                f"{check['members']} members side by side against each alone, {check['steps']} steps, {check['dtype']}: "
+                f"{check['members']} members side by side against each alone, {check['network']}, {check['steps']} steps, "
+                f"{check['dtype']}: "
                 f"losses differ by at most {check['max_relative_difference']:.1e} (relative; members among themselves by "
                 f"{check['spread_between_members']:.1e}): {'passed' if check['passed'] else 'FAILED'}."
             )
         for row in self.results["rows"]:
             if row.get("variant") and (plain := self.find(row, variant="")):
                 share = row["epoch_seconds"] / plain["epoch_seconds"]
-                lines.append(f"{row['members']} members, {VARIANTS[row['variant']]}: the epoch takes {share:.2f} of its time.")
+                what = f"{row['members']} members, {row['network']}, {VARIANTS[row['variant']]}"
+                lines.append(f"{what}: the epoch takes {share:.2f} of its time.")
+        for dtype, rate in self.results["roof_flops_per_second"].items():
+            lines.append(f"The roof, {dtype}: {rate / 1e12:,.2f} TFLOP/s.")
         for profile in self.results.get("kernels", []):
             names = "; ".join(f"{k['name']} {1e6 * k['seconds']:.1f} us" for k in profile["largest"][:6])
             lines.append(
-                f"{profile['members']} members: {profile['kernels_per_step']:.0f} kernels and copies a step, which keep the "
-                f"device busy for {1e6 * profile['busy_seconds_per_step']:.0f} us; the largest: {names}."
+                f"{profile['members']} members, {profile['network']}: {profile['kernels_per_step']:.0f} kernels and copies a "
+                f"step, which keep the device busy for {1e6 * profile['busy_seconds_per_step']:.0f} us; the largest: {names}."
             )
         if self.results["left_out"]:
             lines.append(f"Left out, no time in {self.budget:g} s: {', '.join(self.results['left_out'])}.")
@@ -178,6 +196,8 @@ class Benchmark:
 
     def save(self) -> None:
         """Writes JSON, and the table beside it."""
+        for row in self.results["rows"]:
+            row["share_of_roof"] = self.share_of_roof(row)
         if self.out is not None:
             content = {**self.results, "targets": self.targets(), "seconds": time.perf_counter() - BEGAN}
             write_results(self.out, content, ("jax", "jaxlib", "flax", "optax", "numpy", "torch"))
@@ -190,10 +210,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=summary, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--members", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of members (default: 1 8 64 256)")
-    add("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="networks (default: mlp)")
+    add("--networks", nargs="+", choices=NETWORKS, default=["mlp", "conv"], help="networks (default: mlp conv)")
     add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"], help="arithmetic")
     add("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="PyTorch loops (default: all)")
-    add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="what to leave out or do otherwise, in turn")
+    add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="what the first network does otherwise")
     add("--steps", type=int, help="train on so many batches only, for a quick trial")
     add("--budget-seconds", type=float, default=420.0, help="start nothing that would end later (default: 420)")
     add("--out", type=Path, help="JSON file to write; the table goes beside it as .md")
@@ -215,6 +235,7 @@ def run_members(bench: Benchmark, network: str, dtype: str, numbers: list[int], 
         case = Case(network, dtype, "vmap" if members > 1 else "map", members)
         if trainer := run_case(bench, case, prepared):
             trainers[members] = trainer
+    measure_roof(bench, dtype)
     several = [members for members in trainers if members > 1]
     if 1 in trainers and several:
         compare = functools.partial(correctness, trainers[1], trainers[several[0]])
@@ -226,6 +247,15 @@ def run_members(bench: Benchmark, network: str, dtype: str, numbers: list[int], 
                 do = functools.partial(kernels, trainers[members])
                 if found := bench.attempt("profile", f"{network} profile of {members}", do, guess=15):
                     bench.results.setdefault("kernels", []).append(found)
+
+
+def measure_roof(bench: Benchmark, dtype: str) -> None:
+    """The rate of large products alone, once for each arithmetic."""
+    side, repeats = (1024, 5) if bench.results["device"]["platform"] == "cpu" else (8192, 20)
+    if dtype not in (roofs := bench.results["roof_flops_per_second"]):
+        do = functools.partial(product_rate, side, side, side, repeats=repeats, dtype=dtype)
+        if rate := bench.attempt("roof", f"{dtype} roof", do):
+            roofs[dtype] = rate
 
 
 def run_case(bench: Benchmark, case: Case, prepared: Any) -> Trainer | None:
@@ -240,7 +270,7 @@ def run_case(bench: Benchmark, case: Case, prepared: Any) -> Trainer | None:
     return bench.attempt("variant" if case.variant else case.strategy, name, do)
 
 
-def run_peers(bench: Benchmark, kinds: list[str], dtype: str, dataset: Any, test: np.ndarray) -> None:
+def run_peers(bench: Benchmark, kinds: list[str], network: str, dtype: str, dataset: Any, test: np.ndarray) -> None:
     """Adds the rows of the PyTorch loops."""
     device = "cpu" if bench.results["device"]["platform"] == "cpu" else "cuda"
     if importlib.util.find_spec("torch") is not None:
@@ -248,8 +278,8 @@ def run_peers(bench: Benchmark, kinds: list[str], dtype: str, dataset: Any, test
 
         if device == "cpu" or torch.cuda.is_available():
             for kind in kinds:
-                do = functools.partial(peer, dataset, test, device, dtype, kind)
-                if row := bench.attempt(kind, f"PyTorch {kind} {dtype}", do, guess=PEERS[kind].guess):
+                do = functools.partial(peer, dataset, test, device, network, dtype, kind)
+                if row := bench.attempt(kind, f"PyTorch {kind} {network} {dtype}", do, guess=PEERS[kind].guess):
                     bench.results["rows"].append(row)
             return
     bench.results["notes"] = ["PyTorch is not installed or does not see this device, so its rows are left out."]
@@ -270,22 +300,26 @@ def main() -> int:
     bench = Benchmark(arguments, describe(jax.local_devices()[0]))
     print(f"{bench.title}, budget {arguments.budget_seconds:g} s", flush=True)
     numbers, (first, *others) = sorted(set(arguments.members)), arguments.dtypes
-    for network in arguments.networks:
+    networks = arguments.networks
+    for network in networks:
         run_members(bench, network, first, numbers, prepared)
+    for network in networks:
         for members in numbers:
             run_case(bench, Case(network, first, "map" if members > 1 else "vmap", members), prepared)
-        for dtype in others:
+    for dtype in others:
+        for network in networks:
             run_members(bench, network, dtype, numbers, prepared)
-    if arguments.peers:
-        run_peers(bench, arguments.peers, first, dataset, np.asarray(prepared.test))
+    peers = functools.partial(run_peers, bench, arguments.peers, dataset=dataset, test=np.asarray(prepared.test))
+    for network in networks if arguments.peers else ():
+        peers(network, first)
     many = max((members for members in numbers if members <= TARGET_MEMBERS), default=numbers[0])
-    for network in arguments.networks:
-        for variant in arguments.variants:
-            for members in sorted({1, many}) if variant in ("static", "graph") else [many]:  # what one member gains as well
-                if variant != "graph" or bench.results["device"]["platform"] == "gpu":
-                    run_case(bench, Case(network, first, "vmap" if members > 1 else "map", members, variant), prepared)
+    for variant in arguments.variants:
+        for members in sorted({1, many}) if variant in ("static", "graph") else [many]:  # what one member gains as well
+            if variant != "graph" or bench.results["device"]["platform"] == "gpu":
+                run_case(bench, Case(networks[0], first, "vmap" if members > 1 else "map", members, variant), prepared)
     for dtype in others if arguments.peers else ():
-        run_peers(bench, arguments.peers, dtype, dataset, np.asarray(prepared.test))
+        for network in networks:
+            peers(network, dtype)
     bench.save()
     print(f"\n{bench.table()}")
     wrong = [failed for failed in bench.results["failed"] if failed["kind"] in ("map", "vmap", "correctness")]

@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from tables import check_counts, markdown, write_results
+from workload import product_rate
 
 HIDDEN, LATENT = 512, 20
 
@@ -48,26 +49,6 @@ class Arguments:
     """Evaluate only so many test images, for a quick trial."""
     out: Path | None = None
     """JSON file to write."""
-
-
-def roof(rows: int, pixels: int, repeats: int = 200) -> float:
-    """FLOP/s of a (rows, 512) x (512, pixels) product alone, the best of three."""
-    import jax
-    import jax.numpy as jnp
-
-    h, w = jnp.ones((rows, HIDDEN)), jnp.full((HIDDEN, pixels), 1e-3)
-
-    @jax.jit
-    def products(h: Any, w: Any) -> Any:
-        # Each product needs the one before, or XLA would leave it out.
-        return jax.lax.fori_loop(0, repeats, lambda i, y: (h + y[0, 0] * 1e-9) @ w, jnp.zeros((rows, pixels)))
-
-    seconds = []
-    for _ in range(4):
-        began = time.perf_counter()
-        products(h, w).block_until_ready()
-        seconds.append(time.perf_counter() - began)
-    return repeats * 2 * rows * HIDDEN * pixels / min(seconds[1:])
 
 
 def pythae(images: np.ndarray, num_samples: int, connection: Any) -> None:
@@ -119,13 +100,13 @@ def main() -> int:
     rows = max(2, chunk_sizes(draw_bytes(vae, fit.params), 1, arguments.num_samples, memory_bytes)[1])
     program = jax.jit(estimate).lower(fit.params, test, jnp.int32(0)).compile()
     pixels = math.prod(dataset.data_shape)
-    roofs = [roof(rows, pixels)]
+    roofs = [product_rate(rows, HIDDEN, pixels, repeats=200)]
     print(f"{len(test)} images x {arguments.num_samples} samples ...", flush=True)
     began = time.perf_counter()
     found = jax.block_until_ready(program(fit.params, test, jnp.int32(0)))
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    roofs.append(roof(rows, pixels))
+    roofs.append(product_rate(rows, HIDDEN, pixels, repeats=200))
     means = evaluation.log_px_means(found, arguments.num_samples)
     rate = len(test) * arguments.num_samples * 2 * (LATENT * HIDDEN + HIDDEN * pixels) / seconds
     share = rate / statistics.mean(roofs)

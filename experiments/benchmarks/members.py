@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from peers import BATCH, HIDDEN, LATENT, RATE
+from workload import BATCH, NETWORKS, RATE, make_vae
 
 MAX_DIFFERENCE = 1e-3  # of a loss side by side from the same alone; TF32 rounds to 5e-4 in each product
 
 
-def mlp(shape: tuple[int, ...], dtype: str) -> Any:
-    """The VAE of the other benchmarks."""
-    from vae_jax import likelihoods, model
-
-    return model.mlp_vae(shape, likelihoods.bernoulli(), latent_dim=LATENT, hidden=(HIDDEN,), dtype=dtype)
-
-
-NETWORKS: dict[str, Callable[[tuple[int, ...], str], Any]] = {"mlp": mlp}
 VARIANTS = {  # each leaves out one thing that may cost time, or does it otherwise
     "static": "number of steps known to the compiler",
     "graph": "loops inside CUDA graphs",
@@ -59,13 +51,14 @@ class Trainer:
         import jax
         import jax.numpy as jnp
         import optax
+        from optax import adam
 
         from vae_jax import epochs, sharding, train_step
         from vae_jax.config import Hyperparams
 
         self.case, self.steps, self.epoch = case, len(prepared.train) // BATCH, 0
-        vae = NETWORKS[case.network](prepared.train.shape[1:], case.dtype)
-        optimizer = optax.sgd if case.variant == "sgd" else optax.adam
+        vae = make_vae(NETWORKS[case.network](prepared.train.shape[1:]), case.dtype)
+        optimizer = optax.sgd if case.variant == "sgd" else adam
         draw = (lambda key, batch: batch.astype(jnp.float32) / 255) if case.variant == "bits" else prepared.train_input
         step = train_step.make_train_step(vae, optimizer=optimizer, train_input=draw)
         run_epoch = epochs.make_epoch(step, BATCH)

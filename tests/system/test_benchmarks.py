@@ -62,39 +62,40 @@ def test_accelerator_needs_nothing_but_jax_flax_optax_and_numpy(tmp_path):
     assert results["device"]["platform"] == "cpu"
     assert not results["failed"]
     assert not results["left_out"]
-    assert [(row["strategy"], row["members"]) for row in results["rows"]] == [
-        ("map", 1),
-        ("vmap", 2),
-        ("vmap", 1),
-        ("map", 2),
+    first, second = [("map", 1), ("vmap", 2)], [("vmap", 1), ("map", 2)]
+    assert [(row["network"], row["strategy"], row["members"]) for row in results["rows"]] == [
+        (network, *case) for cases in (first, second) for network in ("mlp", "conv") for case in cases
     ]
     assert all(row["finite"] and row["step_seconds"] and row["member_images_per_second"] for row in results["rows"])
-    (check,) = results["correctness"]
-    assert check["max_relative_difference"] < 1e-5 < check["spread_between_members"]
+    assert all(row["share_of_roof"] for row in results["rows"])
+    for check in results["correctness"]:
+        assert check["max_relative_difference"] < 1e-5 < check["spread_between_members"]
+    assert [check["network"] for check in results["correctness"]] == ["mlp", "conv"]
     assert "PyTorch is not installed" in results["notes"][0]
     table = out.with_suffix(".md").read_text()
     assert table in done.stdout
     assert table.splitlines()[0].startswith("cpu (cpu)")
-    assert sum(line.startswith("| vae_jax | mlp | float32 |") for line in table.splitlines()) == 4
+    for network in ("mlp", "conv"):
+        assert sum(line.startswith(f"| vae_jax | {network} | float32 |") for line in table.splitlines()) == 4
 
 
 @pytest.mark.slow
 def test_the_timed_program_is_that_of_a_sweep(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    members = importlib.import_module("members")
+    members, workload = (importlib.import_module(name) for name in ("members", "workload"))
     images = members.blobs(0, 6 * 128)
     dataset = data.Dataset("blobs", images[:512], None, images[512:], None, 255, "synthetic")
     prepared = data.prepare(dataset, binarization="dynamic")
     trainer = members.Trainer(members.Case("mlp", "float32", "vmap", 2), prepared)
     losses = [trainer.run(trainer.steps)[1].metrics.loss for _ in range(2)]
-    vae, placement = members.mlp(dataset.data_shape, "float32"), sharding.place(2, "vmap")
+    vae, placement = workload.make_vae(workload.mlp(dataset.data_shape)), sharding.place(2, "vmap")
     fit = training.fit_members(vae, prepared, epochs=2, batch_size=128, seeds=[0, 1], placement=placement)
     np.testing.assert_array_equal([[e.train.loss for e in history] for history in fit.progress.histories], np.transpose(losses))
 
 
 @pytest.mark.slow
 def test_accelerator_with_everything(tmp_path):
-    flags = ("--members", 1, 3, "--steps", 3, "--peers", "eager", "--out", tmp_path / "results.json")
+    flags = ("--networks", "conv", "--members", 1, 2, "--steps", 2, "--peers", "eager", "--out", tmp_path / "results.json")
     done = run("benchmarks/accelerator.py", *flags)
     results = json.loads((tmp_path / "results.json").read_text())
     assert not results["failed"]
@@ -124,6 +125,13 @@ def test_bad_settings_are_one_line(script, monkeypatch, tmp_path):
         ("sweep_mnist", ("--examples", 100), "--examples: expected at least one batch, 128, got 100"),
         ("sweep_mnist", ("--entries", "sweeep"), "Did you mean 'sweep'"),
         ("accelerator", ("--steps", 0), "--steps: expected a whole number >= 1, got 0"),
+        ("training", ("--peers", "vae_jax", "pytorch-loded"), "Did you mean 'pytorch-loader'"),
+        ("training", ("--network", "conv", "--peers", "vae_jax", "numpyro"), "numpyro has no network conv"),
+        ("training", ("--suite", "--batch-size", 64), "--suite brings its own batch-size"),
+        ("training", ("--steps", -1), "--steps: expected a whole number >= 0, got -1"),
+        ("training", ("--dataset", "digits", "--batch-size", 5000), "--batch-size: expected at most 1438 training images"),
+        ("scaling", ("--width", 10, 20), "--width: expected at least three growing whole numbers >= 1, got 10 20"),
+        ("scaling", ("--examples", 64, 128, 256), "--batch-size: expected at most the second of --examples, 128"),
     ):
         status, stderr = script(name, *flags)
         assert (status, stderr.count("\n")) == (2, 1)

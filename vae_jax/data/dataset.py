@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax.data import sources, sprites, tfds_source
+from vae_jax.data.rows import Rows, check_shape, check_values, chunks, header, level_type, sum_images, sum_squares
 from vae_jax.data.sources import Rendering, Split
 from vae_jax.errors import UserError, unknown
 
@@ -24,7 +25,7 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    train: np.ndarray
+    train: np.ndarray | Rows  # `Rows` stay on disk
     validation: np.ndarray | None
     test: np.ndarray
     test_labels: np.ndarray | None  # (examples,), integers; for figures only
@@ -54,8 +55,13 @@ class Dataset(NamedTuple):
         """Mean training image in [0, 1] (or of the floats as they are), shape `data_shape`."""
         if self.rendering:
             return self.rendering.mean().astype(np.float32)
-        mean = self.train.mean(axis=0, dtype=np.float64)
-        return (mean / (self.max_level or 1)).astype(np.float32)
+        return (self._mean / (self.max_level or 1)).astype(np.float32)
+
+    @property
+    def _mean(self) -> np.ndarray:
+        train = self.train
+        total = train.scan.total if isinstance(train, Rows) else sum(map(sum_images, chunks(train)), np.zeros(train.shape[1:]))
+        return total / len(train)
 
     @property
     def train_std(self) -> float:
@@ -63,18 +69,23 @@ class Dataset(NamedTuple):
         if self.rendering:
             mean = self.rendering.mean()
             return max(float(np.sqrt((mean - np.square(mean)).mean())), 1e-3)  # of zeros and ones, whose squares they are
-        chunks = (self.train[i : i + 1024] for i in range(0, len(self.train), 1024))  # no float copy of the data set
-        square = sum(float(np.square(chunk, dtype=np.float64).sum()) for chunk in chunks) / self.train.size
-        variance = square - float(np.square(self.train.mean(axis=0, dtype=np.float64)).mean())
+        train = self.train  # in chunks: no float copy of the data set
+        squares = train.scan.squares if isinstance(train, Rows) else sum(map(sum_squares, chunks(train)))
+        variance = squares / train.size - float(np.square(self._mean).mean())
         std = float(np.sqrt(max(variance, 0.0))) / (self.max_level or 1)
-        return max(std, 1e-3 if self.max_level else 1e-6 * float(np.abs(self.train).max()), 1e-30)
+        if self.max_level:
+            return max(std, 1e-3)
+        low, high = train.scan[1:3] if isinstance(train, Rows) else (train.min(), train.max())
+        return max(std, 1e-6 * float(max(-low, high)), 1e-30)
 
     def fingerprint(self) -> str:
         """SHA-256 over the arrays of all splits, with shapes and dtypes, and the name of what renders them."""
         digest = hashlib.sha256(self.rendering.name.encode() if self.rendering else b"")
         for array in (self.train, self.validation, self.test):
-            if array is not None:
-                digest.update(f"{array.shape}{array.dtype}".encode())
+            if isinstance(array, Rows):  # only the first of them ever is, and never with a rendering
+                digest = array.scan.digest.copy()
+            elif array is not None:
+                digest.update(header(array))
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
@@ -87,6 +98,7 @@ def load(
     test_fraction: float = 0.2,
     validation_fraction: float = 0.0,
     split_seed: int = 0,
+    stream: bool = False,
 ) -> Dataset:
     """Loads a data set by name or path.
 
@@ -99,6 +111,8 @@ def load(
       test_fraction: share of the examples that such a split puts into the test set.
       validation_fraction: share of the training examples held out for validation, unless the source has its own.
       split_seed: seed of a random split.
+      stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, or of a TFDS data set, which is
+        decoded into an .npy file in the cache folder. They are read through once. Nothing else differs.
 
     Raises:
       UserError: unknown name, missing path, unreadable or unsuitable data. Nothing from a file is ever executed.
@@ -106,12 +120,14 @@ def load(
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")
     if name in BUNDLED:
+        if stream:
+            raise UserError(f"--stream: {name} is computed, not read from disk. Leave it out.")
         found = BUNDLED[name]()
     elif _is_path(name):
-        found = sources.from_path(Path(name))
+        found = sources.from_path(Path(name), stream)
     else:
         try:
-            found = tfds_source.load(name, data_dir)
+            found = tfds_source.load(name, data_dir, stream)
         except tfds_source.UnknownName as error:
             if "/" in name:
                 raise UserError(f"{name}: no such file or folder, and no TFDS data set of that name.") from None
@@ -126,20 +142,17 @@ def load(
         if images is not None and given is not None and given.shape != images.shape[:1]:
             raise UserError(f"{name}: expected one label for each of {len(images)} images, got labels of shape {given.shape}.")
     _check_factors(name, found)
-    given = (found.train, found.validation, found.test)
+    train, validation, test = found.train, found.validation, found.test
     if found.rendering is None:
-        train, validation, test = (None if array is None else _as_levels(name, array) for array in given)
-        max_level = _max_level(found, [array for array in (train, validation, test) if array is not None])
-    else:
-        (train, validation, test), max_level = given, found.max_level
-    assert train is not None
+        train = train if isinstance(train, Rows) else _as_levels(name, train)  # rows are looked at once they are split
+        validation, test = (None if array is None else _as_levels(name, array) for array in (validation, test))
     words, labels = found.split, found.test_labels
     train_factors, test_factors = found.train_factors, found.test_factors
     if test is None:
         words = _describe(split, split_seed)
         rest, held = _split(len(train), test_fraction, split, split_seed, name)
         labels = None if found.train_labels is None else found.train_labels[held]
-        train, test = train[rest], train[held]
+        train, test = _part(name, train, rest, held)
         if train_factors is not None:
             train_factors, test_factors = train_factors[rest], train_factors[held]
     if validation is None and validation_fraction > 0:
@@ -150,8 +163,12 @@ def load(
             validation = np.asarray(draw(jax.random.key(split_seed + 1), jnp.asarray(train[held])))
         else:
             words += f"; validation {_describe(split, split_seed)} from the training set"
-            train, validation = train[rest], train[held]
+            train, validation = _part(name, train, rest, held)
             train_factors = None if train_factors is None else train_factors[rest]
+    if isinstance(train, Rows):
+        check_values(name, *train.scan[:3], train.dtype)
+    arrays = [array for array in (train, validation, test) if array is not None]
+    max_level = found.max_level if found.rendering else _max_level(found, arrays)
     if labels is not None:
         labels = np.unique(labels, return_inverse=True)[1] if labels.dtype.kind not in "iu" else labels
     return Dataset(
@@ -194,31 +211,26 @@ def _is_path(name: str) -> bool:
 
 def _as_levels(name: str, array: np.ndarray) -> np.ndarray:
     """uint8 levels or finite float32, with four axes; or a `UserError`."""
-    if array.ndim not in (3, 4):
-        raise UserError(
-            f"{name}: expected images with 3 or 4 axes (examples, height, width[, channels]), got shape {array.shape}."
-        )
-    if array.size == 0:
-        raise UserError(f"{name}: expected at least one example and one pixel, got shape {array.shape}.")
+    check_shape(name, array.shape)
+    kind = level_type(name, array.dtype)
     if array.ndim == 3:
         array = array[..., np.newaxis]
-    if np.issubdtype(array.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(array, dtype=np.float32)
-        bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
-        if bad:
-            raise UserError(f"{name}: expected finite numbers, got {bad} NaN or infinite values. Clean the data first.")
-        return array
-    if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer):
-        if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
-            raise UserError(
-                f"{name}: expected integer levels from 0 to 255, got {array.min()} to {array.max()}. Convert to float or uint8."
-            )
-        return np.ascontiguousarray(array, dtype=np.uint8)
-    raise UserError(f"{name}: expected uint8 or float images, got dtype {array.dtype}.")
+    low, high = (array.min(), array.max()) if kind == np.uint8 and array.dtype != np.uint8 else (0, 0)
+    with np.errstate(over="ignore"):
+        levels = np.ascontiguousarray(array, dtype=kind)
+    bad = 0 if kind == np.uint8 else int(levels.size - np.count_nonzero(np.isfinite(levels)))
+    check_values(name, bad, low, high, kind)
+    return levels
 
 
-def _max_level(found: Split, arrays: list[np.ndarray]) -> int | None:
+def _part(name: str, images: np.ndarray | Rows, rest: np.ndarray, held: np.ndarray) -> tuple[np.ndarray | Rows, np.ndarray]:
+    """(what stays, what is held out); of rows on disk a view, and what is held out of them in memory."""
+    if isinstance(images, Rows):
+        return images.view(rest), _as_levels(name, images.stored(held))
+    return images[rest], images[held]
+
+
+def _max_level(found: Split, arrays: list[np.ndarray | Rows]) -> int | None:
     kinds = {array.dtype for array in arrays}
     if len(kinds) > 1 or len({array.shape[1:] for array in arrays}) > 1:
         raise UserError(

@@ -7,16 +7,18 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax import Array
 
+from vae_jax.data.rows import Rows, open_array
 from vae_jax.errors import UserError
 
 # What a damaged or hostile array file makes NumPy raise.
 UNREADABLE = (ValueError, EOFError, OSError, SyntaxError, KeyError, MemoryError, OverflowError, zlib.error, zipfile.BadZipFile)
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+_SAVE_IT = "Save them as one array in an .npy file, or leave out --stream."
 
 
 class Rendering(NamedTuple):
@@ -33,7 +35,7 @@ class Rendering(NamedTuple):
 class Split(NamedTuple):
     """What a source has, as stored."""
 
-    train: np.ndarray
+    train: np.ndarray | Rows
     train_labels: np.ndarray | None = None
     validation: np.ndarray | None = None
     test: np.ndarray | None = None
@@ -54,8 +56,8 @@ def digits() -> Split:
     return Split(np.asarray(pixels).reshape(-1, 8, 8).astype(np.uint8), np.asarray(labels), max_level=16)
 
 
-def from_path(path: Path) -> Split:
-    """Reads an .npy or .npz file, or a folder of IDX files or of images."""
+def from_path(path: Path, stream: bool = False) -> Split:
+    """Reads an .npy or .npz file, or a folder of IDX files or of images; with `stream` the training images stay on disk."""
     path = Path(os.path.expanduser(path))  # which, unlike Path.expanduser, leaves an unknown ~user as it is
     if not path.exists():
         raise UserError(f"{path}: no such file or folder.")
@@ -63,30 +65,47 @@ def from_path(path: Path) -> Split:
         files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
         pictures = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
         if pictures:
+            if stream:
+                raise UserError(f"--stream: {path}: images are not read from their files while training. {_SAVE_IT}")
             return _from_pictures(path, pictures)
         idx = [file for file in files if "idx" in file.name.lower() or "ubyte" in file.name.lower()]
         if idx:
-            return _from_idx(path, idx)
+            return _from_idx(path, idx, stream)
         raise UserError(f"{path}: expected a folder with IDX files or PNG/JPEG images, found none among {len(files)} files.")
     if path.suffix == ".npy":
-        return Split(_read_numpy(path))
+        return Split(rows_of_npy(path) if stream else _read_numpy(path))
     if path.suffix == ".npz":
+        if stream:
+            raise UserError(f"--stream: {path}: an archive cannot be read row by row. {_SAVE_IT}")
         return _from_npz(path)
     raise UserError(f"{path}: expected an .npy or .npz file or a folder, got a file ending in {path.suffix!r}.")
 
 
-def _read_numpy(path: Path):
+def rows_of_npy(path: Path) -> Rows:
+    """The rows of an .npy file, which stay where they are."""
+    array = _read_numpy(path, mmap_mode="r")
+    if not isinstance(array, np.memmap):
+        array.close()
+        raise UserError(f"{path}: expected an array, got an archive of arrays. {_SAVE_IT}")
+    if not array.flags.c_contiguous:
+        raise UserError(f"--stream: {path}: expected an array in C order, got Fortran order. Save np.ascontiguousarray(x).")
+    return open_array(path, array.shape, array.dtype, array.offset)
+
+
+def _read_numpy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
     try:
         with path.open("rb") as file:
             start = file.read(6)
         if start != b"\x93NUMPY" and not zipfile.is_zipfile(path):
             raise UserError(f"{path}: not a readable array file. It is damaged, or neither .npy nor .npz.")
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode, allow_pickle=False)
     except UserError:
         raise
     except UNREADABLE as error:
         pickled = "pickle" in str(error).lower() or "object" in str(error).lower()
         fix = "Object arrays hold pickled code and are never loaded; save a plain uint8 or float array." if pickled else error
+        if isinstance(error, MemoryError):
+            fix = f"It does not fit into memory ({error}). Add --stream, which leaves it on disk."
         raise UserError(f"{path}: not a readable array file. {fix}") from None
 
 
@@ -120,16 +139,16 @@ def _from_npz(path: Path) -> Split:
         )
 
 
-def _from_idx(folder: Path, files: list[Path]) -> Split:
-    found: dict[str, np.ndarray] = {}
+def _from_idx(folder: Path, files: list[Path], stream: bool) -> Split:
+    found: dict[str, Any] = {}
     for file in files:
         name = file.name.lower()
         role = "test" if name.startswith(("t10k", "test")) else "train"
-        array = read_idx(file)
-        kind = f"{role}_labels" if array.ndim == 1 else role
+        shape = idx_shape(file)
+        kind = f"{role}_labels" if len(shape) == 1 else role
         if kind in found:
             raise UserError(f"{folder}: found two files for {kind}, the second is {file.name}. Keep one.")
-        found[kind] = array
+        found[kind] = _rows_of_idx(file, shape) if stream and kind == "train" else read_idx(file)
     if "train" not in found:
         raise UserError(f"{folder}: expected an IDX file of training images (train-images-idx3-ubyte), found {sorted(found)}.")
     return Split(found["train"], found.get("train_labels"), test=found.get("test"), test_labels=found.get("test_labels"))
@@ -137,19 +156,38 @@ def _from_idx(folder: Path, files: list[Path]) -> Split:
 
 def read_idx(path: Path) -> np.ndarray:
     """One IDX file of unsigned bytes, raw or gzipped: magic 0 0 8 ndim, big-endian sizes, then the bytes."""
+    shape = idx_shape(path)
+    start, count = 4 + 4 * len(shape), math.prod(shape)
+    content = _of_idx(path, lambda file: file.read(start + count + 1))
+    if len(content) != start + count:
+        found = len(content) - start
+        raise UserError(f"{path}: expected {count} bytes for shape {shape}, got {found}; the file is damaged.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def idx_shape(path: Path) -> tuple[int, ...]:
+    """What the header of an IDX file of unsigned bytes says."""
+    header = _of_idx(path, lambda file: file.read(4))
+    if len(header) < 4 or header[:3] != b"\x00\x00\x08" or not 1 <= header[3] <= 4:
+        raise UserError(f"{path}: expected an IDX file of unsigned bytes (it starts with 00 00 08), got {header!r}.")
+    sizes = _of_idx(path, lambda file: file.read(4 + 4 * header[3]))[4:]
+    if len(sizes) != 4 * header[3]:
+        raise UserError(f"{path}: expected {header[3]} sizes of 4 bytes, got {len(sizes)} bytes; the file is damaged.")
+    return tuple(np.frombuffer(sizes, ">u4").tolist())
+
+
+def _of_idx(path: Path, read: Callable[[Any], bytes]) -> bytes:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            header = file.read(4)
-            if len(header) < 4 or header[:3] != b"\x00\x00\x08" or not 1 <= header[3] <= 4:
-                raise UserError(f"{path}: expected an IDX file of unsigned bytes (it starts with 00 00 08), got {header!r}.")
-            shape = tuple(np.frombuffer(file.read(4 * header[3]), ">u4").tolist())
-            count = math.prod(shape)
-            content = file.read(count + 1)
+            return read(file)
     except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
         raise UserError(f"{path}: not a readable IDX file. {error}") from None
-    if len(shape) != header[3] or len(content) != count:
-        raise UserError(f"{path}: expected {count} bytes for shape {shape}, got {len(content)}; the file is damaged.")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _rows_of_idx(path: Path, shape: tuple[int, ...]) -> Rows:
+    if path.suffix == ".gz":
+        raise UserError(f"--stream: {path}: a compressed file cannot be read row by row. Unpack it (gunzip).")
+    return open_array(path, shape, np.dtype(np.uint8), 4 + 4 * len(shape))
 
 
 def _from_pictures(folder: Path, files: list[Path]) -> Split:

@@ -8,12 +8,15 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vae_jax.cache import cache_dir
-from vae_jax.data.sources import UNREADABLE, Split
+from vae_jax.data.rows import Rows
+from vae_jax.data.sources import UNREADABLE, Split, rows_of_npy
 from vae_jax.errors import UserError
 
 # Data sets made from factors, in the order in which they were published; feature label_<name> holds each.
@@ -31,8 +34,11 @@ class UnknownName(Exception):
         self.known = known
 
 
-def load(name: str, data_dir: str | None) -> Split:
-    """All splits of a TFDS image data set, decoded once and then kept as plain arrays in the cache folder."""
+def load(name: str, data_dir: str | None, stream: bool = False) -> Split:
+    """All splits of a TFDS image data set, decoded once and then kept as plain arrays in the cache folder.
+
+    With `stream` the training images stay there.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS thinks aloud about folders
     import tensorflow_datasets as tfds
@@ -56,7 +62,7 @@ def load(name: str, data_dir: str | None) -> Split:
     read = {}
     for split in ("train", "validation", "test"):
         if split in builder.info.splits:
-            read[split] = _read(builder, split, image, label, factors)
+            read[split] = (_on_disk if stream and split == "train" else _read)(builder, split, image, label, factors)
     (train, train_labels, train_factors), nothing = read["train"], (None, None, None)
     test, test_labels, test_factors = read.get("test", nothing)
     return Split(
@@ -123,35 +129,90 @@ def _factors(builder) -> tuple[str, ...] | None:
 def _read(
     builder, split: str, image: str, label: str | None, factors: tuple[str, ...] | None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    files = sorted(Path(builder.data_dir).glob(f"*-{split}.array_record*"))
-    stamp = "-".join(f"{file.stat().st_size}_{file.stat().st_mtime_ns}" for file in files)
-    cached = (
-        cache_dir()
-        / "tfds"
-        / f"{builder.info.full_name.replace('/', '-')}-{split}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npz"
-    )
+    cached = _cached(builder, split, ".npz")
     try:
         with np.load(cached, allow_pickle=False) as archive:
             # One written without the factors that are there counts as damaged.
             return archive["images"], archive.get("labels"), archive["factors"] if factors else None
     except UNREADABLE:
         pass  # no cache yet, or a damaged one: decode again
+    shape, dtype = _stored(builder, split, image)
+    images = np.empty(shape, dtype)
+
+    def keep(index: int, pixels: np.ndarray) -> None:
+        images[index] = pixels
+
+    labels, rows = _decode(builder, split, image, label, factors, keep)
+    _write_cache(cached, _present(images=images, labels=labels, factors=rows))
+    return images, labels, rows
+
+
+def _on_disk(
+    builder, split: str, image: str, label: str | None, factors: tuple[str, ...] | None
+) -> tuple[Rows, np.ndarray | None, np.ndarray | None]:
+    """The same with the images left in an .npy file of the cache folder, which has to be writable for it."""
+    cached, beside = _cached(builder, split, ".npy"), _cached(builder, split, "-rows.npz")
+    try:
+        with np.load(beside, allow_pickle=False) as archive:
+            return rows_of_npy(cached), archive.get("labels"), archive["factors"] if factors else None
+    except (*UNREADABLE, UserError):
+        pass
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    shape, dtype = _stored(builder, split, image)
+    # Written, not mapped: on a full disk a write raises an error, a mapped page kills the process.
+    temporary = cached.with_name(f".{cached.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            keep: Callable[[int, np.ndarray], Any] = lambda _, pixels: file.write(pixels.astype(dtype).tobytes())  # noqa: E731
+            labels, rows = _decode(builder, split, image, label, factors, keep)
+        os.replace(temporary, cached)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _write_cache(beside, _present(labels=labels, factors=rows))
+    return rows_of_npy(cached), labels, rows
+
+
+def _cached(builder, split: str, ending: str) -> Path:
+    files = sorted(Path(builder.data_dir).glob(f"*-{split}.array_record*"))
+    stamp = "-".join(f"{file.stat().st_size}_{file.stat().st_mtime_ns}" for file in files)
+    name = f"{builder.info.full_name.replace('/', '-')}-{split}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+    return cache_dir() / "tfds" / f"{name}{ending}"
+
+
+def _stored(builder, split: str, image: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of all images of a split."""
+    feature = builder.info.features[image]
+    return (builder.info.splits[split].num_examples, *feature.shape), np.dtype(feature.np_dtype)
+
+
+def _decode(
+    builder,
+    split: str,
+    image: str,
+    label: str | None,
+    factors: tuple[str, ...] | None,
+    keep: Callable[[int, np.ndarray], Any],
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Hands every image to `keep`, in order; returns the labels and the factors."""
     source = builder.as_data_source(split=split)
     count = len(source)
     if sys.stderr.isatty() or count > 20_000:
         print(f"TFDS: decoding {count} images of {builder.info.full_name} ({split}), once ...", file=sys.stderr, flush=True)
-    images = np.empty((count, *builder.info.features[image].shape), builder.info.features[image].np_dtype)
     labels = np.empty(count, np.int64) if label else None
     rows = np.empty((count, len(factors)), np.uint8) if factors else None
     for index, record in enumerate(source):
-        images[index] = record[image]
+        keep(index, record[image])
         if labels is not None:
             labels[index] = record[label]
         if rows is not None and factors is not None:
             rows[index] = [record[f"label_{name}"] for name in factors]
-    found = {"images": images, "labels": labels, "factors": rows}
-    _write_cache(cached, {name: array for name, array in found.items() if array is not None})
-    return images, labels, rows
+    return labels, rows
+
+
+def _present(**arrays: np.ndarray | None) -> dict[str, np.ndarray]:
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.random import threefry_2x32
 
+from vae_jax._threefry import random_bits16
+from vae_jax.config import FIXED_IN_MEMORY
 from vae_jax.data.dataset import Dataset
+from vae_jax.data.rows import Rows
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, continuous_bernoulli, outside_support
 
@@ -21,7 +23,7 @@ _CHUNK = 1024  # examples treated at once where a whole split is drawn
 class Prepared(NamedTuple):
     """A data set on the device, ready for training and evaluation."""
 
-    train: Array  # (examples, height, width, channels), as stored; or (examples, ...) rows to render
+    train: Array | Rows  # (examples, height, width, channels), as stored; or (examples, ...) rows to render; `Rows` on disk
     validation: Array | None
     test: Array  # fixed: binarised or dequantised once, so that numbers repeat
     train_input: Callable[[Array, Array], Array]  # (key, batch of train) -> floats
@@ -29,14 +31,13 @@ class Prepared(NamedTuple):
     log_jacobian: float  # nats to add to each example's log-likelihood so that it counts the discrete data
     description: str
 
-
-def random_bits16(key: Array, shape: tuple[int, ...]) -> Array:
-    """Random 16-bit integers. Each threefry block gives four, where `jax.random.bits` would spend a block on every one."""
-    count = math.prod(shape)
-    if jax.random.key_data(key).size != 2:  # another generator than threefry
-        return jax.random.bits(key, shape, jnp.uint16)
-    words = threefry_2x32(jax.random.key_data(key), jax.lax.iota(jnp.uint32, -(-count // 2)))
-    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:count].reshape(shape)
+    def train_rows(self, index: Array) -> Array:
+        """Training examples as stored, of which a few are needed outside of training; inside jit as well."""
+        rows = self.train
+        if not isinstance(rows, Rows):
+            return rows[index]
+        shape = jax.ShapeDtypeStruct((*index.shape, *rows.shape[1:]), rows.dtype)
+        return jax.pure_callback(lambda index: rows[np.asarray(index)], shape, index)
 
 
 def binarize(key: Array, levels: Array, max_level: int | None) -> Array:
@@ -46,9 +47,12 @@ def binarize(key: Array, levels: Array, max_level: int | None) -> Array:
     level * 65536 / max_level. Floats (max_level None) are probabilities in [0, 1].
     """
     # Flat while it works: a trailing axis of one channel keeps XLA from vectorising on CPU.
-    threshold = levels.reshape(-1).astype(jnp.float32) * (65536 / (max_level or 1))
-    bits = random_bits16(key, threshold.shape).astype(jnp.float32)
-    return (bits < threshold).astype(jnp.float32).reshape(levels.shape)
+    flat = levels.reshape(-1)
+    if max_level is None:
+        threshold = (flat.astype(jnp.float32) * 65536).astype(jnp.int32)
+    else:
+        threshold = jax.lax.div(flat.astype(jnp.int32) * 65536 + max_level // 2, jnp.int32(max_level))
+    return (random_bits16(key, flat.shape) < threshold).astype(jnp.float32).reshape(levels.shape)
 
 
 def _scale(levels: Array, max_level: int | None) -> Array:
@@ -79,7 +83,7 @@ _FIXES = {
 
 def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, dequantize: bool = False) -> None:
     """Raises `UserError` where the data lie outside what the likelihood is a distribution over."""
-    arrays = [array for array in (dataset.train, dataset.validation, dataset.test) if array is not None]
+    arrays = [values(array) for array in (dataset.train, dataset.validation, dataset.test) if array is not None]
     if dataset.rendering:
         arrays = [np.arange(2, dtype=np.uint8)]  # all that is ever rendered
     if binarization != "none":
@@ -100,6 +104,11 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
         raise UserError(f"{dataset.name}: {problem}. {_FIXES[likelihood.support]}")
 
 
+def values(images: np.ndarray | Rows) -> np.ndarray:
+    """Numbers that lie in a likelihood's support if and only if all of these do."""
+    return images.scan.values if isinstance(images, Rows) else images
+
+
 def _values(arrays: list[np.ndarray], max_level: int | None) -> np.ndarray:
     """What occurs in the data, on the likelihood's scale: each level once, or all floats."""
     if arrays[0].dtype == np.uint8:
@@ -118,7 +127,7 @@ def prepare(
     """Puts a data set on the device and says how its batches become floats.
 
     Args:
-      dataset: what `load` gave.
+      dataset: what `load` gave. Training images that it leaves on disk stay there.
       binarization: "dynamic": the training set is drawn anew at every step, on the device, test and validation once;
         "fixed": all drawn once; "threshold": 1 where the pixel is at least 1/2; "none": scaled to [0, 1]. Binary data are all
         the same under each.
@@ -130,6 +139,11 @@ def prepare(
     key_train, key_validation, key_test = jax.random.split(jax.random.key(seed), 3)
     top = dataset.max_level
     train_images = _train_images(dataset)
+    if isinstance(dataset.train, Rows) and binarization == "fixed":
+        raise UserError(FIXED_IN_MEMORY)
+
+    def stored() -> Array | Rows:
+        return dataset.train if isinstance(dataset.train, Rows) else jnp.asarray(dataset.train)
 
     def images(rows: Array) -> Array:
         return jnp.asarray(dataset.images(rows))
@@ -148,7 +162,7 @@ def prepare(
             raise UserError(f"{dataset.name}: --dequantize expects integer levels, got float data. Leave it out.")
         draw = partial(_dequantize, max_level=top)
         return Prepared(
-            train=jnp.asarray(dataset.train),
+            train=stored(),
             validation=None if dataset.validation is None else once(draw, key_validation, dataset.validation, np.float32),
             test=once(draw, key_test, dataset.test, np.float32),
             train_input=anew(draw),
@@ -160,7 +174,7 @@ def prepare(
         scale = None if counts else top
         words = f"levels 0 to {top} scaled to [0, 1]" if top else "floats as they are"
         return Prepared(
-            train=jnp.asarray(dataset.train),
+            train=stored(),
             validation=None if dataset.validation is None else jnp.asarray(dataset.validation),
             test=jnp.asarray(dataset.test),
             train_input=anew(lambda key, levels: _scale(levels, scale)),
@@ -175,7 +189,10 @@ def prepare(
         draw = partial(binarize, max_level=top)
         words = f"binarised {'anew at every step' if binarization == 'dynamic' else 'once'} (test set once, seed {seed})"
     if binarization == "dynamic":
-        train, train_input = jnp.asarray(dataset.train), anew(draw)
+        train, train_input = stored(), anew(draw)
+    elif isinstance(dataset.train, Rows):
+        train = dataset.train.treated(lambda images: (images / np.float32(top or 1) >= 0.5).astype(np.uint8))
+        train_input = lambda key, batch: as_float(batch)  # noqa: E731
     else:
         train, train_input = once(draw, key_train, dataset.train, np.uint8), lambda key, batch: as_float(batch)
     return Prepared(

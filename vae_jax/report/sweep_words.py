@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_jax.build import repeat_command
-from vae_jax.config import OBJECTIVES, Config, from_dict
+from vae_jax.config import NETWORKS, OBJECTIVES, Config, from_dict
 from vae_jax.report import page
 from vae_jax.report.sweep_summary import Overview, far_off, in_words
 from vae_jax.sweep.design import STATIC, varying
@@ -36,8 +36,9 @@ def lead(results: Results) -> str:
     config, varied, default = results.members[0], varying(results.members), Config()
     treated_alike = not {"likelihood", "binarize", "dequantize"} & set(varied)
     shared = [config.network]
-    if "hidden" not in varied:
-        shared.append(f"hidden layers {'-'.join(map(str, config.hidden))}")
+    for name, words in (("hidden", "hidden layers"), ("channels", "channels"), ("dense", "dense layers")):
+        if name not in varied and name in NETWORKS[config.network] and (widths := getattr(config, name)):
+            shared.append(f"{words} {'-'.join(map(str, widths))}")
     if "latent_dim" not in varied:
         shared.append(_counted(config.latent_dim, "latent dimension"))
     if "likelihood" not in varied:

@@ -175,6 +175,10 @@ def check_members(members: Sequence[Config]) -> None:
         raise UserError("expected at least one member to sweep, got none.")
     for member in members:
         member.validate()
+        if member.stream:
+            raise UserError(
+                "--stream: the members of a sweep share data in memory; each would read them in its own order. Use train.py."
+            )
     seen: dict[Config, int] = {}
     for number, member in enumerate(members):
         key = identity(member)

@@ -1,0 +1,176 @@
+"""Throughput and memory of training on data read from disk (`--stream`) against the same data in memory, epoch by epoch."""
+
+import dataclasses
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import parse, run_script
+from tables import check_counts, markdown, write_results
+from workload import BATCH, HIDDEN, LATENT, RATE
+
+SIDE = 64
+ROW_BYTES = SIDE * SIDE
+_TEST_FRACTION = 0.01
+_WAYS = {"streamed": True, "in memory": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Benchmark training from disk against training in memory; prints a table and writes JSON.
+
+    Example: python experiments/benchmarks/streaming.py --megabytes 2000 --epochs 5
+    """
+
+    megabytes: int = 2000
+    """Size of the data set, 64 x 64 bytes an image."""
+    epochs: int = 4
+    """Epochs of each, in turns; the first, in which caches are cold, is left out."""
+    seed: int = 0
+    """Seed of the images and of both runs."""
+    folder: Path | None = None
+    """Where to write the data set for the time being, on the disk that is meant; the system's temporary folder by default."""
+    out: Path | None = None
+    """JSON file to write."""
+
+
+def write_images(path: Path, count: int, seed: int) -> None:
+    """Images of 4 x 4 tiles with a round blob each, (count, 64, 64) bytes; written in parts, never all in memory."""
+    rng = np.random.default_rng(seed)
+    grid, side = np.arange(SIDE // 4, dtype=np.float32), SIDE // 4
+    centre = rng.uniform(4, side - 4, (2, 256, 1)).astype(np.float32)
+    vertical, horizontal = (np.exp(-0.5 * ((grid - c) / 2.5) ** 2) for c in centre)
+    tiles = (255 * vertical[:, :, None] * horizontal[:, None, :]).astype(np.uint8)
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, SIDE, SIDE))
+    for first in range(0, count, 4096):
+        chosen = rng.integers(0, len(tiles), (min(4096, count - first), 4, 4))
+        images[first : first + 4096] = tiles[chosen].transpose(0, 1, 3, 2, 4).reshape(-1, SIDE, SIDE)
+    images.flush()
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs: what a machine runs out of. The page cache of a mapped file is not in it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def train(pipe: Connection, path: str, stream: bool, epochs: int, seed: int) -> None:
+    """In a process of its own: one epoch for each message, answered by (seconds, examples, peak of memory, test ELBO)."""
+    from vae_jax.build import build
+    from vae_jax.config import Config
+    from vae_jax.training import fit
+
+    peak, stop = [anonymous_bytes()], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            peak[0] = max(peak[0], anonymous_bytes())
+
+    threading.Thread(target=watch, daemon=True).start()
+    config = Config(
+        dataset=path,
+        stream=stream,
+        test_fraction=_TEST_FRACTION,
+        hidden=(HIDDEN,),
+        latent_dim=LATENT,
+        learning_rate=RATE,
+        batch_size=BATCH,
+        epochs=epochs,
+        seed=seed,
+    )
+    began = time.perf_counter()
+    built = build(config)
+    used = len(built.dataset.train) // BATCH * BATCH
+    pipe.send(time.perf_counter() - began)
+    pipe.recv()
+
+    def after_epoch(progress: Any) -> None:
+        last = progress.history[-1]
+        pipe.send((last.seconds, used, peak[0], last.test.elbo))
+        pipe.recv()
+
+    fit(built.vae, built.data, **built.fit_arguments, on_epoch=after_epoch)
+    stop.set()
+
+
+def main() -> int:
+    """Writes the data, lets both train in turns, and prints the table."""
+    arguments = parse(Arguments)
+    check_counts(megabytes=arguments.megabytes, epochs=arguments.epochs)
+    count, context = arguments.megabytes * 10**6 // ROW_BYTES, multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        path = Path(folder) / "images.npy"
+        print(f"writing {count:,} images, {arguments.megabytes:,} MB, to {path} ...", flush=True)
+        write_images(path, count, arguments.seed)
+        pipes, processes, start = {}, [], {}
+        for name, stream in _WAYS.items():
+            pipes[name], far = context.Pipe()
+            process = context.Process(
+                target=train, args=(far, str(path), stream, arguments.epochs, arguments.seed), daemon=True
+            )
+            process.start()
+            far.close()
+            processes.append(process)
+            start[name] = pipes[name].recv()
+            print(f"{name}: data and model ready after {start[name]:.1f} s", flush=True)
+        rates: dict[str, list[float]] = {name: [] for name in _WAYS}
+        last: dict[str, Any] = {}
+        for number in range(arguments.epochs):
+            for name, pipe in pipes.items():
+                pipe.send("go")
+                last[name] = pipe.recv()
+                rates[name].append(last[name][1] / last[name][0])
+            words = "  ".join(f"{name} {values[-1]:8,.0f}/s" for name, values in rates.items())
+            print(f"epoch {number + 1}/{arguments.epochs}  {words}", flush=True)
+        for pipe in pipes.values():
+            pipe.send("end")
+        for process in processes:
+            process.join()
+    if last["streamed"][3] != last["in memory"][3]:
+        print(f"note: the test ELBOs differ: {last['streamed'][3]} and {last['in memory'][3]}", file=sys.stderr)
+    warm = slice(1 if arguments.epochs > 1 else 0, None)
+    rows = [
+        {
+            "way": name,
+            "examples_per_second": statistics.median(rates[name][warm]),
+            # epoch by epoch, so that a slow minute of the machine counts for both
+            "ratio": statistics.median(a / b for a, b in zip(rates[name][warm], rates["in memory"][warm], strict=True)),
+            "best_examples_per_second": max(rates[name]),  # of the quietest epoch
+            "peak_anonymous_bytes": last[name][2],
+            "seconds_before_training": start[name],
+            "test_elbo": last[name][3],
+        }
+        for name in _WAYS
+    ]
+    cells = [
+        (
+            row["way"],
+            f"{row['examples_per_second']:,.0f}",
+            f"{row['ratio']:.3f}",
+            f"{row['best_examples_per_second']:,.0f}",
+            f"{row['peak_anonymous_bytes'] / 1e6:,.0f} MB",
+            f"{row['seconds_before_training']:.1f} s",
+            f"{row['test_elbo']:.2f}",
+        )
+        for row in rows
+    ]
+    header = ("", "examples/s", "of in memory", "best epoch", "peak memory (anonymous)", "before training", "test ELBO")
+    print(f"\n{arguments.megabytes:,} MB of data\n\n{markdown(header, cells)}")
+    if arguments.out is not None:
+        settings = dataclasses.asdict(arguments) | {"network": f"{ROW_BYTES}-{HIDDEN}-{LATENT}", "batch_size": BATCH}
+        settings |= {"folder": arguments.folder and str(arguments.folder), "out": None}
+        write_results(arguments.out, {"rows": rows, "rates": rates, "settings": settings}, ("jax", "jaxlib", "grain", "numpy"))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

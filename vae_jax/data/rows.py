@@ -1,0 +1,205 @@
+"""`Rows`: images that stay in their file and are read where they are needed, for data larger than memory."""
+
+import hashlib
+import mmap
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from vae_jax.errors import UserError
+
+
+class Scan(NamedTuple):
+    """What one pass over all images finds."""
+
+    bad: int  # numbers that are NaN or infinite
+    low: float  # of what is stored
+    high: float
+    values: np.ndarray  # the levels that occur; of floats the lowest, the highest, and one with a fraction if there is any
+    total: np.ndarray  # the sum of all images, float64
+    squares: float  # the sum of the squares of all numbers
+    digest: Any  # SHA-256 over shape, dtype and bytes, to be copied and continued
+
+
+class _File:
+    """An array in a file, mapped into memory twice: once for reading it through, once for picking rows here and there."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int):
+        self.path, self.end = path, offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if path.stat().st_size < self.end:
+            raise UserError(f"{path}: expected {self.end} bytes for shape {shape}, got {path.stat().st_size}; it is damaged.")
+        self._opened, self._map = path.stat(), self._mapped()
+        scattered = self._mapped()
+        if hasattr(mmap, "MADV_RANDOM"):  # else the system reads 128 kB around each row, which the next row is not in
+            scattered.madvise(mmap.MADV_RANDOM)
+        self.through = np.ndarray(shape, dtype, self._map, offset)
+        self.scattered = np.ndarray(shape, dtype, scattered, offset)
+
+    def _mapped(self) -> mmap.mmap:
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def check_unchanged(self) -> None:
+        """Raises `OSError` where the file is not what it was; past its new end the system would kill the process."""
+        if self._map.size() < self.end:
+            raise OSError(f"{self.path}: became shorter while it was read. Restore it, and go on with --resume.")
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            return  # removed or replaced: what was opened is still there
+        if now.st_ino == self._opened.st_ino and now.st_mtime_ns != self._opened.st_mtime_ns:
+            raise OSError(f"{self.path}: was changed while it was read. Restore it, and go on with --resume.")
+
+
+class Rows:
+    """Images on disk, (examples, height, width, channels), uint8 levels or float32 whatever is stored; or some of them.
+
+    Behaves like an array of which only rows are ever read: shape, dtype, size, len, and indexing by a slice or by integers.
+    """
+
+    def __init__(
+        self, file: _File, index: np.ndarray | None = None, as_bytes: Callable[[np.ndarray], np.ndarray] | None = None
+    ):
+        shape, stored = file.through.shape, file.through.dtype
+        check_shape(str(file.path), shape)
+        self._file, self._index, self._as_bytes = file, index, as_bytes
+        self._kept = level_type(str(file.path), stored)
+        self.dtype = np.dtype(np.uint8) if as_bytes else self._kept
+        self.shape = (shape[0] if index is None else len(index), *(shape[1:] if len(shape) == 4 else (*shape[1:], 1)))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Numbers in all rows."""
+        return int(np.prod(self.shape, dtype=object))
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("images on disk (--stream) are read by rows, not as one array: index them")
+
+    __iter__ = None  # or NumPy would collect all rows, one by one
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        return self._as_levels(self.stored(key))
+
+    def stored(self, key: slice | np.ndarray) -> np.ndarray:
+        """Rows before they become levels or float32."""
+        self._file.check_unchanged()
+        return np.take(self._file.through, self._places(key), axis=0)
+
+    def gather(self, index: np.ndarray, out: np.ndarray) -> None:
+        """Rows into `out`, (rows, ...), in the order of `index` but read in that of the file, which disks like better."""
+        self._file.check_unchanged()
+        places = self._places(index)
+        order = np.argsort(places)
+        out[order] = self._as_levels(np.take(self._file.scattered, places[order], axis=0)).reshape(out.shape)
+
+    def view(self, index: np.ndarray) -> "Rows":
+        """Some of these rows, where they are."""
+        return Rows(self._file, self._places(index), self._as_bytes)
+
+    def treated(self, as_bytes: Callable[[np.ndarray], np.ndarray]) -> "Rows":
+        """The same rows, with this function from images to uint8 applied to what is read of them."""
+        return Rows(self._file, self._index, as_bytes)
+
+    def max(self) -> float:
+        """The largest number that is stored."""
+        return self.scan.high
+
+    @cached_property
+    def scan(self) -> Scan:
+        """All that is needed to know about the images, by one pass, a few megabytes at a time."""
+        bad, low, high, fraction = 0, np.inf, -np.inf, np.zeros(0, np.float32)
+        total, squares, levels = np.zeros(self.shape[1:], np.float64), 0.0, np.zeros(256, bool)
+        digest = hashlib.sha256(header(self))
+        for part in _slices(self):
+            raw = self.stored(part)
+            chunk = self._as_levels(raw)
+            if self.dtype == np.uint8:
+                levels |= np.bincount(chunk.ravel(), minlength=256) > 0
+                low, high = min(low, float(raw.min())), max(high, float(raw.max()))
+            else:
+                finite = np.isfinite(chunk)
+                bad += int(chunk.size - np.count_nonzero(finite))
+                low = min(low, float(np.min(chunk, where=finite, initial=np.inf)))
+                high = max(high, float(np.max(chunk, where=finite, initial=-np.inf)))
+                if not len(fraction):
+                    fraction = chunk[chunk != np.round(chunk)][:1]
+            with np.errstate(invalid="ignore"):  # infinities, which are refused later
+                total += sum_images(chunk)
+                squares += sum_squares(chunk)
+            digest.update(chunk.data)
+        whole = np.flatnonzero(levels).astype(np.uint8)
+        values = whole if self.dtype == np.uint8 else np.concatenate([np.array([low, high], np.float32), fraction])
+        return Scan(bad, low, high, values, total, squares, digest)
+
+    def _places(self, key: slice | np.ndarray) -> np.ndarray:
+        index = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.asarray(key)
+        return index if self._index is None else self._index[index]
+
+    def _as_levels(self, stored: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            images = stored.astype(self._kept, copy=False).reshape(-1, *self.shape[1:])
+        return self._as_bytes(images) if self._as_bytes else images
+
+
+def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> Rows:
+    """The rows of an array in C order that starts `offset` bytes into a file."""
+    return Rows(_File(path, shape, dtype, offset))
+
+
+def check_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Raises `UserError` unless an array of this shape can be images."""
+    if len(shape) not in (3, 4):
+        raise UserError(f"{name}: expected images with 3 or 4 axes (examples, height, width[, channels]), got shape {shape}.")
+    if 0 in shape:
+        raise UserError(f"{name}: expected at least one example and one pixel, got shape {shape}.")
+
+
+def level_type(name: str, dtype: np.dtype) -> np.dtype:
+    """What numbers of this type are kept as: uint8 levels or float32; or a `UserError`."""
+    if np.issubdtype(dtype, np.floating):
+        return np.dtype(np.float32)
+    if dtype == np.bool_ or np.issubdtype(dtype, np.integer):
+        return np.dtype(np.uint8)
+    raise UserError(f"{name}: expected uint8 or float images, got dtype {dtype}.")
+
+
+def check_values(name: str, bad: int, low: float, high: float, dtype: np.dtype) -> None:
+    """Raises `UserError` for numbers that are not finite, or that do not fit into uint8 where those are kept."""
+    if bad:
+        raise UserError(f"{name}: expected finite numbers, got {bad} NaN or infinite values. Clean the data first.")
+    if dtype == np.uint8 and (low < 0 or high > 255):
+        raise UserError(
+            f"{name}: expected integer levels from 0 to 255, got {low:.0f} to {high:.0f}. Convert to float or uint8."
+        )
+
+
+def header(rows: np.ndarray | Rows) -> bytes:
+    """What stands before an array's bytes in a fingerprint."""
+    return f"{rows.shape}{rows.dtype}".encode()
+
+
+def sum_images(images: np.ndarray) -> np.ndarray:
+    """The sum over the examples, float64."""
+    return images.sum(axis=0, dtype=np.float64)
+
+
+def sum_squares(images: np.ndarray) -> float:
+    """The sum of the squares of all numbers, in float64."""
+    return float(np.square(images, dtype=np.float64).sum())
+
+
+def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Parts of a few megabytes, cut as those of `Rows.scan`, so that sums over them are the same bits."""
+    return (rows[part] for part in _slices(rows))
+
+
+def _slices(rows: np.ndarray | Rows) -> Iterator[slice]:
+    row_bytes = int(np.prod(rows.shape[1:], dtype=object)) * rows.dtype.itemsize
+    length = max(1, min(1024, 2**22 // max(row_bytes, 1)))
+    return (slice(first, min(first + length, len(rows))) for first in range(0, len(rows), length))

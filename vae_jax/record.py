@@ -1,0 +1,60 @@
+"""metrics.jsonl: a line for every epoch, from `training.Epoch` and back."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vae_jax.evaluation import Means
+from vae_jax.training import Epoch, TrainMeans
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of metrics.jsonl; what a killed process left half-written is passed over."""
+    lines = []
+    try:
+        for text in (path / "metrics.jsonl").read_text().splitlines():
+            lines.append(json.loads(text))
+    except (OSError, ValueError):
+        pass
+    return lines
+
+
+def rewrite_metrics(out: Path, lines: list[dict[str, Any]]) -> None:
+    temporary = out / f".metrics.{os.getpid()}"
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.replace(temporary, out / "metrics.jsonl")
+
+
+def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
+    line: dict[str, Any] = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
+    line |= {f"train_{name}": value for name, value in epoch.train._asdict().items() if name != "extra"}
+    line |= {f"train_{name}": value for name, value in epoch.train.extra.items()}
+    for name, means in (("test", epoch.test), ("validation", epoch.validation)):
+        if means is not None:
+            line |= {f"{name}_{field}": value for field, value in means._asdict().items()}
+    return line | {
+        "seconds": epoch.seconds,
+        "wall_seconds": wall_seconds,
+        "train_examples_per_second": num_used / epoch.seconds,
+    }
+
+
+def to_epoch(line: dict[str, Any]) -> Epoch:
+    names = [name for name in TrainMeans._fields if name != "extra"]
+    known = {"elbo", *names, "examples_per_second"}
+    recorded = {key.removeprefix("train_"): value for key, value in line.items() if key.startswith("train_")}
+    extra = {name: value for name, value in recorded.items() if name not in known}
+    train = TrainMeans(**{name: recorded[name] for name in names}, extra=extra)
+
+    def means(split: str) -> Means:
+        return Means(*(line[f"{split}_{field}"] for field in Means._fields))
+
+    return Epoch(
+        line["epoch"],
+        line["step"],
+        train,
+        means("test"),
+        means("validation") if "validation_elbo" in line else None,
+        line["seconds"],
+    )
