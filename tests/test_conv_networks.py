@@ -338,7 +338,7 @@ def test_an_example_does_not_see_the_others(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [*(pytest.param(k, marks=pytest.mark.slow) for k in ("conv", "resnet")), "resnet without norm"]
+    "kind", ["conv", *(pytest.param(k, marks=pytest.mark.slow) for k in ("resnet", "resnet without norm"))]
 )
 def test_the_objective_of_a_batch_is_a_loop_and_its_gradients_are_finite(kind):
     """And all parameters have one: at the starting point the first convolution of a block has none, behind a zero kernel."""
@@ -405,7 +405,8 @@ def sweep(members, strategy, **options):
     return run_group(group, build(members[0]), place(len(members), strategy), **options)
 
 
-@pytest.mark.parametrize("network", ["conv", pytest.param("resnet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["conv", "resnet"])
 def test_a_member_under_map_is_the_single_run_bit_for_bit(network):
     """Compiled once; and the loss falls."""
     members = grid(dataclasses.replace(BASE, network=network), beta=[0.5, 2.0])

@@ -25,17 +25,15 @@ def test_only_the_steps_draw_from_another_generator(prng):
     assert str(jax.random.key_impl(keys.step)) == prng
 
 
-@pytest.mark.parametrize("prng", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("prng", ["rbg", pytest.param("unsafe_rbg", marks=pytest.mark.slow)])
 def test_a_run_with_another_generator_learns_repeats_and_resumes(problem, prng):
     options = dict(batch_size=64, seed=0, prng=prng)
     first = training.fit(*problem, epochs=3, **options)
-    again = training.fit(*problem, epochs=3, **options)
-    default = training.fit(*problem, epochs=3, batch_size=64, seed=0)
+    default = training.fit(*problem, epochs=1, batch_size=64, seed=0)
     losses = [epoch.train.loss for epoch in first.progress.history]
     assert losses[-1] < losses[0]
-    assert losses == [epoch.train.loss for epoch in again.progress.history]
     assert losses[0] != default.progress.history[0].train.loss
     half = training.fit(*problem, epochs=1, **options)
-    start = jax.tree.map(jnp.copy, half.progress)
-    resumed = training.fit(*problem, epochs=3, start=start, **options)
+    assert half.progress.history[0].train == first.progress.history[0].train
+    resumed = training.fit(*problem, epochs=3, start=jax.tree.map(jnp.copy, half.progress), **options)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, first.params)

@@ -55,7 +55,7 @@ def without_seconds(history):
 
 SETTINGS = [
     ("bytes", {"binarize": "dynamic", "split": "random", "validation_fraction": 0.1}),
-    ("floats", {"likelihood": "gaussian", "scale": "shared", "split": "last"}),
+    pytest.param("floats", {"likelihood": "gaussian", "scale": "shared", "split": "last"}, marks=SLOW),
     pytest.param("bytes", {"binarize": "threshold", "prior": "vamp", "prior_components": 3, "split": "last"}, marks=SLOW),
     pytest.param("floats", {"likelihood": "gaussian", "split": "random", "objective": "beta_tcvae"}, marks=SLOW),
 ]

@@ -43,6 +43,11 @@ class Peer(NamedTuple):
     needs: str = "jax"  # the package
     networks: tuple[str, ...] = ("mlp", "conv")
     slow: bool = False  # fewer steps will do
+    inputs: tuple[str, ...] = ("binarized", "real")
+
+    def can(self, network: str, input: str) -> bool:
+        """Whether it trains this network on these inputs."""
+        return network in self.networks and input in self.inputs
 
 
 COMPILED = {"compile_mode": "default", "fused": True}
@@ -51,7 +56,7 @@ PEERS = {
     "pytorch": Peer(partial(pytorch, label="PyTorch, eager, in memory"), "torch"),
     "pytorch-loader": Peer(partial(pytorch, label="PyTorch, eager, DataLoader", loader=True), "torch"),
     "pytorch-compiled": Peer(partial(pytorch, label="PyTorch, torch.compile, fused Adam, in memory", **COMPILED), "torch"),
-    "numpyro": Peer(NumPyro, "numpyro", ("mlp",)),
+    "numpyro": Peer(NumPyro, "numpyro", ("mlp",), inputs=("binarized",)),  # its Bernoulli is for zeros and ones
     "pythae": Peer(Pythae, "pythae"),
     "flax-conv": Peer(FlaxConv, "flax", ("conv",), slow=True),
 }
@@ -125,8 +130,8 @@ def settings_of(arguments: Arguments) -> list[Setting]:
     for name in arguments.peers:
         if name not in PEERS:
             raise unknown("peer", name, PEERS)
-        if not arguments.suite and arguments.network not in PEERS[name].networks:
-            raise UserError(f"--peers: {name} has no network {arguments.network}. Leave it out.")
+        if not arguments.suite and not PEERS[name].can(arguments.network, arguments.input):
+            raise UserError(f"--peers: {name} has no network {arguments.network} for {arguments.input} input. Leave it out.")
     if not arguments.suite:
         return [Setting(arguments.network, arguments.size, arguments.batch_size, arguments.input)._replace(**given)]
     for field in dataclasses.fields(arguments):
@@ -176,7 +181,7 @@ class Race:
         network = NETWORKS[setting.network](dataset.data_shape)
         problem = Problem(network, dataset, test, setting.batch_size, setting.input == "binarized")
         self.setting, self.problem, self.flops = setting, problem, training_flops(network)
-        self.names = [name for name in names if setting.network in PEERS[name].networks]
+        self.names = [name for name in names if PEERS[name].can(setting.network, setting.input)]
         self.words = f"{network.words}, {'x'.join(map(str, network.shape[:2]))}, batch {setting.batch_size}, {setting.input}"
         print(f"{self.words}: compiling {', '.join(self.names)} ...", flush=True)
         self.peers = {

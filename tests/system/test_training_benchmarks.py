@@ -45,8 +45,8 @@ def products(jaxpr):
     """FLOPs of the matrix products, from the shapes of their operands."""
     total = 0
     for equation in equations(jaxpr):
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
+        if equation.primitive.name in ("dot_general", "rows_product"):
+            (contracted, _), _ = equation.params.get("dimension_numbers", (((1,), (0,)), ()))
             inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
     return total
