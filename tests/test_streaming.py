@@ -1,4 +1,4 @@
-"""Training images on disk: the same bits as in memory, resumed within an epoch, compiled once; every refusal."""
+"""Training images on disk: the same run as in memory, resumed within an epoch, compiled once; every refusal."""
 
 import dataclasses
 import gzip
@@ -62,15 +62,20 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=["dynamic", "floats", "threshold", "objective"])
-def test_a_streamed_run_is_the_run_in_memory_bit_for_bit(folder, name, settings):
-    """200 or 180 examples: twelve steps or eleven, so that the last chunk of three is not full, or one step to a chunk."""
+def test_a_streamed_run_is_the_run_in_memory(folder, name, settings):
+    """200 or 180 examples: twelve steps or eleven, so that the last chunk of three is not full, or one step to a chunk.
+
+    The same bits where XLA fuses nothing, as in all tests but the slow ones; else equal up to rounding, which Adam magnifies.
+    """
     in_memory, on_disk = both(folder, name, **settings)
     assert isinstance(on_disk.data.train, Rows)
     assert on_disk.dataset.fingerprint() == in_memory.dataset.fingerprint()
     expected, got = fit(in_memory), fit(on_disk)
-    chex.assert_trees_all_equal(got.progress.state, expected.progress.state)
-    chex.assert_trees_all_equal(got.progress.best, expected.progress.best)
-    assert without_seconds(got.progress.history) == without_seconds(expected.progress.history)
+    ours, theirs = ((fit.progress._replace(history=without_seconds(fit.progress.history))) for fit in (got, expected))
+    if jax.config.read("jax_disable_most_optimizations"):
+        chex.assert_trees_all_equal(ours, theirs)
+    else:
+        chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_chunks_have_the_batches_of_the_order(folder):

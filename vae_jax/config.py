@@ -82,7 +82,7 @@ folder of IDX files or of images."""
     """Seed of the random split; independent of --seed."""
     stream: bool = False
     """Read the training set from disk while training, for data larger than memory (.npy, raw IDX files, TFDS names); changes \
-no result. Test and validation sets stay in memory: choose a small --test-fraction."""
+results by rounding only. Test and validation sets stay in memory: choose a small --test-fraction."""
     binarize: Literal["auto", "dynamic", "fixed", "threshold", "none"] = "auto"
     """How pixels become 0 or 1: drawn anew at every step, once, at 1/2, or not. auto: dynamic for bernoulli, else none."""
     dequantize: bool = False

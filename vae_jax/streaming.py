@@ -35,7 +35,10 @@ Carry = tuple[TrainState, StepMetrics]  # what a chunk's steps change: the state
 
 
 def streamed(work: Work, placement: Placement) -> Program:
-    """The program whose training images are `Rows`; the same order, keys and steps as `programs.resident`, bit for bit.
+    """The program whose training images are `Rows`; the same order, keys and steps as `programs.resident`.
+
+    Results are equal up to rounding: XLA fuses the two programs differently. A resumed run repeats one that was left alone bit
+    for bit, because both are this program.
 
     An epoch is a call of one compiled program for each chunk of a few megabytes, and one for the evaluation at its end. Each
     chunk is read, and put on the device, while those before it are trained on; the host waits for the chunk before the last,
