@@ -171,7 +171,7 @@ def conv_vae(
     standardize: tuple[float, float] | None = None,
     prior: Prior | None = None,
 ) -> VAE:
-    """A convolutional VAE; with the defaults and 64 x 64 images that of disentanglement_lib, with `num_blocks` a residual one.
+    """A convolutional VAE; for 64 x 64 images by default in disentanglement_lib's shape, with `num_blocks` residual.
 
     Args:
       channels, dense, num_blocks, norm: as in `networks.conv_encoder`; the decoder mirrors the encoder.

@@ -178,7 +178,7 @@ def conv_encoder(
 ) -> Network:
     """An encoder x -> (mean, log_scale), each (latent_dim,): convolutions of stride 2, then dense layers.
 
-    With the defaults and 64 x 64 images it is the encoder of disentanglement_lib (Locatello et al. 2019, arXiv:1811.12359):
+    With the defaults and 64 x 64 images it has the shape of disentanglement_lib's encoder (Locatello et al. 2019, arXiv:1811.12359):
     32 and 32 channels by 4 x 4, 64 and 64 by 2 x 2, 256 units.
 
     Args:
@@ -218,8 +218,8 @@ def conv_decoder(
 ) -> Network:
     """A decoder z -> array of `data_shape`, with a last axis of `outputs_per_dim` where that is more than 1.
 
-    Dense layers, then transposed convolutions 4 x 4 of stride 2. With the defaults and 64 x 64 images it is the decoder of
-    disentanglement_lib: 256 and 1024 units, then 64, 32, 32 channels and the image's.
+    Dense layers, then transposed convolutions 4 x 4 of stride 2. With the defaults and 64 x 64 images it has the shape of
+    disentanglement_lib's decoder: 256 and 1024 units, then 64, 32, 32 channels and the image's.
 
     Args:
       channels, dense: as of the encoder that it mirrors, first to last seen from x.
