@@ -178,8 +178,8 @@ def conv_encoder(
 ) -> Network:
     """An encoder x -> (mean, log_scale), each (latent_dim,): convolutions of stride 2, then dense layers.
 
-    With the defaults and 64 x 64 images it has the shape of disentanglement_lib's encoder (Locatello et al. 2019, arXiv:1811.12359):
-    32 and 32 channels by 4 x 4, 64 and 64 by 2 x 2, 256 units.
+    With the defaults and 64 x 64 images it has the shape of disentanglement_lib's encoder (Locatello et al. 2019,
+    arXiv:1811.12359): 32 and 32 channels by 4 x 4, 64 and 64 by 2 x 2, 256 units.
 
     Args:
       data_shape: (height, width, channels) of one example; both sides multiples of 2 to the number of `channels`.
