@@ -12,6 +12,18 @@ import pytest
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+# Small programs that run for a moment: most of their time would go into optimising them.
+COMPILE_QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
+def pytest_configure(config):
+    """The default run compiles quickly, here and in the scripts that it starts. Runs with slow tests compile as users do."""
+    if config.option.markexpr == "not slow":
+        jax.config.update("jax_disable_most_optimizations", True)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {COMPILE_QUICKLY}"
+
+
 # optax and matplotlib do not keep to strict promotion themselves.
 STRICT = (
     "test_mathematics",
@@ -33,14 +45,6 @@ def _strict(request):
     yield
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     jax.config.update("jax_numpy_rank_promotion", "allow")
-
-
-@pytest.fixture(autouse=True)
-def _quickly_compiled(request):
-    """Small programs that run for a moment: most of their time would go into optimising them. Slow tests run as users do."""
-    jax.config.update("jax_disable_most_optimizations", "slow" not in request.keywords)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

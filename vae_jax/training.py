@@ -109,8 +109,8 @@ def initial_progress(
 def _check_values(vae: VAE, data: Prepared) -> None:
     """Raises `UserError` where what the likelihood will see is not what it is a distribution over; by a thousand examples."""
     seen = {
-        "training": data.train_input(jax.random.key(0), jnp.asarray(data.train[:1000])),
-        "test": data.eval_input(data.test[:1000]),
+        "training": jax.jit(data.train_input)(jax.random.key(0), jnp.asarray(data.train[:1000])),
+        "test": jax.jit(data.eval_input)(data.test[:1000]),
     }
     for split, x in seen.items():
         if problem := outside_support(vae.likelihood, x):

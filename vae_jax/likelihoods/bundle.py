@@ -34,6 +34,13 @@ class Likelihood(NamedTuple):
     shared_values: Callable[[Array], Array] = lambda learned: learned  # the shared numbers as they act, such as a log-scale
 
 
+def _facts(x: Array, num_levels: int) -> tuple[Array, Array, Array, Array]:
+    """(least, greatest, all whole numbers, all on the levels k / (num_levels - 1)) of the values; one program."""
+    x = x.astype(jnp.float32)
+    scaled = x * (num_levels - 1)
+    return x.min(), x.max(), jnp.all(x == jnp.round(x)), jnp.all(jnp.abs(scaled - jnp.round(scaled)) < 1e-3)
+
+
 def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
     """What is wrong with these data for this likelihood, in words, or None. Looks at values: call it outside of jit.
 
@@ -42,9 +49,7 @@ def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
       >>> print(outside_support(bernoulli(), jnp.array([0.0, 0.25, 1.0])))
       bernoulli expects binary data, got grey values in between
     """
-    x = jnp.asarray(x).astype(jnp.float32)
-    low, high = float(jnp.min(x)), float(jnp.max(x))
-    whole = bool(jnp.all(x == jnp.round(x)))
+    low, high, whole, on_levels = (value.item() for value in jax.jit(_facts)(jnp.asarray(x), likelihood.num_levels or 2))
     between = f"got {low:g} to {high:g}"
     name, levels = likelihood.name, likelihood.num_levels
     match likelihood.support:
@@ -54,7 +59,7 @@ def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
             return f"{name} expects binary data, got grey values in between"
         case "unit_interval" | "levels" if low < 0 or high > 1:
             return f"{name} expects values in [0, 1], {between}"
-        case "levels" if levels and not bool(jnp.all(jnp.abs(x * (levels - 1) - jnp.round(x * (levels - 1))) < 1e-3)):
+        case "levels" if levels and not on_levels:
             return f"{name} expects the {levels} levels k / {levels - 1}, got values in between"
         case "counts" if low < 0 or not whole:
             return f"{name} expects counts (whole numbers >= 0), {between}{'' if whole else ' with fractions'}"
