@@ -5,8 +5,10 @@ OUT ?= runs/first
 ARGS ?=
 PY := $(VENV)/bin/python
 INPUTS := pyproject.toml constraints.txt
+NAME ?=
+REPRODUCTIONS = $(patsubst experiments/reproductions/%/run.py,%,$(wildcard experiments/reproductions/*/run.py))
 
-.PHONY: help train test test-slow lint types bench clean
+.PHONY: help train test test-slow lint types bench reproduce clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -33,6 +35,10 @@ types: $(VENV)/.lint ## basedpyright: types
 
 bench: $(VENV)/.bench ## training speed and test ELBO against PyTorch, NumPyro ... (ARGS="--suite --dataset FOLDER" or --data-dir: MNIST)
 	$(PY) experiments/benchmarks/training.py $(ARGS)
+
+reproduce: $(VENV)/.base ## a published result: NAME=linear, ...; experiments/reproductions/ has all
+	@test -f "experiments/reproductions/$(NAME)/run.py" || { echo "error: NAME: expected one of $(REPRODUCTIONS), got '$(NAME)'" >&2; exit 2; }
+	$(PY) experiments/reproductions/$(NAME)/run.py $(ARGS)
 
 clean: ## remove the virtual environment and caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

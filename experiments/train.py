@@ -162,14 +162,13 @@ def main() -> int:
             return interrupt.exit_status
         if fit.status == "diverged":
             step = int(fit.progress.state.step)
+            advice = (
+                "Look at the range of the data." if step == 0 else f"Try a lower --learning-rate ({config.learning_rate:g})."
+            )
             print(
                 f"error: training diverged: the loss or its gradient was not finite at step {step} (epoch {epochs + 1}). The "
-                f"last good state is in {out / 'last_good'}, the batch in {out / 'diverged.json'}. "
-                + (
-                    "Look at the range of the data."
-                    if step == 0
-                    else f"Try a lower --learning-rate ({config.learning_rate:g})."
-                ),
+                f"last good state is in {out / 'last_good'}, the step in {out / 'diverged.json'}; experiments/postmortem.py "
+                f"{out} explains it. {advice}",
                 file=sys.stderr,
             )
             return 1

@@ -19,7 +19,7 @@ if jax.__version_info__ < (0, 11):
 
 
 def pytest_configure(config):
-    """The default run compiles quickly, here and in the scripts that it starts. Runs with slow tests compile as users do."""
+    """The default run compiles quickly, here and in the scripts that it starts; the slow tests compile as users do."""
     if config.option.markexpr == "not slow":
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"

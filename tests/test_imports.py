@@ -42,10 +42,11 @@ LAYERS = {
     "checkpoint": 11,
     "build": 11,
     "comparison": 12,
-    "runs": 12,
-    "assessment": 13,
-    "sweep": 13,
-    "report": 14,
+    "postmortem": 12,
+    "runs": 13,
+    "assessment": 14,
+    "sweep": 14,
+    "report": 15,
 }
 ONLY_JAX = {
     "likelihoods",
@@ -113,7 +114,7 @@ def test_each_library_has_its_place(path):
     if own in ONLY_JAX:
         assert roots <= {"jax"}
     assert "flax" not in roots or own == "networks"
-    assert "optax" not in roots or own in {"train_step", "training", "optimization", "build", "evaluation"}
+    assert "optax" not in roots or own in {"train_step", "training", "optimization", "build", "evaluation", "postmortem"}
     assert "matplotlib" not in roots or own == "report"
     assert not roots & {"orbax"} or own == "checkpoint"
     assert not roots & {"tensorflow_datasets", "PIL", "grain"} or own == "data"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from budget import accept_mean
 from scipy import integrate, stats
 
-from vae_jax import likelihoods, model, priors, runs, training
+from vae_jax import evaluation, likelihoods, model, networks, posteriors, priors, runs, training
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.objectives import elbo
@@ -79,10 +80,108 @@ def test_with_a_learned_prior_the_elbo_is_still_a_bound_and_exact_at_the_posteri
         assert float(terms.elbo) == pytest.approx(stats.norm(1, math.sqrt(2)).logpdf(x), abs=1e-5)
 
 
-@pytest.mark.parametrize("prior", [pytest.param("mixture", marks=pytest.mark.slow), "vamp"])
+class Linear(NamedTuple):
+    """A linear Gaussian of one vector given another: mean = A h + b, the scale fixed."""
+
+    out: int
+    inner: int
+    scale: float
+
+    def init(self, key):
+        return jax.random.normal(key, (self.out, self.inner + 1))
+
+    def apply(self, params, h):
+        return params @ jnp.append(h, 1.0), jnp.full(self.out, math.log(self.scale))
+
+
+def two_layers(seed=0):
+    """(prior, its params): two dimensions under one, with an inference network that is not the posterior."""
+    infer, generate = Linear(1, 2, 0.8), Linear(2, 1, 0.6)
+    prior = priors.hierarchical(2, 1, infer, generate)
+    return prior, prior.init(jax.random.key(seed))
+
+
+def joint_log_prob(params, z1, z2):
+    """Log N(z2; 0, 1) p(z1|z2) by SciPy."""
+    generate = np.asarray(params["generate"], np.float64)
+    return stats.norm.logpdf(z2).sum() + stats.norm.logpdf(z1, generate @ np.append(z2, 1), 0.6).sum()
+
+
+def test_hierarchical_is_the_joint_density_in_the_noise_of_the_second_layer():
+    prior, params = two_layers()
+    assert prior.num_auxiliary == 1
+    infer, generate = (np.asarray(params[name], np.float64) for name in ("infer", "generate"))
+    z1, e = np.array([0.3, -1.1]), np.array([0.7])
+    z2 = infer @ np.append(z1, 1) + 0.8 * e
+    found = prior.log_prob(params, None, jnp.asarray(np.append(z1, e), jnp.float32))
+    assert float(found) == pytest.approx(joint_log_prob(params, z1, z2) + math.log(0.8), rel=1e-5)
+    # Without the noise it is the marginal of z1, N(b, a a' + 0.36 I), whatever the inference network.
+    grid = np.linspace(-12, 12, 2001)
+    points = jnp.asarray(np.column_stack([np.tile(z1, (len(grid), 1)), grid]), jnp.float32)
+    values = np.exp(np.asarray(jax.vmap(lambda z: prior.log_prob(params, None, z))(points), np.float64))
+    a, b = generate.T
+    marginal = stats.multivariate_normal(b, np.outer(a, a) + 0.36 * np.eye(2)).pdf(z1)
+    assert integrate.trapezoid(values, grid) == pytest.approx(marginal, rel=1e-4)
+
+
+def test_hierarchical_samples_fit_their_density():
+    """z2 that the draws stand for is N(0, 1), z1 has the marginal's moments, and E[q / p] = 1 for a q of known mass."""
+    prior, params = two_layers()
+    a, b = np.asarray(params["generate"], np.float64).T
+    draws = jax.vmap(lambda key: prior.sample(params, None, key))(jax.random.split(jax.random.key(1), 20_000))
+    z = np.asarray(draws, np.float64)
+    z2 = z[:, :2] @ np.asarray(params["infer"], np.float64)[0, :2] + float(params["infer"][0, 2]) + 0.8 * z[:, 2]
+    accept_mean(z2, 0.0)
+    accept_mean(z2**2, 1.0)
+    for j in range(2):
+        accept_mean(z[:, j], b[j])
+        accept_mean((z[:, j] - b[j]) * z2, a[j])
+    log_p = np.asarray(jax.vmap(lambda z: prior.log_prob(params, None, z))(draws), np.float64)
+    narrow = stats.multivariate_normal(z.mean(axis=0), np.cov(z.T) / 4)
+    accept_mean(np.exp(narrow.logpdf(z) - log_p), 1.0)
+
+
+def test_two_stochastic_layers_have_the_weights_of_both():
+    """Log w = log p(x|z1) p(z1|z2) p(z2) - log q(z1|x) q(z2|z1), and with many samples log p(x) of the linear model."""
+    prior, params = two_layers(seed=3)
+    encoder = networks.Network(lambda key: jnp.zeros(()), lambda params, x: (0.5 * x, jnp.full(2, math.log(0.9))))
+    decoder = networks.Network(lambda key: jnp.zeros(()), lambda params, z: 1.5 * z)
+    vae = model.make_vae(encoder, decoder, likelihoods.gaussian(0.7), (2,), prior)
+    assert vae.latent_dim == 3
+    all_params, x = {**vae.init(jax.random.key(0)), "prior": params}, np.array([0.4, -0.8])
+    mean, log_scale = vae.encode(all_params, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(mean, [0.2, -0.4, 0], rtol=1e-6)
+    terms = elbo(
+        jax.random.key(0),
+        lambda x: (mean, log_scale),
+        lambda z: vae.decode(all_params, z),
+        vae.likelihood.log_prob,
+        jnp.asarray(x, jnp.float32),
+        prior_log_prob=model.prior_log_prob(vae, all_params),
+    )
+    *z1, noise = np.asarray(posteriors.sample_posterior(jax.random.key(0), mean, log_scale), np.float64)
+    mean_z2 = np.asarray(params["infer"], np.float64) @ np.append(z1, 1)
+    z2 = mean_z2 + 0.8 * noise
+    log_q = stats.norm.logpdf(z1, 0.5 * x, 0.9).sum() + stats.norm.logpdf(z2, mean_z2, 0.8).sum()
+    log_px_z = stats.norm.logpdf(x, 1.5 * np.array(z1), 0.7).sum()
+    assert float(terms.elbo) == pytest.approx(log_px_z + joint_log_prob(params, z1, z2) - log_q, rel=1e-5)
+    estimates = jax.jit(lambda key: evaluation.importance_log_px(key, vae, all_params, jnp.tile(x, (200, 1)), num_samples=500))(
+        jax.random.key(1)
+    )
+    a, b = np.asarray(params["generate"], np.float64).T
+    covariance = 1.5**2 * (np.outer(a, a) + 0.36 * np.eye(2)) + 0.49 * np.eye(2)
+    exact = stats.multivariate_normal(1.5 * b, covariance).pdf(x)
+    accept_mean(np.exp(np.asarray(estimates.log_px, np.float64)) / exact, 1.0)
+
+
+LEARNED = {"mixture": {"prior_components": 5}, "vamp": {"prior_components": 5}}
+LEARNED["hierarchical"] = {"prior_latent_dim": 2, "prior_hidden": (8,)}
+
+
+@pytest.mark.parametrize("prior", [pytest.param("mixture", marks=pytest.mark.slow), "vamp", "hierarchical"])
 def test_a_learned_prior_trains_is_evaluated_and_read_back(prior, tmp_path):
     config = Config(
-        epochs=8, hidden=(32,), latent_dim=4, batch_size=64, prior=prior, prior_components=5, output_bias="train_mean"
+        epochs=8, hidden=(32,), latent_dim=4, batch_size=64, prior=prior, output_bias="train_mean", **LEARNED[prior]
     )
     built = build(config)
     fit, summary = runs.train(built, tmp_path / "run")
@@ -94,7 +193,7 @@ def test_a_learned_prior_trains_is_evaluated_and_read_back(prior, tmp_path):
     run = runs.load_run(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, run.params, fit.params)
     z = jax.vmap(lambda key: model.sample_prior(built.vae, fit.params, key))(jax.random.split(jax.random.key(0), 3))
-    assert z.shape == (3, 4)
+    assert z.shape == (3, 6 if prior == "hierarchical" else 4)
 
 
 def _own(key, encode, decode, log_prob, x, hyperparams): ...
@@ -109,6 +208,8 @@ def test_objectives_that_assume_the_normal_prior_refuse_another():
     for changes, message in (
         ({"objective": "capacity", "prior": "vamp"}, "--objective capacity assumes"),
         ({"prior_components": 3}, "--prior-components belongs to --prior mixture or vamp"),
+        ({"prior": "vamp", "prior_hidden": (3,)}, "--prior-hidden belongs to --prior hierarchical"),
+        ({"prior": "hierarchical", "prior_hidden": (0,)}, "--prior-hidden: expected widths >= 1"),
         ({"prior": "vamp", "prior_components": 10_000}, "at most the 1438 training examples"),
     ):
         with pytest.raises(ValueError, match=message):

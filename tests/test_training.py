@@ -213,6 +213,11 @@ def test_warm_ups_scale_the_traced_values():
     np.testing.assert_allclose([float(cosine(n)) for n in (0, 1, 2, 7, 12)], [0, 0.5, 1, 0.5, 0], atol=1e-6)
     linear = optimization.learning_rate_schedule("linear", 0, 10)
     np.testing.assert_allclose([float(linear(n)) for n in (0, 5, 10)], [1, 0.5, 0], atol=1e-6)
+    burda = optimization.learning_rate_schedule("burda", 0, 10 * 3280)  # ten steps to an epoch
+    starts = np.array([1, 4, 13, 40, 121, 364, 1093])
+    rates = np.array([[float(burda(10 * epoch + step)) for step in (-1, 0)] for epoch in starts])
+    np.testing.assert_allclose(rates, 10 ** (-(np.arange(1, 8)[:, None] + [-1, 0]) / 7), rtol=1e-5)
+    np.testing.assert_allclose([float(burda(n)) for n in (0, 32_800)], [1, 0.1], rtol=1e-5)
 
 
 def test_beta_zero_at_the_start_of_a_warm_up_leaves_the_kl_out_of_the_loss():

@@ -81,12 +81,25 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     raise UserError(f"likelihood {config.likelihood!r} is a function of your own: pass likelihood=... to build or load_run.")
 
 
+def make_layers(config: Config) -> tuple[networks.Network, networks.Network]:
+    """The networks between two stochastic layers: q(z2|z1) and p(z1|z2), each to (mean, log_scale).
+
+    They have tanh whatever the others have: codes are not bounded, and a log_scale linear in them overflows at the first steps.
+    """
+    own: dict[str, Any] = {"activation": "tanh", "dtype": config.dtype}
+    top, bottom, hidden = config.prior_latent_dim, config.latent_dim, config.prior_hidden
+    infer = networks.mlp_encoder((bottom,), top, hidden=hidden, **own)
+    return infer, networks.mlp_encoder((top,), bottom, hidden=tuple(reversed(hidden)), **own)
+
+
 def make_prior(config: Config, prepared: Prepared) -> Prior | None:
     """The prior that the configuration names; None for N(0, I)."""
     if config.prior == "normal":
         return None
     if config.prior == "mixture":
         return priors.gaussian_mixture(config.latent_dim, config.prior_components)
+    if config.prior == "hierarchical":
+        return priors.hierarchical(config.latent_dim, config.prior_latent_dim, *make_layers(config))
     if config.prior_components > len(prepared.train):
         raise UserError(
             f"--prior-components: expected at most the {len(prepared.train)} training examples that the pseudo-inputs start "

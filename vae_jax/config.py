@@ -47,6 +47,12 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "conv": ("channels", "dense"),
     "resnet": ("channels", "dense", "num_blocks", "norm"),
 }
+PRIORS: dict[str, tuple[str, ...]] = {
+    "normal": (),
+    "mixture": ("prior_components",),
+    "vamp": ("prior_components",),
+    "hierarchical": ("prior_latent_dim", "prior_hidden"),
+}
 OPTIMIZERS = ("adam", "adamw", "adamax", "nadam", "radam", "adabelief", "lamb", "lion", "rmsprop", "sgd")
 
 
@@ -117,10 +123,15 @@ discretized_logistic: shared (auto) or per_pixel."""
     """relu, tanh, gelu, silu, elu, leaky_relu, softplus or sigmoid."""
     latent_dim: int = 10
     """Number of latent dimensions."""
-    prior: Literal["normal", "mixture", "vamp"] = "normal"
-    """p(z): N(0, I), or a learned mixture of Gaussians, or the VampPrior, whose pseudo-inputs start at training examples."""
+    prior: Literal["normal", "mixture", "vamp", "hierarchical"] = "normal"
+    """p(z): N(0, I), a learned mixture of Gaussians, the VampPrior, whose pseudo-inputs start at training examples, or a \
+second stochastic layer."""
     prior_components: int = 50
-    """Components of a learned prior."""
+    """Components of mixture and vamp."""
+    prior_latent_dim: int = 50
+    """Of hierarchical: latent dimensions of the second layer, which is N(0, I)."""
+    prior_hidden: tuple[int, ...] = (100, 100)
+    """Of hierarchical: widths of the two networks between the layers, which have tanh."""
     output_bias: Literal["zeros", "train_mean"] = "zeros"
     """Where the decoder's last bias starts: at zero, or where the likelihood predicts the training mean (its logit)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -170,8 +181,9 @@ optimal_sigma (gaussian, its scale set by each batch)."""
     """adam, adamw, adamax, nadam, radam, adabelief, lamb, lion, rmsprop or sgd, from optax."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
-    learning_rate_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """Course of the learning rate after its warm-up; cosine and linear end at 0 with the run."""
+    learning_rate_schedule: Literal["constant", "cosine", "linear", "burda"] = "constant"
+    """Course of the learning rate after its warm-up; cosine and linear end at 0 with the run. burda: eight stages, each three \
+times as long as the one before, down to a tenth (3,280 epochs are those of the IWAE paper)."""
     learning_rate_warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     ema_decay: float = 0.0
@@ -231,14 +243,15 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
         self._refuse_what_belongs_elsewhere("likelihood", LIKELIHOODS)
         self._refuse_what_belongs_elsewhere("objective", OBJECTIVES)
         self._refuse_what_belongs_elsewhere("network", NETWORKS)
+        self._refuse_what_belongs_elsewhere("prior", PRIORS)
         counts = ("latent_dim", "epochs", "batch_size", "eval_batch_size", "num_samples", "num_groups", "num_components")
-        for field in (*counts, "beta_cycles", "prior_components", "num_blocks"):
+        for field in (*counts, "beta_cycles", "prior_components", "prior_latent_dim", "num_blocks"):
             _expect(getattr(self, field) >= 1, field, "a whole number >= 1", getattr(self, field))
             _expect(getattr(self, field) <= 10**8, field, "at most 100,000,000", getattr(self, field))
         warmups = ("beta_warmup_steps", "capacity_warmup_steps", "learning_rate_warmup_steps")
         for field in (*warmups, "early_stopping", "seed", "split_seed", "test_seed"):
             _expect(0 <= getattr(self, field) < 2**31, field, "a whole number from 0 to 2147483647", getattr(self, field))
-        for field in ("hidden", "channels", "dense"):
+        for field in ("hidden", "channels", "dense", "prior_hidden"):
             widths = getattr(self, field)
             _expect(all(1 <= width <= 10**6 for width in widths), field, "widths >= 1 (and at most 10^6)", widths)
         _expect(self.latent_dim <= 10**6, "latent_dim", "at most 1,000,000", self.latent_dim)
@@ -256,8 +269,6 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
                 f"--prior {self.prior}: --objective {self.objective} assumes N(0, I). "
                 f"Use {', '.join(_ANY_PRIOR[:-1])} or {_ANY_PRIOR[-1]}."
             )
-        if self.prior == "normal" and self.prior_components != type(self).prior_components:
-            raise UserError("--prior-components belongs to --prior mixture or vamp; normal has none. Leave it out.")
         if self.beta_schedule == "cyclical" and self.beta_warmup_steps:
             raise UserError("--beta-warmup-steps: the cyclical schedule rises in every cycle. Leave it out.")
         if self.free_bits_per != "group" and self.objective == "free_bits" and self.num_groups != 1:

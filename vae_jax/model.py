@@ -61,8 +61,9 @@ def make_vae(
       prior: a learned prior, see `priors`; N(0, I) by default.
 
     Returns:
-      A `VAE`. Its params are {"encoder": ..., "decoder": ...}, "prior": ... where that is learned, and "likelihood": ...
-      where the likelihood has learned numbers of its own; `decode` then returns (decoder's array, those numbers).
+      A `VAE`, whose codes have `prior.num_auxiliary` more dimensions than the encoder gives. Its params are {"encoder": ...,
+      "decoder": ...}, "prior": ... where that is learned, and "likelihood": ... where the likelihood has learned numbers of its
+      own; `decode` then returns (decoder's array, those numbers).
 
     Raises:
       ValueError: where shapes do not fit, with what was expected and what came. Nothing is computed for this.
@@ -80,11 +81,14 @@ def make_vae(
             params["prior"] = prior.init(jax.random.fold_in(key, 2))
         return params
 
+    num_auxiliary = 0 if prior is None else prior.num_auxiliary
+
     def encode(params: Params, x: Array) -> tuple[Array, Array]:
-        return encoder.apply(params["encoder"], x)
+        posterior = encoder.apply(params["encoder"], x)
+        return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
 
     def decode(params: Params, z: Array) -> Any:
-        output = decoder.apply(params["decoder"], z)
+        output = decoder.apply(params["decoder"], z[:-num_auxiliary] if num_auxiliary else z)
         return (output, params["likelihood"]) if likelihood.shared_start else output
 
     x = jax.ShapeDtypeStruct(data_shape, jnp.float32)

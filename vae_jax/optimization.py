@@ -29,12 +29,17 @@ def warm_up(steps: int, then: Schedule = constant) -> Schedule:
 
 
 def learning_rate_schedule(name: str, warmup_steps: int, total_steps: int) -> Schedule:
-    """The course of the learning rate as a factor: warm-up, then "constant", or "cosine" or "linear" down to 0 at the end."""
+    """The course of the learning rate as a factor: warm-up, then "constant", or "cosine" or "linear" down to 0 at the end.
+
+    "burda": stages i = 0 ... 7 of 3^i / 3280 of the steps at 10^(-i/7) (Burda et al. 2016).
+    """
     decay_steps = max(total_steps - warmup_steps, 1)
+    stages = {round(decay_steps * (3**i - 1) / 2 / 3280): 10 ** (-1 / 7) for i in range(1, 8)}
     course = {
         "constant": constant,
         "cosine": optax.cosine_decay_schedule(1.0, decay_steps),
         "linear": optax.linear_schedule(1.0, 0.0, decay_steps),
+        "burda": optax.piecewise_constant_schedule(1.0, stages),
     }[name]
     return warm_up(warmup_steps, course)
 

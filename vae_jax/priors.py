@@ -1,7 +1,7 @@
-"""Priors p(z) other than N(0, I), for one code: mixtures of Gaussians and the VampPrior; and bundles that go into a `VAE`."""
+"""Priors p(z) other than N(0, I): mixtures of Gaussians, the VampPrior, a second stochastic layer; bundles for a `VAE`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -92,13 +92,25 @@ def kl_to_prior(
 class Prior(NamedTuple):
     """A learned prior as a bundle of pure functions; its params are part of the model's, and learn with them.
 
-    `encode` is the model's own encoder, x -> (mean, log_scale), for priors that are made of posteriors.
+    `encode` is the model's own encoder, x -> (mean, log_scale), for priors that are made of posteriors. The last
+    `num_auxiliary` dimensions of a code are N(0, I) under every posterior, and the decoder does not see them:
+    `model.make_vae` adds them.
     """
 
     name: str
     init: Callable[[Array], Any]  # key -> params
     log_prob: Callable[[Any, Encode, Array], Array]  # (params, encode, z) -> scalar nats
     sample: Callable[[Any, Encode, Array], Array]  # (params, encode, key) -> z
+    num_auxiliary: int = 0
+
+
+class ConditionalGaussian(Protocol):
+    """A network, as two pure functions, from one vector to the (mean, log_scale) of another: `networks.mlp_encoder` is one."""
+
+    @property
+    def init(self) -> Callable[[Array], Any]: ...
+    @property
+    def apply(self) -> Callable[[Any, Array], tuple[Array, Array]]: ...
 
 
 def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:
@@ -138,3 +150,50 @@ def vamp(start: ArrayLike | Callable[[Array], Array]) -> Prior:
         return sample_posterior(key_z, *encode(params[chosen]))
 
     return Prior("vamp", init, lambda params, encode, z: vamp_log_prob(z, encode, params), sample)
+
+
+def hierarchical(latent_dim: int, deeper_dim: int, infer: ConditionalGaussian, generate: ConditionalGaussian) -> Prior:
+    """A second stochastic layer: z1 of the `VAE` has the prior of a latent-variable model of its own, with N(0, I) for z2.
+
+        p(z1, z2) = N(z2; 0, I) p(z1|z2),   inferred by q(z2|z1)
+
+    It is a prior of codes z = (z1, e), where e is the noise that z2 is made of, N(0, I) under every posterior:
+
+        z2 = mean_infer(z1) + exp(log_scale_infer(z1)) e
+        log p(z1, e) = log N(z2; 0, I) + log p(z1|z2) + sum log_scale_infer(z1)
+
+    The last term is the change of variables from z2 to e. So log p(z) - log q(z|x) is the log-weight of both layers,
+    log p(z1, z2) - log q(z1|x) - log q(z2|z1), and every objective and estimate of log p(x) that takes a learned prior holds
+    for them.
+
+    Args:
+      latent_dim: of z1, what the encoder and the decoder of the `VAE` have.
+      deeper_dim: of z2.
+      infer: q(z2|z1), a network from (latent_dim,) to (mean, log_scale), each (deeper_dim,). It learns as part of the prior, by
+        the reparameterised gradient also under the estimators "stl" and "dreg", which concern the encoder.
+      generate: p(z1|z2), a network from (deeper_dim,) to (mean, log_scale), each (latent_dim,).
+
+    Source:
+      Burda et al. (2016), whose models of two stochastic layers these are.
+    """
+
+    def init(key: Array) -> Any:
+        key_infer, key_generate = jax.random.split(key)
+        return {"infer": infer.init(key_infer), "generate": generate.init(key_generate)}
+
+    def log_prob(params: Any, encode: Encode, z: Array) -> Array:
+        z1, noise = z[:latent_dim], z[latent_dim:]
+        mean, log_scale = infer.apply(params["infer"], z1)
+        z2 = mean + jnp.exp(log_scale) * noise
+        of_z1 = posterior_log_prob(*generate.apply(params["generate"], z2), z1)
+        origin = jnp.zeros_like(z2)
+        return posterior_log_prob(origin, origin, z2) + of_z1 + jnp.sum(log_scale)
+
+    def sample(params: Any, encode: Encode, key: Array) -> Array:
+        key_z1, key_z2 = jax.random.split(key)
+        z2 = jax.random.normal(key_z2, (deeper_dim,))
+        z1 = sample_posterior(key_z1, *generate.apply(params["generate"], z2))
+        mean, log_scale = infer.apply(params["infer"], z1)
+        return jnp.concatenate([z1, (z2 - mean) * jnp.exp(-log_scale)])
+
+    return Prior("hierarchical", init, log_prob, sample, deeper_dim)

@@ -1,7 +1,8 @@
 """Run directories: what `experiments/train.py` writes and everything else reads.
 
 config.json (all that is needed to repeat the run), metrics.jsonl (a line an epoch), summary.json, checkpoints/. While streamed
-data are trained on also partial/: checkpoints in the middle of an epoch.
+data are trained on also partial/: checkpoints in the middle of an epoch. Of a run that diverged last_good/ (a checkpoint) and
+diverged.json, what `postmortem.examine` says of the step after it.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ from vae_jax.evaluation import bits_per_dim, encode_dataset
 from vae_jax.files import write_json
 from vae_jax.likelihoods import DISCRETE, Likelihood
 from vae_jax.objectives import Objective
+from vae_jax.postmortem import examine
 from vae_jax.record import read_metrics as read_metrics
 from vae_jax.record import rewrite_metrics as rewrite_metrics
 from vae_jax.record import to_epoch as to_epoch
@@ -173,7 +175,7 @@ def train(
         if fit.status == "diverged":
             with Checkpoints(out / "last_good", keep=1) as last_good:
                 last_good.save(epochs, fit.progress.state, fit.progress.best)
-            write_json(out / "diverged.json", _bad_step(built.config, fit, len(built.dataset.train)))
+            write_json(out / "diverged.json", examine(built, built.config, fit.progress.state))
         elif epochs and fit.progress.partial is None and epochs not in checkpoints.epochs():
             checkpoints.save(epochs, fit.progress.state, fit.progress.best)
     if fit.status == "interrupted":
@@ -220,18 +222,6 @@ def _initial_progress(built: Built) -> Progress:
     return training.initial_progress(built.vae, built.optimizer, built.config.seed, built.objective, keep_best)
 
 
-def _bad_step(config: Config, fit: Fit, num_train: int) -> dict[str, Any]:
-    """Which step did it, on which training examples, with which key: all that is needed to look at it again."""
-    step, epoch, keys = int(fit.progress.state.step), len(fit.progress.history), training.run_keys(config.seed, config.prng)
-    order = training.epoch_order(keys, epoch, num_train, config.batch_size)
-    return {
-        "step": step,
-        "epoch": epoch + 1,
-        "train_indices": order[step - epoch * len(order)].tolist(),
-        "key_data": jax.random.key_data(jax.random.fold_in(keys.step, step)).tolist(),
-    }
-
-
 def describe(built: Built, data_dir: str | None) -> dict[str, Any]:
     dataset = built.dataset
     return {
@@ -270,6 +260,43 @@ def _check_same(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
         )
     if old["data"]["sha256"] != new["data"]["sha256"]:
         raise UserError(f"--resume {out}: the data set {new['config']['dataset']!r} is not the one that the run began with.")
+
+
+def _rebuild(
+    path: Path,
+    data_dir: str | None,
+    likelihood: Likelihood | Callable[..., Any] | None,
+    objective: Objective | BatchObjective | None,
+) -> Built:
+    """Data and model of a run directory, with the user's own functions where it was trained with some."""
+    config, description = read_config(path)
+    for name, given in (("likelihood", likelihood), ("objective", objective)):
+        if (getattr(config, name) == CUSTOM) != (given is not None):
+            if given is None:
+                raise UserError(f"{path}: the run was trained with a {name} of your own: pass {name}=... to load_run.")
+            raise UserError(f"{path}: the run was trained with the {name} {getattr(config, name)!r}: leave {name}= out.")
+    built = build(config, data_dir=data_dir or description.get("data_dir"), likelihood=likelihood, objective=objective)
+    if built.dataset.fingerprint() != description["data"]["sha256"]:
+        raise UserError(f"{path}: the data set {config.dataset!r} is not the one that the run was trained on.")
+    return built
+
+
+def load_last_good(
+    path: Path,
+    *,
+    data_dir: str | None = None,
+    likelihood: Likelihood | Callable[..., Any] | None = None,
+    objective: Objective | BatchObjective | None = None,
+) -> tuple[Built, TrainState]:
+    """Of a run that diverged: the model, and the state after the last step at which everything was finite."""
+    built = _rebuild(path, data_dir, likelihood, objective)
+    if not (path / "last_good").is_dir():
+        raise UserError(f"{path}: did not diverge (it has no last_good/).")
+    with Checkpoints(path / "last_good", keep=1) as checkpoints:
+        found = checkpoints.restore(_initial_progress(built)[:2])
+    if found is None:
+        raise UserError(f"{path / 'last_good'}: has no checkpoint; it was altered.")
+    return built, found[1]
 
 
 def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dict[str, Any]:
@@ -336,16 +363,8 @@ def load_run(
     A run that was trained with a likelihood or an objective of your own needs the same function again. A run that is
     unfinished, or whose last checkpoint is damaged, is read at its last good checkpoint; `notes` says so.
     """
-    config, description = read_config(path)
-    for name, given in (("likelihood", likelihood), ("objective", objective)):
-        if (getattr(config, name) == CUSTOM) != (given is not None):
-            if given is None:
-                raise UserError(f"{path}: the run was trained with a {name} of your own: pass {name}=... to load_run.")
-            raise UserError(f"{path}: the run was trained with the {name} {getattr(config, name)!r}: leave {name}= out.")
-    built = build(config, data_dir=data_dir or description.get("data_dir"), likelihood=likelihood, objective=objective)
-    if built.dataset.fingerprint() != description["data"]["sha256"]:
-        raise UserError(f"{path}: the data set {config.dataset!r} is not the one that the run was trained on.")
-    initial = _initial_progress(built)
+    built = _rebuild(path, data_dir, likelihood, objective)
+    config, initial = built.config, _initial_progress(built)
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
     with Checkpoints(path / "checkpoints") as checkpoints:

@@ -52,6 +52,10 @@ def init_state(vae: VAE, optimizer: Optimizer, key: Array, objective: Objective 
     return TrainState(jnp.zeros((), jnp.int32), params, transformation(optimizer, 0.0).init(params), remembered)
 
 
+def _as_stored(key: Array, batch: Array) -> Array:
+    return batch
+
+
 def params_to_evaluate(state: TrainState, objective: Objective | BatchObjective | None = None) -> Params:
     """The parameters that evaluation takes: averaged where the optimiser averages, completed by what the objective sets."""
     params = evaluation_params(state.params, state.opt_state, state.step)
@@ -60,12 +64,41 @@ def params_to_evaluate(state: TrainState, objective: Objective | BatchObjective 
     return params
 
 
+def scheduled(hyperparams: Any, schedules: Mapping[str, Schedule] | None, step: Array) -> Any:
+    """The hyperparameters of this step: each value times the factor of its schedule."""
+    schedules = schedules or {}
+    if unknown := set(schedules) - set(hyperparams._fields):
+        raise ValueError(f"schedules: expected names among {', '.join(hyperparams._fields)}, got {', '.join(unknown)}.")
+    return hyperparams._replace(**{name: getattr(hyperparams, name) * factor(step) for name, factor in schedules.items()})
+
+
+def make_terms(
+    vae: VAE, objective: Objective | BatchObjective | None = None, train_input: Callable[[Array, Array], Array] = _as_stored
+) -> Callable[[Params, Any, Array, Array, Any], tuple[Terms, Any]]:
+    """A step before its mean: (params, objective_state, key, batch, hyperparams of this step) -> (terms, objective_state).
+
+    The terms are `Terms` of every example, (batch,) each. Arguments and errors as of `make_train_step`.
+    """
+    terms_of_batch = _batch_terms(objective or beta_elbo(), learned_prior=vae.prior is not None)
+
+    def terms(params: Params, objective_state: Any, key: Array, batch: Array, hyperparams: Any) -> tuple[Terms, Any]:
+        keys = split(key, batch.shape[0] + 1)
+        x_batch = train_input(keys[0], batch)
+        encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
+        options = {"prior_log_prob": prior_log_prob(vae, params)} if vae.prior else {}
+        return terms_of_batch(
+            keys[1:], encode, decode, vae.likelihood.log_prob, x_batch, hyperparams, objective_state, **options
+        )
+
+    return terms
+
+
 def make_train_step(
     vae: VAE,
     *,
     optimizer: Optimizer = optax.adam,
     objective: Objective | BatchObjective | None = None,
-    train_input: Callable[[Array, Array], Array] = lambda key, batch: batch,
+    train_input: Callable[[Array, Array], Array] = _as_stored,
     schedules: Mapping[str, Schedule] | None = None,
 ) -> Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]:
     """One update of the parameters on one batch, as a pure function. Jit, scan or vmap it at the edge.
@@ -89,24 +122,13 @@ def make_train_step(
     Raises:
       ValueError: at once for an objective that cannot be called as one, at trace time for one that returns something else.
     """
-    terms_of_batch = _batch_terms(objective or beta_elbo(), learned_prior=vae.prior is not None)
-    schedules = schedules or {}
+    terms_of = make_terms(vae, objective, train_input)
 
     def train_step(state: TrainState, key: Array, batch: Array, hyperparams: Hyperparams) -> tuple[TrainState, StepMetrics]:
-        if unknown := set(schedules) - set(hyperparams._fields):
-            raise ValueError(f"schedules: expected names among {', '.join(hyperparams._fields)}, got {', '.join(unknown)}.")
-        keys = split(key, batch.shape[0] + 1)
-        x_batch = train_input(keys[0], batch)
-        now = hyperparams._replace(
-            **{name: getattr(hyperparams, name) * schedule(state.step) for name, schedule in schedules.items()}
-        )
+        now = scheduled(hyperparams, schedules, state.step)
 
         def mean_loss(params: Params) -> tuple[Array, tuple[StepMetrics, Any]]:
-            encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
-            options = {"prior_log_prob": prior_log_prob(vae, params)} if vae.prior else {}
-            terms, remembered = terms_of_batch(
-                keys[1:], encode, decode, vae.likelihood.log_prob, x_batch, now, state.objective_state, **options
-            )
+            terms, remembered = terms_of(params, state.objective_state, key, batch, now)
             metrics = StepMetrics(*jax.tree.map(jnp.mean, terms))
             return metrics.loss, (metrics, remembered)
 

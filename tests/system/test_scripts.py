@@ -132,6 +132,9 @@ def test_divergence_keeps_the_last_good_state_and_says_where(tmp_path):
     bad = json.loads((tmp_path / "run" / "diverged.json").read_text())
     assert len(bad["train_indices"]) == 256
     assert bad["step"] == json.loads((tmp_path / "run" / "summary.json").read_text())["diverged_at_step"]
+    explained = run("postmortem.py", tmp_path / "run")
+    assert f"first not finite: {bad['term']}" in explained.stdout
+    assert f"step {bad['step']} (epoch 1)" in explained.stdout
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Sweep directories: blocks of members that are saved, resumed and added to; the table once all have ended.
 
 sweep.json (members, versions, data) · blocks/NNNN/ (block.json, metrics.jsonl, checkpoints/, result.json: the part of one
-process) · results.csv · curves.csv · summary.json. A block is never repeated once its result.json is there.
+process; diverged-N.json of a member that did) · results.csv · curves.csv · summary.json. A block is never repeated once its
+result.json is there.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError
 from vae_jax.files import write_json
+from vae_jax.postmortem import examine
 from vae_jax.runs import check_out, describe, is_fresh, read_metrics, rewrite_metrics, to_epoch, to_line
 from vae_jax.sharding import Placement, place
 from vae_jax.sweep.design import SHARED, Group, check_members, groups, identity
@@ -280,6 +282,10 @@ def _run_block(
                 save(fit.progress)
     if "interrupted" in fit.status:
         return False
+    for i, status in enumerate(fit.status):
+        if status == "diverged":
+            state = jax.tree.map(lambda leaf, i=i: leaf[i], jax.device_get(fit.progress.lanes.state))
+            write_json(path / f"diverged-{group.members[i]}.json", examine(built, group.configs[i], state))
     write_json(path / "result.json", {"rows": rows(group, built, fit), "placement": fit.placement.why})
     return True
 

@@ -1,7 +1,7 @@
 """What a sweep directory says: its table, its points, its curves, and the parameters of its members."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from vae_jax.runs import read_metrics
 from vae_jax.sweep.design import TRACED, groups, varying
 from vae_jax.sweep.directory import lane_template, read_sweep
 from vae_jax.sweep.table import DONE, Point, Row, points, to_arrays, to_csv, with_settings
+from vae_jax.train_step import TrainState
 from vae_jax.training import evaluation_params
 
 _TIMES = ("seconds", "wall_seconds", "train_examples_per_second")
@@ -92,6 +93,22 @@ def write_results(path: Path, wall_seconds: float | None = None) -> Results:
 
 def load_params(results: Results, numbers: Sequence[int], data_dir: str | None = None) -> dict[int, tuple[Built, Any]]:
     """The model and the parameters to evaluate of some members, by their numbers."""
+
+    def params_of(built: Built, lanes: Lane, count: int) -> Any:
+        return evaluation_params(lanes, count, built.objective, built.config.early_stopping)
+
+    return _load(results, numbers, data_dir, params_of)
+
+
+def load_states(results: Results, numbers: Sequence[int], data_dir: str | None = None) -> dict[int, tuple[Built, TrainState]]:
+    """The model and the last state of some members, by their numbers; of one that diverged the last good one."""
+    return _load(results, numbers, data_dir, lambda built, lanes, count: lanes.state)
+
+
+def _load(
+    results: Results, numbers: Sequence[int], data_dir: str | None, read: Callable[[Built, Lane, int], Any]
+) -> dict[int, tuple[Built, Any]]:
+    """(model, what `read` makes of the lanes of its block, the member's part of it) of some members, by their numbers."""
     found: dict[int, tuple[Built, Any]] = {}
     all_groups = groups(results.members)
     builts: dict[tuple[int, ...], Built] = {}
@@ -112,7 +129,7 @@ def load_params(results: Results, numbers: Sequence[int], data_dir: str | None =
             restored = checkpoints.restore((template.state, template.best))
         if restored is None:
             raise UserError(f"{block.parent}: has no checkpoint; it was altered.")
-        params = evaluation_params(Lane(*restored[1:3]), len(own), built.objective, built.config.early_stopping)
+        parts = read(built, Lane(*restored[1:3]), len(own))
         for number in wanted:
-            found[number] = (built, jax.tree.map(itemgetter(own.index(number)), params))
+            found[number] = (built, jax.tree.map(itemgetter(own.index(number)), parts))
     return found

@@ -1,4 +1,4 @@
-"""What the benchmarks write: Markdown tables, and JSON with the machine and the versions."""
+"""What benchmarks and reproductions write: Markdown tables, and JSON with the machine and the versions."""
 
 import os
 import platform

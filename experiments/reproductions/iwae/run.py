@@ -1,0 +1,229 @@
+"""Tables 1 and 3 of Burda et al. (2016) on MNIST: VAE, IWAE, STL, DReG, one stochastic layer or two; NLL by 5,000 samples."""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from common import parse, run_script
+from reproduction import Row, check_seeds, summarise, train_sweep, write
+from tables import check_counts, markdown
+
+from vae_jax.errors import UserError
+
+FOLDER = Path(__file__).parent
+KINDS: dict[str, dict[str, Any]] = {
+    "vae": {"objective": "elbo"},
+    "iwae": {"objective": "iwae"},
+    "stl": {"objective": "iwae", "estimator": "stl"},
+    "dreg": {"objective": "iwae", "estimator": "dreg"},
+}
+# Table 1; and Table 3: the 50,000 training images of Larochelle's fixed binarisation. By stochastic layers.
+PUBLISHED: dict[tuple[str, int], dict[str, float]] = {
+    ("dynamic", 1): {"vae:1": 86.76, "vae:5": 86.47, "vae:50": 86.35, "iwae:1": 86.76, "iwae:5": 85.54, "iwae:50": 84.78},
+    ("dynamic", 2): {"vae:1": 85.33, "vae:5": 85.01, "vae:50": 84.78, "iwae:1": 85.33, "iwae:5": 83.89, "iwae:50": 82.90},
+    ("fixed", 1): {"vae:1": 88.71, "vae:5": 88.83, "vae:50": 89.05, "iwae:1": 88.71, "iwae:5": 87.63, "iwae:50": 87.10},
+    ("fixed", 2): {"vae:1": 88.08, "vae:5": 87.63, "vae:50": 87.86, "iwae:1": 88.08, "iwae:5": 86.17, "iwae:50": 85.32},
+}
+LAYERS: dict[int, dict[str, Any]] = {
+    1: {"latent_dim": 50},
+    2: {"latent_dim": 100, "prior": "hierarchical", "prior_latent_dim": 50, "prior_hidden": (100, 100)},
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "full": {"batch_size": 20, "epochs": 3280, "learning_rate": 1e-3, "learning_rate_schedule": "burda"},
+    "short": {"batch_size": 100, "epochs": 600, "learning_rate": 1e-3, "learning_rate_schedule": "cosine"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Trains every entry with every seed as one sweep, in a directory that can be continued, then estimates the NLL of each.
+
+    Example: python experiments/reproductions/iwae/run.py --dataset mnist --data-dir ~/tensorflow_datasets --schedule short
+    """
+
+    dataset: str = "mnist"
+    """MNIST: a TFDS name, or a folder with its IDX files; with --binarize fixed also a file of images that are 0 and 1."""
+    data_dir: str | None = None
+    """Where TFDS finds prepared data."""
+    binarize: Literal["dynamic", "fixed"] = "dynamic"
+    """dynamic: anew at every step (Table 1). fixed: once (Table 3); a file that is binarised already stays as it is."""
+    layers: Literal[1, 2] = 1
+    """Stochastic layers: 784-200-200-50, or 784-200-200-100-100-100-50."""
+    schedule: Literal["short", "full"] = "short"
+    """full: batch 20, 3,280 passes, rates as published. short: batch 100, 600 passes, a cosine."""
+    entries: tuple[str, ...] = ("vae:1", "iwae:5")
+    """Objective and number of samples: vae:1 vae:5 vae:50 iwae:5 iwae:50 stl:50 dreg:50 ..."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of every entry."""
+    epochs: int | None = None
+    """Passes, if not those of the schedule; the rate's course is stretched to them."""
+    learning_rate: float | None = None
+    """Peak rate, if not that of the schedule."""
+    validation_fraction: float = 0.0
+    """Share of the training images held out, and evaluated in place of the test images: for choosing settings."""
+    num_samples: int = 5000
+    """Importance samples of the NLL."""
+    minutes: float = float("inf")
+    """Stop after so many; the same command goes on."""
+    runs: Path = Path("runs/iwae")
+    """Sweep directory; what is there is continued."""
+    out: Path = FOLDER / "results.json"
+    """JSON file to write, once all members have ended."""
+
+
+def parse_entry(entry: str) -> tuple[str, int]:
+    """("iwae", 5) of "iwae:5"."""
+    kind, _, count = entry.partition(":")
+    if kind not in KINDS or not count.isdigit() or int(count) < 1:
+        raise UserError(f"--entries: expected {', '.join(KINDS)} and a number of samples, such as iwae:5, got {entry!r}.")
+    return kind, int(count)
+
+
+def make_members(arguments: Arguments) -> dict[str, list[Any]]:
+    """The members of each entry."""
+    from vae_jax import sweep
+    from vae_jax.config import Config
+
+    chosen = {"epochs": arguments.epochs, "learning_rate": arguments.learning_rate}
+    base = Config(
+        dataset=arguments.dataset,
+        hidden=(200, 200),
+        activation="tanh",
+        output_bias="train_mean",
+        binarize=arguments.binarize,
+        validation_fraction=arguments.validation_fraction,
+        **LAYERS[arguments.layers],
+        **{**SCHEDULES[arguments.schedule], **{name: value for name, value in chosen.items() if value is not None}},
+    )
+    members = {}
+    for entry in arguments.entries:
+        kind, count = parse_entry(entry)
+        members[entry] = sweep.grid(dataclasses.replace(base, num_samples=count, **KINDS[kind]), seed=arguments.seeds)
+    return members
+
+
+def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
+    """NLL and active units of one member; kept in a file, so that it is done once."""
+    import jax
+    import numpy as np
+
+    from vae_jax import training
+    from vae_jax.build import make_layers
+    from vae_jax.diagnostics import active_units
+    from vae_jax.evaluation import encode_dataset, importance_log_px, log_px_means
+    from vae_jax.files import write_json
+    from vae_jax.posteriors import sample_posterior
+    from vae_jax.sweep.results import load_params, load_sweep
+
+    path = folder / f"{number}-{arguments.num_samples}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    built, params = load_params(load_sweep(arguments.runs), [number], arguments.data_dir)[number]
+    data = built.data.test if built.data.validation is None else built.data.validation
+    key, to_input = training.evaluation_key(built.config.test_seed), built.data.eval_input
+
+    @jax.jit
+    def weigh(params: Any, part: Any, first: Any) -> Any:
+        return importance_log_px(
+            jax.random.fold_in(key, 2),
+            built.vae,
+            params,
+            part,
+            num_samples=arguments.num_samples,
+            to_input=to_input,
+            first=first,
+        )
+
+    size = max(size for size in range(1, 501) if len(data) % size == 0)
+    parts = [jax.device_get(weigh(params, data[first : first + size], first)) for first in range(0, len(data), size)]
+    estimates = log_px_means(jax.tree.map(lambda *values: np.concatenate(values), *parts), arguments.num_samples)
+
+    @jax.jit
+    def means_of_layers(params: Any, data: Any) -> list[Any]:
+        """Posterior means of each stochastic layer; of the second at one draw of the first."""
+        mean, log_scale = (
+            leaf[:, : built.config.latent_dim] for leaf in encode_dataset(built.vae, params, data, to_input=to_input)
+        )
+        if built.config.prior != "hierarchical":
+            return [mean]
+        z1 = jax.vmap(sample_posterior)(jax.random.split(jax.random.fold_in(key, 3), len(data)), mean, log_scale)
+        infer, _ = make_layers(built.config)
+        return [mean, jax.vmap(lambda z1: infer.apply(params["prior"]["infer"], z1))(z1)[0]]
+
+    found = {
+        "nll": -estimates.log_px,
+        "nll_standard_error_over_images": estimates.standard_error,
+        "nll_monte_carlo_error": estimates.monte_carlo_error,
+        "active_units": [int(active_units(means)) for means in means_of_layers(params, data)],
+    }
+    folder.mkdir(exist_ok=True)
+    write_json(path, found)
+    return found
+
+
+def main() -> int:
+    """Trains, evaluates, writes."""
+    arguments = parse(Arguments)
+    check_seeds(arguments.seeds)
+    check_counts(num_samples=arguments.num_samples, epochs=1 if arguments.epochs is None else arguments.epochs)
+    if not arguments.entries:
+        raise UserError("--entries: expected at least one, such as iwae:5, got none.")
+    entries = make_members(arguments)
+    everyone = [config for members in entries.values() for config in members]
+    status = train_sweep(everyone, arguments.runs, data_dir=arguments.data_dir, minutes=arguments.minutes)
+    if status is not None:
+        return status
+    from vae_jax.sweep.design import identity
+    from vae_jax.sweep.results import load_sweep
+
+    results = load_sweep(arguments.runs)
+    numbers = {identity(config): number for number, config in enumerate(results.members)}
+    rows, details, cells = [], {}, []
+    for entry, members in entries.items():
+        began, found = time.monotonic(), []
+        for config in members:
+            row = results.rows[numbers[identity(config)]]
+            if row["status"] == "finished":
+                one = evaluate(arguments, row["member"], arguments.runs / "evaluation")
+                found.append(
+                    {"seed": config.seed, **one, "test_elbo": row["test_elbo"], "training_seconds": row["wall_seconds"]}
+                )
+            else:
+                print(f"note: {entry}, seed {config.seed}: {row['status']}, left out", file=sys.stderr)
+        if not found:
+            continue
+        nll = summarise([one["nll"] for one in found])
+        published = PUBLISHED[arguments.binarize, arguments.layers].get(entry)
+        details[entry] = {"members": found, "nll": nll, "published": published, "epochs": members[0].epochs}
+        layers = "one layer" if arguments.layers == 1 else "two layers"
+        rows.append(
+            Row(
+                f"test NLL, {layers}, {entry.replace(':', ', k = ')}", published, nll["mean"], nll["standard_error"], len(found)
+            )
+        )
+        active = " + ".join(f"{sum(of) / len(of):.1f}" for of in zip(*(one["active_units"] for one in found), strict=True))
+        error = "" if nll["standard_error"] is None else f" ± {nll['standard_error']:.2f}"
+        cells.append((entry, f"{published or '—'}", f"{nll['mean']:.2f}{error}", active, str(len(found))))
+        print(f"{entry} evaluated in {time.monotonic() - began:.0f} s", flush=True)
+    if not rows:
+        raise UserError("every member diverged: try a lower --learning-rate.")
+    print(f"\n{markdown(('entry', 'published', 'test NLL', 'active units', 'seeds'), cells)}")
+    seconds = sum(one["training_seconds"] for entry in details.values() for one in entry["members"])
+    first = next(iter(entries.values()))[0]
+    write(arguments.out, {**dataclasses.asdict(first), **settings_of(arguments)}, rows, {"entries": details}, seconds)
+    return 0
+
+
+def settings_of(arguments: Arguments) -> dict[str, Any]:
+    """What was asked for, but for where and how long."""
+    kept = dataclasses.asdict(arguments)
+    return {name: value for name, value in kept.items() if name not in ("runs", "minutes") and value is not None}
+
+
+if __name__ == "__main__":
+    run_script(main)

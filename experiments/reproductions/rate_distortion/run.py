@@ -1,0 +1,121 @@
+"""The rate-distortion curve of one network on MNIST by a sweep over beta (Alemi et al. 2018): equal ELBOs, different codes."""
+
+import dataclasses
+import itertools
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from common import parse, run_script
+from reproduction import Row, check_seeds, train_sweep, write
+from tables import check_counts, markdown
+
+from vae_jax.errors import UserError
+
+FOLDER = Path(__file__).parent
+MEASURES = ("test_elbo", "rate", "distortion", "active_units")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Sweeps beta and seeds in a directory that can be continued; writes the curve, its hull and the figure.
+
+    Example: python experiments/reproductions/rate_distortion/run.py --dataset mnist --data-dir ~/tensorflow_datasets
+    """
+
+    dataset: str = "mnist"
+    """MNIST: a TFDS name, or a folder with its IDX files."""
+    data_dir: str | None = None
+    """Where TFDS finds prepared data."""
+    betas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
+    """Values of beta."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds, for every beta."""
+    epochs: int = 40
+    """Passes over the training set."""
+    minutes: float = float("inf")
+    """Stop after so many; the same command goes on."""
+    runs: Path = Path("runs/rate_distortion")
+    """Sweep directory; what is there is continued."""
+    out: Path = FOLDER / "results.json"
+    """JSON file to write; the figure goes beside it."""
+
+
+def same_elbo(points: list[Any], within: float = 1.0) -> tuple[Any, Any] | None:
+    """The two settings whose mean ELBOs are that close (nats) and whose rates differ most."""
+
+    def gap(pair: tuple[Any, Any], name: str) -> float:
+        return abs(pair[0].numbers[name].mean - pair[1].numbers[name].mean)
+
+    pairs = [pair for pair in itertools.combinations(points, 2) if gap(pair, "test_elbo") <= within]
+    return max(pairs, key=lambda pair: gap(pair, "rate"), default=None)
+
+
+def main() -> int:
+    """Sweeps, tables, writes."""
+    arguments = parse(Arguments)
+    check_counts(epochs=arguments.epochs)
+    check_seeds(arguments.seeds)
+    if len(set(arguments.betas)) < 2 or not all(beta > 0 for beta in arguments.betas):
+        raise UserError("--betas: expected at least two different numbers > 0.")
+    from vae_jax import sweep
+    from vae_jax.config import Config
+    from vae_jax.report import write_sweep_report
+    from vae_jax.sweep.results import write_results
+
+    base = Config(dataset=arguments.dataset, hidden=(400,), latent_dim=20, epochs=arguments.epochs)
+    members = sweep.grid(base, beta=arguments.betas, seed=arguments.seeds)
+    status = train_sweep(members, arguments.runs, data_dir=arguments.data_dir, minutes=arguments.minutes)
+    if status is not None:
+        return status
+    results = write_results(arguments.runs)
+    points = [point for point in results.points if point.numbers]
+    if not points:
+        raise UserError("every member diverged.")
+    means = {name: [point.numbers[name].mean for point in points] for name in MEASURES}
+    hull = sweep.lower_hull(means["rate"], means["distortion"])
+
+    def cell(point: Any, name: str) -> str:
+        number = point.numbers[name]
+        return f"{number.mean:.2f}" + (f" ± {number.standard_error:.2f}" if number.n > 1 else "")
+
+    cells = [
+        (f"{point.settings['beta']:g}", *(cell(point, name) for name in MEASURES), "yes" if i in hull else "")
+        for i, point in enumerate(points)
+    ]
+    print(markdown(("β", "test ELBO", "rate", "distortion", "active units", "on the hull"), cells))
+    best = max(points, key=lambda point: point.numbers["test_elbo"].mean)
+    elbo, pair = best.numbers["test_elbo"], same_elbo(points)
+    rows = [Row(f"best test ELBO, at β = {best.settings['beta']:g}", None, elbo.mean, _error(elbo), elbo.n)]
+    for point in pair or ():
+        beta = point.settings["beta"]
+        for name, words in (("test_elbo", "test ELBO"), ("rate", "rate")):
+            number = point.numbers[name]
+            rows.append(
+                Row(f"{words} at β = {beta:g}, of two codes within a nat of ELBO", None, number.mean, _error(number), number.n)
+            )
+    details = {
+        "points": [
+            {"beta": point.settings["beta"], "diverged": point.num_lost, "on_hull": i in hull}
+            | {name: {"mean": point.numbers[name].mean, "standard_error": _error(point.numbers[name])} for name in MEASURES}
+            for i, point in enumerate(points)
+        ],
+        "within_a_nat": [point.settings["beta"] for point in pair or ()],
+    }
+    write_sweep_report(results)
+    seconds = sum(row["wall_seconds"] for row in results.rows)
+    kept = {"betas": arguments.betas, "seeds": arguments.seeds, "epochs": arguments.epochs}
+    write(arguments.out, {**dataclasses.asdict(base), **kept, "out": arguments.out}, rows, details, seconds)
+    shutil.copyfile(arguments.runs / "rate_distortion.png", arguments.out.with_suffix(".png"))
+    return 0
+
+
+def _error(interval: Any) -> float | None:
+    return interval.standard_error if interval.n > 1 else None
+
+
+if __name__ == "__main__":
+    run_script(main)

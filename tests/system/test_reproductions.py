@@ -1,0 +1,162 @@
+"""The reproductions: what is committed, what the README shows of it, and that the scripts run, in a tiny form."""
+
+import importlib
+import json
+
+import pytest
+from scripts import EXPERIMENTS, run
+
+ROOT, FOLDER = EXPERIMENTS.parent, EXPERIMENTS / "reproductions"
+NAMES = sorted(path.parent.name for path in FOLDER.glob("*/run.py"))
+
+
+def reproduce(name, *flags, out, check=True):
+    done = run(f"reproductions/{name}/run.py", *flags, "--out", out, check=check)
+    return done, json.loads(out.read_text()) if out.exists() else None
+
+
+def results(name):
+    return json.loads((FOLDER / name / "results.json").read_text())
+
+
+def test_the_readme_shows_what_the_results_say(monkeypatch):
+    for folder in (FOLDER, EXPERIMENTS):
+        monkeypatch.syspath_prepend(str(folder))
+    summary = importlib.import_module("summary")
+    shown = (ROOT / "README.md").read_text().split(summary.BEGIN)[1].split(summary.END)[0].strip()
+    assert shown == summary.table()
+    assert {name for name in NAMES if f"[`{name}`]" in shown} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_says_how_to_repeat_it(name):
+    text = (FOLDER / name / "README.md").read_text()
+    assert f"make reproduce NAME={name}" in text
+    if (FOLDER / name / "results.json").exists():
+        found = results(name)
+        assert found["machine"]
+        assert found["versions"]["jax"]
+        assert found["wall_seconds"] > 0
+        assert "/" not in str(found["settings"])  # of nobody's machine
+
+
+def test_the_linear_vae_is_within_a_hundredth_of_a_nat_everywhere():
+    found = results("linear")
+    assert len(found["settings"]["seeds"]) >= 5
+    rows = [*found["curves"], *found["components"]]
+    assert max(row["worst_difference"] for row in rows) < 1e-2
+    for row in rows:
+        assert set(row["collapsed"]["measured"]) == {row["collapsed"]["exact"]}
+
+
+def test_bad_settings_are_one_line(tmp_path):
+    for name, flags, message in (
+        ("linear", ("--seeds", 1, 1), "--seeds: expected at least one, each once, got 1 1."),
+        ("linear", ("--components", 6), "--components: expected whole numbers from 1 to 5, got 6."),
+        ("continuous_bernoulli", ("--epochs", 0), "--epochs: expected a whole number >= 1, got 0."),
+        ("iwae", ("--entries", "iwea:5"), "such as iwae:5, got 'iwea:5'"),
+        ("sigma", (), "expected --frey-faces FILE.npy or --mnist NAME"),
+        ("rate_distortion", ("--betas", 1), "--betas: expected at least two different numbers > 0"),
+    ):
+        done, _ = reproduce(name, *flags, out=tmp_path / "x.json", check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert message in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_linear_in_a_tiny_form(tmp_path):
+    flags = ("--seeds", 0, 1, "--betas", 0.5, 8, "--latent-dims", 6, "--components", 2, "--steps", 300)
+    done, found = reproduce("linear", *flags, out=tmp_path / "folder" / "results.json")
+    assert [row["beta"] for row in found["curves"]] == [0.5, 8]
+    assert found["rows"][1]["measured"] == found["components"][0]["worst_difference"] > 0
+    assert (tmp_path / "folder" / "results.png").stat().st_size > 10_000
+    assert sum(line.startswith("| ") for line in done.stdout.splitlines()) == 2 * 2 + 3  # headers with their rules, rows
+
+
+@pytest.mark.slow
+def test_continuous_bernoulli_in_a_tiny_form(tmp_path):
+    flags = ("--dataset", "digits", "--epochs", 3, "--seeds", 0, 1)
+    _, found = reproduce("continuous_bernoulli", *flags, out=tmp_path / "results.json")
+    own, other = found["what_training_reports"]
+    # The same draws and the same density: the evaluation of the first is the number that its training reports.
+    assert found["per_seed"]["continuous_bernoulli"]["elbo"] == pytest.approx(own["reports"], abs=1e-3)
+    assert found["per_seed"]["bce_as_parameter"]["elbo"] != pytest.approx(other["reports"], abs=1)
+    measured = [row["measured"] for row in found["rows"]]
+    assert all(-64 * 4.1 < elbo < 0 for elbo in measured)  # log 17 levels = 2.8 nats a pixel, were all alike
+    assert found["price_of_bce"]["bce_by_mean"]["mean"] == pytest.approx(measured[0] - measured[2])
+
+
+@pytest.mark.slow
+def test_iwae_is_stopped_and_goes_on(tmp_path):
+    flags = ("--dataset", "digits", "--epochs", 2, "--entries", "vae:1", "dreg:2", "--seeds", 0, 1, "--num-samples", 20)
+    flags = (*flags, "--runs", tmp_path / "runs")
+    done, found = reproduce("iwae", *flags, "--minutes", 0, out=tmp_path / "results.json")
+    assert "the same command goes on" in done.stdout
+    assert found is None
+    _, found = reproduce("iwae", *flags, out=tmp_path / "results.json")
+    assert [(row["what"], row["published"], row["seeds"]) for row in found["rows"]] == [
+        ("test NLL, one layer, vae, k = 1", 86.76, 2),
+        ("test NLL, one layer, dreg, k = 2", None, 2),
+    ]
+    for entry in found["entries"].values():
+        for member in entry["members"]:
+            assert 0 < member["nll"] < -member["test_elbo"] + 0.5
+    _, again = reproduce("iwae", *flags, out=tmp_path / "again.json")  # nothing is left to do
+    assert again["entries"] == found["entries"]
+    flags = ("--dataset", "digits", "--epochs", 2, "--entries", "iwae:5", "--seeds", 0, "--num-samples", 20, "--layers", 2)
+    flags = (*flags, "--binarize", "fixed", "--validation-fraction", 0.1, "--runs", tmp_path / "two")
+    _, found = reproduce("iwae", *flags, out=tmp_path / "two.json")
+    assert (found["rows"][0]["what"], found["rows"][0]["published"]) == ("test NLL, two layers, iwae, k = 5", 86.17)
+    first, second = found["entries"]["iwae:5"]["members"][0]["active_units"]
+    assert 0 <= second <= 50 < 100 >= first
+
+
+@pytest.mark.slow
+def test_sigma_in_a_tiny_form(tmp_path):
+    flags = ("--mnist", "digits", "--seeds", 0, "--epochs", 3, "--twin-epochs", 3, "--betas", 0.05, "--runs", tmp_path / "runs")
+    _, found = reproduce("sigma", *flags, out=tmp_path / "results.json")
+    assert {"gaussian:1.0", "gaussian:shared", "bernoulli", "beta 0.05"} <= set(found["mnist"]["entries"])
+    (pair,) = found["mnist"]["twins"]
+    # The same network, read as what it is; as reported it is another density.
+    read, twin, reported = (
+        pair[name]["mean"] for name in ("sigma_one_read_at_sqrt_beta", "sqrt_beta_with_beta_one", "sigma_one_as_reported")
+    )
+    assert read == pytest.approx(twin, abs=0.5)
+    assert abs(reported - read) > 10
+
+
+@pytest.mark.slow
+def test_rate_distortion_in_a_tiny_form(tmp_path):
+    flags = ("--dataset", "digits", "--betas", 0.5, 4, "--seeds", 0, 1, "--epochs", 2, "--runs", tmp_path / "runs")
+    _, found = reproduce("rate_distortion", *flags, out=tmp_path / "results.json")
+    low, high = found["points"]
+    assert low["rate"]["mean"] > high["rate"]["mean"]
+    assert low["distortion"]["mean"] < high["distortion"]["mean"]
+    assert found["rows"][0]["measured"] == max(low["test_elbo"]["mean"], high["test_elbo"]["mean"])
+    assert (tmp_path / "results.png").exists()
+
+
+@pytest.mark.slow
+def test_ais_in_a_tiny_form(tmp_path):
+    flags = ("--dataset", "digits", "--epochs", 2, "--samples", 1, 50, "--temperatures", 20, "--chains", 4, "--num-images", 10)
+    flags = (*flags, "--num-simulated", 5, "--seeds", 0, 1, "--run", tmp_path / "run")
+    _, found = reproduce("ais", *flags, out=tmp_path / "results.json")
+    nll = {name: estimate["nll"]["mean"] for name, estimate in found["estimates"].items()}
+    assert list(nll) == ["k = 1", "k = 50", "AIS"]
+    assert nll["k = 1"] > nll["k = 50"]
+    assert len(found["rows"]) == 4
+    assert not (tmp_path / "run" / "report.html").exists()  # it trains, and draws nothing
+
+
+@pytest.mark.slow
+def test_disentanglement_in_a_tiny_form(tmp_path):
+    flags = ("--betas", 1, 8, "--seeds", 0, "--epochs", 1, "--metrics", "mig", "--rows", 2000, "--num-points", 300)
+    _, found = reproduce(
+        "disentanglement", *flags, "--num-eval", 100, "--runs", tmp_path / "runs", out=tmp_path / "results.json"
+    )
+    assert len(found["points"]) == 4
+    hours, mig = found["rows"]
+    assert hours["published"] == 1.75
+    assert 0 < hours["measured"] < 1
+    assert mig["measured"] == max(point["mig"]["mean"] for point in found["points"])
