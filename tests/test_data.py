@@ -4,6 +4,7 @@ import functools
 import gzip
 import io
 import operator
+import os
 import pathlib
 import struct
 
@@ -145,6 +146,11 @@ def _bad(tmp_path, name):
         path = tmp_path / "hugeidx"
         path.mkdir()
         (path / "train-images-idx3-ubyte").write_bytes(struct.pack(">HBBIII", 0, 8, 3, *[2**32 - 1] * 3))
+    if name == "loop":
+        path = tmp_path / "loop"
+        path.mkdir()
+        (path / "again").symlink_to(path, target_is_directory=True)
+        (path / "a.png").symlink_to(path / "a.png")
     if name == "sixteen":
         path = tmp_path / "sixteen"
         path.mkdir()
@@ -176,8 +182,9 @@ BAD = {
     "garbage": "not a readable array",
     "huge": "not a readable array",
     "truncatedzip": "not a readable array",
-    "hugeidx": "IDX file",
+    "hugeidx": "unpacks to",
     "sixteen": "8 bits per channel",
+    "loop": "IDX files or PNG/JPEG images, found none among 0 files",
     "ending": r"\.npy or \.npz",
 }
 
@@ -186,6 +193,18 @@ BAD = {
 def test_bad_sources_are_refused(tmp_path, name, message):
     with pytest.raises(UserError, match=message):
         data.load(_bad(tmp_path, name))
+
+
+def test_what_unpacks_to_more_than_the_memory_is_refused_before(tmp_path, monkeypatch):
+    """A megabyte of zeros in a kilobyte, on a machine of half a megabyte."""
+    np.savez_compressed(tmp_path / "bomb.npz", x_train=np.zeros((100, 100, 100), np.uint8))
+    assert (tmp_path / "bomb.npz").stat().st_size < 10_000
+    _write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((100, 100, 100), np.uint8))
+    assert data.load(str(tmp_path / "bomb.npz")).data_shape == (100, 100, 1)
+    monkeypatch.setattr(os, "sysconf", lambda name: 724)
+    for path in (tmp_path / "bomb.npz", tmp_path):
+        with pytest.raises(UserError, match=r"unpacks to 0 GiB, and this machine has 0 GiB of memory.*--stream"):
+            data.load(str(path))
 
 
 def test_unknown_names_offer_the_near_ones():

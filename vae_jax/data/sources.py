@@ -109,11 +109,25 @@ def _read_numpy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
         raise UserError(f"{path}: not a readable array file. {fix}") from None
 
 
+def _expect_to_fit(path: Path, size: int) -> None:
+    """Raises `UserError`, before anything is unpacked, for a file that unpacks to more bytes than the machine has."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # where this is not known the reading itself must fail
+        return
+    if size > memory:
+        raise UserError(
+            f"{path}: unpacks to {size / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f} GiB of memory. It is "
+            "damaged, or too large: then save the images as one .npy file and add --stream."
+        )
+
+
 def _from_npz(path: Path) -> Split:
     archive = _read_numpy(path)
     if isinstance(archive, np.ndarray):
         raise UserError(f"{path}: expected an .npz archive, got a single array; rename it to .npy.")
     with archive:
+        _expect_to_fit(path, sum(entry.file_size for entry in archive.zip.infolist()))
         names = set(archive.files)
 
         def read(*candidates: str) -> np.ndarray | None:
@@ -158,6 +172,7 @@ def read_idx(path: Path) -> np.ndarray:
     """One IDX file of unsigned bytes, raw or gzipped: magic 0 0 8 ndim, big-endian sizes, then the bytes."""
     shape = idx_shape(path)
     start, count = 4 + 4 * len(shape), math.prod(shape)
+    _expect_to_fit(path, count)
     content = _of_idx(path, lambda file: file.read(start + count + 1))
     if len(content) != start + count:
         found = len(content) - start

@@ -178,7 +178,7 @@ def draw(curves: list[dict[str, Any]], path: Path) -> None:
             units.plot([row["beta"] for row in rows], [row["units"]["mean"] for row in rows], "o", ms=4)
             for eigenvalue in EIGENVALUES[:latent_dim]:
                 units.axvline(eigenvalue, color="0.85", lw=0.8, zorder=0)
-    plane.set(xlabel="rate: KL (nats)", ylabel="distortion: squared error / 2 (nats, without its constant)")
+    plane.set(xlabel="rate: KL (nats)", ylabel="squared error / 2 (nats, no constant)")
     plane.legend(title="line: closed form; points: trained")
     units.set(xscale="log", xlabel="β (a unit collapses at its eigenvalue, grey)", ylabel="KL of each unit (nats)")
     path.parent.mkdir(parents=True, exist_ok=True)
