@@ -14,6 +14,7 @@ from jax import lax
 from vae_jax import likelihoods, model, networks, objectives, training
 from vae_jax.build import build
 from vae_jax.config import Config, Hyperparams
+from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.errors import UserError
 from vae_jax.networks import convolution
 from vae_jax.sharding import place
@@ -316,6 +317,17 @@ def test_residual_blocks_start_as_the_identity():
     moved = jax.tree.map(lambda leaf: leaf + 0.1, with_blocks["encoder"]["_Blocks_0"])
     with_blocks["encoder"]["_Blocks_0"] = moved
     assert not np.allclose(outputs(residual, with_blocks)[0][0], outputs(plain, shared)[0][0], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_posterior_starts_near_the_prior(kind):
+    """Else the first KL, of hundreds of nats, drives the code into a collapse: with GroupNorm the heads start small."""
+    vae = small_vae(kind, shape=(28, 28, 1), channels=(32, 64), dense=(256,), latent_dim=32)
+    params = jax.jit(vae.init)(jax.random.key(0))
+    x = jax.random.bernoulli(jax.random.key(1), 0.2, (8, 28, 28, 1)).astype(jnp.float32)
+    mean, log_scale = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))(params, x)
+    assert float(jnp.mean(jax.vmap(kl_to_standard_normal)(mean, log_scale))) < 16
+    assert float(jnp.max(jnp.std(mean, axis=0))) > 1e-4
 
 
 # One example at a time.

@@ -117,8 +117,9 @@ discretized_logistic: shared (auto) or per_pixel."""
     """Of conv and resnet: widths of the dense layers between the convolutions and the latent dimensions."""
     num_blocks: int = 1
     """Of resnet: residual blocks at each size of the image."""
-    norm: Literal["group", "none"] = "group"
-    """Of resnet: GroupNorm before each activation, or nothing. Batch statistics would mix the examples."""
+    norm: Literal["none", "group"] = "none"
+    """Of resnet: nothing (each block starts as the identity), or GroupNorm before each activation. Batch statistics would mix \
+the examples."""
     activation: str = "relu"
     """relu, tanh, gelu, silu, elu, leaky_relu, softplus or sigmoid."""
     latent_dim: int = 10

@@ -25,8 +25,12 @@ class Arguments:
     """Replace the table in README.md."""
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.2f}"
+def _numbers(value: float | None, error: float | None = None) -> str:
+    """A number and its error to the same digits."""
+    if value is None:
+        return "—"
+    digits = 0 if value == 0 else 4 if abs(value) < 0.1 else 2
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def _lines(name: str, content: dict[str, Any] | None) -> list[tuple[str, ...]]:
@@ -36,11 +40,8 @@ def _lines(name: str, content: dict[str, Any] | None) -> list[tuple[str, ...]]:
     seconds, lines = content["wall_seconds"], []
     time = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
     for row in content["rows"]:
-        measured = _number(row["measured"])
-        if row["standard_error"] is not None:
-            measured += f" ± {_number(row['standard_error'])}"
-        published = "—" if row["published"] is None else _number(row["published"])
-        lines.append((link, row["what"], published, measured, str(row["seeds"]), time))
+        measured = _numbers(row["measured"], row["standard_error"])
+        lines.append((link, row["what"], _numbers(row["published"]), measured, str(row["seeds"]), time))
         link = time = ""  # once for all lines of one
     return lines
 

@@ -42,11 +42,11 @@ def test_a_conv_run_is_evaluated_and_reported(conv_run):
 
 @pytest.mark.slow
 def test_a_residual_run_of_default_channels_is_repeated(tmp_path):
-    flags = ("--network", "resnet", "--norm", "none", "--latent-dim", 2, "--epochs", 1)
+    flags = ("--network", "resnet", "--norm", "group", "--latent-dim", 2, "--epochs", 1)
     done = run("train.py", "--dataset", "digits", *flags, "--no-report", "--out", tmp_path / "run")
-    assert "training resnet 32 (1 residual at each size, norm none), dense 256-2, bernoulli" in done.stdout
+    assert "training resnet 32 (1 residual at each size, norm group), dense 256-2, bernoulli" in done.stdout
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
-    assert (config["channels"], config["norm"], config["num_blocks"]) == ([32], "none", 1)
+    assert (config["channels"], config["norm"], config["num_blocks"]) == ([32], "group", 1)
     # with and without the flags, it goes on at its end
     for again in ((), flags):
         before = summary(tmp_path / "run")
@@ -96,7 +96,7 @@ REFUSED = {
     ),
     "dense of an mlp": ("--dense 32", "--dense belongs to --network conv or resnet; mlp does not use it. Leave it out."),
     "blocks of a plain network": ("--network conv --num-blocks 2", "--num-blocks belongs to --network resnet; conv does not"),
-    "norm of a plain network": ("--network conv --norm none", "--norm belongs to --network resnet; conv does not use it."),
+    "norm of a plain network": ("--network conv --norm group", "--norm belongs to --network resnet; conv does not use it."),
     "no blocks": ("--network resnet --num-blocks 0", "--num-blocks: expected a whole number >= 1, got 0."),
     "batch statistics": ("--network resnet --norm batch", "--norm"),
     "a channel of nothing": ("--network conv --channels 8 0", "--channels: expected widths >= 1"),

@@ -89,14 +89,12 @@ def main() -> int:
     print(markdown(("β", "test ELBO", "rate", "distortion", "active units", "on the hull"), cells))
     best = max(points, key=lambda point: point.numbers["test_elbo"].mean)
     elbo, pair = best.numbers["test_elbo"], same_elbo(points)
-    rows = [Row(f"best test ELBO, at β = {best.settings['beta']:g}", None, elbo.mean, _error(elbo), elbo.n)]
-    for point in pair or ():
+    rows = [Row(f"β = {best.settings['beta']:g}: test ELBO, the best", None, elbo.mean, _error(elbo), elbo.n)]
+    for point in pair or ():  # one ELBO, two codes
         beta = point.settings["beta"]
         for name, words in (("test_elbo", "test ELBO"), ("rate", "rate")):
             number = point.numbers[name]
-            rows.append(
-                Row(f"{words} at β = {beta:g}, of two codes within a nat of ELBO", None, number.mean, _error(number), number.n)
-            )
+            rows.append(Row(f"β = {beta:g}: {words}", None, number.mean, _error(number), number.n))
     details = {
         "points": [
             {"beta": point.settings["beta"], "diverged": point.num_lost, "on_hull": i in hull}
