@@ -10,7 +10,7 @@ import pytest
 from vae_jax import likelihoods, optimization, runs, training
 from vae_jax.build import build, load_dataset
 from vae_jax.comparison import plan
-from vae_jax.config import LIKELIHOODS, OBJECTIVES, Config, Hyperparams
+from vae_jax.config import LIKELIHOODS, OBJECTIVES, Config, Hyperparams, from_dict
 from vae_jax.errors import UserError
 from vae_jax.objectives import elbo
 
@@ -192,3 +192,12 @@ def test_names_of_extra_terms_do_not_overwrite_the_record():
     built = build(SMALL, objective=lambda *a: elbo(*a[:5])._replace(extra={"kl": a[4].sum()}))
     with pytest.raises(ValueError, match=r"extra terms: kl is taken; choose another name"):
         training.fit(built.vae, built.data, **built.fit_arguments)
+
+
+def test_settings_that_are_not_used_are_read_as_those_of_this_version():
+    """Another version may have recorded another default."""
+    old = {**dataclasses.asdict(Config()), "norm": "group", "prior_hidden": [7], "gamma": 3.0}
+    assert from_dict(old) == Config()
+    used = from_dict({**old, "network": "resnet", "prior": "hierarchical"})
+    assert (used.norm, used.prior_hidden, used.gamma) == ("group", (7,), None)
+    used.validate()

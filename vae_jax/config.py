@@ -241,10 +241,11 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
         ):
             if getattr(self, field) not in options:
                 raise unknown(field, getattr(self, field), [option for option in options if option != CUSTOM])
-        self._refuse_what_belongs_elsewhere("likelihood", LIKELIHOODS)
-        self._refuse_what_belongs_elsewhere("objective", OBJECTIVES)
-        self._refuse_what_belongs_elsewhere("network", NETWORKS)
-        self._refuse_what_belongs_elsewhere("prior", PRIORS)
+        for setting, (kind, owners) in self.unused().items():
+            if getattr(self, setting) != getattr(type(self), setting):
+                flag, name = setting.replace("_", "-"), getattr(self, kind)
+                words = f"{', '.join(owners[:-1])} or {owners[-1]}" if len(owners) > 1 else owners[0]
+                raise UserError(f"--{flag} belongs to --{kind} {words}; {name} does not use it. Leave it out.")
         counts = ("latent_dim", "epochs", "batch_size", "eval_batch_size", "num_samples", "num_groups", "num_components")
         for field in (*counts, "beta_cycles", "prior_components", "prior_latent_dim", "num_blocks"):
             _expect(getattr(self, field) >= 1, field, "a whole number >= 1", getattr(self, field))
@@ -312,15 +313,15 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
         if self.dequantize and self.binarization != "none":
             raise UserError("--dequantize and binarised data exclude each other. Leave one out, or add --binarize none.")
 
-    def _refuse_what_belongs_elsewhere(self, kind: str, table: dict[str, tuple[str, ...]]) -> None:
-        name = getattr(self, kind)
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for setting in sorted({setting for settings in table.values() for setting in settings}):
-            owners = [owner for owner, settings in table.items() if setting in settings]
-            if name != CUSTOM and name not in owners and getattr(self, setting) != defaults[setting]:
-                flag = setting.replace("_", "-")
-                words = f"{', '.join(owners[:-1])} or {owners[-1]}" if len(owners) > 1 else owners[0]
-                raise UserError(f"--{flag} belongs to --{kind} {words}; {name} does not use it. Leave it out.")
+    def unused(self) -> dict[str, tuple[str, list[str]]]:
+        """The settings that this configuration does not use: (kind, the names of that kind that do) by setting."""
+        found = {}
+        for kind, table in (("likelihood", LIKELIHOODS), ("objective", OBJECTIVES), ("network", NETWORKS), ("prior", PRIORS)):
+            for setting in sorted({setting for settings in table.values() for setting in settings}):
+                owners = [owner for owner, settings in table.items() if setting in settings]
+                if getattr(self, kind) not in (CUSTOM, *owners):
+                    found[setting] = (kind, owners)
+        return found
 
 
 def _expect_scale(field: str, value: str, words: tuple[str, ...], numbers_allowed: bool) -> None:
@@ -341,12 +342,16 @@ def _expect(condition: bool, field: str, expected: str, got: Any) -> None:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """A `Config` from what `dataclasses.asdict` gave, after a round trip through JSON."""
+    """A `Config` from what `dataclasses.asdict` gave, after a round trip through JSON.
+
+    Settings that it does not use are those of this version: another one may have had other defaults.
+    """
     known = {field.name for field in dataclasses.fields(Config)}
     if set(values) - known:
         raise UserError(f"config.json has unknown settings {sorted(set(values) - known)}: written by a newer version?")
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return Config(**arguments)
+    config = Config(**arguments)
+    return dataclasses.replace(config, **{setting: getattr(Config, setting) for setting in config.unused()})
 
 
 def describe_network(config: Config) -> str:
