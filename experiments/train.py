@@ -54,7 +54,8 @@ def parse_arguments() -> Arguments:
     if not arguments.out:
         raise UserError("--out: expected a run directory to write, such as runs/first, got none.")
     if arguments.resume:
-        from vae_jax.runs import is_fresh, read_config
+        from vae_jax.folders import is_fresh
+        from vae_jax.runs import read_config
 
         if is_fresh(Path(arguments.out)):
             print(f"note: nothing to resume in {arguments.out}; starting from the beginning", file=sys.stderr)
@@ -81,8 +82,9 @@ def main() -> int:
     from vae_jax import diagnostics, runs
     from vae_jax.build import build, repeat_command
     from vae_jax.cache import enable_compilation_cache
+    from vae_jax.folders import check_out
 
-    runs.check_out(out, arguments.resume)
+    check_out(out, arguments.resume, runs.read_config)
     if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise UserError("--tensorboard needs tensorboardX: pip install 'vae_jax[tensorboard]'.")
     if arguments.compilation_cache:

@@ -16,6 +16,7 @@ LAYERS = {
     "_special": 0,
     "_threefry": 0,
     "files": 0,
+    "folders": 1,
     "cache": 0,
     "config": 1,
     "conventions": 1,

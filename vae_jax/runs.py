@@ -29,6 +29,7 @@ from vae_jax.cross_batch import BatchObjective
 from vae_jax.errors import UserError
 from vae_jax.evaluation import bits_per_dim, encode_dataset
 from vae_jax.files import write_json
+from vae_jax.folders import check_out, exclusive, is_fresh
 from vae_jax.likelihoods import DISCRETE, Likelihood
 from vae_jax.objectives import Objective
 from vae_jax.postmortem import examine
@@ -67,28 +68,6 @@ def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
         raise UserError(f"{path / 'config.json'}: cannot be read: {error}") from None
 
 
-def is_fresh(out: Path) -> bool:
-    """Whether nothing is in `out` yet: it is missing, empty, or a process was killed while it wrote the first file."""
-    return not out.exists() or (out.is_dir() and all(path.name.startswith(".config.json.") for path in out.iterdir()))
-
-
-def check_out(out: Path, resume: bool, read: Callable[[Path], Any] = read_config, what: str = "to go on with it") -> None:
-    """Raises `UserError` unless `out` may be written, before anything else is done; `read` reads what is to be resumed."""
-    try:
-        fresh = is_fresh(out)
-        above = next(folder for folder in out.absolute().parents if folder.exists())
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--out {out}: cannot be written: {above} is not a folder that you may write to.")
-    if fresh:
-        return
-    if resume:
-        read(out)
-    else:
-        raise UserError(f"--out {out}: exists and is not empty. Add --resume {what}, or choose another folder.")
-
-
 def train(
     built: Built,
     out: Path,
@@ -117,8 +96,21 @@ def train(
     Returns:
       The fit, and the content of summary.json ({} for a run that was interrupted).
     """
-    check_out(out, resume)
-    resume = resume and not is_fresh(out)
+    check_out(out, resume, read_config)
+    with exclusive(out):
+        return _train(built, out, resume and not is_fresh(out), data_dir, checkpoint_seconds, on_start, on_epoch, on_chunk)
+
+
+def _train(
+    built: Built,
+    out: Path,
+    resume: bool,
+    data_dir: str | None,
+    checkpoint_seconds: float,
+    on_start: Callable[[Progress, list[str]], None],
+    on_epoch: Callable[[dict[str, Any]], bool | None],
+    on_chunk: Callable[[float], bool | None],
+) -> tuple[Fit, dict[str, Any]]:
     metrics_of_step = training.check_step(built.vae, built.data, **built.fit_arguments)
     description = describe(built, data_dir)
     progress = _initial_progress(built)
@@ -126,10 +118,6 @@ def train(
     if resume:
         _check_same(read_config(out)[1], description, out)
     else:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
         write_json(out / "config.json", description)
     with Checkpoints(out / "checkpoints") as checkpoints, _partials(built, out) as partials:
         if resume:

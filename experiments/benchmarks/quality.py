@@ -57,6 +57,7 @@ def train(arguments: Arguments, name: str, seconds: float) -> None:
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.config import Config
+    from vae_jax.folders import is_fresh
 
     config = Config(
         dataset=arguments.dataset,
@@ -68,7 +69,7 @@ def train(arguments: Arguments, name: str, seconds: float) -> None:
         **NETWORKS[name],
     )
     out = arguments.runs / NETWORKS[name]["network"]
-    resume = not runs.is_fresh(out)
+    resume = not is_fresh(out)
     if resume and sum(line["seconds"] for line in runs.read_metrics(out)) >= seconds:
         return
     spent = [0.0]

@@ -69,7 +69,7 @@ def train_sweep(members: Sequence[Any], out: Path, *, data_dir: str | None, minu
     with contextlib.suppress(RuntimeError):  # a backend that runs already keeps the devices that it has
         jax.config.update("jax_num_cpu_devices", max(1, min(8, cores, len(members))))
     from vae_jax.cache import enable_compilation_cache
-    from vae_jax.runs import is_fresh
+    from vae_jax.folders import is_fresh
     from vae_jax.sweep.directory import run_sweep
 
     enable_compilation_cache()

@@ -121,6 +121,26 @@ def test_ctrl_c_saves_and_says_how_to_continue(tmp_path):  # SIGTERM: test_conv_
     assert_same_run(tmp_path / "run", tmp_path / "alone")
 
 
+@pytest.mark.slow
+def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path):
+    process = start(
+        "train.py", *SMALL, "--epochs", 100_000, "--out", tmp_path / "run", "--no-report", "--checkpoint-seconds", 0
+    )
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").stat().st_size:
+        time.sleep(0.01)
+        assert process.poll() is None
+    second = run("train.py", "--out", tmp_path / "run", "--resume", check=False)
+    assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+    assert "another process is writing there" in second.stderr
+    assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=60)
+    third = start("train.py", "--out", tmp_path / "run", "--resume", "--no-report")
+    assert "resuming after epoch" in "".join(third.stdout.readline() for _ in range(5))
+    third.kill()
+    third.communicate(timeout=60)
+
+
 def test_divergence_keeps_the_last_good_state_and_says_where(tmp_path):
     flags = ("--optimizer", "sgd", "--learning-rate", 1e30, "--epochs", 3, "--out", tmp_path / "run")
     done = run("train.py", *SMALL, *flags, check=False)

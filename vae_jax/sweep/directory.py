@@ -24,8 +24,9 @@ from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError
 from vae_jax.files import write_json
+from vae_jax.folders import check_out, exclusive, is_fresh
 from vae_jax.postmortem import examine
-from vae_jax.runs import check_out, describe, is_fresh, read_metrics, rewrite_metrics, to_epoch, to_line
+from vae_jax.runs import describe, read_metrics, rewrite_metrics, to_epoch, to_line
 from vae_jax.sharding import Placement, place
 from vae_jax.sweep.design import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
@@ -121,9 +122,26 @@ def run_sweep(
     if resume and not is_fresh(out) and read_sweep(out)[1]["data"]["sha256"] != content["data"]["sha256"]:
         raise UserError(f"--resume {out}: the data set {everyone[0].dataset!r} is not the one that the sweep began with.")
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
-    if processes.rank == 0:
-        _plan(out, content, everyone, processes.size)
-    _expect_to_see(out, processes)
+    with exclusive(out) if processes.rank == 0 else contextlib.nullcontext():  # one sweep; the others are its processes
+        if processes.rank == 0:
+            _plan(out, content, everyone, processes.size)
+        _expect_to_see(out, processes)
+        return _run_blocks(out, everyone, kinds, built, layout, processes, data_dir, checkpoint_seconds, on_block, on_epoch)
+
+
+def _run_blocks(
+    out: Path,
+    everyone: Sequence[Config],
+    kinds: Sequence[Group],
+    built: Built,
+    layout: Layout,
+    processes: Processes,
+    data_dir: str | None,
+    checkpoint_seconds: float,
+    on_block: Callable[[Group, str, int], None],
+    on_epoch: Callable[[Tick], bool | None],
+) -> bool:
+    """Trains what is left of the blocks that fall to this process; False if interrupted."""
     blocks = sorted(path.parent for path in (out / "blocks").glob("*/block.json"))
     todo = [path for path in blocks if not (path / "result.json").exists()]
     mine = todo[processes.rank :: processes.size]
@@ -179,10 +197,7 @@ def _describe(members: Sequence[Config], built: Built, data_dir: str | None) -> 
 
 def _plan(out: Path, content: dict[str, Any], members: Sequence[Config], num_processes: int) -> None:
     """Writes sweep.json and a block for each group among each process's share of the members that have none."""
-    try:
-        (out / "blocks").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
+    (out / "blocks").mkdir(exist_ok=True)
     write_json(out / "sweep.json", content)
     planned = {number for path in (out / "blocks").glob("*/block.json") for number in json.loads(path.read_text())["members"]}
     unplanned = [number for number in range(len(members)) if number not in planned]  # a kill may have come in between

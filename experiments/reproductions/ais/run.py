@@ -53,8 +53,9 @@ def trained(arguments: Arguments) -> Any:
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.config import Config
+    from vae_jax.folders import is_fresh
 
-    fresh = runs.is_fresh(arguments.run)
+    fresh = is_fresh(arguments.run)
     if fresh or not (arguments.run / "summary.json").exists():
         config = Config(dataset=arguments.dataset, hidden=(200, 200), activation="tanh", latent_dim=50, epochs=arguments.epochs)
         progress = EpochProgress(arguments.epochs, 0)
