@@ -46,11 +46,12 @@ def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
     lost = [row["member"] for row in results.rows if row["status"].startswith("diverged")]
     if not lost:
         raise UserError(f"{arguments.run}: no member has diverged.")
-    if arguments.member not in lost:
-        raise UserError(f"--member: expected one that diverged, {', '.join(map(str, lost))}, got {arguments.member}.")
-    ((built, state),) = load_states(results, [arguments.member], arguments.data_dir).values()
-    record = next((arguments.run / "blocks").glob(f"*/diverged-{arguments.member}.json"), None)
-    found = postmortem.examine(built, results.members[arguments.member], state)
+    member = arguments.member
+    if member is None or member not in lost:
+        raise UserError(f"--member: expected one that diverged, {', '.join(map(str, lost))}, got {member}.")
+    ((built, state),) = load_states(results, [member], arguments.data_dir).values()
+    record = next((arguments.run / "blocks").glob(f"*/diverged-{member}.json"), None)
+    found = postmortem.examine(built, results.members[member], state)
     return (found if record is None else _read(record)), found
 
 

@@ -96,8 +96,8 @@ class Linear(NamedTuple):
 
 def two_layers(seed=0):
     """(prior, its params): two dimensions under one, with an inference network that is not the posterior."""
-    infer, generate = Linear(1, 2, 0.8), Linear(2, 1, 0.6)
-    prior = priors.hierarchical(2, 1, infer, generate)
+    layers = [priors.ConditionalGaussian(layer.init, layer.apply) for layer in (Linear(1, 2, 0.8), Linear(2, 1, 0.6))]
+    prior = priors.hierarchical(2, 1, *layers)
     return prior, prior.init(jax.random.key(seed))
 
 

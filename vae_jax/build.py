@@ -20,7 +20,7 @@ from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE
 from vae_jax.objectives import Objective, with_hyperparams
 from vae_jax.optimization import Optimizer
-from vae_jax.priors import Prior
+from vae_jax.priors import ConditionalGaussian, Prior
 
 
 class Built(NamedTuple):
@@ -81,7 +81,7 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     raise UserError(f"likelihood {config.likelihood!r} is a function of your own: pass likelihood=... to build or load_run.")
 
 
-def make_layers(config: Config) -> tuple[networks.Network, networks.Network]:
+def make_layers(config: Config) -> tuple[ConditionalGaussian, ConditionalGaussian]:
     """The networks between two stochastic layers: q(z2|z1) and p(z1|z2), each to (mean, log_scale).
 
     They have tanh whatever the others have: codes are not bounded, and a log_scale linear in them overflows at the first steps.
@@ -89,7 +89,8 @@ def make_layers(config: Config) -> tuple[networks.Network, networks.Network]:
     own: dict[str, Any] = {"activation": "tanh", "dtype": config.dtype}
     top, bottom, hidden = config.prior_latent_dim, config.latent_dim, config.prior_hidden
     infer = networks.mlp_encoder((bottom,), top, hidden=hidden, **own)
-    return infer, networks.mlp_encoder((top,), bottom, hidden=tuple(reversed(hidden)), **own)
+    generate = networks.mlp_encoder((top,), bottom, hidden=tuple(reversed(hidden)), **own)
+    return ConditionalGaussian(*infer), ConditionalGaussian(*generate)
 
 
 def make_prior(config: Config, prepared: Prepared) -> Prior | None:

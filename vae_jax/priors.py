@@ -1,7 +1,7 @@
 """Priors p(z) other than N(0, I): mixtures of Gaussians, the VampPrior, a second stochastic layer; bundles for a `VAE`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,13 +104,11 @@ class Prior(NamedTuple):
     num_auxiliary: int = 0
 
 
-class ConditionalGaussian(Protocol):
-    """A network, as two pure functions, from one vector to the (mean, log_scale) of another: `networks.mlp_encoder` is one."""
+class ConditionalGaussian(NamedTuple):
+    """A Gaussian vector given another one, as two pure functions; `ConditionalGaussian(*networks.mlp_encoder(...))` is one."""
 
-    @property
-    def init(self) -> Callable[[Array], Any]: ...
-    @property
-    def apply(self) -> Callable[[Any, Array], tuple[Array, Array]]: ...
+    init: Callable[[Array], Any]  # key -> params
+    apply: Callable[[Any, Array], tuple[Array, Array]]  # (params, the other vector) -> (mean, log_scale)
 
 
 def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:

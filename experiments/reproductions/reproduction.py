@@ -33,7 +33,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise UserError(f"--seeds: expected at least one, each once, got {' '.join(map(str, seeds)) or 'none'}.")
 
 
-def summarise(values: Sequence[float]) -> dict[str, float | None]:
+def summarise(values: Sequence[float]) -> dict[str, Any]:
     """Mean and standard error over seeds; no error of a single one."""
     found = interval(values)
     return {"mean": found.mean, "standard_error": None if np.isnan(found.standard_error) else found.standard_error}

@@ -98,6 +98,13 @@ def test_a_diverging_member_leaves_the_others_rows_as_they_are(finished, tmp_pat
     others = [{name: value for name, value in row.items() if name != "member"} for row in (*table[:2], *table[3:])]
     assert others == [{name: value for name, value in row.items() if name != "member"} for row in rows(finished)]
     assert "member 2 (diverged at step" in done.stderr
+    explained = run("postmortem.py", tmp_path / "out", "--member", 2)
+    assert f"{table[2]['status'].removeprefix('diverged at ')} (epoch 1), learning_rate 1000, beta 1, " in explained.stdout
+    assert "first not finite: " in explained.stdout
+    for flags in ((), ("--member", 1)):
+        refused = run("postmortem.py", tmp_path / "out", *flags, check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "--member: expected one that diverged, 2, got" in refused.stderr
 
 
 @pytest.mark.parametrize(
