@@ -97,22 +97,24 @@ def train(
       The fit, and the content of summary.json ({} for a run that was interrupted).
     """
     check_out(out, resume, read_config)
+    metrics_of_step = training.check_step(built.vae, built.data, **built.fit_arguments)
+    description = describe(built, data_dir)
     with exclusive(out):
-        return _train(built, out, resume and not is_fresh(out), data_dir, checkpoint_seconds, on_start, on_epoch, on_chunk)
+        resume = resume and not is_fresh(out)
+        return _train(built, out, resume, metrics_of_step, description, checkpoint_seconds, on_start, on_epoch, on_chunk)
 
 
 def _train(
     built: Built,
     out: Path,
     resume: bool,
-    data_dir: str | None,
+    metrics_of_step: StepMetrics,
+    description: dict[str, Any],
     checkpoint_seconds: float,
     on_start: Callable[[Progress, list[str]], None],
     on_epoch: Callable[[dict[str, Any]], bool | None],
     on_chunk: Callable[[float], bool | None],
 ) -> tuple[Fit, dict[str, Any]]:
-    metrics_of_step = training.check_step(built.vae, built.data, **built.fit_arguments)
-    description = describe(built, data_dir)
     progress = _initial_progress(built)
     notes, lines = [], []
     if resume:
