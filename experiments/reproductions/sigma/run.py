@@ -92,7 +92,7 @@ def read_at(results: Any, number: int, scale: float, data_dir: str | None) -> fl
         {"to_input": data.eval_input, "log_jacobian": data.log_jacobian},
     )
     found = jax.jit(lambda params, test: evaluation.evaluate(key, vae, params, test, **options))(params, data.test)
-    return float(np.mean(found.log_likelihood - found.kl, dtype=np.float64))
+    return float(np.mean(np.subtract(*map(np.asarray, found[:2])), dtype=np.float64))
 
 
 def learned_scale(results: Any, number: int, data_dir: str | None) -> float:
