@@ -39,6 +39,12 @@ def summarise(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": found.mean, "standard_error": None if np.isnan(found.standard_error) else found.standard_error}
 
 
+def with_error(number: dict[str, Any], digits: int = 2) -> str:
+    """Mean and error of what `summarise` gave, such as -98.58 ± 0.06."""
+    error = number["standard_error"]
+    return f"{number['mean']:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
 def write(out: Path, settings: dict[str, Any], rows: Sequence[Row], details: dict[str, Any], seconds: float) -> None:
     """Writes results.json: the settings, the rows of the README's table, the details, wall time, machine and versions."""
     # Of nobody's machine: a data set by its name, no folders.

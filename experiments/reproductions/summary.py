@@ -1,6 +1,7 @@
-"""Rebuilds the README's table of reproductions from the results.json files that are committed."""
+"""Rebuilds the README's table of reproductions, and the tables in their own READMEs, from the committed results.json files."""
 
 import dataclasses
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,15 +15,18 @@ from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parents[1] / "README.md"
-BEGIN, END = "<!-- reproductions: made by experiments/reproductions/summary.py -->", "<!-- reproductions: end -->"
+BEGIN, END = "<!-- results: made by experiments/reproductions/summary.py -->", "<!-- results: end -->"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Print the table of all reproductions, published numbers beside measured ones; with --write put it into the README."""
+    """Print the table of all reproductions, published numbers beside measured ones; with --write put it into README.md.
+
+    With --write each reproduction's README gets its own tables, too.
+    """
 
     write: bool = False
-    """Replace the table in README.md."""
+    """Replace the tables in the READMEs."""
 
 
 def _numbers(value: float | None, error: float | None = None) -> str:
@@ -46,13 +50,37 @@ def _lines(name: str, content: dict[str, Any] | None) -> list[tuple[str, ...]]:
     return lines
 
 
+def scripts() -> list[Path]:
+    """The run.py of every reproduction."""
+    return sorted(FOLDER.glob("*/run.py"))
+
+
+def _content(script: Path) -> dict[str, Any] | None:
+    results = script.with_name("results.json")
+    return json.loads(results.read_text()) if results.is_file() else None
+
+
+def own_tables(script: Path) -> str:
+    """What the reproduction itself makes of its results.json."""
+    content = _content(script)
+    if content is None:
+        return "Not yet measured."
+    name = f"reproduction_{script.parent.name}"
+    spec = importlib.util.spec_from_file_location(name, script)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    seconds, versions = content["wall_seconds"], content["versions"]
+    made = f"{content['machine']}, jax {versions['jax']}, {seconds / 60:.0f} minutes"
+    return f"{module.tables(content)}\n\n{made}. [`results.json`](results.json) has every number and setting."
+
+
 def table() -> str:
     """Markdown, a line for each number; those without a results.json say so."""
     lines = []
-    for script in sorted(FOLDER.glob("*/run.py")):
-        results = script.with_name("results.json")
-        content = json.loads(results.read_text()) if results.is_file() else None
-        lines += _lines(script.parent.name, content)
+    for script in scripts():
+        lines += _lines(script.parent.name, _content(script))
     return markdown(
         ("reproduction", "number (nats, where no other unit is named)", "published or exact", "measured", "seeds", "wall time"),
         lines,
@@ -65,12 +93,25 @@ def main() -> int:
     if not arguments.write:
         print(table())
         return 0
-    text = README.read_text()
-    if BEGIN not in text or END not in text:
-        raise UserError(f"README.md: expected the lines {BEGIN} and {END} around the table, found none.")
-    before, rest = text.split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.split(END)[1]}")
+    replace(README, table())
+    for script in scripts():
+        replace(script.with_name("README.md"), own_tables(script))
     return 0
+
+
+def shown(readme: Path) -> str:
+    """What stands between the two marks."""
+    text = readme.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise UserError(f"{readme}: expected the lines {BEGIN} and {END} around the table, once each.")
+    return text.split(BEGIN)[1].split(END)[0].strip()
+
+
+def replace(readme: Path, tables: str) -> None:
+    """Puts the tables between the marks."""
+    shown(readme)
+    before, rest = readme.read_text().split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,15 @@ def results(name):
     return json.loads((FOLDER / name / "results.json").read_text())
 
 
-def test_the_readme_shows_what_the_results_say(monkeypatch):
+def test_the_readmes_show_what_the_results_say(monkeypatch):
     for folder in (FOLDER, EXPERIMENTS):
         monkeypatch.syspath_prepend(str(folder))
     summary = importlib.import_module("summary")
-    shown = (ROOT / "README.md").read_text().split(summary.BEGIN)[1].split(summary.END)[0].strip()
+    shown = summary.shown(ROOT / "README.md")
     assert shown == summary.table()
     assert {name for name in NAMES if f"[`{name}`]" in shown} == set(NAMES)
+    for script in summary.scripts():
+        assert summary.shown(script.with_name("README.md")) == summary.own_tables(script)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from common import parse, run_script
-from reproduction import Row, check_seeds, say_epochs, summarise, write
+from reproduction import Row, check_seeds, say_epochs, summarise, with_error, write
 from tables import check_counts, markdown
 
 FOLDER = Path(__file__).parent
@@ -44,6 +44,20 @@ class Arguments:
     """Examples in a step."""
     out: Path = FOLDER / "results.json"
     """JSON file to write."""
+
+
+def tables(content: dict[str, Any]) -> str:
+    """The networks and readings as Markdown."""
+    cells = [
+        (WORDS[name], *(with_error(terms[term], 1) for term in ("elbo", "log_likelihood", "kl")))
+        for name, terms in content["numbers"].items()
+    ]
+    prices = [
+        f"{WORDS[name].removeprefix('trained with BCE, ')}, {with_error(price, 1)} nats"
+        for name, price in content["price_of_bce"].items()
+    ]
+    table = markdown(("", "test ELBO", "log-likelihood", "KL"), cells)
+    return f"{table}\n\nThe price of BCE, seed by seed: {'; '.join(prices)}."
 
 
 def main() -> int:
@@ -101,17 +115,7 @@ def main() -> int:
             per_seed = {term: values.mean(axis=1, dtype=np.float64) for term, values in terms.items()}
             found[reading] = {"elbo": per_seed["log_likelihood"] - per_seed["kl"], **per_seed}
     seconds = time.perf_counter() - began
-
-    def cell(numbers: dict[str, Any]) -> str:
-        error = numbers["standard_error"]
-        return f"{numbers['mean']:.1f}" + ("" if error is None else f" ± {error:.1f}")
-
     numbers = {name: {term: summarise(values) for term, values in terms.items()} for name, terms in found.items()}
-    cells = [
-        (WORDS[name], *(cell(terms[term]) for term in ("elbo", "log_likelihood", "kl"))) for name, terms in numbers.items()
-    ]
-    print(markdown(("", "test ELBO", "log-likelihood", "KL"), cells))
-    print("\nnats of the discrete data; ± is the standard error over the seeds")
     rows = [
         Row(f"test ELBO, {WORDS[name]}", None, terms["elbo"]["mean"], terms["elbo"]["standard_error"], len(arguments.seeds))
         for name, terms in numbers.items()
@@ -119,7 +123,6 @@ def main() -> int:
     differences = {}
     for name in ("bce_as_parameter", "bce_by_mean"):
         differences[name] = summarise(found["continuous_bernoulli"]["elbo"] - found[name]["elbo"])
-        print(f"price of BCE, {WORDS[name]}: {cell(differences[name])} nats")
     details = {
         "unit": "nats of the discrete data (densities of dequantised data and the log-Jacobian of a level)",
         "numbers": numbers,
@@ -127,6 +130,7 @@ def main() -> int:
         "per_seed": {name: {term: values.tolist() for term, values in terms.items()} for name, terms in found.items()},
         "what_training_reports": reported,
     }
+    print(f"{tables(details)}\n\n{details['unit']}; ± is the standard error over the seeds")
     write(arguments.out, {**dataclasses.asdict(config), **dataclasses.asdict(arguments)}, rows, details, seconds)
     return 0
 

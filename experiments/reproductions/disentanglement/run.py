@@ -10,7 +10,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from common import parse, run_script
-from reproduction import Row, check_seeds, train_sweep, write
+from reproduction import Row, check_seeds, train_sweep, with_error, write
 from tables import check_counts, markdown
 
 from vae_jax.errors import UserError
@@ -62,6 +62,23 @@ class Arguments:
     """JSON file to write."""
 
 
+def title(point: dict[str, Any]) -> str:
+    """Objective and strength."""
+    return f"{NAMES[point['objective']]}, β = {point['beta']:g}"
+
+
+def known_metrics(content: dict[str, Any]) -> list[str]:
+    """The names of the metrics that were computed."""
+    return [name for name, value in content["points"][0].items() if isinstance(value, dict)]
+
+
+def tables(content: dict[str, Any]) -> str:
+    """The metrics of every objective and strength as Markdown."""
+    names = known_metrics(content)
+    cells = [(title(point), *(with_error(point[name], 3) for name in names)) for point in content["points"]]
+    return markdown(("", *names), cells)
+
+
 def main() -> int:
     """Trains, scores, writes."""
     arguments = parse(Arguments)
@@ -94,20 +111,16 @@ def main() -> int:
     if scored.returncode:
         return scored.returncode
     points = json.loads((arguments.runs / "disentanglement.json").read_text())["points"]
-    results = load_sweep(arguments.runs)
+    for point in points:
+        named = (name for name in NAMES if f"objective = {name}" in point["group"])
+        point["objective"] = next(named, arguments.objectives[0])  # a sweep of one objective does not name it
+        for numbers in point.values():
+            if isinstance(numbers, dict) and numbers["n"] < 2:
+                numbers["standard_error"] = None
+    content, results = {"points": points}, load_sweep(arguments.runs)
     hours = sum(row["wall_seconds"] for row in results.rows) / len(results.rows) / 3600
     images = results.rows[0]["steps"] * base.batch_size
-    known = [name for name, value in points[0].items() if isinstance(value, dict)]
-
-    def cell(numbers: dict[str, Any]) -> str:
-        error = numbers["standard_error"]
-        return f"{numbers['mean']:.3f}" + ("" if numbers["n"] < 2 else f" ± {error:.3f}")
-
-    def title(point: dict[str, Any]) -> str:
-        objective = next((name for name in NAMES if f"objective = {name}" in point["group"]), arguments.objectives[0])
-        return f"{NAMES[objective]}, β = {point['beta']:g}"
-
-    print(markdown(("", *known), [(title(point), *(cell(point[name]) for name in known)) for point in points]))
+    print(tables(content))
     print(f"\n{len(results.rows)} members, {hours * 60:.1f} minutes a member for {images:,} images")
     rows = [
         Row(
@@ -118,14 +131,14 @@ def main() -> int:
             len(results.rows),
         )
     ]
-    for name in known:
+    for name in known_metrics(content):
         best = max(points, key=lambda point: point[name]["mean"])
-        error = best[name]["standard_error"] if best[name]["n"] > 1 else None
-        rows.append(Row(f"best {name} (no nats): {title(best)}", None, best[name]["mean"], error, best[name]["n"]))
+        words = f"best {name} (no nats): {title(best)}"
+        rows.append(Row(words, None, best[name]["mean"], best[name]["standard_error"], best[name]["n"]))
     seconds = sum(row["wall_seconds"] for row in results.rows)
     skipped = ("runs", "minutes", "objectives")
     kept = {name: value for name, value in dataclasses.asdict(arguments).items() if name not in skipped and value is not None}
-    write(arguments.out, {**dataclasses.asdict(base), **kept}, rows, {"points": points}, seconds)
+    write(arguments.out, {**dataclasses.asdict(base), **kept}, rows, content, seconds)
     return 0
 
 

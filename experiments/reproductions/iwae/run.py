@@ -10,7 +10,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from common import parse, run_script
-from reproduction import Row, check_seeds, summarise, train_sweep, write
+from reproduction import Row, check_seeds, summarise, train_sweep, with_error, write
 from tables import check_counts, markdown
 
 from vae_jax.errors import UserError
@@ -35,7 +35,7 @@ LAYERS: dict[int, dict[str, Any]] = {
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "full": {"batch_size": 20, "epochs": 3280, "learning_rate": 1e-3, "learning_rate_schedule": "burda"},
-    "short": {"batch_size": 100, "epochs": 600, "learning_rate": 1e-3, "learning_rate_schedule": "cosine"},
+    "short": {"batch_size": 100, "epochs": 600, "learning_rate": 2e-3, "learning_rate_schedule": "cosine"},
 }
 
 
@@ -166,6 +166,17 @@ def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
     return found
 
 
+def tables(content: dict[str, Any]) -> str:
+    """The entries as Markdown."""
+    cells = []
+    for name, entry in content["entries"].items():
+        units = zip(*(member["active_units"] for member in entry["members"]), strict=True)
+        active = " + ".join(f"{sum(of) / len(of):.1f}" for of in units)
+        published = "—" if entry["published"] is None else f"{entry['published']:.2f}"
+        cells.append((f"`{name}`", published, with_error(entry["nll"]), active, str(len(entry["members"]))))
+    return markdown(("entry", "published", "test NLL", "active units", "seeds"), cells)
+
+
 def main() -> int:
     """Trains, evaluates, writes."""
     arguments = parse(Arguments)
@@ -183,7 +194,7 @@ def main() -> int:
 
     results = load_sweep(arguments.runs)
     numbers = {identity(config): number for number, config in enumerate(results.members)}
-    rows, details, cells = [], {}, []
+    rows, details = [], {}
     for entry, members in entries.items():
         began, found = time.monotonic(), []
         for config in members:
@@ -206,13 +217,10 @@ def main() -> int:
                 f"test NLL, {layers}, {entry.replace(':', ', k = ')}", published, nll["mean"], nll["standard_error"], len(found)
             )
         )
-        active = " + ".join(f"{sum(of) / len(of):.1f}" for of in zip(*(one["active_units"] for one in found), strict=True))
-        error = "" if nll["standard_error"] is None else f" ± {nll['standard_error']:.2f}"
-        cells.append((entry, f"{published or '—'}", f"{nll['mean']:.2f}{error}", active, str(len(found))))
         print(f"{entry} evaluated in {time.monotonic() - began:.0f} s", flush=True)
     if not rows:
         raise UserError("every member diverged: try a lower --learning-rate.")
-    print(f"\n{markdown(('entry', 'published', 'test NLL', 'active units', 'seeds'), cells)}")
+    print(f"\n{tables({'entries': details})}")
     seconds = sum(one["training_seconds"] for entry in details.values() for one in entry["members"])
     first = next(iter(entries.values()))[0]
     write(arguments.out, {**dataclasses.asdict(first), **settings_of(arguments)}, rows, {"entries": details}, seconds)

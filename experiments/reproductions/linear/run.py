@@ -185,6 +185,31 @@ def draw(curves: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def tables(content: dict[str, Any]) -> str:
+    """The comparison as Markdown."""
+
+    def cells(row: dict[str, Any], name: str) -> str:
+        return f"{row[name]['mean']:.4f} ({row[name]['exact']:.4f})"
+
+    header = ("latent dimensions", "β", "rate (exact)", "squared error (exact)", "collapsed units", "worst difference, nats")
+    curves = [
+        (
+            str(row["latent_dim"]),
+            f"{row['beta']:g}",
+            *(cells(row, name) for name in ("rate", "error")),
+            f"{' '.join(map(str, sorted(set(row['collapsed']['measured']))))} ({row['collapsed']['exact']})",
+            f"{row['worst_difference']:.4f}",
+        )
+        for row in content["curves"]
+    ]
+    second = ("latent dimensions", "σ (exact)", "ELBO (log p(x))", "worst difference, nats")
+    components = [
+        (str(row["latent_dim"]), *(cells(row, name) for name in ("scale", "elbo")), f"{row['worst_difference']:.4f}")
+        for row in content["components"]
+    ]
+    return f"{markdown(header, curves)}\n\n{markdown(second, components)}"
+
+
 def main() -> int:
     """Trains all, compares, writes."""
     arguments = parse(Arguments)
@@ -213,28 +238,9 @@ def main() -> int:
     def worst(rows: list[dict[str, Any]]) -> float:
         return max(row["worst_difference"] for row in rows)
 
-    def cells(row: dict[str, Any], name: str) -> str:
-        return f"{row[name]['mean']:.4f} ({row[name]['exact']:.4f})"
-
-    header = ("latent dimensions", "β", "rate (exact)", "squared error (exact)", "collapsed units", "worst difference, nats")
-    table = [
-        (
-            str(row["latent_dim"]),
-            f"{row['beta']:g}",
-            *(cells(row, name) for name in ("rate", "error")),
-            f"{' '.join(map(str, sorted(set(row['collapsed']['measured']))))} ({row['collapsed']['exact']})",
-            f"{row['worst_difference']:.4f}",
-        )
-        for row in curves
-    ]
-    print(markdown(header, table))
-    header = ("latent dimensions", "σ (exact)", "ELBO (log p(x))", "worst difference, nats")
-    table = [
-        (str(row["latent_dim"]), *(cells(row, name) for name in ("scale", "elbo")), f"{row['worst_difference']:.4f}")
-        for row in components
-    ]
+    content = {"curves": curves, "components": components}
     members = (len(curves) + len(components)) * len(arguments.seeds)
-    print(f"\n{markdown(header, table)}\n\n{members} members, {seconds:.0f} s")
+    print(f"{tables(content)}\n\n{members} members, {seconds:.0f} s")
     summary = []
     if curves:
         words = f"rate, distortion and each unit's KL of {len(arguments.betas)} β, worst difference from the closed form"
@@ -243,7 +249,7 @@ def main() -> int:
         words = "ELBO against log p(x) of probabilistic PCA, worst difference"
         summary.append(Row(words, 0.0, worst(components), None, len(arguments.seeds)))
     settings = {**dataclasses.asdict(arguments), "eigenvalues": EIGENVALUES.tolist(), "examples": COUNT}
-    write(arguments.out, settings, summary, {"curves": curves, "components": components}, seconds)
+    write(arguments.out, settings, summary, content, seconds)
     if curves:
         draw(curves, arguments.out.with_suffix(".png"))
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from common import parse, run_script
-from reproduction import Row, check_seeds, train_sweep, write
+from reproduction import Row, check_seeds, train_sweep, with_error, write
 from tables import check_counts, markdown
 
 from vae_jax.errors import UserError
@@ -54,6 +54,17 @@ def same_elbo(points: list[Any], within: float = 1.0) -> tuple[Any, Any] | None:
     return max(pairs, key=lambda pair: gap(pair, "rate"), default=None)
 
 
+def tables(content: dict[str, Any]) -> str:
+    """The points as Markdown."""
+    cells = [
+        (f"{point['beta']:g}", *(with_error(point[name]) for name in MEASURES), "yes" if point["on_hull"] else "")
+        for point in content["points"]
+    ]
+    pair = " and ".join(f"{beta:g}" for beta in content["within_a_nat"])
+    table = markdown(("β", "test ELBO", "rate", "distortion", "active units", "on the hull"), cells)
+    return f"{table}\n\nWithin a nat of ELBO, with the rates furthest apart: β = {pair}." if pair else table
+
+
 def main() -> int:
     """Sweeps, tables, writes."""
     arguments = parse(Arguments)
@@ -78,15 +89,6 @@ def main() -> int:
     means = {name: [point.numbers[name].mean for point in points] for name in MEASURES}
     hull = sweep.lower_hull(means["rate"], means["distortion"])
 
-    def cell(point: Any, name: str) -> str:
-        number = point.numbers[name]
-        return f"{number.mean:.2f}" + (f" ± {number.standard_error:.2f}" if number.n > 1 else "")
-
-    cells = [
-        (f"{point.settings['beta']:g}", *(cell(point, name) for name in MEASURES), "yes" if i in hull else "")
-        for i, point in enumerate(points)
-    ]
-    print(markdown(("β", "test ELBO", "rate", "distortion", "active units", "on the hull"), cells))
     best = max(points, key=lambda point: point.numbers["test_elbo"].mean)
     elbo, pair = best.numbers["test_elbo"], same_elbo(points)
     rows = [Row(f"β = {best.settings['beta']:g}: test ELBO, the best", None, elbo.mean, _error(elbo), elbo.n)]
@@ -103,6 +105,7 @@ def main() -> int:
         ],
         "within_a_nat": [point.settings["beta"] for point in pair or ()],
     }
+    print(tables(details))
     write_sweep_report(results)
     seconds = sum(row["wall_seconds"] for row in results.rows)
     kept = {"betas": arguments.betas, "seeds": arguments.seeds, "epochs": arguments.epochs}

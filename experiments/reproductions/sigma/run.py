@@ -9,7 +9,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from common import parse, run_script
-from reproduction import Row, check_seeds, summarise, train_sweep, write
+from reproduction import Row, check_seeds, summarise, train_sweep, with_error, write
 from tables import check_counts, markdown
 
 from vae_jax.errors import UserError
@@ -168,29 +168,31 @@ def compare(name: str, dataset: str, arguments: Arguments) -> tuple[int | None, 
         words = f"{name.replace('_', ' ')}, {words}: −ELBO of the density on [0, 1]"
         rows.append(Row(words, published, jacobian - elbo["mean"], elbo["standard_error"], table[entry]["seeds"]))
     seconds = sum(row["wall_seconds"] for row in results.rows)
-    content = {"entries": table, "tuned_beta": beta, "learned_sigma": summarise(scales), "twins": pairs}
-    print_tables(name, content)
-    return None, content, rows, seconds
+    return None, {"entries": table, "tuned_beta": beta, "learned_sigma": summarise(scales), "twins": pairs}, rows, seconds
 
 
-def print_tables(name: str, content: dict[str, Any]) -> None:
-    """The likelihoods by their ELBO, and the pairs."""
-
-    def cell(number: dict[str, Any], digits: int = 1) -> str:
-        error = number["standard_error"]
-        return f"{number['mean']:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-    order = sorted(content["entries"].items(), key=lambda item: -item[1]["test_elbo"]["mean"])
-    cells = [
-        (entry, *(cell(found[n]) for n in ("test_elbo", "rate")), cell(found["test_bits_per_dim"], 3)) for entry, found in order
-    ]
-    print(f"\n{name}, nats of the discrete data (bernoulli: of the binarised data)\n")
-    print(markdown(("", "test ELBO", "KL", "bits/dim"), cells))
-    print(f"\nbeta tuned on validation: {content['tuned_beta']:g}, sigma {math.sqrt(content['tuned_beta']):.3f}; ", end="")
-    print(f"sigma learned: {cell(content['learned_sigma'], 3)}\n")
+def tables(content: dict[str, Any]) -> str:
+    """Of each data set the likelihoods by their ELBO, and the pairs, as Markdown."""
     header = ("β", "σ = 1 and β, as reported", "the same, read at σ = √β", "σ = √β and β = 1")
     names = ("sigma_one_as_reported", "sigma_one_read_at_sqrt_beta", "sqrt_beta_with_beta_one")
-    print(markdown(header, [(f"{pair['beta']:g}", *(cell(pair[n]) for n in names)) for pair in content["twins"]]))
+    lines = []
+    for dataset in filter(content.__contains__, SETTINGS):
+        found = content[dataset]
+        order = sorted(found["entries"].items(), key=lambda item: -item[1]["test_elbo"]["mean"])
+        cells = [
+            (f"`{entry}`", *(with_error(of[name], 1) for name in ("test_elbo", "rate")), with_error(of["test_bits_per_dim"], 3))
+            for entry, of in order
+        ]
+        pairs = [(f"{pair['beta']:g}", *(with_error(pair[name], 1) for name in names)) for pair in found["twins"]]
+        lines += [
+            f"{dataset.replace('_', ' ')}, nats of the discrete data (`bernoulli`: of binarised data, so not to be compared)\n",
+            markdown(("", "test ELBO", "KL", "bits/dim"), cells),
+            f"\nβ tuned on validation: {found['tuned_beta']:g}, σ = √β = {math.sqrt(found['tuned_beta']):.3f}; σ learned: "
+            f"{with_error(found['learned_sigma'], 3)}.\n",
+            markdown(header, pairs),
+            "",
+        ]
+    return "\n".join(lines).strip()
 
 
 def main() -> int:
@@ -211,6 +213,7 @@ def main() -> int:
         if status is not None:
             return status
         rows, total = rows + own, total + seconds
+    print(tables(content))
     kept = {"seeds": arguments.seeds, "betas": arguments.betas, "twin_epochs": arguments.twin_epochs}
     write(arguments.out, {**SETTINGS, **kept, "epochs": arguments.epochs}, rows, content, total)
     return 0
