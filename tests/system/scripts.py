@@ -1,5 +1,6 @@
 """Runs the scripts as a user does: as processes."""
 
+import csv
 import json
 import os
 import subprocess
@@ -48,3 +49,18 @@ def assert_same_run(one, other):
     assert summary(one) == summary(other)
     assert metrics(one) == metrics(other)
     assert parameters(one) == parameters(other)
+
+
+def rows(out):
+    """A sweep's results.csv without what may differ between equal sweeps."""
+    with (out / "results.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "wall_seconds"} for row in csv.DictReader(file)]
+
+
+def curves(out):
+    return (out / "curves.csv").read_text()
+
+
+def assert_same_sweep(one, other):
+    assert rows(one) == rows(other)
+    assert curves(one) == curves(other)

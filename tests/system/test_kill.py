@@ -1,11 +1,13 @@
 """A run that is killed at any moment and continued is, bit for bit, the run that was left alone."""
 
+import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
-from scripts import assert_same_run, run, start
+from scripts import assert_same_run, assert_same_sweep, run, start
 
 # Checkpoints after every epoch, so that kills fall into epochs, into evaluation and into writing alike.
 SETTINGS = ("--hidden", 64, "--latent-dim", 4, "--batch-size", 16, "--epochs", 120, "--validation-fraction", 0.1)
@@ -43,11 +45,38 @@ def test_killed_once(undisturbed, tmp_path):
     assert_same_run(undisturbed, tmp_path / "run")
 
 
+# Of each script; `VAE_JAX_KILLS=100 make test-slow ARGS="-k random_moments"` is the figure of the README.
+KILLS = int(os.environ.get("VAE_JAX_KILLS", "5"))
+SWEEP = ("--betas", 0.5, 4, "--seeds", 0, 1, "--hidden", 64, "--latent-dim", 4, "--batch-size", 16, "--epochs", 30)
+SCRIPTS = {
+    "train.py": ((*SETTINGS, "--checkpoint-seconds", 0), assert_same_run),
+    "sweep.py": ((*SWEEP, "--checkpoint-seconds", 0, "--devices", 1), assert_same_sweep),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_again_and_again(undisturbed, tmp_path, seed):
-    assert _kill_until_finished(tmp_path / "run", random.Random(seed), kills=5) >= 3
-    assert_same_run(undisturbed, tmp_path / "run")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_killed_at_random_moments(script, tmp_path):
+    """Anywhere from the start-up to the report; a run that comes to its end is compared, and the next one begins."""
+    settings, assert_same = SCRIPTS[script]
+    began, rng, kills, ends = time.monotonic(), random.Random(script), 0, 0
+    run(script, *settings, "--out", tmp_path / "alone")
+    whole = time.monotonic() - began
+    while kills < KILLS or not ends:
+        out = tmp_path / f"run{ends}"
+        process = start(script, *settings, "--out", out, "--resume")
+        try:
+            _, stderr = process.communicate(timeout=rng.uniform(0, 1.1 * whole) if kills < KILLS else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate(timeout=60)
+            kills += 1
+            continue
+        assert process.returncode == 0, stderr
+        assert_same(tmp_path / "alone", out)
+        assert (out / "report.html").stat().st_size > 10_000
+        ends += 1
+    print(f"{script}: {kills} kills, {ends} runs")
 
 
 @pytest.mark.slow

@@ -13,27 +13,12 @@ import termios
 import time
 
 import pytest
-from scripts import command, run, start
+from scripts import assert_same_sweep, command, curves, rows, run, start
 
 QUICK = ("--hidden", 16, "--latent-dim", 3, "--epochs", 3, "--no-report")
 BETAS = ("--betas", 0.5, 4, "--seeds", 0, 1)
 # Long enough to be killed in the middle: about ten seconds of training after the start.
 LONG = ("--hidden", 64, "--latent-dim", 3, "--batch-size", 16, "--epochs", 60, "--no-report", "--checkpoint-seconds", 0)
-
-
-def rows(out):
-    """results.csv without what may differ between equal sweeps."""
-    with (out / "results.csv").open() as file:
-        return [{name: value for name, value in row.items() if name != "wall_seconds"} for row in csv.DictReader(file)]
-
-
-def curves(out):
-    return (out / "curves.csv").read_text()
-
-
-def assert_same_sweep(one, other):
-    assert rows(one) == rows(other)
-    assert curves(one) == curves(other)
 
 
 def sweep(out, *arguments, **options):

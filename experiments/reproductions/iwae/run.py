@@ -56,10 +56,10 @@ class Arguments:
     """Stochastic layers: 784-200-200-50, or 784-200-200-100-100-100-50."""
     schedule: Literal["short", "full"] = "short"
     """full: batch 20, 3,280 passes, rates as published. short: batch 100, 600 passes, a cosine."""
-    entries: tuple[str, ...] = ("vae:1", "iwae:5")
-    """Objective and number of samples: vae:1 vae:5 vae:50 iwae:5 iwae:50 stl:50 dreg:50 ..."""
+    entries: tuple[str, ...] = ("vae:1", "iwae:5:2")
+    """Objective and number of samples: vae:1 iwae:5 stl:50 dreg:50 ...; iwae:5:2 takes the first two seeds only."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of every entry."""
+    """Seeds of the entries."""
     epochs: int | None = None
     """Passes, if not those of the schedule; the rate's course is stretched to them."""
     learning_rate: float | None = None
@@ -76,12 +76,15 @@ class Arguments:
     """JSON file to write, once all members have ended."""
 
 
-def parse_entry(entry: str) -> tuple[str, int]:
-    """("iwae", 5) of "iwae:5"."""
-    kind, _, count = entry.partition(":")
-    if kind not in KINDS or not count.isdigit() or int(count) < 1:
+def parse_entry(entry: str, seeds: int) -> tuple[str, int, int]:
+    """("iwae", 5, 2) of "iwae:5:2"; with all the seeds unless the entry says how many."""
+    kind, *numbers = entry.split(":")
+    if kind not in KINDS or len(numbers) not in (1, 2) or not all(n.isdecimal() and int(n) > 0 for n in numbers):
         raise UserError(f"--entries: expected {', '.join(KINDS)} and a number of samples, such as iwae:5, got {entry!r}.")
-    return kind, int(count)
+    count, used = int(numbers[0]), int(numbers[-1]) if len(numbers) == 2 else seeds
+    if used > seeds:
+        raise UserError(f"--entries: expected at most the {seeds} of --seeds, got {used} seeds in {entry!r}.")
+    return kind, count, used
 
 
 def make_members(arguments: Arguments) -> dict[str, list[Any]]:
@@ -102,8 +105,11 @@ def make_members(arguments: Arguments) -> dict[str, list[Any]]:
     )
     members = {}
     for entry in arguments.entries:
-        kind, count = parse_entry(entry)
-        members[entry] = sweep.grid(dataclasses.replace(base, num_samples=count, **KINDS[kind]), seed=arguments.seeds)
+        kind, count, used = parse_entry(entry, len(arguments.seeds))
+        if f"{kind}:{count}" in members:
+            raise UserError(f"--entries: expected each once, got {kind}:{count} twice.")
+        config = dataclasses.replace(base, num_samples=count, **KINDS[kind])
+        members[f"{kind}:{count}"] = sweep.grid(config, seed=arguments.seeds[:used])
     return members
 
 
