@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import math
 import os
 import re
@@ -26,9 +27,17 @@ def _stop(number: int, frame: Any) -> None:
 signal.signal(signal.SIGINT, _stop)
 
 
+def _unraisable(unraisable: Any) -> None:
+    """As always, but for the writers that a failed checkpoint leaves behind, since that is reported itself."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's main: bad input becomes one line on stderr and exit status 2, without a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own remarks; its errors stay
+    sys.unraisablehook = _unraisable
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's reads of a damaged checkpoint: each is reported as well
     try:
         status = main()
         sys.stdout.flush()
@@ -39,7 +48,7 @@ def run_script(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
         status = 1
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):

@@ -44,8 +44,9 @@ class Arguments(Config):
 def draw_reconstructions(rows: list[tuple[str, Any]], path: Path) -> None:
     """A strip of test images and, below it, one of reconstructions for each likelihood."""
     from vae_jax.report.figures import labelled_strips
+    from vae_jax.report.page import write_picture
 
-    labelled_strips(rows).savefig(path, dpi=110)
+    write_picture(path, labelled_strips(rows))
 
 
 def print_tables(rows: list[dict[str, Any]]) -> None:

@@ -1,7 +1,6 @@
 """Replays the step at which a run, or a member of a sweep, diverged, and explains it."""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,14 @@ class Arguments:
     """Of a sweep: the member, by its number in the table."""
     data_dir: str | None = None
     """Where TFDS finds prepared data, if not where the run found it."""
+    debug_nans: bool = False
+    """Repeat the step operation by operation as well, and name the first that gives NaN or infinity, with its line."""
 
 
-def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(what the run wrote when it diverged, what its last good state gives now)."""
+def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any], tuple[Any, ...]]:
+    """(what the run wrote when it diverged, what its last good state gives now, what that was made of)."""
     from vae_jax import postmortem, runs
+    from vae_jax.files import read_json
     from vae_jax.sweep.results import load_states, load_sweep
 
     if not (arguments.run / "sweep.json").exists():
@@ -41,7 +43,7 @@ def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
         if not record.exists():
             raise UserError(f"{arguments.run}: did not diverge (it has no diverged.json).")
         built, state = runs.load_last_good(arguments.run, data_dir=arguments.data_dir)
-        return _read(record), postmortem.examine(built, built.config, state)
+        return read_json(record, "term"), postmortem.examine(built, built.config, state), (built, built.config, state)
     results = load_sweep(arguments.run)
     lost = [row["member"] for row in results.rows if row["status"].startswith("diverged")]
     if not lost:
@@ -51,23 +53,17 @@ def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"--member: expected one that diverged, {', '.join(map(str, lost))}, got {member}.")
     ((built, state),) = load_states(results, [member], arguments.data_dir).values()
     record = next((arguments.run / "blocks").glob(f"*/diverged-{member}.json"), None)
-    found = postmortem.examine(built, results.members[member], state)
-    return (found if record is None else _read(record)), found
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        return json.loads(record.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{record}: cannot be read: {error}") from None
+    step = (built, results.members[member], state)
+    found = postmortem.examine(*step)
+    return (found if record is None else read_json(record, "term")), found, step
 
 
 def main() -> int:
     """Replays, explains."""
     arguments = parse(Arguments)
-    from vae_jax.postmortem import ADVICE, NOTHING
+    from vae_jax.postmortem import ADVICE, NOTHING, locate
 
-    before, found = replay(arguments)
+    before, found, step = replay(arguments)
     numbers = ", ".join(f"{name} {found['hyperparams'][name]:g}" for name in ("learning_rate", "beta"))
     print(f"step {found['step']} (epoch {found['epoch']}), {numbers}, {len(found['train_indices'])} examples\n")
     cells = [
@@ -86,7 +82,10 @@ def main() -> int:
         print(f", of {len(examples)} examples; in the training set: {' '.join(map(str, examples[:10]))}{more}", end="")
     if found["bad_leaves"]:
         print(f", of {', '.join(found['bad_leaves'])}", end="")
-    print(f"\nwhat may help: {ADVICE[term]}")
+    print()
+    if arguments.debug_nans:
+        print(f"operation: {locate(*step, found) or 'none, one by one; the compiled step computes in another order'}")
+    print(f"what may help: {ADVICE[term]}")
     if before["term"] != term:
         print(f"note: when it diverged the first was {before['term']}", file=sys.stderr)
     return 0

@@ -237,7 +237,9 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
     layout = Layout(arguments.strategy, arguments.chunk, arguments.data_parallel, arguments.devices)
     progress = SweepProgress()
 
-    def on_block(group: Any, why: str, done: int) -> None:
+    def on_block(group: Any, why: str, done: int, notes: list[str]) -> None:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         if leader:
             label = f" ({group.label})" if group.label else ""
             print(f"{len(group.members)} members{label}, {group.configs[0].epochs} epochs; {why}", flush=True)

@@ -31,6 +31,8 @@ class Arguments(Config):
     checkpoint_seconds: float = 15.0
     """Least time between checkpoints; one is always written at the end and on Ctrl-C. 0: after every epoch. With --stream they
     are written within epochs too."""
+    debug_nans: bool = False
+    """If the run diverges, repeat that step operation by operation and name the first that gives NaN or infinity."""
     tensorboard: bool = False
     """Write TensorBoard event files as well (needs the extra vae_jax[tensorboard])."""
     report: bool = True
@@ -173,6 +175,11 @@ def main() -> int:
                 f"{out} explains it. {advice}",
                 file=sys.stderr,
             )
+            if arguments.debug_nans:
+                from vae_jax.postmortem import examine, locate
+
+                step = (built, config, fit.progress.state)
+                print(f"operation: {locate(*step, examine(*step)) or 'none, one by one'}", file=sys.stderr)
             return 1
     if not math.isfinite(summary["test_elbo"]):
         print("error: the test ELBO is not finite: look at the range of the test data. No report is drawn.", file=sys.stderr)

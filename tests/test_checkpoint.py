@@ -66,7 +66,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(folder, progresses, damage
     assert "checkpoint 3 is damaged" in complaints[0]
     chex.assert_trees_all_equal(state, progresses[2].state)
     with Checkpoints(folder) as checkpoints:  # the run goes on and writes epoch 3 again
+        checkpoints.restore(progresses[0][:2])
+        assert checkpoints.epochs() == [2]
         checkpoints.save(3, *progresses[3][:2])
+        assert checkpoints.epochs() == [2, 3]
     assert restore(folder, progresses[0][:2])[0] == 3
 
 

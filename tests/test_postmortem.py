@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,25 @@ def test_it_names_the_term():
     found = of(start(steep), steep)
     assert (found["term"], found["bad_examples"]) == ("gradient", [])
     assert found["bad_leaves"]
+
+
+def test_it_names_the_operation_and_its_line():
+    """Of NaN, of infinity, of a derivative; and none of a step that is finite."""
+
+    def of(state, built, config=None):
+        step = (built, config or built.config, state)
+        return postmortem.locate(*step, postmortem.examine(*step))
+
+    marked = build(CONFIG, likelihood=nan_at_the_corner)
+    line = nan_at_the_corner.__code__.co_firstlineno + 1
+    found = of(start(marked), marked)
+    assert re.match(rf"\w+ gives NaN at test_postmortem.py:{line} \(nan_at_the_corner\): return likelihoods", found), found
+    steep = build(CONFIG, likelihood=infinite_slope)
+    assert re.fullmatch(r"\w+ gives (NaN|infinity), in the gradient or the update", of(start(steep), steep))
+    plain = build(dataclasses.replace(CONFIG, optimizer="sgd"))
+    assert of(start(plain), plain) is None
+    far = dataclasses.replace(plain.config, beta=1e20, learning_rate=1e30)
+    assert of(start(plain), plain, far).endswith("gives infinity, in the gradient or the update")
 
 
 def test_the_step_is_that_of_the_run(tmp_path):

@@ -65,7 +65,7 @@ def random_bits16(key: Array, shape: tuple[int, ...]) -> Array:
     part = -(-count // 4)
 
     def draw(i: Array, words: Array) -> Array:
-        counters = lax.iota(jnp.uint32, part) + jnp.uint32(part) * i.astype(jnp.uint32)
+        counters = lax.iota(jnp.uint32, part) + jnp.uint32(part) * jnp.uint32(i)
         x, y = threefry(key_words, jnp.zeros_like(counters), counters)
         return lax.dynamic_update_slice(words, x ^ y, (i * part,))
 

@@ -1,7 +1,9 @@
 """Checkpoints of a run by Orbax: the last few and the best parameters, written atomically, checked when read."""
 
+import errno
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,10 @@ def digest(tree: Any) -> str:
 
 def _cannot_write(folder: Path, error: Exception) -> OSError:
     """One line for a full disk and the like, which Orbax and tensorstore report in many ways."""
-    return OSError(f"{folder}: a checkpoint could not be written (is the disk full?): {' '.join(str(error).split())[:160]}")
+    words = " ".join(str(error).split())
+    known = (os.strerror(number) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO))
+    reason = next((text for text in known if text in words), words[:160])
+    return OSError(f"{folder}: a checkpoint could not be written: {reason}")
 
 
 class Checkpoints:
@@ -37,6 +42,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each of its steps, and its errors twice
         self._ocp = ocp
         self._folder = folder.absolute()
+        self._damaged: set[int] = set()  # found to be so by `restore`
         self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
 
     def save(self, epoch: int, state: TrainState, best: Best) -> None:
@@ -54,14 +60,18 @@ class Checkpoints:
             tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({**meta, "sha256": digest(tree)})
         )
         try:
-            if name in self.epochs():  # a damaged one, passed over by `restore`
+            if name in self._names():  # a damaged one, passed over by `restore`
                 self._manager.delete(name)
+                self._damaged.discard(name)
             self._manager.save(name, args=arguments, force=True)
         except Exception as error:
             raise _cannot_write(self._folder, error) from None
 
     def epochs(self) -> list[int]:
-        """Epochs of the complete checkpoints, oldest first."""
+        """Epochs of the complete checkpoints, oldest first, without those that `restore` passed over."""
+        return [name for name in self._names() if name not in self._damaged]
+
+    def _names(self) -> list[int]:
         self._manager.wait_until_finished()  # one that is being written is complete only then
         return sorted(self._manager.all_steps(read=True))
 
@@ -94,7 +104,7 @@ class Checkpoints:
         """
         found, complaints = self._newest(dict(zip(("state", "best", "record"), like, strict=True)))
         last_good = int(found[0]["state"].step) if found else -1
-        for name in self.epochs():
+        for name in self._names():
             if name > last_good:  # damaged; as the newest it would be kept before those that the run writes next
                 self._manager.delete(name)
         if found is None:
@@ -110,6 +120,7 @@ class Checkpoints:
                 return self._read(epoch, like), complaints
             except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
                 reason = " ".join(str(error).split())[:160]
+                self._damaged.add(epoch)
                 complaints.append(f"checkpoint {epoch} is damaged or belongs to another model and was passed over: {reason}")
         return None, complaints
 

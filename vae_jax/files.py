@@ -1,27 +1,41 @@
 """Files written atomically: a reader, or a later process, sees the old file or the new one, never half of it."""
 
+import contextlib
 import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vae_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of writing, such as of a full disk, say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file; nothing is left of what fails."""
+    """Writes a file; nothing is left of what fails, and the error names the file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,6 +46,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_text` of JSON, with null for numbers that are not finite."""
     write_text(path, json.dumps(_finite(content), indent=2) + "\n")
+
+
+def read_json(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
+    """A JSON object that has these names.
+
+    Raises:
+      UserError: where it cannot be read, with the advice.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict) or (missing := [name for name in names if name not in content]):
+            raise ValueError(f"expected an object with {', '.join(names)}" + (f", without {missing[0]}" if content else ""))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}. {advice}".strip()) from None
+    return content
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

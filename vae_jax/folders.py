@@ -11,12 +11,13 @@ import filelock
 from vae_jax.errors import UserError
 
 _LOCK = ".lock"
+_UNFINISHED = (".config.json.", ".sweep.json.")  # the first file of a run or a sweep, while it is written
 
 
 def is_fresh(out: Path) -> bool:
     """Whether nothing is in `out` yet: it is missing, empty, or a process was killed while it wrote the first file."""
     return not out.exists() or (
-        out.is_dir() and all(path.name == _LOCK or path.name.startswith(".config.json.") for path in out.iterdir())
+        out.is_dir() and all(path.name == _LOCK or path.name.startswith(_UNFINISHED) for path in out.iterdir())
     )
 
 

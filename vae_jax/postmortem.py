@@ -1,6 +1,9 @@
 """What made a run diverge: the step after its last good state once more, in the order of its parts, example by example."""
 
-from typing import Any
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +29,19 @@ ADVICE = {
     "update": "the gradient is finite and the parameters after the step are not: lower the learning rate",
 }
 NOTHING = "this step is finite here: another device or version computes other numbers than the run's"
+_INFERENCE = ("mean of q(z|x)", "log_scale of q(z|x)", "decoder's output at that mean")
+_PARTS = ("parameters", "data", *_INFERENCE, "log_likelihood", "kl", "loss", "gradient", "update")
 _OF_EXAMPLES = ("data", "log_likelihood", "kl", "loss")
+
+
+class _Step(NamedTuple):
+    """What the step after a state is made on."""
+
+    epoch: int  # from 0
+    indices: Array
+    key: Array
+    batch: Array
+    now: Any  # hyperparameters, schedules included
 
 
 def examine(built: Built, config: Config, state: TrainState) -> dict[str, Any]:
@@ -42,14 +57,8 @@ def examine(built: Built, config: Config, state: TrainState) -> dict[str, Any]:
       not finite, or None), bad_examples (of train_indices, those where it is so), bad_leaves (of the parameters, likewise),
       ranges (least and greatest number of every part, NaN left out), and the step's hyperparams, schedules included.
     """
-    step, keys, data = int(state.step), run_keys(config.seed, config.prng), built.data
-    num_train = data.train.shape[0]
-    epoch, position = divmod(step, num_train // config.batch_size)
-    indices = epoch_order(keys, epoch, num_train, config.batch_size)[position]
-    key = jax.random.fold_in(keys.step, step)
-    batch = jnp.asarray(data.train_rows(indices))
-    now = scheduled(jax.tree.map(jnp.float32, config.hyperparams), built.fit_arguments["schedules"], state.step)
-    parts = jax.device_get(_parts(built, state, key, batch, now))
+    epoch, indices, key, batch, now = step = _step_after(built, config, state)
+    parts = jax.device_get(jax.jit(_make_parts(built, state, step))(state.params))
     term = next((name for name in ADVICE if not all(map(_is_finite, jax.tree.leaves(parts[name])))), None)
     bad_examples, bad_leaves = [], []
     if term in _OF_EXAMPLES:
@@ -59,21 +68,66 @@ def examine(built: Built, config: Config, state: TrainState) -> dict[str, Any]:
         leaves = jax.tree_util.tree_leaves_with_path(parts[term])
         bad_leaves = [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not _is_finite(leaf)]
     return {
-        "step": step,
+        "step": int(state.step),
         "epoch": epoch + 1,
         "term": term,
         "bad_examples": bad_examples,
         "bad_leaves": bad_leaves,
-        "ranges": {name: _range(part) for name, part in parts.items()},
+        "ranges": {name: _range(parts[name]) for name in _PARTS},
         "hyperparams": {name: float(value) for name, value in now._asdict().items()},
         "train_indices": indices.tolist(),
         "key_data": jax.random.key_data(key).tolist(),
     }
 
 
-def _parts(built: Built, state: TrainState, key: Array, batch: Array, now: Any) -> dict[str, Any]:
-    """Everything that a step computes, by name."""
+def locate(built: Built, config: Config, state: TrainState, found: dict[str, Any]) -> str | None:
+    """The operation of that step that first gives infinity or NaN, and the line of it: "log gives NaN at model.py:12 (f): ...".
+
+    The step runs operation by operation, each compiled alone, which takes some seconds.
+
+    Args:
+      built: as of `examine`, like config and state.
+      config: of the run or member.
+      state: after the last good step.
+      found: what `examine` said; where its term is infinite, infinities are looked for first.
+
+    Returns:
+      None where no operation gives either, as of a step that is finite.
+    """
+    parts = _make_parts(built, state, _step_after(built, config, state))
+    checks = {"NaN": jax.debug_nans, "infinity": jax.debug_infs}
+    first = "infinity" if np.isinf(found["ranges"].get(found["term"], [])).any() else "NaN"
+    for name in sorted(checks, key=lambda name: name != first):
+        try:
+            with jax.disable_jit(), checks[name](True):
+                parts(state.params)
+        except FloatingPointError as error:
+            own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_a_library(frame.filename)][-1]
+            words = f"{str(error).split(' encountered in ')[-1].rstrip('.')} gives {name}"
+            if own.filename == __file__:  # called from here: the derivative of an operation, which has no line of its own
+                return f"{words}, in the gradient or the update"
+            return f"{words} at {Path(own.filename).name}:{own.lineno} ({own.name}): {own.line}"
+    return None
+
+
+def _of_a_library(filename: str) -> bool:
+    return bool({"jax", "flax", "optax", "contextlib.py"} & set(Path(filename).parts))
+
+
+def _step_after(built: Built, config: Config, state: TrainState) -> _Step:
+    step, keys, data = int(state.step), run_keys(config.seed, config.prng), built.data
+    num_train = data.train.shape[0]
+    epoch, position = divmod(step, num_train // config.batch_size)
+    indices = epoch_order(keys, epoch, num_train, config.batch_size)[position]
+    batch = jnp.asarray(data.train_rows(indices))
+    now = scheduled(jax.tree.map(jnp.float32, config.hyperparams), built.fit_arguments["schedules"], state.step)
+    return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, now)
+
+
+def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Any], dict[str, Any]]:
+    """A function of the parameters that computes everything that a step does, by name."""
     vae, to_input = built.vae, built.data.train_input
+    _, _, key, batch, now = step
     terms_of = make_terms(vae, built.objective, to_input)
 
     def loss(params: Any) -> tuple[Array, Any]:
@@ -88,9 +142,7 @@ def _parts(built: Built, state: TrainState, key: Array, batch: Array, now: Any) 
         return {
             "parameters": params,
             "data": x,
-            "mean of q(z|x)": mean,
-            "log_scale of q(z|x)": log_scale,
-            "decoder's output at that mean": jax.vmap(lambda z: vae.decode(params, z))(mean),
+            **dict(zip(_INFERENCE, (mean, log_scale, jax.vmap(lambda z: vae.decode(params, z))(mean)), strict=True)),
             "log_likelihood": terms.log_likelihood,
             "kl": terms.kl,
             "loss": terms.loss,
@@ -98,7 +150,7 @@ def _parts(built: Built, state: TrainState, key: Array, batch: Array, now: Any) 
             "update": optax.apply_updates(params, updates),
         }
 
-    return jax.jit(parts)(state.params)
+    return parts
 
 
 def _is_finite(leaf: Any) -> bool:

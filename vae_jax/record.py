@@ -1,29 +1,43 @@
 """metrics.jsonl: a line for every epoch, from `training.Epoch` and back."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from vae_jax.evaluation import Means
+from vae_jax.files import naming, write_text
 from vae_jax.training import Epoch, TrainMeans
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of metrics.jsonl; what a killed process left half-written is passed over."""
+    """The lines of metrics.jsonl up to the first that is not whole, such as one that a killed process left half-written."""
     lines = []
-    try:
-        for text in (path / "metrics.jsonl").read_text().splitlines():
-            lines.append(json.loads(text))
-    except (OSError, ValueError):
-        pass
+    with contextlib.suppress(OSError, ValueError):
+        for text in (path / "metrics.jsonl").read_bytes().splitlines():
+            line = json.loads(text)
+            if not isinstance(line, dict) or "epoch" not in line:
+                break
+            lines.append(line)
     return lines
 
 
 def rewrite_metrics(out: Path, lines: list[dict[str, Any]]) -> None:
-    temporary = out / f".metrics.{os.getpid()}"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(temporary, out / "metrics.jsonl")
+    """Puts these lines in the place of metrics.jsonl."""
+    write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def append_metrics(out: Path, line: dict[str, Any]) -> None:
+    """Adds a line to metrics.jsonl. Opened anew each time, so that a full disk is an error of this line and of no later one."""
+    with naming(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def sync_metrics(out: Path) -> None:
+    """Returns when metrics.jsonl is on the disk: a checkpoint must never be ahead of the record."""
+    with naming(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
+        os.fsync(file.fileno())
 
 
 def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:

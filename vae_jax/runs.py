@@ -8,7 +8,6 @@ diverged.json, what `postmortem.examine` says of the step after it.
 import dataclasses
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -28,11 +27,12 @@ from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.errors import UserError
 from vae_jax.evaluation import bits_per_dim, encode_dataset
-from vae_jax.files import write_json
+from vae_jax.files import read_json, write_json
 from vae_jax.folders import check_out, exclusive, is_fresh
 from vae_jax.likelihoods import DISCRETE, Likelihood
 from vae_jax.objectives import Objective
 from vae_jax.postmortem import examine
+from vae_jax.record import append_metrics, sync_metrics
 from vae_jax.record import read_metrics as read_metrics
 from vae_jax.record import rewrite_metrics as rewrite_metrics
 from vae_jax.record import to_epoch as to_epoch
@@ -56,15 +56,15 @@ class Run(NamedTuple):
 
 def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
     """The configuration of a run directory, and all of config.json."""
+    if not (path / "config.json").exists():
+        raise UserError(f"{path}: not a run directory (it has no config.json).")
+    content = read_json(path / "config.json", "config", "data")
     try:
-        content = json.loads((path / "config.json").read_text())
         config = config_module.from_dict(content["config"])
         config.validate()
         content["data"]["sha256"]
         return config, content
-    except FileNotFoundError:
-        raise UserError(f"{path}: not a run directory (it has no config.json).") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'config.json'}: cannot be read: {error}") from None
 
 
@@ -130,37 +130,35 @@ def _train(
         began = time.perf_counter() - done_before
         last_saved = time.perf_counter()
         num_used = len(built.dataset.train) // built.config.batch_size * built.config.batch_size
-        with (out / "metrics.jsonl").open("a") as metrics:
 
-            def after_epoch(progress: Progress) -> bool:
-                nonlocal last_saved
-                line = to_line(progress.history[-1], num_used, time.perf_counter() - began)
-                metrics.write(json.dumps(line) + "\n")
-                metrics.flush()
-                if time.perf_counter() - last_saved >= checkpoint_seconds:
-                    os.fsync(metrics.fileno())  # a checkpoint must never be ahead of the record
-                    checkpoints.save(len(progress.history), progress.state, progress.best)
-                    last_saved = time.perf_counter()
-                return bool(on_epoch(line))
-
-            def save_partial(progress: Progress | None) -> None:
-                nonlocal last_saved
-                if progress is None or progress.partial is None or partials is None:
-                    return
-                os.fsync(metrics.fileno())
-                partials.save_partial(len(progress.history), progress.state, progress.best, progress.partial)
+        def after_epoch(progress: Progress) -> bool:
+            nonlocal last_saved
+            line = to_line(progress.history[-1], num_used, time.perf_counter() - began)
+            append_metrics(out, line)
+            if time.perf_counter() - last_saved >= checkpoint_seconds:
+                sync_metrics(out)
+                checkpoints.save(len(progress.history), progress.state, progress.best)
                 last_saved = time.perf_counter()
+            return bool(on_epoch(line))
 
-            def after_chunk(steps: int, progress: Callable[[], Progress | None]) -> bool:
-                if time.perf_counter() - last_saved >= checkpoint_seconds:
-                    save_partial(progress())
-                return bool(on_chunk(steps * built.config.batch_size / num_used))
+        def save_partial(progress: Progress | None) -> None:
+            nonlocal last_saved
+            if progress is None or progress.partial is None or partials is None:
+                return
+            sync_metrics(out)
+            partials.save_partial(len(progress.history), progress.state, progress.best, progress.partial)
+            last_saved = time.perf_counter()
 
-            fit = training.fit(
-                built.vae, built.data, **built.fit_arguments, start=progress, on_epoch=after_epoch, on_chunk=after_chunk
-            )
-            os.fsync(metrics.fileno())
-            save_partial(fit.progress)
+        def after_chunk(steps: int, progress: Callable[[], Progress | None]) -> bool:
+            if time.perf_counter() - last_saved >= checkpoint_seconds:
+                save_partial(progress())
+            return bool(on_chunk(steps * built.config.batch_size / num_used))
+
+        fit = training.fit(
+            built.vae, built.data, **built.fit_arguments, start=progress, on_epoch=after_epoch, on_chunk=after_chunk
+        )
+        sync_metrics(out)
+        save_partial(fit.progress)
         epochs = len(fit.progress.history)
         if fit.status == "diverged":
             with Checkpoints(out / "last_good", keep=1) as last_good:

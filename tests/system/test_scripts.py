@@ -152,7 +152,8 @@ def test_divergence_keeps_the_last_good_state_and_says_where(tmp_path):
     bad = json.loads((tmp_path / "run" / "diverged.json").read_text())
     assert len(bad["train_indices"]) == 256
     assert bad["step"] == json.loads((tmp_path / "run" / "summary.json").read_text())["diverged_at_step"]
-    explained = run("postmortem.py", tmp_path / "run")
+    explained = run("postmortem.py", tmp_path / "run", "--debug-nans")
+    assert re.search(r"\noperation: \w+ gives (NaN|infinity)", explained.stdout)
     assert f"first not finite: {bad['term']}" in explained.stdout
     assert f"step {bad['step']} (epoch 1)" in explained.stdout
 

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import os
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from vae_jax.cache import cache_dir
 from vae_jax.data.rows import Rows
 from vae_jax.data.sources import UNREADABLE, Split, rows_of_npy
 from vae_jax.errors import UserError
+from vae_jax.files import write_arrays
 
 # Data sets made from factors, in the order in which they were published; feature label_<name> holds each.
 _FACTORS = (
@@ -219,8 +219,6 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Atomically; a cache that cannot be written costs time, not the run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        os.replace(file.name, path)
+        write_arrays(path, arrays)
     except OSError as error:
         print(f"note: the decoded images could not be cached in {path.parent}: {error}", file=sys.stderr)

@@ -8,7 +8,6 @@ result.json is there.
 import contextlib
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +22,11 @@ from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError
-from vae_jax.files import write_json
+from vae_jax.files import read_json, write_json
 from vae_jax.folders import check_out, exclusive, is_fresh
 from vae_jax.postmortem import examine
-from vae_jax.runs import describe, read_metrics, rewrite_metrics, to_epoch, to_line
+from vae_jax.record import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
+from vae_jax.runs import describe
 from vae_jax.sharding import Placement, place
 from vae_jax.sweep.design import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
@@ -56,14 +56,14 @@ class Tick(NamedTuple):
 
 def read_sweep(path: Path) -> tuple[list[Config], dict[str, Any]]:
     """The members of a sweep directory, and all of sweep.json."""
+    if not (path / "sweep.json").exists():
+        raise UserError(f"{path}: not a sweep directory (it has no sweep.json).")
+    content = read_json(path / "sweep.json", "members", "data")
     try:
-        content = json.loads((path / "sweep.json").read_text())
         members = [config_module.from_dict(settings) for settings in content["members"]]
         content["data"]["sha256"]
         return members, content
-    except FileNotFoundError:
-        raise UserError(f"{path}: not a sweep directory (it has no sweep.json).") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'sweep.json'}: cannot be read: {error}") from None
 
 
@@ -89,7 +89,7 @@ def run_sweep(
     arguments: dict[str, Any] | None = None,
     data_dir: str | None = None,
     checkpoint_seconds: float = 15.0,
-    on_block: Callable[[Group, str, int], None] = lambda group, why, done: None,
+    on_block: Callable[[Group, str, int, list[str]], None] = lambda group, why, done, notes: None,
     on_epoch: Callable[[Tick], bool | None] = lambda tick: None,
 ) -> bool:
     """Trains the members that have not ended, into a directory; goes on with what was interrupted, bit for bit.
@@ -102,7 +102,7 @@ def run_sweep(
       arguments: recorded in sweep.json, for whoever wants to continue it.
       data_dir: where TFDS finds prepared data.
       checkpoint_seconds: least time between checkpoints, written at the end of an epoch.
-      on_block: called with a group, why it is laid out as it is, and the epochs done, when a block starts.
+      on_block: called with a group, why it is laid out as it is, the epochs done, and notes for the user, when a block starts.
       on_epoch: called after each epoch; a true answer ends the sweep after it.
 
     Returns:
@@ -138,7 +138,7 @@ def _run_blocks(
     processes: Processes,
     data_dir: str | None,
     checkpoint_seconds: float,
-    on_block: Callable[[Group, str, int], None],
+    on_block: Callable[[Group, str, int, list[str]], None],
     on_epoch: Callable[[Tick], bool | None],
 ) -> bool:
     """Trains what is left of the blocks that fall to this process; False if interrupted."""
@@ -197,9 +197,9 @@ def _describe(members: Sequence[Config], built: Built, data_dir: str | None) -> 
 
 def _plan(out: Path, content: dict[str, Any], members: Sequence[Config], num_processes: int) -> None:
     """Writes sweep.json and a block for each group among each process's share of the members that have none."""
-    (out / "blocks").mkdir(exist_ok=True)
     write_json(out / "sweep.json", content)
-    planned = {number for path in (out / "blocks").glob("*/block.json") for number in json.loads(path.read_text())["members"]}
+    (out / "blocks").mkdir(exist_ok=True)
+    planned = {number for path in (out / "blocks").glob("*/block.json") for number in _numbers(path.parent)}
     unplanned = [number for number in range(len(members)) if number not in planned]  # a kill may have come in between
     in_order = [number for group in groups([members[i] for i in unplanned], unplanned) for number in group.members]
     next_block = 1 + max((int(path.name) for path in (out / "blocks").iterdir() if path.name.isdigit()), default=-1)
@@ -223,7 +223,12 @@ def _expect_to_see(out: Path, processes: Processes) -> None:
 
 
 def _numbers(block: Path) -> list[int]:
-    return json.loads((block / "block.json").read_text())["members"]
+    return _block(block)["members"]
+
+
+def _block(block: Path) -> dict[str, Any]:
+    advice = f"Remove {block.name}/ and continue with --resume: its members are trained again."
+    return read_json(block / "block.json", "members", advice=advice)
 
 
 def lane_template(built: Built, count: int) -> Lane:
@@ -241,12 +246,12 @@ def _run_block(
     built: Built,
     layout: Layout,
     checkpoint_seconds: float,
-    on_block: Callable[[Group, str, int], None],
+    on_block: Callable[[Group, str, int, list[str]], None],
     on_epoch: Callable[[MembersProgress], bool],
 ) -> bool:
     """Trains a block to its end, from its last checkpoint on; False if interrupted."""
     count = len(group.members)
-    began_with = json.loads((path / "block.json").read_text()).get("layout")
+    began_with = _block(path).get("layout")
     if began_with:
         if layout.strategy not in ("auto", began_with["strategy"]):
             raise UserError(f"--strategy: {path.name} began with {began_with['strategy']}; leave it out to go on, bit for bit.")
@@ -254,47 +259,45 @@ def _run_block(
     placement = _place(count, layout)
     if began_with:
         placement = placement._replace(why=placement.why.replace("as asked", "as it began"))
-    start, lines = None, []
+    start, lines, notes = None, [], []
     with Checkpoints(path / "checkpoints") as checkpoints:
         template = lane_template(built, count)
         if (found := checkpoints.restore((template.state, template.best))) is not None:
-            epoch, state, best, _ = found
+            epoch, state, best, notes = found
             lines = [line for line in read_metrics(path) if line["epoch"] <= epoch]
             start = _progress(Lane(state, best), group, lines, epoch)
         rewrite_metrics(path, lines)
-        on_block(group, placement.why, start.epoch if start else 0)
+        on_block(group, placement.why, start.epoch if start else 0, [f"{path.name}: {note}" for note in notes])
         last_saved = time.perf_counter()
         num_used = len(built.dataset.train) // built.config.batch_size * built.config.batch_size
         seen = [len(history) for history in start.histories] if start else [0] * count
-        with (path / "metrics.jsonl").open("a") as metrics:
 
-            def save(progress: MembersProgress) -> None:
-                os.fsync(metrics.fileno())  # a checkpoint must never be ahead of the record
-                lanes = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(progress.lanes))
-                checkpoints.save(progress.epoch, lanes.state, lanes.best)
+        def save(progress: MembersProgress) -> None:
+            sync_metrics(path)
+            lanes = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(progress.lanes))
+            checkpoints.save(progress.epoch, lanes.state, lanes.best)
 
-            def after_epoch(progress: MembersProgress) -> bool:
-                nonlocal last_saved
-                for i, history in enumerate(progress.histories):
-                    if len(history) > seen[i]:
-                        line = to_line(history[-1], num_used, sum(epoch.seconds for epoch in history))
-                        metrics.write(json.dumps({"member": group.members[i], **line}) + "\n")
-                        seen[i] = len(history)
-                    elif progress.status[i] == "diverged" and len(history) == progress.epoch - 1:
-                        line = {"member": group.members[i], "epoch": progress.epoch, "diverged": True}
-                        metrics.write(json.dumps(line) + "\n")
-                metrics.flush()
-                if time.perf_counter() - last_saved >= checkpoint_seconds:
-                    save(progress)
-                    last_saved = time.perf_counter()
-                return on_epoch(progress)
+        def after_epoch(progress: MembersProgress) -> bool:
+            nonlocal last_saved
+            for i, history in enumerate(progress.histories):
+                if len(history) > seen[i]:
+                    line = to_line(history[-1], num_used, sum(epoch.seconds for epoch in history))
+                    append_metrics(path, {"member": group.members[i], **line})
+                    seen[i] = len(history)
+                elif progress.status[i] == "diverged" and len(history) == progress.epoch - 1:
+                    line = {"member": group.members[i], "epoch": progress.epoch, "diverged": True}
+                    append_metrics(path, line)
+            if time.perf_counter() - last_saved >= checkpoint_seconds:
+                save(progress)
+                last_saved = time.perf_counter()
+            return on_epoch(progress)
 
-            if not began_with:
-                used = {"strategy": placement.strategy, "chunk": None if placement.strategy == "map" else placement.chunk}
-                write_json(path / "block.json", {"members": list(group.members), "layout": used})
-            fit = run_group(group, built, placement, start, after_epoch)
-            if fit.progress.epoch not in checkpoints.epochs():
-                save(fit.progress)
+        if not began_with:
+            used = {"strategy": placement.strategy, "chunk": None if placement.strategy == "map" else placement.chunk}
+            write_json(path / "block.json", {"members": list(group.members), "layout": used})
+        fit = run_group(group, built, placement, start, after_epoch)
+        if fit.progress.epoch not in checkpoints.epochs():
+            save(fit.progress)
     if "interrupted" in fit.status:
         return False
     for i, status in enumerate(fit.status):

@@ -1,6 +1,5 @@
 """What a sweep directory says: its table, its points, its curves, and the parameters of its members."""
 
-import json
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -14,7 +13,7 @@ from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.epochs import Lane
 from vae_jax.errors import UserError
-from vae_jax.files import write_json, write_text
+from vae_jax.files import read_json, write_json, write_text
 from vae_jax.runs import read_metrics
 from vae_jax.sweep.design import TRACED, groups, varying
 from vae_jax.sweep.directory import lane_template, read_sweep
@@ -47,10 +46,14 @@ def load_sweep(path: Path) -> Results:
     members, description = read_sweep(path)
     rows, curves, placements = [], [], []
     for block in sorted((path / "blocks").glob("*/result.json")):
-        result = json.loads(block.read_text())
+        result = read_json(block, "rows", "placement", advice="Remove it and continue the sweep with --resume.")
         rows += result["rows"]
         placements.append(result["placement"])
-        curves += [line for line in read_metrics(block.parent) if not line.get("diverged")]
+        lines = [line for line in read_metrics(block.parent) if not line.get("diverged")]
+        if len(lines) != sum(row["epochs"] for row in result["rows"]):
+            advice = f"Remove blocks/{block.parent.name}/ and continue with --resume: its members are trained again."
+            raise UserError(f"{block.parent / 'metrics.jsonl'}: lacks epochs of its members; it was altered. {advice}")
+        curves += lines
     if not rows:
         raise UserError(f"{path}: no member has ended yet. Continue the sweep with --resume.")
     rows = with_settings(rows, members)
@@ -113,7 +116,7 @@ def _load(
     all_groups = groups(results.members)
     builts: dict[tuple[int, ...], Built] = {}
     for block in sorted((results.path / "blocks").glob("*/result.json")):
-        own = json.loads((block.parent / "block.json").read_text())["members"]
+        own = read_json(block.parent / "block.json", "members")["members"]
         wanted = [number for number in numbers if number in own]
         if not wanted:
             continue
