@@ -16,8 +16,13 @@ def promote(*values: ArrayLike) -> tuple[list[Array], DTypeLike]:
     Returns:
       The arrays in the dtype to compute in, and the dtype of the result: the widest floating dtype among the inputs,
       Python scalars not counted.
+
+    Raises:
+      TypeError: for complex numbers.
     """
     arrays = [jnp.asarray(value) for value in values]
+    if unreal := next((a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.complexfloating)), None):
+        raise TypeError(f"expected real numbers, got {unreal}.")
     strong = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating) and not a.weak_type]
     result = max(strong, key=lambda dtype: jnp.finfo(dtype).bits, default=jnp.zeros(()).dtype)
     compute = result if jnp.finfo(result).bits >= 32 else jnp.dtype("float32")

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+import typing
 from typing import Any, Literal, NamedTuple
 
-from vae_jax.errors import UserError, unknown
+from vae_jax.errors import UserError, fits, unknown
 
 # Names, each with the settings that belong to it; a setting that belongs to others only is refused, not ignored.
 LIKELIHOODS: dict[str, tuple[str, ...]] = {
@@ -233,6 +234,11 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
 
     def validate(self) -> None:
         """Raises `UserError` for every value that no data could make right."""
+        for field, hint in typing.get_type_hints(type(self)).items():
+            if not fits(value := getattr(self, field), hint):
+                kind = getattr(hint, "__name__", "") if isinstance(hint, type) and not typing.get_args(hint) else hint
+                expected = str(kind).replace("typing.", "").replace("NoneType", "None")
+                raise UserError(f"--{field.replace('_', '-')}: expected {expected}, got {value!r}.")
         for field, options in (
             ("likelihood", (*LIKELIHOODS, CUSTOM)),
             ("objective", (*OBJECTIVES, CUSTOM)),

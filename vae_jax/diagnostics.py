@@ -36,6 +36,8 @@ def active_units(posterior_means: Array, threshold: ArrayLike = 0.01) -> Array:
     Source:
       Burda et al. (2016), section 5.2.
     """
+    if jnp.ndim(posterior_means) != 2:
+        raise ValueError(f"active_units: expected means (examples, latent), got shape {jnp.shape(posterior_means)}.")
     return jnp.sum(jnp.var(posterior_means, axis=0) > jnp.asarray(threshold)[..., None], axis=-1)
 
 

@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+import numbers
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,3 +34,18 @@ def check_signature(function: Callable[..., Any], num_arguments: int, expected: 
         signature.bind(*range(num_arguments), **dict.fromkeys(keywords))
     except TypeError:
         raise UserError(f"expected {expected}, got {getattr(function, '__name__', 'a function')}{signature}.") from None
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a setting has the type that its field is annotated with."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return value in options if isinstance(value, str) else False
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(fits(item, options[0]) for item in value)
+    if options:
+        return any(fits(value, option) for option in options)
+    if isinstance(value, bool):
+        return hint is bool
+    kinds = {int: numbers.Integral, float: numbers.Real}  # NumPy's scalars as well
+    return isinstance(value, kinds.get(hint, hint))

@@ -107,12 +107,14 @@ def initial_progress(
 
 
 def _check_values(vae: VAE, data: Prepared) -> None:
-    """Raises `UserError` where what the likelihood will see is not what it is a distribution over; by a thousand examples."""
+    """Raises `UserError` where what the model will see is not what it is made for; by a thousand examples."""
     seen = {
         "training": jax.jit(data.train_input)(jax.random.key(0), jnp.asarray(data.train[:1000])),
         "test": jax.jit(data.eval_input)(data.test[:1000]),
     }
     for split, x in seen.items():
+        if x.shape[1:] != vae.data_shape:
+            raise UserError(f"{split} data: expected the shape {vae.data_shape} that the model is made for, got {x.shape[1:]}.")
         if problem := outside_support(vae.likelihood, x):
             raise UserError(f"{split} data: {problem}. Prepare them for it (data.prepare), or choose another likelihood.")
 

@@ -6,6 +6,7 @@ and checkpoints are left out.
 """
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Arguments:
     Example: python experiments/benchmarks/quality.py --dataset mnist --data-dir ~/tensorflow_datasets --minutes 20
     """
 
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    """Those to train; what is in --out already stays there for the others."""
     dataset: str = "mnist"
     """MNIST: a TFDS name, or a folder with its IDX files."""
     data_dir: str | None = None
@@ -130,20 +133,28 @@ def main() -> int:
     from vae_jax.errors import UserError
 
     check_counts(turns=arguments.turns)
+    if not arguments.networks or not set(arguments.networks) <= set(NETWORKS):
+        raise UserError(f"--networks: expected some of {', '.join(NETWORKS)}, got {' '.join(arguments.networks) or 'none'}.")
     if not 0 < arguments.minutes < 10_000:
         raise UserError(f"--minutes: expected a number > 0, got {arguments.minutes:g}.")
     enable_compilation_cache()
     for turn in range(1, arguments.turns + 1):
-        for name in NETWORKS:
+        for name in arguments.networks:
             train(arguments, name, 60 * arguments.minutes * turn / arguments.turns)
             last = runs.read_metrics(arguments.runs / NETWORKS[name]["network"])[-1]
             print(
                 f"turn {turn}/{arguments.turns}  {name}: epoch {last['epoch']}, test ELBO {last['test_elbo']:.2f}", flush=True
             )
-    lines = {name: runs.read_metrics(arguments.runs / settings["network"]) for name, settings in NETWORKS.items()}
-    curves = {name: curve(of_run) for name, of_run in lines.items()}
-    rows, first = [], next(iter(NETWORKS))
+    lines = {name: runs.read_metrics(arguments.runs / NETWORKS[name]["network"]) for name in arguments.networks}
+    before = json.loads(arguments.out.read_text()) if arguments.out is not None and arguments.out.exists() else {"curves": {}}
+    known = {name: {key: np.array(values) for key, values in of.items()} for name, of in before["curves"].items()}
+    known |= {name: curve(of_run) for name, of_run in lines.items()}
+    curves = {name: known[name] for name in NETWORKS if name in known}
+    rows, first = [], next(iter(curves))
     for name, values in curves.items():
+        if name not in lines:
+            rows.append(next(row for row in before["rows"] if row["network"] == name))
+            continue
         crossed = None if name == first else crossing(values, curves[first])
         rows.append(
             {

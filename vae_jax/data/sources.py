@@ -3,6 +3,7 @@
 import gzip
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from vae_jax.data.rows import Rows, open_array
 from vae_jax.errors import UserError
 
 # What a damaged or hostile array file makes NumPy raise.
-UNREADABLE = (ValueError, EOFError, OSError, SyntaxError, KeyError, MemoryError, OverflowError, zlib.error, zipfile.BadZipFile)
+_OF_NUMPY = (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError, KeyError, TypeError, MemoryError, OverflowError)
+UNREADABLE = (*_OF_NUMPY, RuntimeError, zlib.error, zipfile.BadZipFile)  # RuntimeError: an encrypted or unknown archive
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 _SAVE_IT = "Save them as one array in an .npy file, or leave out --stream."
 

@@ -14,7 +14,7 @@ from vae_jax._threefry import random_bits16
 from vae_jax.config import FIXED_IN_MEMORY
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.rows import Rows
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import Likelihood, continuous_bernoulli, outside_support
 
 _CHUNK = 1024  # examples treated at once where a whole split is drawn
@@ -136,6 +136,8 @@ def prepare(
       counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
       seed: seed of all that is drawn once; the run's own seed does not enter, so runs are compared on the same test set.
     """
+    if binarization not in (kinds := ("dynamic", "fixed", "threshold", "none")):
+        raise unknown("binarization", binarization, kinds)
     key_train, key_validation, key_test = jax.random.split(jax.random.key(seed), 3)
     top = dataset.max_level
     train_images = _train_images(dataset)

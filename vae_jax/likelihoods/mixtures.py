@@ -125,12 +125,18 @@ def _output_for_mean(mean: Array, start: float, floor: float, num_bins: int, num
     return jnp.concatenate([jnp.zeros_like(loc), loc, *[jnp.zeros_like(loc)] * (parts - 2)], axis=-1)
 
 
+def _check_components(name: str, num_components: int) -> None:
+    if num_components < 1:
+        raise ValueError(f"{name}: expected num_components >= 1, got {num_components}.")
+
+
 def logistic_mixture(num_bins: int = 256, num_components: int = 10, *, initial_scale: float = 0.1) -> Likelihood:
     """Integer levels as a mixture of rounded logistics for each dimension: several modes, and spikes at the ends.
 
     When to use it: photographs where one logistic is too simple; the strongest likelihood here, three decoder outputs for
     each component and dimension ([logits | locations | raw log-scales] on the last axis). For colours: `logistic_mixture_rgb`.
     """
+    _check_components("logistic_mixture", num_components)
     start, floor = scale_start("logistic_mixture", num_bins, initial_scale)
 
     def split(output: Array) -> tuple[Array, Array, Array]:
@@ -168,6 +174,7 @@ def logistic_mixture_rgb(num_bins: int = 256, num_components: int = 10, *, initi
     The bundle's mean carries red's and green's means into the locations that depend on them: exact but for mass beyond
     the ends.
     """
+    _check_components("logistic_mixture_rgb", num_components)
     start, floor = scale_start("logistic_mixture_rgb", num_bins, initial_scale)
 
     def split(output: Array) -> tuple[Array, Array, Array, Array]:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from vae_jax.networks import convolution
 from vae_jax.networks.adapters import Network, from_linen
-from vae_jax.networks.mlp import dense_layer, resolve_activation
+from vae_jax.networks.mlp import check_widths, dense_layer, resolve_activation
 
 Norm = Literal["none", "group"]
 
@@ -199,6 +199,7 @@ def conv_encoder(
     Raises:
       ValueError: for images that do not halve so often, or settings out of range.
     """
+    check_widths(latent_dim, dense)
     channels, norm = _settings(data_shape, channels, num_blocks, norm)
     kernels = tuple(4 if i < 2 else 2 for i in range(len(channels))) if kernels is None else tuple(kernels)
     if len(kernels) != len(channels) or min(kernels) < 1:
@@ -234,6 +235,7 @@ def conv_decoder(
     Raises:
       ValueError: as `conv_encoder`.
     """
+    check_widths(latent_dim, dense)
     channels, norm = _settings(data_shape, channels, num_blocks, norm)
     output_shape = data_shape if outputs_per_dim == 1 else (*data_shape, outputs_per_dim)
     bias_init, bias_shape = linen.initializers.zeros_init(), None

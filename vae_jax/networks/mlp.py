@@ -1,7 +1,7 @@
 """Multilayer perceptrons for one example: any widths, any activation, float32 or bfloat16 arithmetic."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -87,6 +87,12 @@ def resolve_activation(activation: str | Callable[[Array], Array]) -> Callable[[
     return ACTIVATIONS[activation]
 
 
+def check_widths(latent_dim: int, hidden: Sequence[int]) -> None:
+    """Raises `ValueError` for layers without units."""
+    if latent_dim < 1 or any(width < 1 for width in hidden):
+        raise ValueError(f"expected latent_dim >= 1 and widths >= 1, got latent_dim {latent_dim} and widths {tuple(hidden)}.")
+
+
 def mlp_encoder(
     data_shape: tuple[int, ...],
     latent_dim: int,
@@ -104,6 +110,7 @@ def mlp_encoder(
       activation: a name among `ACTIVATIONS` or a function.
       dtype: "float32" or "bfloat16" for the arithmetic; parameters and outputs stay float32.
     """
+    check_widths(latent_dim, hidden)
     return from_linen(_Encoder(tuple(hidden), latent_dim, resolve_activation(activation), dtype), data_shape)
 
 
@@ -125,6 +132,7 @@ def mlp_decoder(
       output_bias: where the last layer's bias starts, broadcast to the output's shape; zeros by default.
         `likelihood.output_for_mean(train_mean)` lets training start at the data's mean.
     """
+    check_widths(latent_dim, hidden)
     output_shape = data_shape if outputs_per_dim == 1 else (*data_shape, outputs_per_dim)
     bias_init = linen.initializers.zeros_init()
     if output_bias is not None:

@@ -1,0 +1,93 @@
+"""The same command gives the same bytes, whatever the hash seed and the order of files; a long run stays flat."""
+
+import json
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import TIMES, metrics, parameters, run, start
+
+SMALL = ("--hidden", 16, "--latent-dim", 2, "--batch-size", 32, "--epochs", 3, "--no-report")
+
+
+def _bytes_without_times(out):
+    """summary.json as it is on the disk, without the lines of its times."""
+    lines = (Path(out) / "summary.json").read_text().splitlines()
+    return [line for line in lines if not any(f'"{name}"' in line for name in TIMES)]
+
+
+@pytest.mark.slow
+def test_hash_seeds_and_the_order_of_files(tmp_path):
+    rng = np.random.default_rng(0)
+    images = {f"{i:03d}.png": Image.fromarray(rng.integers(0, 256, (5, 6), dtype=np.uint8)) for i in range(80)}
+    outs = []
+    for number, names in enumerate((sorted(images), sorted(images, reverse=True))):
+        folder = tmp_path / f"copy{number}" / "images"
+        folder.mkdir(parents=True)
+        for name in names:
+            images[name].save(folder / name)
+        outs.append(tmp_path / f"run{number}")
+        environment = {**os.environ, "PYTHONHASHSEED": str(number)}
+        run("train.py", *SMALL, "--dataset", folder, "--out", outs[-1], env=environment)
+    assert _bytes_without_times(outs[0]) == _bytes_without_times(outs[1])
+    assert metrics(outs[0]) == metrics(outs[1])
+    assert parameters(outs[0]) == parameters(outs[1])
+    hashes = {json.loads((out / "config.json").read_text())["data"]["sha256"] for out in outs}
+    assert len(hashes) == 1
+
+
+# 2,000 epochs, or as long as `VAE_JAX_LONG_RUN=7200` (seconds) asks for.
+SECONDS = float(os.environ.get("VAE_JAX_LONG_RUN", "inf"))
+
+
+def _of_process(number):
+    """(resident MiB, open file descriptors, threads)."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{number}/status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]) / 1024, len(os.listdir(f"/proc/{number}/fd")), int(status["Threads"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_a_long_run_stays_flat_and_can_be_read(tmp_path):
+    epochs = 2_000 if math.inf == SECONDS else 10_000_000
+    out, began, seen, reports = tmp_path / "run", time.monotonic(), [], 0
+    flags = (
+        "--hidden",
+        16,
+        "--latent-dim",
+        2,
+        "--batch-size",
+        256,
+        "--epochs",
+        epochs,
+        "--checkpoint-seconds",
+        1,
+        "--no-report",
+    )
+    process = start("train.py", *flags, "--out", out)
+    while process.poll() is None and time.monotonic() - began < SECONDS:
+        time.sleep(0.5)
+        lines = (out / "metrics.jsonl").read_text().splitlines() if (out / "metrics.jsonl").exists() else []
+        assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(lines) + 1))  # each line is whole
+        if process.poll() is None and len(lines) > 20:
+            seen.append((len(lines), *_of_process(process.pid)))
+        if not reports and len(lines) > 200 and (out / "checkpoints").exists():
+            run("report.py", out)
+            assert (out / "report.html").stat().st_size > 10_000
+            shutil.rmtree(out / "figures")
+            reports += 1
+    process.terminate()
+    process.communicate(timeout=120)
+    assert reports == 1
+    # Checkpoints are written behind: their buffers and files come and go. So the third quarter against the last.
+    quarter = len(seen) // 4
+    (middle, last) = (np.array(seen[-2 * quarter : -quarter]), np.array(seen[-quarter:]))
+    print(f"{seen[-1][0]} epochs; resident MiB, descriptors, threads: {middle.mean(axis=0)[1:]}, then {last.mean(axis=0)[1:]}")
+    assert last[:, 1].max() <= middle[:, 1].max() * 1.05 + 5
+    assert last[:, 2].max() <= middle[:, 2].max() + 10
+    assert last[:, 3].max() <= middle[:, 3].max() + 10
