@@ -81,7 +81,11 @@ def _programs(name):
     return jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None, 0)))
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+def _slow_but(quick, names):
+    return [pytest.param(name, marks=() if name == quick else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", _slow_but("gaussian_per_pixel", LIKELIHOODS))
 def test_likelihoods(name):
     one, many = _programs(name)
     size = np.prod(SHAPE)
@@ -157,7 +161,7 @@ def _objective(name):
     return jax.jit(one), jax.jit(jax.vmap(one, in_axes=(None, 0, 0, None)))
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", _slow_but("elbo", OBJECTIVES))
 def test_objectives(name):
     one, many = _objective(name)
 

@@ -25,6 +25,13 @@ def digest(tree: Any) -> str:
     return sha.hexdigest()
 
 
+def _named(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by their paths, whether its nodes are dicts or NamedTuples."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def _cannot_write(folder: Path, error: Exception) -> OSError:
     """One line for a full disk and the like, which Orbax and tensorstore report in many ways."""
     words = " ".join(str(error).split())
@@ -125,20 +132,21 @@ class Checkpoints:
         return None, complaints
 
     def _read(self, epoch: int, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        template = jax.tree.map(np.asarray, like)
         restored = self._manager.restore(
-            epoch,
-            args=self._ocp.args.Composite(tree=self._ocp.args.StandardRestore(template), meta=self._ocp.args.JsonRestore()),
+            epoch, args=self._ocp.args.Composite(tree=self._ocp.args.StandardRestore(), meta=self._ocp.args.JsonRestore())
         )
-        for (path, old), new in zip(
-            jax.tree_util.tree_leaves_with_path(template), jax.tree.leaves(restored["tree"]), strict=True
-        ):
-            if old.shape != new.shape or old.dtype != new.dtype:
-                name = jax.tree_util.keystr(path)
-                raise ValueError(f"{name}: expected {old.shape} {old.dtype}, got {new.shape} {new.dtype}")
-        if digest(restored["tree"]) != restored["meta"]["sha256"]:
+        # By the names of the arrays: a version may have added fields that hold none, such as the state of an objective.
+        found, template = _named(restored["tree"]), _named(like)
+        if found.keys() != template.keys():
+            raise ValueError(f"its arrays are others: {sorted(found.keys() ^ template.keys())[:3]}")
+        for name, old in template.items():
+            new = found[name]
+            if np.shape(old) != new.shape or old.dtype != new.dtype:
+                raise ValueError(f"{name}: expected {np.shape(old)} {old.dtype}, got {new.shape} {new.dtype}")
+        tree = jax.tree.unflatten(jax.tree.structure(like), [np.asarray(found[name]) for name in template])
+        if digest(tree) != restored["meta"]["sha256"]:
             raise ValueError("its checksum is wrong")
-        return jax.tree.map(jnp.asarray, restored["tree"]), restored["meta"]
+        return jax.tree.map(jnp.asarray, tree), restored["meta"]
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -103,10 +103,14 @@ DAMAGES = {
 }
 
 
+FEW = ("emptied", "flipped", "removed")  # of each of the many files of a checkpoint
+
+
 def damaged_copies(whole, place, names):
     """(name of a file, what was done to it, a copy of the directory with that)."""
     for name in names:
-        for damage, change in DAMAGES.items():
+        for damage in FEW if "checkpoints" in name else DAMAGES:
+            change = DAMAGES[damage]
             copy = shutil.copytree(whole, place / "copy")
             if change is None:
                 (copy / name).unlink()
@@ -127,8 +131,9 @@ def test_any_damaged_file_of_a_run(pattern, script, tmp_path):
     whole, went_on = tmp_path / "run", 0
     assert script("train", *SETTINGS, "--checkpoint-seconds", 0, "--no-report", "--out", whole)[0] == 0
     for name, damage, copy in damaged_copies(whole, tmp_path, _files(whole, pattern)):
-        status, stderr = script("evaluate", copy, "--num-samples", 2)
-        assert status == 0 or (status, stderr.count("\n")) == (2, 1), (name, damage, stderr)
+        if "checkpoints" not in name:
+            status, stderr = script("evaluate", copy, "--num-samples", 2)
+            assert status == 0 or (status, stderr.count("\n")) == (2, 1), (name, damage, stderr)
         status, stderr = script("train", "--out", copy, "--resume", "--no-report")
         assert status == 0 or (status, stderr.count("\n")) == (2, 1), (name, damage, stderr)
         if status == 0:

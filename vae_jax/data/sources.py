@@ -134,10 +134,15 @@ def _from_npz(path: Path) -> Split:
 
         def read(*candidates: str) -> np.ndarray | None:
             name = next((candidate for candidate in candidates if candidate in names), None)
+            if name is None:
+                return None
             try:
-                return None if name is None else archive[name]
+                array = archive[name]
             except UNREADABLE as error:
                 raise UserError(f"{path}: cannot read the array {name!r}. {error}") from None
+            if not isinstance(array, np.ndarray):  # NumPy hands over what is no array as bytes
+                raise UserError(f"{path}: expected {name!r} to be an array, got {type(array).__name__}. It is damaged.")
+            return array
 
         train = read("train", "x_train", "images", "x", "data", "arr_0")
         if train is None:
