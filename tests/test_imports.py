@@ -15,7 +15,7 @@ LAYERS = {
     "_arrays": 0,
     "_special": 0,
     "_threefry": 0,
-    "files": 0,
+    "files": 1,
     "folders": 1,
     "cache": 0,
     "config": 1,
