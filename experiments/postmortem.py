@@ -29,7 +29,7 @@ class Arguments:
     """Repeat the step operation by operation as well, and name the first that gives NaN or infinity, with its line."""
 
 
-def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any], tuple[Any, ...]]:
+def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any], tuple[Any, Any, Any]]:
     """(what the run wrote when it diverged, what its last good state gives now, what that was made of)."""
     from vae_jax import postmortem, runs
     from vae_jax.files import read_json
@@ -63,7 +63,7 @@ def main() -> int:
     arguments = parse(Arguments)
     from vae_jax.postmortem import ADVICE, NOTHING, locate
 
-    before, found, step = replay(arguments)
+    before, found, (built, config, state) = replay(arguments)
     numbers = ", ".join(f"{name} {found['hyperparams'][name]:g}" for name in ("learning_rate", "beta"))
     print(f"step {found['step']} (epoch {found['epoch']}), {numbers}, {len(found['train_indices'])} examples\n")
     cells = [
@@ -84,7 +84,8 @@ def main() -> int:
         print(f", of {', '.join(found['bad_leaves'])}", end="")
     print()
     if arguments.debug_nans:
-        print(f"operation: {locate(*step, found) or 'none, one by one; the compiled step computes in another order'}")
+        operation = locate(built, config, state, found)
+        print(f"operation: {operation or 'none, one by one; the compiled step computes in another order'}")
     print(f"what may help: {ADVICE[term]}")
     if before["term"] != term:
         print(f"note: when it diverged the first was {before['term']}", file=sys.stderr)

@@ -56,8 +56,8 @@ def read_json(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-        if not isinstance(content, dict) or (missing := [name for name in names if name not in content]):
-            raise ValueError(f"expected an object with {', '.join(names)}" + (f", without {missing[0]}" if content else ""))
+        if not isinstance(content, dict) or not set(names) <= content.keys():
+            raise ValueError(f"expected an object with {', '.join(names)}")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}. {advice}".strip()) from None
     return content
