@@ -46,8 +46,15 @@ def _train(script, tmp_path, data, *flags):
     return found
 
 
-@pytest.mark.parametrize("likelihood", [pytest.param(name, marks=() if name == "gaussian" else SLOW) for name in LIKELIHOODS])
-@pytest.mark.parametrize("name", DATA)
+QUICK = {("all 0", "gaussian"), ("one pixel", "gaussian"), ("the same image", "bernoulli")}
+CASES = [
+    pytest.param(name, likelihood, marks=() if (name, likelihood) in QUICK else SLOW, id=f"{name}-{likelihood}")
+    for name in DATA
+    for likelihood in LIKELIHOODS
+]
+
+
+@pytest.mark.parametrize(("name", "likelihood"), CASES)
 def test_data_at_the_edges(name, likelihood, script, tmp_path):
     data = DATA[name]
     if likelihood in ("discretized_logistic", "categorical") and data.dtype != np.uint8:
@@ -57,6 +64,7 @@ def test_data_at_the_edges(name, likelihood, script, tmp_path):
     _train(script, tmp_path, data, "--likelihood", likelihood, *LIKELIHOODS[likelihood], "--latent-dim", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_dim", [1, 512])
 def test_latent_dimensions_at_the_edges(latent_dim, script, tmp_path):
     found = _train(script, tmp_path, _grey(20, 4, 4), "--latent-dim", latent_dim)

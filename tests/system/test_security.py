@@ -79,6 +79,7 @@ def test_settings_with_code_in_them(marker, script, tmp_path):
     assert script("sweep", *SMALL, "--over", f"beta={call}", "--out", tmp_path / "new")[0] == 2
 
 
+@pytest.mark.slow
 def test_run_directories_with_code_in_them(marker, script, tmp_path):
     whole = tmp_path / "run"
     assert script("train", *SMALL, "--no-report", "--out", whole)[0] == 0
