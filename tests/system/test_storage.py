@@ -103,7 +103,7 @@ DAMAGES = {
 }
 
 
-FEW = ("emptied", "flipped", "removed")  # of each of the many files of a checkpoint
+FEW = ("emptied", "flipped")  # of each of the many files of a checkpoint
 
 
 def damaged_copies(whole, place, names):

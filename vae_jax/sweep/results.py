@@ -41,11 +41,16 @@ class Results(NamedTuple):
         return to_arrays(self.rows)
 
 
+def _ended(path: Path) -> list[Path]:
+    """The result.json of every block that has ended; of a folder without block.json the members are trained elsewhere anew."""
+    return [result for result in sorted((path / "blocks").glob("*/result.json")) if (result.parent / "block.json").exists()]
+
+
 def load_sweep(path: Path) -> Results:
     """Reads a sweep directory; of an unfinished one the members that have ended."""
     members, description = read_sweep(path)
     rows, curves, placements = [], [], []
-    for block in sorted((path / "blocks").glob("*/result.json")):
+    for block in _ended(path):
         result = read_json(block, "rows", "placement", advice="Remove it and continue the sweep with --resume.")
         rows += result["rows"]
         placements.append(result["placement"])
@@ -115,7 +120,7 @@ def _load(
     found: dict[int, tuple[Built, Any]] = {}
     all_groups = groups(results.members)
     builts: dict[tuple[int, ...], Built] = {}
-    for block in sorted((results.path / "blocks").glob("*/result.json")):
+    for block in _ended(results.path):
         own = read_json(block.parent / "block.json", "members")["members"]
         wanted = [number for number in numbers if number in own]
         if not wanted:
