@@ -1,5 +1,6 @@
 """What made a run diverge: the step after its last good state once more, in the order of its parts, example by example."""
 
+import itertools
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,10 @@ def locate(built: Built, config: Config, state: TrainState, found: dict[str, Any
 
 
 def _of_a_library(filename: str) -> bool:
-    return bool({"jax", "flax", "optax", "contextlib.py"} & set(Path(filename).parts))
+    # By the folder that holds the package: a project of the user's may lie below one that is called jax, too.
+    parts = Path(filename).parts
+    installed = {name for above, name in itertools.pairwise(parts) if above in ("site-packages", "dist-packages")}
+    return parts[-1] == "contextlib.py" or bool(installed & {"jax", "flax", "optax"})
 
 
 def _step_after(built: Built, config: Config, state: TrainState) -> _Step:

@@ -153,7 +153,7 @@ def main() -> int:
     rows, first = [], next(iter(curves))
     for name, values in curves.items():
         if name not in lines:
-            rows.append(next(row for row in before["rows"] if row["network"] == name))
+            rows.append(next(row for row in before["rows"] if row["network"] == NETWORKS[name]["network"]))
             continue
         crossed = None if name == first else crossing(values, curves[first])
         rows.append(
