@@ -2,14 +2,19 @@
 
 import json
 import os
-import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
-from scripts import assert_same_run, assert_same_sweep, run
+from scripts import assert_same_run, assert_same_sweep, command, run
 
 SETTINGS = ("--hidden", 64, "--latent-dim", 4, "--batch-size", 256, "--epochs", 3)
 SWEEP = ("--betas", 0.5, 4, "--hidden", 64, "--latent-dim", 4, "--batch-size", 256, "--epochs", 3, "--devices", 1)
+LIMITED = (
+    "import os, resource, sys; limit = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)  # a process of its own: a preexec_fn would fork this one, where JAX has threads
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +28,9 @@ def undisturbed(tmp_path_factory):
 
 def limited(script, limit, *arguments):
     """The script with no file growing over `limit` bytes: what a full disk does, wherever in a write it becomes full."""
-
-    def limit_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}  # JAX would warn that it cannot write there either
-    return run(script, *arguments, check=False, preexec_fn=limit_files, env=environment)
+    whole = [sys.executable, "-c", LIMITED, str(limit), *command(script, *arguments)]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def assert_one_line(done, status=1):
