@@ -47,6 +47,7 @@ print(fit.status, [round(line["train_blur"], 3) for line in run.metrics], round(
 """
 
 
+@pytest.mark.slow
 def test_own_functions_train_in_a_fresh_session(tmp_path):
     result = subprocess.run([sys.executable, "-c", SESSION, tmp_path / "run"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -6,6 +6,7 @@ import io
 import operator
 import os
 import pathlib
+import shutil
 import struct
 
 import jax
@@ -421,8 +422,8 @@ def test_mnist_from_idx_files_is_mnist(shared_data):
 
 
 @pytest.mark.slow
-def test_mnist_through_tfds_is_mnist(shared_data):
-    """The real builder and files, read without TensorFlow; the second time from the cache."""
+def test_mnist_through_tfds_is_mnist(shared_data, tmp_path, monkeypatch):
+    """The real builder and files, read without TensorFlow; the second time from the cache, then from another folder."""
     direct = data.load(str(shared_data / "mnist"))
     for _ in range(2):
         through_tfds = data.load("mnist", data_dir=str(shared_data / "tfds"))
@@ -430,3 +431,7 @@ def test_mnist_through_tfds_is_mnist(shared_data):
             # TFDS shuffles when it prepares: compare the sets of images
             assert sorted(hash(image.tobytes()) for image in one) == sorted(hash(image.tobytes()) for image in other)
         assert np.bincount(through_tfds.test_labels).tolist() == np.bincount(direct.test_labels).tolist()
+    monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path / "cache"))
+    elsewhere = data.load("mnist", data_dir=str(shutil.copytree(shared_data / "tfds", tmp_path / "elsewhere")))
+    for name in ("train", "test", "train_labels", "test_labels"):
+        np.testing.assert_array_equal(getattr(elsewhere, name), getattr(through_tfds, name))  # in one order

@@ -95,11 +95,8 @@ def test_all_are_here():
     assert {path.stem for path in NOTEBOOKS} == set(SMALL) == set(FIGURES)
 
 
-# One in the default run; all of them in CI, with the slow tests.
-QUICK = [pytest.param(path, marks=() if path.stem.startswith("03") else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS]
-
-
-@pytest.mark.parametrize("path", QUICK)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, jupyter):
     notebook = nbformat.read(path, as_version=4)
     settings = settings_cell(notebook)

@@ -122,6 +122,7 @@ def test_the_step_is_that_of_the_run(tmp_path):
     assert found["ranges"]["update"] == pytest.approx([after.min(), after.max()], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_and_a_lane_say_the_same(tmp_path):
     config = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e30)
     built = build(config)

@@ -25,7 +25,8 @@ def test_only_the_steps_draw_from_another_generator(prng):
     assert str(jax.random.key_impl(keys.step)) == prng
 
 
-@pytest.mark.parametrize("prng", ["rbg", pytest.param("unsafe_rbg", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("prng", ["rbg", "unsafe_rbg"])
 def test_a_run_with_another_generator_learns_repeats_and_resumes(problem, prng):
     options = dict(batch_size=64, seed=0, prng=prng)
     first = training.fit(*problem, epochs=3, **options)

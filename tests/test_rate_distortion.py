@@ -55,6 +55,7 @@ def best_of_one(eigenvalue, beta):
     return rate(found.x), found.x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", range(len(BETAS)), ids=[f"beta {beta:g}" for beta in BETAS])
 def test_training_lands_on_the_curve(i, linear, x, trained):
     vae, params = trained

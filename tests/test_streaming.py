@@ -144,6 +144,7 @@ def interrupted(built, out, chunks_before, **options):
     return runs.train(built, out, on_chunk=on_chunk, **options)[0]
 
 
+@pytest.mark.slow
 def test_going_on_within_an_epoch_is_bit_for_bit(folder, tmp_path, monkeypatch):
     """Eleven steps an epoch, stopped after six of the second epoch; by way of the files.
 

@@ -106,6 +106,7 @@ def test_all_diverged_leaves_a_page(swept, tmp_path):
     assert "No member ended well" in words_of(results.path)
 
 
+@pytest.mark.slow
 def test_report_py_rebuilds_it_and_evaluate_py_wants_runs(swept, tmp_path):
     place = shutil.copytree(swept, tmp_path / "copy")
     (place / "report.html").unlink()

@@ -52,6 +52,7 @@ def test_it_goes_on_without_repeating_what_is_finished(compared):
     assert again.splitlines()[-6:] == printed.splitlines()[-6:]
 
 
+@pytest.mark.slow
 def test_floats_are_compared_as_densities_without_bits(tmp_path):
     np.save(tmp_path / "grey.npy", np.random.default_rng(0).uniform(size=(40, 4, 4)).astype(np.float32))
     arguments = ("--dataset", tmp_path / "grey.npy", "--hidden", 8, "--latent-dim", 2, "--batch-size", 8, "--epochs", 1)

@@ -14,35 +14,11 @@ SETTINGS = ("--hidden", 64, "--latent-dim", 4, "--batch-size", 16, "--epochs", 1
 OPTIONS = ("--checkpoint-seconds", 0, "--no-report")
 
 
-def _kill_until_finished(out, rng, kills):
-    """Starts the run, kills it after a random while (start-up included), goes on with --resume; then lets it finish."""
-    happened = 0
-    for _ in range(kills):
-        resume = ("--resume",) if (out / "config.json").exists() else ()
-        settings = () if resume else SETTINGS
-        process = start("train.py", *settings, *OPTIONS, "--out", out, *resume)
-        if not resume:
-            while not (out / "metrics.jsonl").exists() and process.poll() is None:
-                time.sleep(0.01)
-        time.sleep(rng.uniform(0.0, 2.0) if not resume else rng.uniform(0.0, 6.0))
-        process.send_signal(signal.SIGKILL)
-        _, stderr = process.communicate(timeout=60)
-        happened += process.returncode == -signal.SIGKILL
-        assert process.returncode in (0, -signal.SIGKILL), stderr
-    run("train.py", *(() if (out / "config.json").exists() else SETTINGS), *OPTIONS, "--out", out, "--resume")
-    return happened
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "run"
     run("train.py", *SETTINGS, "--no-report", "--out", out)
     return out
-
-
-def test_killed_once(undisturbed, tmp_path):
-    assert _kill_until_finished(tmp_path / "run", random.Random(0), kills=1) == 1
-    assert_same_run(undisturbed, tmp_path / "run")
 
 
 # Of each script; `VAE_JAX_KILLS=100 make test-slow ARGS="-k random_moments"` is the figure of the README.

@@ -51,6 +51,7 @@ def test_the_linear_vae_is_within_a_hundredth_of_a_nat_everywhere():
         assert set(row["collapsed"]["measured"]) == {row["collapsed"]["exact"]}
 
 
+@pytest.mark.slow
 def test_bad_settings_are_one_line(tmp_path):
     for name, flags, message in (
         ("linear", ("--seeds", 1, 1), "--seeds: expected at least one, each once, got 1 1."),

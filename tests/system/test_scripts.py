@@ -321,6 +321,7 @@ def test_readers_refuse_what_is_no_run(name, script, tmp_path, trained):
             assert script(name, trained[0], *flags) == (2, f"error: {message}\n")
 
 
+@pytest.mark.slow
 def test_latent_space_draws_a_traversal_and_an_interpolation(trained, tmp_path):
     out, _ = trained
     done = run("latent_space.py", out, "--image", 3, "--span", 2, "--steps", 5, "--out", tmp_path / "there.gif")

@@ -73,6 +73,7 @@ def test_members_are_added_and_none_is_repeated(finished, tmp_path):
     assert_same_sweep(finished, out)
 
 
+@pytest.mark.slow
 def test_a_diverging_member_leaves_the_others_rows_as_they_are(finished, tmp_path):
     points = tmp_path / "points.csv"
     points.write_text("beta,learning_rate,seed\n0.5,1e-3,0\n0.5,1e-3,1\n1,1e3,0\n4,1e-3,0\n4,1e-3,1\n")
