@@ -253,7 +253,7 @@ def assert_unbiased(start, *, count=16_000):
         assert 0.2 < np.std(log_ratio) < 1
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", POSTERIOR_FIRST)
 def test_weights_are_unbiased_for_any_number_of_temperatures(start):
     assert_unbiased(start)
 
@@ -323,7 +323,7 @@ def start_not_from_p_0(monkeypatch):
         pytest.param(differences_off_by_one, "prior", marks=pytest.mark.slow),
         pytest.param(moves_at_the_temperature_after, "prior", marks=pytest.mark.slow),
         (no_metropolis, "posterior"),
-        (sign_of_q, "posterior"),
+        pytest.param(sign_of_q, "posterior", marks=pytest.mark.slow),
         pytest.param(q_without_its_normaliser, "posterior", marks=pytest.mark.slow),
         pytest.param(start_not_from_p_0, "prior", marks=pytest.mark.slow),
     ],

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from speed import slow_but
 
 from vae_jax import likelihoods, model, networks, objectives, training
 from vae_jax.build import build
@@ -286,7 +287,7 @@ BUNDLES = {
 QUICK = ("bernoulli", "gaussian_shared", "student_t_per_pixel", "logistic_mixture_rgb", "categorical")  # a kind of output each
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BUNDLES])
+@pytest.mark.parametrize("name", slow_but(QUICK, BUNDLES))
 def test_the_output_bias_starts_each_pixel_at_the_training_mean(name):
     likelihood = BUNDLES[name]
     shape = (4, 6, 3 if "rgb" in name else 1)
@@ -319,7 +320,7 @@ def test_residual_blocks_start_as_the_identity():
     assert not np.allclose(outputs(residual, with_blocks)[0][0], outputs(plain, shared)[0][0], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(("conv",), KINDS))
 def test_the_posterior_starts_near_the_prior(kind):
     """Else the first KL, of hundreds of nats, drives the code into a collapse: with GroupNorm the heads start small."""
     vae = small_vae(kind, shape=(28, 28, 1), channels=(32, 64), dense=(256,), latent_dim=32)
@@ -349,9 +350,7 @@ def test_an_example_does_not_see_the_others(kind):
         chex.assert_trees_all_close(alone(params, x[i]), tuple(part[i] for part in first), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "kind", ["conv", *(pytest.param(k, marks=pytest.mark.slow) for k in ("resnet", "resnet without norm"))]
-)
+@pytest.mark.parametrize("kind", slow_but(("conv",), KINDS))
 def test_the_objective_of_a_batch_is_a_loop_and_its_gradients_are_finite(kind):
     """And all parameters have one: at the starting point the first convolution of a block has none, behind a zero kernel."""
     vae = small_vae(kind, channels=(4,), num_blocks=int(kind != "conv"))

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from speed import slow_but
 
 from vae_jax import config, data, divergences, likelihoods, objectives, runs
 from vae_jax.errors import UserError
@@ -81,11 +82,7 @@ def _programs(name):
     return jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None, 0)))
 
 
-def _slow_but(quick, names):
-    return [pytest.param(name, marks=() if name == quick else pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("name", _slow_but("gaussian_per_pixel", LIKELIHOODS))
+@pytest.mark.parametrize("name", slow_but(("gaussian_per_pixel",), LIKELIHOODS))
 def test_likelihoods(name):
     one, many = _programs(name)
     size = np.prod(SHAPE)
@@ -161,7 +158,7 @@ def _objective(name):
     return jax.jit(one), jax.jit(jax.vmap(one, in_axes=(None, 0, 0, None)))
 
 
-@pytest.mark.parametrize("name", _slow_but("elbo", OBJECTIVES))
+@pytest.mark.parametrize("name", slow_but(("elbo",), OBJECTIVES))
 def test_objectives(name):
     one, many = _objective(name)
 

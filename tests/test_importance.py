@@ -86,6 +86,7 @@ def replicate(function, count, *, with_gradient=False, seed=0, **options):
     return jax.jit(jax.vmap(run, in_axes=(None, None, 0)))(Q, jnp.zeros(1), keys)
 
 
+@pytest.mark.slow
 def test_the_bound_does_not_fall_with_k_and_its_gap_tends_to_chi_square_over_2k():
     assert_bounds(200_000)
 
@@ -244,8 +245,8 @@ def test_another_prior_enters_the_weights():
     [
         lambda log_w: jax.nn.logsumexp(log_w, axis=-1),  # no log K
         lambda log_w: jnp.mean(log_w, axis=-1),  # the mean of logs is the ELBO
-        lambda log_w: -log_mean_exp_k(-log_w),  # a harmonic mean: the sign of the weights
-        lambda log_w: jnp.max(log_w, axis=-1),
+        pytest.param(lambda log_w: -log_mean_exp_k(-log_w), marks=pytest.mark.slow),  # a harmonic mean: the sign of the weights
+        pytest.param(lambda log_w: jnp.max(log_w, axis=-1), marks=pytest.mark.slow),
     ],
 )
 def test_broken_twins_of_the_bound_fail(broken, monkeypatch):

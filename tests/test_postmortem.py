@@ -78,6 +78,7 @@ def test_it_names_the_term():
     assert found["bad_leaves"]
 
 
+@pytest.mark.slow
 def test_it_names_the_operation_and_its_line():
     """Of NaN, of infinity, of a derivative; and none of a step that is finite."""
 

@@ -178,9 +178,8 @@ LEARNED = {"mixture": {"prior_components": 5}, "vamp": {"prior_components": 5}}
 LEARNED["hierarchical"] = {"prior_latent_dim": 2, "prior_hidden": (8,)}
 
 
-@pytest.mark.parametrize(
-    "prior", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("mixture", "hierarchical")), "vamp"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("prior", LEARNED)
 def test_a_learned_prior_trains_is_evaluated_and_read_back(prior, tmp_path):
     config = Config(
         epochs=8, hidden=(32,), latent_dim=4, batch_size=64, prior=prior, output_bias="train_mean", **LEARNED[prior]

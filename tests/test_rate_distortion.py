@@ -82,6 +82,7 @@ def log_likelihood(x, weights, scale):
     return -0.5 * (log_det + np.mean(np.sum(np.asarray(x) @ np.linalg.inv(covariance) * np.asarray(x), axis=1)))
 
 
+@pytest.mark.slow
 def test_the_measured_numbers_are_those_of_sampling(linear, x, trained):
     """Within 4.5 standard errors over the draws: fails for 1 in 100,000 keys."""
     vae, params = trained
@@ -99,6 +100,7 @@ def test_the_measured_numbers_are_those_of_sampling(linear, x, trained):
     assert float(np.mean(draws)) == pytest.approx(float(got.elbo), abs=4.5 * error)
 
 
+@pytest.mark.slow
 def test_the_elbo_of_a_learned_scale_is_the_likelihood_of_ppca(linear, x):
     vae, exact = linear.linear_vae(2, learned_scale=True), linear.ppca(2)
     params = jax.device_get(linear.train(vae, x, (1.0,), (0,), STEPS))

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from vae_jax.config import LIKELIHOODS, OBJECTIVES
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_is_short(capsys):
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     assert len(example.splitlines()) <= 25

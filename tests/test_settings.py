@@ -6,6 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from speed import slow_but
 
 from vae_jax import likelihoods, optimization, runs, training
 from vae_jax.build import build, load_dataset
@@ -39,7 +40,8 @@ def with_objective(objective):
     return build(dataclasses.replace(SMALL, objective=objective, **NEEDED.get(objective, {})))
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+# Beside the default: one state of its own, one importance-weighted, one across the batch, one with a network of its own.
+@pytest.mark.parametrize("objective", slow_but(("geco", "miwae", "beta_tcvae", "factor_vae"), OBJECTIVES))
 def test_each_objective_trains_and_has_its_terms_on_record(objective):
     built = with_objective(objective)
     fit = training.fit(built.vae, built.data, **built.fit_arguments)
@@ -66,7 +68,7 @@ def test_what_an_objective_remembers_is_saved_and_resumed_bit_for_bit(objective,
 
 VARIANTS = {"scale": ("auto", "shared", "per_pixel"), "dispersion": ("shared", "2.0", "per_pixel")}
 SETTINGS = [
-    pytest.param(name, setting, value, marks=() if value in ("per_pixel", "shared") else pytest.mark.slow)
+    (name, setting, value)
     for name, settings in LIKELIHOODS.items()
     for setting, values in VARIANTS.items()
     for value in values
@@ -74,7 +76,16 @@ SETTINGS = [
 ] + [(name, "epochs", 2) for name, settings in LIKELIHOODS.items() if not settings or name == "logistic_mixture"]
 
 
-@pytest.mark.parametrize(("name", "setting", "value"), SETTINGS, ids=lambda value: str(value))
+# One without a setting, one with a value of all pixels, one with a value of each, one that is a mixture.
+QUICK = (
+    ("continuous_bernoulli", "epochs", 2),
+    ("gaussian", "scale", "shared"),
+    ("negative_binomial", "dispersion", "per_pixel"),
+    ("logistic_mixture", "epochs", 2),
+)
+
+
+@pytest.mark.parametrize(("name", "setting", "value"), slow_but(QUICK, SETTINGS), ids=str)
 def test_each_likelihood_starts_at_the_training_mean_and_gets_better(name, setting, value):
     config = dataclasses.replace(SMALL, likelihood=name, output_bias="train_mean", **{setting: value})
     built = build(config)
@@ -116,6 +127,7 @@ def test_colours_train_with_coupled_channels(tmp_path):
     np.testing.assert_allclose(bundle.mean(bundle.output_for_mean(mean)), mean, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_geco_reaches_its_target():
     config = dataclasses.replace(
         SMALL, objective="geco", target_distortion=24.0, epochs=200, batch_size=128, hidden=(64,), learning_rate=3e-3

@@ -133,6 +133,7 @@ def test_every_shape_is_in_one_piece_without_holes(centred):
         assert ndimage.label(1 - image, eight)[1] == 1
 
 
+@pytest.mark.slow
 def test_areas_are_those_of_the_shapes_and_grow_with_the_square_of_the_scale():
     """Pixels counted over 40 orientations and 64 places within a pixel: within 0.5%."""
     scales, places = np.linspace(0.5, 1, 6), (np.arange(8) + 0.5) / 8 / 31 + 0.5

@@ -107,8 +107,12 @@ def test_the_step_is_optaxs_own_update():
 
 @pytest.mark.parametrize(
     "optimizer",
-    [optax.sgd, optax.adamw, lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), optax.adam(1e-3)],
-    ids=["sgd", "adamw", "clipped", "finished"],
+    [
+        pytest.param(optax.sgd, id="sgd", marks=pytest.mark.slow),
+        pytest.param(optax.adamw, id="adamw", marks=pytest.mark.slow),
+        pytest.param(lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), id="clipped"),
+        pytest.param(optax.adam(1e-3), id="finished", marks=pytest.mark.slow),
+    ],
 )
 def test_any_optax_optimiser_trains(optimizer):
     first = fit(small_vae(), small_data(), optimizer=optimizer, epochs=1)

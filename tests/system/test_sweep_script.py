@@ -51,6 +51,7 @@ def test_the_directory_has_what_scripts_rely_on(finished):
     assert len(curves(finished).splitlines()) == 1 + 4 * 3
 
 
+@pytest.mark.slow
 def test_a_row_is_the_run_of_train(finished, tmp_path):
     run("train.py", "--out", tmp_path / "run", *QUICK, "--beta", 4, "--seed", 1)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
