@@ -141,7 +141,9 @@ def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int
 
 
 def expect_runs(paths: Sequence[Path], *, or_sweeps: bool = False) -> None:
-    """Raises unless there is at least one path and all are run directories, or sweep directories where those will do."""
+    """Raises unless there is at least one path and all are run directories that may be written to, or sweep directories."""
+    from vae_jax.folders import refuse_links
+
     if not paths:
         raise UserError("expected at least one run directory, such as runs/first, got none.")
     for path in paths:
@@ -150,6 +152,7 @@ def expect_runs(paths: Sequence[Path], *, or_sweeps: bool = False) -> None:
         if not is_sweep(path) and not (path / "config.json").is_file():
             no_sweep = " and not a sweep directory (it has no sweep.json)" if or_sweeps else ""
             raise UserError(f"{path}: not a run directory (it has no config.json){no_sweep}.")
+        refuse_links(path)
 
 
 def is_sweep(path: Path) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -88,8 +89,16 @@ class Arguments(Config):
     @property
     def record(self) -> dict[str, Any]:
         """What defines the members, for sweep.json."""
-        axes = {name: getattr(self, name) for name in _AXES} | {"points": self.points and str(self.points)}
+        points = self.points and os.path.abspath(os.path.expanduser(self.points))
+        axes = {name: getattr(self, name) for name in _AXES} | {"points": points}
         return {"base": dataclasses.asdict(self.base), **axes}
+
+    @property
+    def layout(self) -> list[str]:
+        """The flags that say how it runs, where they are not the defaults."""
+        own = [field for field in dataclasses.fields(self) if field.name in ("strategy", "chunk", "devices", "data_parallel")]
+        given = [(field.name, value) for field in own if (value := getattr(self, field.name)) != field.default]
+        return [word for name, value in given for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def parse_arguments() -> Arguments:
@@ -156,6 +165,18 @@ def make_members(arguments: Arguments) -> list[Config]:
     return cross(members, **{name: values[name] for name in in_order})
 
 
+def read_members(arguments: Arguments) -> list[Config]:
+    """The members that the command line describes; a sweep that goes on as it began does not need its CSV file any more."""
+    from vae_jax.sweep.directory import read_sweep
+
+    out = Path(arguments.out)
+    if arguments.resume and arguments.points and not arguments.points.exists() and (out / "sweep.json").exists():
+        members, content = read_sweep(out)
+        if content["arguments"] == json.loads(json.dumps(arguments.record)):
+            return members
+    return make_members(arguments)
+
+
 def is_distributed(arguments: Arguments) -> bool:
     """Whether there are other processes to join."""
     explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
@@ -214,7 +235,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
 
     from vae_jax.sweep.processes import Processes, initialize
 
-    members = make_members(arguments)
+    members = read_members(arguments)
     processes = Processes(timeout=arguments.coordinator_timeout)
     if is_distributed(arguments):
         explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
@@ -234,6 +255,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
     if arguments.compilation_cache:
         enable_compilation_cache()
     out, leader = Path(arguments.out), processes.rank == 0
+    data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
     layout = Layout(arguments.strategy, arguments.chunk, arguments.data_parallel, arguments.devices)
     progress = SweepProgress()
 
@@ -260,14 +282,15 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
             layout=layout,
             processes=processes,
             arguments=arguments.record,
-            data_dir=arguments.data_dir,
+            data_dir=data_dir,
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_block=on_block,
             on_epoch=on_epoch,
         )
         progress.close()
         if not ended:
-            print(f"saved; continue with:\n  python experiments/sweep.py --out {out} --resume", flush=True)
+            command = shlex.join([sys.executable, sys.argv[0], "--out", str(out), "--resume", *arguments.layout])
+            print(f"saved; continue with:\n  {command}", flush=True)
             return interrupt.exit_status
     if not leader:
         return 0

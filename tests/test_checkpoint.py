@@ -81,7 +81,7 @@ def test_an_unfinished_write_is_no_checkpoint(folder, progresses):
 def test_another_models_checkpoints_are_an_error(folder):
     other = model.mlp_vae((4, 4, 1), likelihoods.gaussian("shared"), hidden=(9,), latent_dim=2)
     like = training.initial_progress(other, optimization.with_params_ema(optax.adam, 0.9), 0)
-    with pytest.raises(UserError, match=r"no good checkpoint.*another model"):
+    with pytest.raises(UserError, match=r"no good checkpoint.*another run or model"):
         restore(folder, like[:2])
 
 

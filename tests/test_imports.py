@@ -44,6 +44,7 @@ LAYERS = {
     "build": 11,
     "comparison": 12,
     "postmortem": 12,
+    "summary": 12,
     "runs": 13,
     "assessment": 14,
     "sweep": 14,

@@ -26,7 +26,8 @@ from vae_jax.evaluation import (
     means,
 )
 from vae_jax.model import prior_log_prob
-from vae_jax.runs import Run, test_bits_per_dim
+from vae_jax.runs import Run
+from vae_jax.summary import test_bits_per_dim
 from vae_jax.training import evaluation_key
 
 _PIECES = 20  # the test set is done in so many parts, for the progress; they change no number

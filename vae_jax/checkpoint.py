@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
+import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,12 @@ def _cannot_write(folder: Path, error: Exception) -> OSError:
     return OSError(f"{folder}: a checkpoint could not be written: {reason}")
 
 
+# An epoch -> its test ELBO (of a block, the list of its members') in metrics.jsonl, None where it is not there.
+Told = Callable[[int], Any]
+
+
 class Checkpoints:
-    """The checkpoints of one run directory, named by their epoch."""
+    """The checkpoints of one run directory, named by their epoch. Each holds the epoch's test ELBO, to be known by."""
 
     def __init__(self, folder: Path, keep: int = 2):
         import orbax.checkpoint as ocp
@@ -52,14 +58,15 @@ class Checkpoints:
         self._damaged: set[int] = set()  # found to be so by `restore`
         self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
 
-    def save(self, epoch: int, state: TrainState, best: Best) -> None:
+    def save(self, epoch: int, state: TrainState, best: Best, test_elbo: Any = None) -> None:
         """Copies to the host and returns; the files are written behind and appear at once when complete."""
-        self._save(epoch, {"state": state, "best": best}, {"epoch": epoch})
+        self._save(epoch, {"state": state, "best": best}, {"epoch": epoch, "test_elbo": test_elbo})
 
-    def save_partial(self, epoch: int, state: TrainState, best: Best, partial: Partial) -> None:
+    def save_partial(self, epoch: int, state: TrainState, best: Best, partial: Partial, test_elbo: Any = None) -> None:
         """The same in the middle of the epoch after `epoch`. In a folder of its own: it is named by the steps of the run."""
         tree = {"state": state, "best": best, "record": partial.record}
-        self._save(int(state.step), tree, {"epoch": epoch, "steps": partial.steps, "seconds": partial.seconds})
+        meta = {"epoch": epoch, "test_elbo": test_elbo, "steps": partial.steps, "seconds": partial.seconds}
+        self._save(int(state.step), tree, meta)
 
     def _save(self, name: int, tree: Any, meta: dict[str, Any]) -> None:
         tree = jax.device_get(tree)
@@ -79,14 +86,23 @@ class Checkpoints:
         return [name for name in self._names() if name not in self._damaged]
 
     def _names(self) -> list[int]:
-        self._manager.wait_until_finished()  # one that is being written is complete only then
+        self._wait()  # one that is being written is complete only then
         return sorted(self._manager.all_steps(read=True))
 
-    def restore(self, like: tuple[TrainState, Best]) -> tuple[int, TrainState, Best, list[str]] | None:
+    def _wait(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise _cannot_write(self._folder, error) from None
+
+    def restore(
+        self, like: tuple[TrainState, Best], told: Told | None = None
+    ) -> tuple[int, TrainState, Best, list[str]] | None:
         """The newest checkpoint that can be read and whose checksum is right, or None where there is none at all.
 
         Args:
           like: a state and a best of the same run, for shapes and dtypes.
+          told: what metrics.jsonl says of an epoch; a checkpoint that says something else belongs to another run.
 
         Returns:
           (epoch, state, best, complaints about newer checkpoints that were passed over).
@@ -94,7 +110,7 @@ class Checkpoints:
         Raises:
           UserError: where checkpoints exist and none is good.
         """
-        found, complaints = self._newest({"state": like[0], "best": like[1]})
+        found, complaints = self._newest({"state": like[0], "best": like[1]}, told, lambda meta, tree: meta["epoch"])
         if found is not None:
             return found[1]["epoch"], found[0]["state"], found[0]["best"], complaints
         if complaints:
@@ -102,14 +118,16 @@ class Checkpoints:
         return None
 
     def restore_partial(
-        self, like: tuple[TrainState, Best, StepMetrics]
+        self, like: tuple[TrainState, Best, StepMetrics], told: Told | None = None
     ) -> tuple[tuple[int, TrainState, Best, Partial] | None, list[str]]:
         """((epochs before it, state, best, partial) of the newest that is good or None, complaints) of those by `save_partial`.
 
         Args:
           like: as of `restore`, and a record of an epoch's steps.
+          told: as of `restore`.
         """
-        found, complaints = self._newest(dict(zip(("state", "best", "record"), like, strict=True)))
+        template = dict(zip(("state", "best", "record"), like, strict=True))
+        found, complaints = self._newest(template, told, lambda meta, tree: int(tree["state"].step))
         last_good = int(found[0]["state"].step) if found else -1
         for name in self._names():
             if name > last_good:  # damaged; as the newest it would be kept before those that the run writes next
@@ -119,16 +137,29 @@ class Checkpoints:
         tree, meta = found
         return (meta["epoch"], tree["state"], tree["best"], Partial(meta["steps"], tree["record"], meta["seconds"])), complaints
 
-    def _newest(self, like: dict[str, Any]) -> tuple[tuple[dict[str, Any], dict[str, Any]] | None, list[str]]:
+    def _newest(
+        self, like: dict[str, Any], told: Told | None, name_of: Callable[[Any, Any], int]
+    ) -> tuple[tuple[dict[str, Any], dict[str, Any]] | None, list[str]]:
         """((arrays, meta) of the newest good checkpoint or None, complaints about those passed over)."""
         complaints: list[str] = []
-        for epoch in reversed(self.epochs()):
+        for name in reversed(self.epochs()):
             try:
-                return self._read(epoch, like), complaints
+                tree, meta = self._read(name, like)
+                if name_of(meta, tree) != name:
+                    raise ValueError(f"it is checkpoint {name_of(meta, tree)}")
+                if told is not None and "test_elbo" in meta:  # which older versions did not write
+                    here, there = (json.dumps(elbo) for elbo in (meta["test_elbo"], told(meta["epoch"])))
+                    if here != there:
+                        raise ValueError(f"its test ELBO of epoch {meta['epoch']} is {here}, in metrics.jsonl it is {there}")
+                return (tree, meta), complaints
             except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
+                if not (self._folder / str(name)).exists():  # a process that trains has removed it, and written newer ones
+                    return self._newest(like, told, name_of)
                 reason = " ".join(str(error).split())[:160]
-                self._damaged.add(epoch)
-                complaints.append(f"checkpoint {epoch} is damaged or belongs to another model and was passed over: {reason}")
+                self._damaged.add(name)
+                complaints.append(
+                    f"checkpoint {name} is damaged or belongs to another run or model and was passed over: {reason}"
+                )
         return None, complaints
 
     def _read(self, epoch: int, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -150,8 +181,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written."""
+        self._wait()
         try:
-            self._manager.wait_until_finished()
             self._manager.close()
         except Exception as error:
             raise _cannot_write(self._folder, error) from None

@@ -1,7 +1,9 @@
 """The folder that a run or a sweep writes: whether it may be, and that one process alone does."""
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import filelock
 from vae_jax.errors import UserError
 
 _LOCK = ".lock"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what a file system without locks says
 _UNFINISHED = (".config.json.", ".sweep.json.")  # the first file of a run or a sweep, while it is written
 
 
@@ -38,26 +41,49 @@ def check_out(out: Path, resume: bool, read: Callable[[Path], Any], what: str = 
         raise UserError(f"--out {out}: exists and is not empty. Add --resume {what}, or choose another folder.")
 
 
+def refuse_links(out: Path) -> None:
+    """Raises `UserError` where a link within `out` leads out of it: nothing is written or removed through one."""
+    inside = out.resolve()
+    for path in out.rglob("*"):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise UserError(f"{path}: a link that leads out of the run directory. Put there what it leads to, or remove it.")
+
+
 @contextlib.contextmanager
 def exclusive(out: Path) -> Iterator[None]:
     """Makes the folder and holds its lock, which the system lets go when the process ends, however it ends.
 
     Raises:
-      UserError: where another process holds it, or the folder cannot be made.
+      UserError: where another process holds it, or the folder cannot be made or has links that lead out of it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}.") from None
+    refuse_links(out)
     lock = filelock.FileLock(out / _LOCK)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(f"--out {out}: another process is writing there. Wait for its end, or choose another folder.") from None
-    except (OSError, NotImplementedError):  # a file system without locks: as it was before there were any
+    except NotImplementedError:  # a file system without locks: as it was before there were any
+        yield
+        return
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise UserError(f"--out {out}: its {_LOCK} cannot be locked: {error.strerror}. Choose another folder.") from None
         yield
         return
     try:
         yield
     finally:
         lock.release()
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder if it is there, at once: it is never seen half removed."""
+    aside = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)  # a process was killed in the next but one line
+    with contextlib.suppress(OSError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -14,11 +14,13 @@ from vae_jax.training import Epoch, TrainMeans
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl up to the first that is not whole, such as one that a killed process left half-written."""
     lines = []
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         for text in (path / "metrics.jsonl").read_bytes().splitlines():
             line = json.loads(text)
-            if not isinstance(line, dict) or "epoch" not in line:
+            if not isinstance(line["epoch"], int):
                 break
+            if not line.get("diverged"):
+                to_epoch(line)
             lines.append(line)
     return lines
 

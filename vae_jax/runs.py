@@ -7,8 +7,6 @@ diverged.json, what `postmortem.examine` says of the step after it.
 
 import dataclasses
 import json
-import math
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,16 +18,15 @@ import jax
 import numpy as np
 
 from vae_jax import config as config_module
-from vae_jax import diagnostics, training
+from vae_jax import training
 from vae_jax.build import Built, build
-from vae_jax.checkpoint import Checkpoints
+from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.errors import UserError
-from vae_jax.evaluation import bits_per_dim, encode_dataset
 from vae_jax.files import read_json, write_json
-from vae_jax.folders import check_out, exclusive, is_fresh
-from vae_jax.likelihoods import DISCRETE, Likelihood
+from vae_jax.folders import check_out, exclusive, is_fresh, remove
+from vae_jax.likelihoods import Likelihood
 from vae_jax.objectives import Objective
 from vae_jax.postmortem import examine
 from vae_jax.record import append_metrics, sync_metrics
@@ -37,6 +34,7 @@ from vae_jax.record import read_metrics as read_metrics
 from vae_jax.record import rewrite_metrics as rewrite_metrics
 from vae_jax.record import to_epoch as to_epoch
 from vae_jax.record import to_line as to_line
+from vae_jax.summary import read_summary, summarise
 from vae_jax.training import Best, Fit, Progress, StepMetrics, TrainState
 
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -100,6 +98,7 @@ def train(
     metrics_of_step = training.check_step(built.vae, built.data, **built.fit_arguments)
     description = describe(built, data_dir)
     with exclusive(out):
+        check_out(out, resume, read_config)  # another process may have been there meanwhile
         resume = resume and not is_fresh(out)
         return _train(built, out, resume, metrics_of_step, description, checkpoint_seconds, on_start, on_epoch, on_chunk)
 
@@ -137,7 +136,7 @@ def _train(
             append_metrics(out, line)
             if time.perf_counter() - last_saved >= checkpoint_seconds:
                 sync_metrics(out)
-                checkpoints.save(len(progress.history), progress.state, progress.best)
+                checkpoints.save(len(progress.history), progress.state, progress.best, _last_elbo(progress))
                 last_saved = time.perf_counter()
             return bool(on_epoch(line))
 
@@ -146,7 +145,8 @@ def _train(
             if progress is None or progress.partial is None or partials is None:
                 return
             sync_metrics(out)
-            partials.save_partial(len(progress.history), progress.state, progress.best, progress.partial)
+            name = len(progress.history), progress.state, progress.best, progress.partial
+            partials.save_partial(*name, _last_elbo(progress))
             last_saved = time.perf_counter()
 
         def after_chunk(steps: int, progress: Callable[[], Progress | None]) -> bool:
@@ -165,13 +165,26 @@ def _train(
                 last_good.save(epochs, fit.progress.state, fit.progress.best)
             write_json(out / "diverged.json", examine(built, built.config, fit.progress.state))
         elif epochs and fit.progress.partial is None and epochs not in checkpoints.epochs():
-            checkpoints.save(epochs, fit.progress.state, fit.progress.best)
+            checkpoints.save(epochs, fit.progress.state, fit.progress.best, _last_elbo(fit.progress))
     if fit.status == "interrupted":
         return fit, {}
-    shutil.rmtree(out / "partial", ignore_errors=True)
-    summary = _summarise(built, fit, num_used, time.perf_counter() - began)
+    remove(out / "partial")
+    if fit.status != "diverged":  # it may have, before: on another device, or with another function of the user's
+        (out / "diverged.json").unlink(missing_ok=True)
+        remove(out / "last_good")
+    summary = summarise(built, fit, num_used, time.perf_counter() - began)
     write_json(out / "summary.json", summary)
     return fit, summary
+
+
+def _last_elbo(progress: Progress) -> float | None:
+    return progress.history[-1].test.elbo if progress.history else None
+
+
+def _told(path: Path) -> Told:
+    """What metrics.jsonl says of an epoch, for `Checkpoints.restore`."""
+    elbos = {line["epoch"]: line["test_elbo"] for line in read_metrics(path) if "test_elbo" in line}
+    return elbos.get
 
 
 def _partials(built: Built, out: Path) -> AbstractContextManager[Checkpoints | None]:
@@ -188,14 +201,14 @@ def _restore(
     partials: Checkpoints | None,
 ) -> tuple[Progress, list[dict[str, Any]], list[str]]:
     """(where the run was last, the lines of metrics.jsonl up to there, notes for the user)."""
-    (epoch, state, best), partial, notes = (0, *initial[:2]), None, []
+    (epoch, state, best), partial, notes, told = (0, *initial[:2]), None, [], _told(out)
     if partials is not None:
         all_steps = len(built.dataset.train) // built.config.batch_size
         record = jax.tree.map(lambda value: np.zeros((all_steps, *value.shape), value.dtype), metrics_of_step)
-        found, notes = partials.restore_partial((state, best, record))
+        found, notes = partials.restore_partial((state, best, record), told)
         if found is not None:
             epoch, state, best, partial = found
-    if (whole := checkpoints.restore((initial.state, initial.best))) is not None:
+    if (whole := checkpoints.restore((initial.state, initial.best), told)) is not None:
         notes = [*notes, *whole[3]]
         if partial is None or whole[0] > epoch:
             (epoch, state, best), partial = whole[:3], None
@@ -287,58 +300,6 @@ def load_last_good(
     return built, found[1]
 
 
-def _summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dict[str, Any]:
-    history = fit.progress.history
-    seconds = sum(epoch.seconds for epoch in history)
-    summary: dict[str, Any] = {
-        "status": fit.status,
-        "test_elbo": fit.test and fit.test.elbo,
-        "test_log_likelihood": fit.test and fit.test.log_likelihood,
-        "test_kl": fit.test and fit.test.kl,
-        "test_elbo_standard_error": fit.test and fit.test.elbo_standard_error,
-        "num_test_examples": len(built.dataset.test),
-        "unit": "nats per example, beta = 1",
-        "beta": built.config.beta,
-        "seed": built.config.seed,
-        "epochs": len(history),
-        "evaluated_epoch": fit.epoch,
-        "steps": int(fit.progress.state.step),
-        "train_examples_per_second": num_used * len(history) / seconds if seconds else None,
-        "wall_seconds": wall_seconds,
-    }
-    if fit.test and (bits := test_bits_per_dim(built, fit.test.elbo)) is not None:
-        summary["test_bits_per_dim"] = bits
-    if fit.test:
-        summary |= _code(built, fit.params)
-    if built.data.log_jacobian:
-        summary["log_jacobian"] = built.data.log_jacobian
-    if built.vae.likelihood.shared_start:
-        name = "log_dispersion" if built.config.likelihood == "negative_binomial" else "log_scale"
-        summary[name] = [float(value) for value in built.vae.likelihood.shared_values(fit.params["likelihood"])]
-    if int(fit.progress.best.epoch):
-        summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}
-    if fit.status == "diverged":
-        summary["diverged_at_step"] = int(fit.progress.state.step)
-    return summary
-
-
-def _code(built: Built, params: Any) -> dict[str, Any]:
-    """Which latent dimensions the test set uses."""
-    encode = jax.jit(lambda params, test: encode_dataset(built.vae, params, test, to_input=built.data.eval_input))
-    mean, log_scale = encode(params, built.data.test)
-    found: dict[str, Any] = {"latent_dim": built.vae.latent_dim, "active_units": int(diagnostics.active_units(mean))}
-    if built.vae.prior is None:
-        found["collapsed_units"] = np.flatnonzero(diagnostics.collapse(mean, log_scale).collapsed).tolist()
-    return found
-
-
-def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:
-    """The bound -ELBO in bits per dimension, for discrete data; None for densities, which have none."""
-    if built.vae.likelihood.support in DISCRETE or built.data.log_jacobian:
-        return bits_per_dim(test_elbo, math.prod(built.dataset.data_shape))
-    return None
-
-
 def load_run(
     path: Path,
     *,
@@ -356,7 +317,7 @@ def load_run(
     if not (path / "checkpoints").is_dir():
         raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
     with Checkpoints(path / "checkpoints") as checkpoints:
-        found = checkpoints.restore((initial.state, initial.best))
+        found = checkpoints.restore((initial.state, initial.best), _told(path))
     if found is None:
         if (path / "diverged.json").exists():
             raise UserError(f"{path}: the run diverged before its first checkpoint; there is nothing to evaluate.")
@@ -364,17 +325,15 @@ def load_run(
     epoch, state, best, notes = found
     last = epoch
     params = _evaluation_params(built, state, best)
-    try:
-        summary = json.loads((path / "summary.json").read_text())
-    except (OSError, ValueError):
-        summary = None
-    if summary is not None and summary.get("status") == "diverged":
-        notes = [*notes, f"{path}: the run diverged at step {summary['diverged_at_step']}; read at its last checkpoint."]
-        summary = None
-    elif summary is None:
+    summary = read_summary(path)
+    if summary is None:
         notes = [*notes, f"{path}: the run is unfinished; read at its last checkpoint, epoch {epoch} of {config.epochs}."]
-    elif summary.get("epochs") != last:  # the newest checkpoint is damaged: these numbers are not those of the parameters
+    elif summary["status"] == "diverged":
+        notes = [*notes, f"{path}: the run diverged at step {summary['steps']}; read at its last checkpoint."]
         summary = None
+    elif summary["epochs"] != last:  # the newest checkpoint is damaged: these numbers are not those of the parameters
+        told = f"{path}: summary.json tells of epoch {summary['epochs']}, whose checkpoint is missing; read at epoch {last}."
+        notes, summary = [*notes, f"{told} Continue with --resume, which makes it again."], None
     if config.early_stopping and int(best.epoch):
         epoch = int(best.epoch)
     metrics = [line for line in read_metrics(path) if line["epoch"] <= last]

@@ -13,7 +13,8 @@ from vae_jax.config import Config, describe_objective
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
 from vae_jax.model import VAE, sample_prior
-from vae_jax.runs import Run, test_bits_per_dim
+from vae_jax.runs import Run
+from vae_jax.summary import test_bits_per_dim
 
 _SHOWN = 24  # test images with their reconstructions
 _SAMPLES = 64

@@ -18,7 +18,7 @@ import numpy as np
 
 from vae_jax import config as config_module
 from vae_jax.build import Built, build
-from vae_jax.checkpoint import Checkpoints
+from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError
@@ -61,6 +61,10 @@ def read_sweep(path: Path) -> tuple[list[Config], dict[str, Any]]:
     content = read_json(path / "sweep.json", "members", "data")
     try:
         members = [config_module.from_dict(settings) for settings in content["members"]]
+        if not members:
+            raise ValueError("expected at least one member")
+        for member in members:
+            member.validate()
         content["data"]["sha256"]
         return members, content
     except (ValueError, KeyError, TypeError) as error:
@@ -124,6 +128,9 @@ def run_sweep(
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
     with exclusive(out) if processes.rank == 0 else contextlib.nullcontext():  # one sweep; the others are its processes
         if processes.rank == 0:
+            check_out(out, resume, read_sweep, "to go on with it or to add members")
+            if merge(members, out, resume) != everyone:
+                raise UserError(f"--out {out}: another process has changed the sweep meanwhile. Give the same command again.")
             _plan(out, content, everyone, processes.size)
         _expect_to_see(out, processes)
         return _run_blocks(out, everyone, kinds, built, layout, processes, data_dir, checkpoint_seconds, on_block, on_epoch)
@@ -144,11 +151,11 @@ def _run_blocks(
     """Trains what is left of the blocks that fall to this process; False if interrupted."""
     blocks = sorted(path.parent for path in (out / "blocks").glob("*/block.json"))
     todo = [path for path in blocks if not (path / "result.json").exists()]
-    mine = todo[processes.rank :: processes.size]
-    sizes = {path: sum(everyone[i].epochs for i in _numbers(path)) for path in mine}
+    mine = {path: read_block(path, len(everyone)) for path in todo[processes.rank :: processes.size]}
+    sizes = {path: sum(everyone[i].epochs for i in block["members"]) for path, block in mine.items()}
     before = 0
-    for path in mine:
-        numbers = _numbers(path)
+    for path, block in mine.items():
+        numbers = block["members"]
         whole = next(group for group in kinds if numbers[0] in group.members)
         group = Group(whole.label, tuple(everyone[i] for i in numbers), tuple(numbers))
         if len(kinds) > 1:  # one at a time: each holds the data on the device
@@ -160,7 +167,8 @@ def _run_blocks(
             seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
             return bool(on_epoch(Tick(group, before + done, sum(sizes.values()), seconds, progress)))
 
-        if not _run_block(path, group, built, layout, checkpoint_seconds, on_block, tell):
+        began_with = block.get("layout", {})
+        if not _run_block(path, group, built, began_with, layout, checkpoint_seconds, on_block, tell):
             with contextlib.suppress(Exception):  # those that were not interrupted do not come
                 processes.wait("interrupted", timeout=10)
             return False
@@ -199,7 +207,8 @@ def _plan(out: Path, content: dict[str, Any], members: Sequence[Config], num_pro
     """Writes sweep.json and a block for each group among each process's share of the members that have none."""
     write_json(out / "sweep.json", content)
     (out / "blocks").mkdir(exist_ok=True)
-    planned = {number for path in (out / "blocks").glob("*/block.json") for number in _numbers(path.parent)}
+    blocks = [path.parent for path in (out / "blocks").glob("*/block.json")]
+    planned = {number for block in blocks for number in read_block(block, len(members))["members"]}
     unplanned = [number for number in range(len(members)) if number not in planned]  # a kill may have come in between
     in_order = [number for group in groups([members[i] for i in unplanned], unplanned) for number in group.members]
     next_block = 1 + max((int(path.name) for path in (out / "blocks").iterdir() if path.name.isdigit()), default=-1)
@@ -222,13 +231,15 @@ def _expect_to_see(out: Path, processes: Processes) -> None:
         time.sleep(0.2)
 
 
-def _numbers(block: Path) -> list[int]:
-    return _block(block)["members"]
-
-
-def _block(block: Path) -> dict[str, Any]:
+def read_block(block: Path, count: int) -> dict[str, Any]:
+    """block.json of a sweep of `count` members: its own, and once it began its layout, as far as that changes bits."""
     advice = f"Remove {block.name}/ and continue with --resume: its members are trained again."
-    return read_json(block / "block.json", "members", advice=advice)
+    content = read_json(block / "block.json", "members", advice=advice)
+    members, layout = content["members"], content.get("layout", {})
+    numbers = isinstance(members, list) and all(isinstance(number, int) and 0 <= number < count for number in members)
+    if not (numbers and 0 < len(members) == len(set(members)) and isinstance(layout, dict) and {*layout} <= {*Layout._fields}):
+        raise UserError(f"{block / 'block.json'}: expected members of the sweep and how they run, got {content}. {advice}")
+    return content
 
 
 def lane_template(built: Built, count: int) -> Lane:
@@ -244,6 +255,7 @@ def _run_block(
     path: Path,
     group: Group,
     built: Built,
+    began_with: dict[str, Any],
     layout: Layout,
     checkpoint_seconds: float,
     on_block: Callable[[Group, str, int, list[str]], None],
@@ -251,21 +263,18 @@ def _run_block(
 ) -> bool:
     """Trains a block to its end, from its last checkpoint on; False if interrupted."""
     count = len(group.members)
-    began_with = _block(path).get("layout")
-    if began_with:
-        if layout.strategy not in ("auto", began_with["strategy"]):
-            raise UserError(f"--strategy: {path.name} began with {began_with['strategy']}; leave it out to go on, bit for bit.")
-        layout = layout._replace(**began_with)
+    layout = _as_begun(layout, began_with, path.name)
     placement = _place(count, layout)
     if began_with:
         placement = placement._replace(why=placement.why.replace("as asked", "as it began"))
     start, lines, notes = None, [], []
     with Checkpoints(path / "checkpoints") as checkpoints:
         template = lane_template(built, count)
-        if (found := checkpoints.restore((template.state, template.best))) is not None:
+        if (found := checkpoints.restore((template.state, template.best), told(path, group.members))) is not None:
             epoch, state, best, notes = found
             lines = [line for line in read_metrics(path) if line["epoch"] <= epoch]
-            start = _progress(Lane(state, best), group, lines, epoch)
+            steps = len(built.dataset.train) // built.config.batch_size
+            start = _progress(Lane(state, best), group, lines, epoch, steps)
         rewrite_metrics(path, lines)
         on_block(group, placement.why, start.epoch if start else 0, [f"{path.name}: {note}" for note in notes])
         last_saved = time.perf_counter()
@@ -275,7 +284,9 @@ def _run_block(
         def save(progress: MembersProgress) -> None:
             sync_metrics(path)
             lanes = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(progress.lanes))
-            checkpoints.save(progress.epoch, lanes.state, lanes.best)
+            last = [history[-1] if len(history) == progress.epoch else None for history in progress.histories]
+            elbos = [epoch and epoch.test.elbo for epoch in last]
+            checkpoints.save(progress.epoch, lanes.state, lanes.best, elbos)
 
         def after_epoch(progress: MembersProgress) -> bool:
             nonlocal last_saved
@@ -293,26 +304,59 @@ def _run_block(
             return on_epoch(progress)
 
         if not began_with:
-            used = {"strategy": placement.strategy, "chunk": None if placement.strategy == "map" else placement.chunk}
-            write_json(path / "block.json", {"members": list(group.members), "layout": used})
+            together = placement.strategy == "vmap" or layout.data_parallel > 1  # then the number of devices changes bits
+            used = layout._replace(strategy=placement.strategy, devices=placement.mesh.size if together else None)
+            write_json(path / "block.json", {"members": list(group.members), "layout": used._asdict()})
         fit = run_group(group, built, placement, start, after_epoch)
         if fit.progress.epoch not in checkpoints.epochs():
             save(fit.progress)
     if "interrupted" in fit.status:
         return False
     for i, status in enumerate(fit.status):
+        record = path / f"diverged-{group.members[i]}.json"
+        record.unlink(missing_ok=True)  # of an earlier try, elsewhere
         if status == "diverged":
             state = jax.tree.map(lambda leaf, i=i: leaf[i], jax.device_get(fit.progress.lanes.state))
-            write_json(path / f"diverged-{group.members[i]}.json", examine(built, group.configs[i], state))
+            write_json(record, examine(built, group.configs[i], state))
     write_json(path / "result.json", {"rows": rows(group, built, fit), "placement": fit.placement.why})
     return True
 
 
-def _progress(lanes: Lane, group: Group, lines: Sequence[dict[str, Any]], epoch: int) -> MembersProgress:
-    """Where a block was after `epoch` epochs, from its checkpoint and its record."""
-    own = [[line for line in lines if line["member"] == number] for number in group.members]
+def _as_begun(layout: Layout, began_with: dict[str, Any], name: str) -> Layout:
+    """The layout with what the block began with; raises `UserError` where another is asked for, or it cannot be."""
+    began = {field: value for field, value in began_with.items() if value is not None}
+    for field, there in began.items():
+        if (here := getattr(layout, field)) not in (Layout._field_defaults[field], there):
+            flag = f"--{field.replace('_', '-')}"
+            raise UserError(f"{flag}: {name} began with {there}, not {here}; leave it out to go on, bit for bit.")
+    if (devices := began.get("devices", 1)) > len(jax.local_devices()):
+        raise UserError(
+            f"{name} began on {devices} devices, and this process has {len(jax.local_devices())}. Continue where there are as "
+            f"many (on CPU: --devices {devices})."
+        )
+    return layout._replace(**began)
+
+
+def told(block: Path, members: Sequence[int]) -> Told:
+    """What the block's metrics.jsonl says of an epoch, for `Checkpoints.restore`: the test ELBO of each member, or None."""
+    elbos = {(line["epoch"], line.get("member")): line.get("test_elbo") for line in read_metrics(block)}
+    return lambda epoch: [elbos.get((epoch, member)) for member in members]
+
+
+def _progress(lanes: Lane, group: Group, lines: Sequence[dict[str, Any]], epoch: int, steps: int) -> MembersProgress:
+    """Where a block was after `epoch` epochs of so many steps, from its checkpoint and its record."""
+    own = [[line for line in lines if line.get("member") == number] for number in group.members]
     histories = tuple(tuple(to_epoch(line) for line in mine if not line.get("diverged")) for mine in own)
-    status = tuple("diverged" if any(line.get("diverged") for line in mine) else "running" for mine in own)
-    if sorted({line["epoch"] for line in lines}) != list(range(1, epoch + 1)):
+    status = tuple("diverged" if mine and mine[-1].get("diverged") else "running" for mine in own)
+    made, best = np.asarray(lanes.state.step), np.asarray(lanes.best.epoch)
+    patience = group.configs[0].early_stopping
+
+    def is_whole(i: int) -> bool:
+        count = len(histories[i])
+        stopped = count == epoch or (patience and count - best[i] >= patience)
+        ended = made[i] // steps == count if status[i] == "diverged" else made[i] == count * steps and stopped
+        return [line["epoch"] for line in own[i]] == list(range(1, len(own[i]) + 1)) and bool(ended)
+
+    if not all(map(is_whole, range(len(own)))):
         raise UserError(f"members {list(group.members)}: metrics.jsonl lacks epochs of the checkpoint; it was altered.")
     return MembersProgress(lanes, histories, status, epoch)

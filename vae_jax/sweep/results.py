@@ -16,8 +16,8 @@ from vae_jax.errors import UserError
 from vae_jax.files import read_json, write_json, write_text
 from vae_jax.runs import read_metrics
 from vae_jax.sweep.design import TRACED, groups, varying
-from vae_jax.sweep.directory import lane_template, read_sweep
-from vae_jax.sweep.table import DONE, Point, Row, points, to_arrays, to_csv, with_settings
+from vae_jax.sweep.directory import lane_template, read_block, read_sweep, told
+from vae_jax.sweep.table import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
 from vae_jax.train_step import TrainState
 from vae_jax.training import evaluation_params
 
@@ -46,12 +46,24 @@ def _ended(path: Path) -> list[Path]:
     return [result for result in sorted((path / "blocks").glob("*/result.json")) if (result.parent / "block.json").exists()]
 
 
+def _is_table(rows: Any, members: Sequence[int]) -> bool:
+    return (
+        isinstance(rows, list)
+        and all(isinstance(row, dict) and row.keys() >= ROW for row in rows)
+        and [row["member"] for row in rows] == list(members)
+    )
+
+
 def load_sweep(path: Path) -> Results:
     """Reads a sweep directory; of an unfinished one the members that have ended."""
     members, description = read_sweep(path)
     rows, curves, placements = [], [], []
     for block in _ended(path):
-        result = read_json(block, "rows", "placement", advice="Remove it and continue the sweep with --resume.")
+        advice = "Remove it and continue the sweep with --resume."
+        result = read_json(block, "rows", "placement", advice=advice)
+        own = read_block(block.parent, len(members))["members"]
+        if not _is_table(result["rows"], own):
+            raise UserError(f"{block}: expected a row for each of the members {own}; it was altered. {advice}")
         rows += result["rows"]
         placements.append(result["placement"])
         lines = [line for line in read_metrics(block.parent) if not line.get("diverged")]
@@ -121,7 +133,7 @@ def _load(
     all_groups = groups(results.members)
     builts: dict[tuple[int, ...], Built] = {}
     for block in _ended(results.path):
-        own = read_json(block.parent / "block.json", "members")["members"]
+        own = read_block(block.parent, len(results.members))["members"]
         wanted = [number for number in numbers if number in own]
         if not wanted:
             continue
@@ -134,9 +146,13 @@ def _load(
             raise UserError(f"{results.path}: the data set {built.config.dataset!r} is not that of the sweep.")
         template = lane_template(built, len(own))
         with Checkpoints(block.parent / "checkpoints") as checkpoints:
-            restored = checkpoints.restore((template.state, template.best))
-        if restored is None:
-            raise UserError(f"{block.parent}: has no checkpoint; it was altered.")
+            restored = checkpoints.restore((template.state, template.best), told(block.parent, own))
+        steps = {row["member"]: row["steps"] for row in results.rows}
+        if restored is None or np.asarray(restored[1].step).tolist() != [steps[number] for number in own]:
+            raise UserError(
+                f"{block.parent}: the checkpoint of the numbers in the table is damaged or missing. Remove its result.json and "
+                "continue the sweep with --resume, which makes it again."
+            )
         parts = read(built, Lane(*restored[1:3]), len(own))
         for number in wanted:
             found[number] = (built, jax.tree.map(itemgetter(own.index(number)), parts))

@@ -14,12 +14,23 @@ from vae_jax.config import Config
 from vae_jax.diagnostics import active_units
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
-from vae_jax.runs import test_bits_per_dim
+from vae_jax.summary import test_bits_per_dim
 from vae_jax.sweep.design import Group, groups, varying
 from vae_jax.training import MembersFit
 
 Row = dict[str, Any]
 _ALWAYS = ("beta", "seed", "learning_rate")
+ROW = {
+    "member",
+    *_ALWAYS,
+    "status",
+    "test_elbo",
+    "test_log_likelihood",
+    "test_kl",
+    "active_units",
+    "epochs",
+    "steps",
+}  # and more
 MEASURES = ("test_elbo", "rate", "distortion", "active_units", "test_bits_per_dim")
 DONE = ("finished", "stopped early")  # the others' numbers enter no mean
 
