@@ -414,6 +414,33 @@ def test_support_is_checked():
         data.prepare(wide, dequantize=True)
 
 
+def test_a_palette_with_transparent_colours_is_read_without_a_word(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (10, 4, 4), dtype=np.uint8)
+    for i, levels in enumerate(colours):
+        Image.fromarray(levels).convert("P").save(tmp_path / f"{i}.png", transparency=bytes(range(256)))
+    got = data.load(str(tmp_path), split="last")
+    np.testing.assert_array_equal(got.train, np.repeat(colours[:8, ..., np.newaxis], 3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"test_fraction": float("nan")}, "test_fraction: expected a number from 0 to 1, got nan"),
+        ({"validation_fraction": -0.5}, "validation_fraction: expected a number from 0 to 1, got -0.5"),
+        ({"split": "first"}, "unknown split 'first'"),
+        ({"split_seed": -1}, "split_seed: expected a whole number >= 0, got -1"),
+    ],
+)
+def test_a_split_that_cannot_be(options, words):
+    with pytest.raises(UserError, match=words):
+        data.load("digits", **options)
+
+
+def test_a_path_is_a_name(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((10, 2, 2)))
+    assert data.load(tmp_path / "x.npy").data_shape == (2, 2, 1)
+
+
 def test_mnist_from_idx_files_is_mnist(shared_data):
     mnist = data.load(str(shared_data / "mnist"))
     assert (mnist.train.shape, mnist.test.shape) == ((60000, 28, 28, 1), (10000, 28, 28, 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax import Array
 
@@ -47,7 +48,7 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     scale = _number_or_word(auto if config.scale == "auto" else config.scale)
     dispersion = _number_or_word(config.dispersion)
     top = (dataset.max_level or 1) if config.binarization == "none" else 1
-    unit = max(float(dataset.train_mean.mean()) * top, 1e-3)
+    unit = max(float(dataset.train_mean.mean(dtype=np.float64)) * top, 1e-3)
     v, logistic_scale = config.degrees_of_freedom, std * 3**0.5 / math.pi
     match config.likelihood:
         case "bernoulli":
@@ -224,7 +225,7 @@ def build(
         dtype=config.dtype,
         train_mean=dataset.train_mean * unit if config.output_bias == "train_mean" else None,
         # Levels are scaled to [0, 1]; floats and counts come on any scale.
-        standardize=(float(dataset.train_mean.mean()) * unit, dataset.train_std * unit) if own_scale else None,
+        standardize=(float(dataset.train_mean.mean(dtype=np.float64)) * unit, dataset.train_std * unit) if own_scale else None,
         prior=make_prior(config, prepared),
     )
     optimizer: Optimizer = getattr(optax, config.optimizer)

@@ -61,6 +61,20 @@ def test_data_files_with_code_in_them(marker, script, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
+def test_a_picture_in_a_language_of_programs(script, tmp_path, monkeypatch):
+    """PostScript under the name of a PNG: Pillow would call Ghostscript."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    status, stderr = script("train", *SMALL, "--dataset", tmp_path / "images", "--out", tmp_path / "run")
+    assert (status, stderr.count("\n")) == (2, 1)
+    assert "a.png: not a readable image" in stderr
+    assert not (tmp_path / "called").exists()
+
+
 def test_settings_with_code_in_them(marker, script, tmp_path):
     call = f"__import__('pathlib').Path({str(marker)!r}).touch()"
     for flags in (

@@ -1,6 +1,8 @@
 """`Dataset`, and `load(name)`, which finds and checks one and splits it where the source has no split."""
 
 import hashlib
+import numbers
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -91,7 +93,7 @@ class Dataset(NamedTuple):
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     data_dir: str | None = None,
     split: Literal["random", "last"] = "random",
@@ -117,8 +119,16 @@ def load(
     Raises:
       UserError: unknown name, missing path, unreadable or unsuitable data. Nothing from a file is ever executed.
     """
+    name = os.fspath(name)
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")
+    for what, value in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
+        if not (isinstance(value, numbers.Real) and 0 <= value < 1):
+            raise UserError(f"{what}: expected a number from 0 to 1, got {value!r}.")
+    if split not in ("random", "last"):
+        raise unknown("split", split, ("random", "last"))
+    if not (isinstance(split_seed, numbers.Integral) and split_seed >= 0):
+        raise UserError(f"split_seed: expected a whole number >= 0, got {split_seed!r}.")
     if name in BUNDLED:
         if stream:
             raise UserError(f"--stream: {name} is computed, not read from disk. Leave it out.")
@@ -139,6 +149,8 @@ def load(
             ) from None
 
     for images, given in ((found.train, found.train_labels), (found.test, found.test_labels)):
+        if images is not None and found.rendering is None:
+            check_shape(name, images.shape)
         if images is not None and given is not None and given.shape != images.shape[:1]:
             raise UserError(f"{name}: expected one label for each of {len(images)} images, got labels of shape {given.shape}.")
     _check_factors(name, found)
@@ -191,7 +203,7 @@ def _check_factors(name: str, found: Split) -> None:
     arrays = [(rows, factors) for rows, factors in given if factors is not None]
     for rows, factors in arrays:
         count = 0 if rows is None else len(rows)
-        if factors.ndim != 2 or len(factors) != count or not np.issubdtype(factors.dtype, np.integer):
+        if factors.ndim != 2 or len(factors) != count or factors.dtype.kind not in "ui":
             raise UserError(
                 f"{name}: expected factors as integers of shape (examples, factors), a row for each of {count} examples, got "
                 f"shape {factors.shape} and dtype {factors.dtype}."
@@ -216,7 +228,7 @@ def _as_levels(name: str, array: np.ndarray) -> np.ndarray:
     if array.ndim == 3:
         array = array[..., np.newaxis]
     low, high = (array.min(), array.max()) if kind == np.uint8 and array.dtype != np.uint8 else (0, 0)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         levels = np.ascontiguousarray(array, dtype=kind)
     bad = 0 if kind == np.uint8 else int(levels.size - np.count_nonzero(np.isfinite(levels)))
     check_values(name, bad, low, high, kind)

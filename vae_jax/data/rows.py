@@ -142,7 +142,7 @@ class Rows:
         return index if self._index is None else self._index[index]
 
     def _as_levels(self, stored: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             images = stored.astype(self._kept, copy=False).reshape(-1, *self.shape[1:])
         return self._as_bytes(images) if self._as_bytes else images
 
@@ -162,9 +162,9 @@ def check_shape(name: str, shape: tuple[int, ...]) -> None:
 
 def level_type(name: str, dtype: np.dtype) -> np.dtype:
     """What numbers of this type are kept as: uint8 levels or float32; or a `UserError`."""
-    if np.issubdtype(dtype, np.floating):
+    if dtype.kind == "f":
         return np.dtype(np.float32)
-    if dtype == np.bool_ or np.issubdtype(dtype, np.integer):
+    if dtype.kind in "bui":  # and not timedelta64, which NumPy counts among the integers
         return np.dtype(np.uint8)
     raise UserError(f"{name}: expected uint8 or float images, got dtype {dtype}.")
 

@@ -1,24 +1,39 @@
 """Readers of images from packages and files: the embedded digits, .npy, .npz, folders of IDX files or of pictures."""
 
+import contextlib
 import gzip
+import lzma
 import math
 import os
+import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax import Array
 
-from vae_jax.data.rows import Rows, open_array
+from vae_jax.data.rows import Rows, check_shape, open_array
 from vae_jax.errors import UserError
 
 # What a damaged or hostile array file makes NumPy raise.
-_OF_NUMPY = (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError, KeyError, TypeError, MemoryError, OverflowError)
-UNREADABLE = (*_OF_NUMPY, RuntimeError, zlib.error, zipfile.BadZipFile)  # RuntimeError: an encrypted or unknown archive
+_OF_NUMPY = (
+    ValueError,
+    EOFError,
+    OSError,
+    SyntaxError,
+    tokenize.TokenError,
+    LookupError,
+    TypeError,
+    MemoryError,
+    ArithmeticError,
+)
+_OF_ARCHIVES = (RuntimeError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile)  # RuntimeError: encrypted, unknown
+UNREADABLE = (*_OF_NUMPY, *_OF_ARCHIVES)
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 _SAVE_IT = "Save them as one array in an .npy file, or leave out --stream."
 
@@ -61,8 +76,11 @@ def digits() -> Split:
 def from_path(path: Path, stream: bool = False) -> Split:
     """Reads an .npy or .npz file, or a folder of IDX files or of images; with `stream` the training images stay on disk."""
     path = Path(os.path.expanduser(path))  # which, unlike Path.expanduser, leaves an unknown ~user as it is
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder.")
+    try:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder.")
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
         pictures = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
@@ -74,8 +92,10 @@ def from_path(path: Path, stream: bool = False) -> Split:
         if idx:
             return _from_idx(path, idx, stream)
         raise UserError(f"{path}: expected a folder with IDX files or PNG/JPEG images, found none among {len(files)} files.")
+    if not path.is_file():  # a pipe or a device, which may never end
+        raise UserError(f"{path}: expected a file or a folder, got something else.")
     if path.suffix == ".npy":
-        return Split(rows_of_npy(path) if stream else _read_numpy(path))
+        return Split(rows_of_npy(path) if stream else _expect_array(path, _read_numpy(path)))
     if path.suffix == ".npz":
         if stream:
             raise UserError(f"--stream: {path}: an archive cannot be read row by row. {_SAVE_IT}")
@@ -85,13 +105,25 @@ def from_path(path: Path, stream: bool = False) -> Split:
 
 def rows_of_npy(path: Path) -> Rows:
     """The rows of an .npy file, which stay where they are."""
-    array = _read_numpy(path, mmap_mode="r")
-    if not isinstance(array, np.memmap):
-        array.close()
-        raise UserError(f"{path}: expected an array, got an archive of arrays. {_SAVE_IT}")
+    array = _expect_array(path, _read_numpy(path, mmap_mode="r"))
     if not array.flags.c_contiguous:
         raise UserError(f"--stream: {path}: expected an array in C order, got Fortran order. Save np.ascontiguousarray(x).")
     return open_array(path, array.shape, array.dtype, array.offset)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What a file makes its reader warn of (an old header, a strange palette) is not for the user: it is read or refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _expect_array(path: Path, array: Any) -> Any:
+    if isinstance(array, np.ndarray):
+        return array
+    array.close()
+    raise UserError(f"{path}: expected an array, got an archive of arrays. Rename it to .npz, or save one array.")
 
 
 def _read_numpy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
@@ -100,11 +132,12 @@ def _read_numpy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
             start = file.read(6)
         if start != b"\x93NUMPY" and not zipfile.is_zipfile(path):
             raise UserError(f"{path}: not a readable array file. It is damaged, or neither .npy nor .npz.")
-        return np.load(path, mmap_mode, allow_pickle=False)
+        with _silence():
+            return np.load(path, mmap_mode, allow_pickle=False)
     except UserError:
         raise
     except UNREADABLE as error:
-        pickled = "pickle" in str(error).lower() or "object" in str(error).lower()
+        pickled = "Object arrays cannot be loaded" in str(error) or "allow_pickle=False" in str(error)
         fix = "Object arrays hold pickled code and are never loaded; save a plain uint8 or float array." if pickled else error
         if isinstance(error, MemoryError):
             fix = f"It does not fit into memory ({error}). Add --stream, which leaves it on disk."
@@ -137,7 +170,8 @@ def _from_npz(path: Path) -> Split:
             if name is None:
                 return None
             try:
-                array = archive[name]
+                with _silence():
+                    array = archive[name]
             except UNREADABLE as error:
                 raise UserError(f"{path}: cannot read the array {name!r}. {error}") from None
             if not isinstance(array, np.ndarray):  # NumPy hands over what is no array as bytes
@@ -195,7 +229,10 @@ def idx_shape(path: Path) -> tuple[int, ...]:
     sizes = _of_idx(path, lambda file: file.read(4 + 4 * header[3]))[4:]
     if len(sizes) != 4 * header[3]:
         raise UserError(f"{path}: expected {header[3]} sizes of 4 bytes, got {len(sizes)} bytes; the file is damaged.")
-    return tuple(np.frombuffer(sizes, ">u4").tolist())
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
+    if len(shape) > 1:
+        check_shape(str(path), shape)
+    return shape
 
 
 def _of_idx(path: Path, read: Callable[[Any], bytes]) -> bytes:
@@ -217,16 +254,18 @@ def _from_pictures(folder: Path, files: list[Path]) -> Split:
 
     def read(file: Path) -> np.ndarray:
         try:
-            with Image.open(file) as image:
+            with _silence(), Image.open(file, formats=("PNG", "JPEG")) as image:  # other formats may run programs
                 if image.mode.startswith(("I", "F")):
                     raise UserError(
                         f"{file}: expected 8 bits per channel, got image mode {image.mode}. Convert it, or use .npy."
                     )
                 grey = image.mode in ("1", "L", "LA")
+                if "transparency" in image.info:
+                    return np.asarray(image.convert("RGBA").convert("RGB"))
                 return np.asarray(image.convert("L" if grey else "RGB"))
         except UserError:
             raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (*UNREADABLE, Image.DecompressionBombError) as error:
             raise UserError(f"{file}: not a readable image. {error}") from None
 
     def stack(files: list[Path]) -> np.ndarray:

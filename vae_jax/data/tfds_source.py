@@ -1,5 +1,6 @@
 """Images from TensorFlow Datasets, read without TensorFlow; preparing them needs it."""
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
@@ -7,7 +8,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,19 +197,32 @@ def _decode(
     keep: Callable[[int, np.ndarray], Any],
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Hands every image to `keep`, in order; returns the labels and the factors."""
-    source = builder.as_data_source(split=split)
-    count = len(source)
+    name = builder.info.full_name
+    with _reading(name):
+        source = builder.as_data_source(split=split)
+        count = len(source)
     if sys.stderr.isatty() or count > 20_000:
-        print(f"TFDS: decoding {count} images of {builder.info.full_name} ({split}), once ...", file=sys.stderr, flush=True)
+        print(f"TFDS: decoding {count} images of {name} ({split}), once ...", file=sys.stderr, flush=True)
     labels = np.empty(count, np.int64) if label else None
     rows = np.empty((count, len(factors)), np.uint8) if factors else None
-    for index, record in enumerate(source):
+    for index in range(count):
+        with _reading(name):
+            record = source[index]
         keep(index, record[image])
         if labels is not None:
             labels[index] = record[label]
         if rows is not None and factors is not None:
             rows[index] = [record[f"label_{name}"] for name in factors]
     return labels, rows
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of array_record, of Pillow
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{name}: its prepared files are damaged or incomplete: {reason}. Prepare them again.") from None
 
 
 def _present(**arrays: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -138,6 +138,8 @@ def prepare(
     """
     if binarization not in (kinds := ("dynamic", "fixed", "threshold", "none")):
         raise unknown("binarization", binarization, kinds)
+    if dequantize and binarization != "none":
+        raise UserError("--dequantize and binarised data exclude each other. Leave one out, or add --binarize none.")
     key_train, key_validation, key_test = jax.random.split(jax.random.key(seed), 3)
     top = dataset.max_level
     train_images = _train_images(dataset)
