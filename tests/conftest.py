@@ -1,6 +1,8 @@
 """Strict JAX for the mathematics: no implicit promotion of dtypes or ranks. Warnings are errors everywhere (pyproject.toml)."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,11 +21,25 @@ if jax.__version_info__ < (0, 11):
 
 
 def pytest_configure(config):
-    """The default run compiles quickly, here and in the scripts that it starts; the slow tests compile as users do."""
+    """The default run compiles quickly, here and in the scripts that it starts; the slow tests compile as users do.
+
+    Each worker compiles a program once. JAX does not write its cache atomically, so none is shared with other workers or
+    with scripts, some of which are killed. Those have one together, below VAE_JAX_CACHE; both end with the run.
+    """
+    if "VAE_JAX_CACHE" not in os.environ:
+        config.cache_of_run = os.environ["VAE_JAX_CACHE"] = tempfile.mkdtemp(prefix="vae_jax-tests-")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    jax.config.update("jax_compilation_cache_dir", str(Path(os.environ["VAE_JAX_CACHE"]) / f"xla-{worker}-{os.getpid()}"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if config.option.markexpr == "not slow":
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {COMPILE_QUICKLY}"
+
+
+def pytest_unconfigure(config):
+    if own := getattr(config, "cache_of_run", None):
+        shutil.rmtree(own, ignore_errors=True)
 
 
 # optax and matplotlib do not keep to strict promotion themselves.
@@ -63,9 +79,3 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip("no folder of real data beside the repository")
     return SHARED_DATA
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    """Decoded data and compiled programs of the tests go to a folder of their own, shared by the scripts they run."""
-    os.environ.setdefault("VAE_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -1,6 +1,8 @@
 """Where this package keeps what it would otherwise compute again: decoded data sets and compiled programs."""
 
 import os
+import tempfile
+import warnings
 from pathlib import Path
 
 
@@ -8,8 +10,11 @@ def cache_dir() -> Path:
     """`$VAE_JAX_CACHE`, else vae_jax in the user's cache folder."""
     chosen = os.environ.get("VAE_JAX_CACHE")
     if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_jax"
+        return Path(os.path.expanduser(chosen))
+    home = os.path.expanduser("~")  # "~" itself where there is none
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or (Path(home) / ".cache" if home != "~" else tempfile.gettempdir())) / "vae_jax"
+    )
 
 
 def enable_compilation_cache() -> None:
@@ -19,10 +24,15 @@ def enable_compilation_cache() -> None:
     """
     import jax
 
-    try:
-        cache_dir().mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # nowhere to keep them
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+        programs = cache_dir() / "xla"
+        try:
+            programs.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # nowhere to keep them
+        if not os.access(programs, os.W_OK):
+            return
+        jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # JAX does not write them atomically: what a killed process left half-written is compiled again.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
