@@ -1,6 +1,7 @@
 """What the scripts share: one line for bad input, Ctrl-C that saves, progress on the terminal or line by line."""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import math
@@ -13,9 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vae_jax.config import Config
 from vae_jax.errors import UserError
 
 T = TypeVar("T")
+_PATHS = ("out", "data_dir", "points", "dataset")  # options that are paths, or may be
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -36,6 +39,11 @@ def _unraisable(unraisable: Any) -> None:
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's main: bad input becomes one line on stderr and exit status 2, without a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own remarks; its errors stay
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        with contextlib.suppress(AttributeError, OSError):
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # a terminal that has no β
     sys.unraisablehook = _unraisable
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's reads of a damaged checkpoint: each is reported as well
     try:
@@ -48,14 +56,41 @@ def run_script(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
+        words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {' '.join(words.split())}", file=sys.stderr)
+        if main.__module__ == "__main__":  # Orbax's threads, which wait for what cannot be written, must not hold the process
+            sys.stdout.flush()
+            os._exit(1)
         status = 1
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+        words = " ".join(str(error).split())[:160]
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in words or "Out of memory" in words:
+            print(f"error: out of memory: {words}", file=sys.stderr)
+        elif "Unable to initialize backend" in words or "Unknown backend" in words:
+            print(f"error: JAX_PLATFORMS: {words}", file=sys.stderr)
+        else:
             raise
-        print(f"error: out of memory: {' '.join(str(error).split())[:160]}", file=sys.stderr)
         status = 1
     sys.exit(status or 0)
+
+
+def _at_home(arguments: Any) -> Any:
+    """`~` expanded, as a shell does not in --out=~/runs."""
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments) if field.name in _PATHS}
+    expanded = {name: type(value)(os.path.expanduser(value)) for name, value in values.items() if value is not None}
+    if bad := [name for name, value in expanded.items() if not _is_name(value)]:
+        raise UserError(
+            f"--{bad[0].replace('_', '-')}: expected a name that can be written as UTF-8, got {expanded[bad[0]]!r}."
+        )
+    return dataclasses.replace(arguments, **expanded)
+
+
+def _is_name(path: Any) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse(cls: type[T], default: T | None = None) -> T:
@@ -65,7 +100,7 @@ def parse(cls: type[T], default: T | None = None) -> T:
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(cls) if default is None else tyro.cli(cls, default=default)
+            return _at_home(tyro.cli(cls) if default is None else tyro.cli(cls, default=default))
     except SystemExit as stop:
         if stop.code != 2:
             raise
@@ -73,6 +108,30 @@ def parse(cls: type[T], default: T | None = None) -> T:
         lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.getvalue().splitlines()]
         message = " ".join(line for line in lines[1:] if line).split("For full helptext")[0].split("Argument helptext")[0]
         raise UserError(f"{message.strip().rstrip('.')}. {sys.argv[0]} --help lists the options.") from None
+
+
+def config_of(arguments: Config) -> Config:
+    """The part of the command line that is needed to repeat the run; a data set's path so that it is found from any folder."""
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)}
+    place = os.path.expanduser(values["dataset"])
+    if os.path.lexists(place) and values["dataset"] not in ("", "digits", "sprites", "sprites_grid"):
+        values["dataset"] = os.path.abspath(place)
+    return Config(**values)
+
+
+def expect_outside_data(out: Path, config: Config) -> None:
+    """Raises where the figures of a run would become images of its data set."""
+    if os.path.isdir(config.dataset) and Path(os.path.abspath(out)).is_relative_to(os.path.abspath(config.dataset)):
+        raise UserError(
+            f"--out {out}: expected a folder outside the data set {config.dataset}. Its figures would be images there."
+        )
+
+
+def expect_seconds(**options: float) -> None:
+    """Raises unless these options are times."""
+    for name, value in options.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')}: expected seconds >= 0, got {value}.")
 
 
 def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int:
@@ -147,9 +206,13 @@ def expect_runs(paths: Sequence[Path], *, or_sweeps: bool = False) -> None:
     if not paths:
         raise UserError("expected at least one run directory, such as runs/first, got none.")
     for path in paths:
-        if is_sweep(path) and not or_sweeps:
+        try:
+            sweep, run = is_sweep(path), (path / "config.json").is_file()
+        except OSError as error:  # such as a name that is too long
+            raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+        if sweep and not or_sweeps:
             raise UserError(f"{path}: a sweep directory, not a run directory; its members' numbers are in its results.csv.")
-        if not is_sweep(path) and not (path / "config.json").is_file():
+        if not sweep and not run:
             no_sweep = " and not a sweep directory (it has no sweep.json)" if or_sweeps else ""
             raise UserError(f"{path}: not a run directory (it has no config.json){no_sweep}.")
         refuse_links(path)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import EpochProgress, Interrupt, parse, run_script
+from common import EpochProgress, Interrupt, config_of, expect_outside_data, parse, run_script
 
 from vae_jax.config import Config
 from vae_jax.errors import UserError
@@ -72,7 +72,7 @@ def main() -> int:
     if not arguments.likelihoods or not arguments.seeds:
         raise UserError("--likelihoods and --seeds: expected at least one of each.")
     out = Path(arguments.out)
-    base = Config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)})
+    base = config_of(arguments)
 
     import numpy as np
 
@@ -81,11 +81,12 @@ def main() -> int:
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.comparison import check_base, plan
     from vae_jax.files import write_json
+    from vae_jax.folders import check_out
     from vae_jax.report.summary import reconstructions
 
     check_base(base)
-    if out.exists() and any(out.iterdir()) and not arguments.resume:
-        raise UserError(f"--out {out}: exists and is not empty. Add --resume to go on with it, or choose another folder.")
+    expect_outside_data(out, base)
+    check_out(out, arguments.resume, lambda out: None)
     enable_compilation_cache()
     dataset = load_dataset(base, arguments.data_dir)
     entries = [plan(base, name, dataset) for name in dict.fromkeys(arguments.likelihoods)]
@@ -122,7 +123,8 @@ def main() -> int:
                 strips.append((entry.label, means))
 
     if not rows:
-        raise UserError("every run diverged: look at the range of the data, or try a lower --learning-rate.")
+        print("error: every run diverged: look at the range of the data, or try a lower --learning-rate.", file=sys.stderr)
+        return 1
     merged = []
     for label in dict.fromkeys(row["likelihood"] for row in rows):
         same = [row for row in rows if row["likelihood"] == label]

@@ -89,6 +89,8 @@ def main() -> int:
         if getattr(arguments, name) < least:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag}: expected a whole number >= {least}, got {getattr(arguments, name)}.")
+    if not 0 <= arguments.metric_seed < 2**31:
+        raise UserError(f"--metric-seed: expected a whole number from 0 to 2147483647, got {arguments.metric_seed}.")
     from vae_jax.disentanglement import METRICS, PUBLISHED
 
     for name in arguments.metrics:

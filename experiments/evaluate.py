@@ -50,6 +50,8 @@ class Arguments:
             value, at_least, flag = getattr(self, name), least.get(name, 0), name.replace("_", "-")
             if value is not None and value < at_least:
                 raise UserError(f"--{flag}: expected a whole number >= {at_least}, got {value}.")
+            if value is not None and value > 10**8:
+                raise UserError(f"--{flag}: expected at most 100,000,000, got {value}.")
         if self.bdmc and not self.ais_temperatures:
             raise UserError("--bdmc: bounds annealed importance sampling; add --ais-temperatures, such as 1000.")
         if self.num_annealed is not None and not (self.ais_temperatures or self.gap_steps):

@@ -1,7 +1,6 @@
 """Looks into the latent space of a trained run: one test image along the latent dimensions, or on the way to another image."""
 
 import dataclasses
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +45,8 @@ class Arguments:
 def check(arguments: Arguments) -> None:
     """Raises `UserError` for all that is wrong whatever the run is."""
     expect_runs((arguments.run,))
-    if not (math.isfinite(arguments.span) and arguments.span > 0):
-        raise UserError(f"--span: expected a number > 0, in prior standard deviations, got {arguments.span}.")
+    if not 0 < arguments.span <= 1000:
+        raise UserError(f"--span: expected a number > 0 and at most 1000, in prior standard deviations, got {arguments.span}.")
     if not 2 <= arguments.steps <= _MOST_STEPS:
         raise UserError(f"--steps: expected a whole number from 2 to {_MOST_STEPS}, got {arguments.steps}.")
     if arguments.label is not None and arguments.image is not None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from common import Interrupt, parse, run_script, supervised
+from common import Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, supervised
 
 from vae_jax.config import Config, from_dict
 from vae_jax.errors import UserError
@@ -80,11 +80,7 @@ class Arguments(Config):
     @property
     def base(self) -> Config:
         """The settings that all members have where the sweep says nothing else."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
-        place = os.path.expanduser(values["dataset"])
-        if os.path.exists(place) and values["dataset"] not in ("", "digits", "sprites", "sprites_grid"):
-            values["dataset"] = os.path.realpath(place)
-        return Config(**values)
+        return config_of(self)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -112,12 +108,14 @@ def parse_arguments() -> Arguments:
     try:
         content = json.loads(recorded.read_text())
         own = content["arguments"]
+        if own is None:
+            raise ValueError("it was begun by run_sweep without arguments, so go on with it by run_sweep(..., resume=True)")
         base = from_dict(own["base"])
         settings: dict[str, Any] = {field.name: getattr(base, field.name) for field in dataclasses.fields(Config)}
         settings |= {name: tuple(value) if isinstance(value := own[name], list) else value for name in _AXES}
         settings["points"] = settings["points"] and Path(settings["points"])
         default = Arguments(**settings, data_dir=content.get("data_dir"), out=arguments.out, resume=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{recorded}: cannot be read: {error}") from None
     return parse(Arguments, default)
 
@@ -152,6 +150,10 @@ def make_members(arguments: Arguments) -> list[Config]:
         raise UserError(
             "nothing to sweep: expected --betas, --seeds, --learning-rates, --over, --groups, --points or --ranges."
         )
+    if len(ranges) < len(arguments.ranges):
+        raise UserError("--ranges: expected each name once. Give the whole range in one place.")
+    if not ranges and (arguments.design, arguments.num_points, arguments.design_seed) != ("grid", 8, 0):
+        raise UserError("--design, --num-points and --design-seed place members in --ranges. Add that, or leave them out.")
     if ranges and arguments.points is not None:
         raise UserError("--ranges and --points exclude each other. Leave one out.")
     members = [arguments.base]
@@ -161,6 +163,9 @@ def make_members(arguments: Arguments) -> list[Config]:
         members = design(arguments.base, ranges, arguments.num_points, arguments.design, arguments.design_seed)
     elif arguments.points is not None:
         members = read_points(arguments.base, arguments.points)
+        for name in values:
+            if any(getattr(member, name) != getattr(arguments.base, name) for member in members):
+                raise UserError(f"--points: {name} is swept twice. Give all its values in one place.")
     in_order = sorted(values, key=lambda name: (name == "seed", name not in ("beta", "learning_rate")))  # seeds vary fastest
     return cross(members, **{name: values[name] for name in in_order})
 
@@ -255,6 +260,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
     if arguments.compilation_cache:
         enable_compilation_cache()
     out, leader = Path(arguments.out), processes.rank == 0
+    expect_outside_data(out, members[0])
     data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
     layout = Layout(arguments.strategy, arguments.chunk, arguments.data_parallel, arguments.devices)
     progress = SweepProgress()
@@ -332,6 +338,8 @@ def print_points(results: Any) -> None:
 def main() -> int:
     """Parses and sweeps; as one of several processes under supervision, so that the death of another ends in one clear line."""
     arguments = parse_arguments()
+    seconds = {name: getattr(arguments, name) for name in ("checkpoint_seconds", "coordinator_timeout")}
+    expect_seconds(**seconds)
     if not is_distributed(arguments):
         return work(arguments)
     return supervised(lambda joined: work(arguments, joined), arguments.coordinator_timeout)

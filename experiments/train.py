@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import EpochProgress, Interrupt, parse, run_script
+from common import EpochProgress, Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script
 
 from vae_jax.config import Config, describe_network, describe_objective
 from vae_jax.errors import UserError
@@ -43,11 +43,7 @@ class Arguments(Config):
     @property
     def config(self) -> Config:
         """The part that is needed to repeat the run."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
-        place = os.path.expanduser(values["dataset"])
-        if os.path.exists(place) and values["dataset"] not in ("", "digits", "sprites", "sprites_grid"):
-            values["dataset"] = os.path.realpath(place)  # so that the run can be read from any folder
-        return Config(**values)
+        return config_of(self)
 
 
 def parse_arguments() -> Arguments:
@@ -79,6 +75,7 @@ def main() -> int:
     arguments = parse_arguments()
     config, out = arguments.config, Path(arguments.out)
     config.validate()
+    expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds)
     data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
 
     from vae_jax import diagnostics, runs
@@ -86,6 +83,7 @@ def main() -> int:
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.folders import check_out
 
+    expect_outside_data(out, config)
     check_out(out, arguments.resume, runs.read_config)
     if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise UserError("--tensorboard needs tensorboardX: pip install 'vae_jax[tensorboard]'.")

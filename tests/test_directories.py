@@ -13,6 +13,7 @@ from vae_jax.build import build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.report.summary import numbers
 from vae_jax.sweep import directory
 from vae_jax.sweep.directory import Layout, read_sweep, run_sweep
 from vae_jax.sweep.results import load_params, load_sweep
@@ -125,6 +126,11 @@ def test_a_summary_that_is_none_is_written_anew(content, built, whole, run):
     found = runs.load_run(run)
     assert found.summary is None
     assert "unfinished" in found.notes[0]
+
+
+def test_an_elbo_that_was_not_finite_is_reported_as_such(run):
+    edit(run / "summary.json", lambda content: {**content, "test_elbo": None, "test_log_likelihood": None})
+    assert dict((name, value) for name, value, _ in numbers(runs.load_run(run)))["test ELBO"].startswith("nan ± 0.")
 
 
 def test_a_record_with_another_name_in_it_ends_there(built, whole, run):

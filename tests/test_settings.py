@@ -14,6 +14,7 @@ from vae_jax.comparison import plan
 from vae_jax.config import LIKELIHOODS, OBJECTIVES, Config, Hyperparams, from_dict
 from vae_jax.errors import UserError
 from vae_jax.objectives import elbo
+from vae_jax.summary import test_bits_per_dim as bits_of  # pytest would collect its own name
 
 SMALL = Config(epochs=2, hidden=(16,), latent_dim=4, batch_size=256)
 NEEDED = {
@@ -101,7 +102,7 @@ def test_each_likelihood_starts_at_the_training_mean_and_gets_better(name, setti
     first, last = fit.progress.history
     assert fit.status == "finished"
     assert last.test.elbo > first.test.elbo
-    bits = runs.test_bits_per_dim(built, last.test.elbo)
+    bits = bits_of(built, last.test.elbo)
     if built.vae.likelihood.support in ("real", "unit_interval"):
         assert bits is None
     else:
@@ -117,7 +118,7 @@ def test_colours_train_with_coupled_channels(tmp_path):
 
     def bits(likelihood):
         built = build(dataclasses.replace(SMALL, **settings, likelihood=likelihood, num_components=2))
-        return runs.test_bits_per_dim(built, training.fit(built.vae, built.data, **built.fit_arguments).test.elbo)
+        return bits_of(built, training.fit(built.vae, built.data, **built.fit_arguments).test.elbo)
 
     coupled, alone = bits("logistic_mixture_rgb"), bits("logistic_mixture")
     assert coupled < alone - 0.3  # green and blue are within 20 levels of red: knowing red saves bits

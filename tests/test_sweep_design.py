@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -35,6 +36,13 @@ def test_a_grid_is_every_combination_in_order():
     assert [(m.beta, m.learning_rate, m.seed) for m in members] == expected
     assert varying(members) == ("beta", "learning_rate", "seed")
     assert all(dataclasses.replace(m, beta=1.0, learning_rate=1e-3, seed=0) == BASE for m in members)
+
+
+def test_widths_by_name_and_numbers_of_numpy():
+    assert parse_value("channels", "4x8") == (4, 8)
+    members = grid(BASE, seed=np.arange(2), latent_dim=np.array([2, 4]), beta=np.float32([0.5]))
+    assert {type(value) for member in members for value in (member.seed, member.latent_dim)} == {int}
+    assert json.loads(json.dumps(dataclasses.asdict(members[0])))["beta"] == 0.5
 
 
 def test_groups_differ_in_static_settings_alone():

@@ -260,6 +260,13 @@ def test_early_stopping_reports_the_best_epoch():
     assert result.test.elbo == result.progress.history[result.epoch - 1].test.elbo
 
 
+def test_parameters_that_are_not_finite_to_begin_with_end_the_run():
+    vae = small_vae()
+    infinite = vae._replace(init=lambda key: jax.tree.map(lambda leaf: leaf + jnp.inf, vae.init(key)))
+    result = fit(infinite, small_data(), epochs=2)
+    assert (result.status, int(result.progress.state.step)) == ("diverged", 0)
+
+
 def test_what_cannot_be_trained_on_is_refused():
     with pytest.raises(UserError, match="80 training examples, got 81"):
         fit(small_vae(), small_data(), batch_size=81)

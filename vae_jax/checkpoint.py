@@ -126,7 +126,7 @@ class Checkpoints:
           like: as of `restore`, and a record of an epoch's steps.
           told: as of `restore`.
         """
-        template = dict(zip(("state", "best", "record"), like, strict=True))
+        template: dict[str, Any] = dict(zip(("state", "best", "record"), like, strict=True))
         found, complaints = self._newest(template, told, lambda meta, tree: int(tree["state"].step))
         last_good = int(found[0]["state"].step) if found else -1
         for name in self._names():

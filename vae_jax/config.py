@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import typing
 from typing import Any, Literal, NamedTuple
 
@@ -232,6 +233,14 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
             return self.binarize
         return "dynamic" if self.likelihood == "bernoulli" else "none"
 
+    def __post_init__(self) -> None:
+        # NumPy's numbers, as np.arange gives them, become Python's: JSON and the table have only those.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            to_python = getattr(value, "item", None)
+            if isinstance(value, numbers.Number) and to_python is not None:
+                object.__setattr__(self, field.name, to_python())
+
     def validate(self) -> None:
         """Raises `UserError` for every value that no data could make right."""
         for field, hint in typing.get_type_hints(type(self)).items():
@@ -353,6 +362,8 @@ def from_dict(values: dict[str, Any]) -> Config:
     Settings that it does not use are those of this version: another one may have had other defaults.
     """
     known = {field.name for field in dataclasses.fields(Config)}
+    if not isinstance(values, dict):
+        raise UserError(f"expected settings by name, got {values!r:.40}.")
     if set(values) - known:
         raise UserError(f"config.json has unknown settings {sorted(set(values) - known)}: written by a newer version?")
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

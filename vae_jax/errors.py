@@ -16,7 +16,7 @@ def unknown(kind: str, name: str, options: Iterable[str], hint: str = "") -> Use
     """The error for a name that is not among `options`, with the near names first."""
     options = list(options)
     lower = {option.lower(): option for option in options}
-    near = [lower[match] for match in difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)]
+    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), list(lower), n=3, cutoff=0.5)]
     guess = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     listed = f" Known: {', '.join(options)}." if len(options) <= 20 else ""
     return UserError(f"unknown {kind} {name!r}.{guess}{listed}{hint}")

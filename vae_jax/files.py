@@ -57,10 +57,12 @@ def read_json(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
       UserError: where it cannot be read, with the advice.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ValueError("it is no file")
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or not set(names) <= content.keys():
             raise ValueError(f"expected an object with {', '.join(names)}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}. {advice}".strip()) from None
     return content
 

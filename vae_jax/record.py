@@ -14,10 +14,10 @@ from vae_jax.training import Epoch, TrainMeans
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl up to the first that is not whole, such as one that a killed process left half-written."""
     lines = []
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         for text in (path / "metrics.jsonl").read_bytes().splitlines():
             line = json.loads(text)
-            if not isinstance(line["epoch"], int):
+            if not isinstance(line["epoch"], int) or not all(isinstance(value, int | float) for value in line.values()):
                 break
             if not line.get("diverged"):
                 to_epoch(line)

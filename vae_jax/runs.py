@@ -61,6 +61,8 @@ def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
         config = config_module.from_dict(content["config"])
         config.validate()
         content["data"]["sha256"]
+        if not isinstance(content.get("data_dir"), str | None):
+            raise ValueError(f"data_dir: expected a path or null, got {content['data_dir']!r}")
         return config, content
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'config.json'}: cannot be read: {error}") from None

@@ -14,7 +14,8 @@ from vae_jax.evaluation import bits_per_dim, encode_dataset
 from vae_jax.likelihoods import DISCRETE
 from vae_jax.training import Fit
 
-_NUMBERS = ("test_elbo", "test_log_likelihood", "test_kl", "test_elbo_standard_error", "train_examples_per_second")
+_MEANS = ("test_elbo", "test_log_likelihood", "test_kl", "test_elbo_standard_error")
+_NUMBERS = (*_MEANS, "train_examples_per_second", "epochs", "steps", "wall_seconds", "num_test_examples")
 
 
 def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dict[str, Any]:
@@ -71,11 +72,13 @@ def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
-    """summary.json; None where it is not there yet, or not as it was written: --resume writes it anew."""
+    """summary.json; None where it is not there yet, or not as it was written: --resume writes it anew.
+
+    Means that were not finite, for which JSON has null, are NaN.
+    """
     try:
         summary = json.loads((path / "summary.json").read_text())
-        numbers = [summary[name] for name in (*_NUMBERS, "epochs", "steps", "wall_seconds", "num_test_examples")]
-        whole = isinstance(summary["status"], str) and all(value is None or isinstance(value, int | float) for value in numbers)
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = isinstance(summary["status"], str) and all(isinstance(summary[name], int | float | None) for name in _NUMBERS)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return summary if whole else None
+    return {**summary, **{name: math.nan for name in _MEANS if summary[name] is None}} if whole else None

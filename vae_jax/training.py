@@ -261,8 +261,8 @@ def fit_members(
             status[i] = "diverged"
             # The lane is where it was before the epoch; the same program takes it as far as everything is finite.
             tried = steps
-            while good_steps != tried:
-                tried = min(good_steps, tried - 1)
+            while good_steps != tried and tried > 0:  # none is good where the parameters are not finite to begin with
+                tried = max(0, min(good_steps, tried - 1))
                 lanes, partial, again = run_epoch(lanes, partial, [i], epoch, tried, lambda *_: False)
                 assert again is not None  # nothing interrupts it
                 good_steps = int(again.good_steps[i])

@@ -272,6 +272,12 @@ BAD = [
     (("--betas", 1, "--over", "beta=2"), "beta is swept twice"),
     (("--betas", 1, "--ranges", "beta=1:2"), "beta is swept twice"),
     (("--ranges", "beta=2:1"), "expected low < high"),
+    (("--ranges", "beta=1:2", "beta=3:4"), "expected each name once"),
+    (("--ranges", "beta=1:2", "--num-points", 10**12), "at most 100,000 members"),
+    (("--ranges", "beta=1:2", "--design", "random", "--design-seed", -1), "--design-seed: expected a whole number >= 0"),
+    (("--betas", 1, "--design", "sobol"), "place members in --ranges"),
+    (("--betas", 1, "--likelihood", "gaussian", "--groups", "scale=1,1.0"), "members 0 and 1 are the same run"),
+    (("--betas", 1, "--coordinator-timeout", "nan"), "--coordinator-timeout: expected seconds >= 0"),
     (("--points", "nowhere.csv"), "cannot be read as CSV"),
     ((), "nothing to sweep"),
     (("--betas", 1, "--chunk", 2), "--chunk: expected --strategy vmap"),
@@ -284,6 +290,28 @@ BAD = [
     (("--groups", "likelihood=bernoulli,gausian"), "Did you mean 'gaussian'"),
     (("--betas", 1, "--beta-warmup-steps", 10**6), "would not end within the run"),
 ]
+
+
+POINTS = {
+    "a name twice": (b"beta,beta\n1,2\n", (), "expected each name once in the header, got beta, beta"),
+    "a value twice": (b"beta\n3\n4\n", ("--betas", 1), "--points: beta is swept twice"),
+    "a cell too many": (b"beta\n3,4\n", (), "line 2 has another number of values than the header"),
+    "no text": (b"\xff\xfeb\0", (), "cannot be read as CSV"),
+    "nothing": (b"", (), "expected a header of names"),
+    "a pipe": (None, (), "cannot be read as CSV: it is no file"),
+}
+
+
+@pytest.mark.parametrize(("content", "flags", "message"), POINTS.values(), ids=POINTS)
+def test_lists_of_members_that_are_none(content, flags, message, script, tmp_path):
+    if content is None:
+        os.mkfifo(tmp_path / "points.csv")
+    else:
+        (tmp_path / "points.csv").write_bytes(content)
+    status, stderr = script("sweep", "--points", tmp_path / "points.csv", *flags, "--out", tmp_path / "out")
+    assert (status, stderr.count("\n")) == (2, 1), stderr
+    assert message in stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(map(str, arguments)) for arguments, _ in BAD])

@@ -17,6 +17,7 @@ from vae_jax.errors import UserError, unknown
 TRACED = (*Hyperparams._fields, "seed")  # a new value is a new number for the same program
 # All members see the same data, split and test draws, or their rows could not be compared.
 SHARED = ("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "test_seed", "eval_batch_size")
+_MOST = 100_000  # members of a design
 STATIC = tuple(field.name for field in dataclasses.fields(Config) if field.name not in (*TRACED, *SHARED))
 
 
@@ -50,7 +51,7 @@ def parse_value(name: str, text: str) -> Any:
     """A value of the setting `name` as the command line writes it; several widths as 256x256."""
     default = getattr(Config(), name)
     try:
-        if name == "hidden":
+        if isinstance(default, tuple):
             return tuple(int(width) for width in text.split("x"))
         if name in ("seed", "latent_dim") or (isinstance(default, int) and not isinstance(default, bool)):
             return int(text)
@@ -93,10 +94,15 @@ def points(base: Config, listed: Sequence[Mapping[str, Any]]) -> list[Config]:
 def read_points(base: Config, path: Path) -> list[Config]:
     """`points` from a CSV file: a header of names, then a member a line."""
     try:
-        with path.open(newline="") as file:
-            lines = list(csv.DictReader(file, strict=True))
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise OSError("it is no file")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            lines, names = list(reader), reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--points {path}: cannot be read as CSV: {error}") from None
+    if len(set(names)) < len(names):
+        raise UserError(f"--points {path}: expected each name once in the header, got {', '.join(names)}.")
     if not lines:
         raise UserError(f"--points {path}: expected a header of names and at least one line of values, got none.")
     for number, line in enumerate(lines, 2):
@@ -139,8 +145,13 @@ def design(base: Config, ranges: Mapping[str, Range], num_points: int, kind: str
     """
     if kind not in ("grid", "random", "sobol"):
         raise unknown("design", kind, ("grid", "random", "sobol"))
+    count = num_points ** len(ranges) if kind == "grid" else num_points
     if not ranges or num_points < 1:
         raise UserError(f"--design {kind}: expected --ranges and --num-points >= 1, got {len(ranges)} ranges, {num_points}.")
+    if count > _MOST:
+        raise UserError(f"--num-points: expected at most {_MOST:,} members, got {count:,}.")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--design-seed: expected a whole number >= 0, got {seed}.")
     for name, (low, high, log) in ranges.items():
         check_name(name, static=False)
         if name == "seed":
@@ -160,7 +171,7 @@ def design(base: Config, ranges: Mapping[str, Range], num_points: int, kind: str
 
     def value(u: float, low: float, high: float, log: bool) -> float:
         # Seven digits, about as many as float32 has: what the table shows is what was used.
-        exact = math.exp(math.log(low) + u * math.log(high / low)) if log else low + u * (high - low)
+        exact = math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if log else low + u * (high - low)
         return min(max(float(f"{exact:.7g}"), low), high)
 
     return [
@@ -191,7 +202,17 @@ def check_members(members: Sequence[Config]) -> None:
 
 def identity(config: Config) -> Config:
     """Equal for two configurations if and only if their runs are the same: defaults filled in, numbers as float32 has them."""
-    return dataclasses.replace(config, **{name: float(np.float32(v)) for name, v in config.hyperparams._asdict().items()})
+    numbers = {name: float(np.float32(v)) for name, v in config.hyperparams._asdict().items()}
+    words = {name: _number(getattr(config, name)) for name in ("scale", "dispersion")}
+    return dataclasses.replace(config, **numbers, **words, binarize=config.binarization)
+
+
+def _number(word: str) -> str:
+    """The same for 1 and 1.0."""
+    try:
+        return repr(float(word))
+    except ValueError:
+        return word
 
 
 def varying(members: Sequence[Config]) -> tuple[str, ...]:

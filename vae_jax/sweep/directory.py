@@ -66,6 +66,8 @@ def read_sweep(path: Path) -> tuple[list[Config], dict[str, Any]]:
         for member in members:
             member.validate()
         content["data"]["sha256"]
+        if not isinstance(content.get("data_dir"), str | None):
+            raise ValueError(f"data_dir: expected a path or null, got {content['data_dir']!r}")
         return members, content
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'sweep.json'}: cannot be read: {error}") from None

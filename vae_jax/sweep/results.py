@@ -47,11 +47,11 @@ def _ended(path: Path) -> list[Path]:
 
 
 def _is_table(rows: Any, members: Sequence[int]) -> bool:
-    return (
-        isinstance(rows, list)
-        and all(isinstance(row, dict) and row.keys() >= ROW for row in rows)
-        and [row["member"] for row in rows] == list(members)
-    )
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= ROW for row in rows):
+        return False
+    numbers = all(isinstance(row[name], int | float | None) for row in rows for name in ROW - {"status"})
+    words = all(isinstance(row["status"], str) for row in rows)
+    return numbers and words and [row["member"] for row in rows] == list(members)
 
 
 def load_sweep(path: Path) -> Results:
