@@ -15,7 +15,7 @@ from vae_jax.objectives import Terms, elbo
 ToInput = Callable[[Array], Array]  # a batch as stored -> the floats that the likelihood and the encoder take
 
 # XLA's matrix products on CPU add up in an order that depends on how many rows there are. So there it is always as many.
-_AT_ONCE_ON_CPU = 64
+_AT_ONCE_ON_CPU = 128
 
 
 class Evaluation(NamedTuple):
@@ -97,7 +97,7 @@ def evaluate(
       key: a new-style PRNG key. Draw k for example i uses fold_in(fold_in(key, i), k), so results do not depend on batch_size.
       vae, params: the model.
       data: (examples, ...) as stored; to_input turns a batch of it into floats.
-      batch_size: examples at once, for memory and speed. On CPU it is 64 whatever is asked, so that the results are the same
+      batch_size: examples at once, for memory and speed. On CPU it is 128 whatever is asked, so that the results are the same
         bit for bit; elsewhere another number may add up float32 in another order.
       num_samples: draws of z for each example.
       log_jacobian: nats added to each log-likelihood, `data.Prepared.log_jacobian`.
