@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import json
 import os
+import shlex
 import signal
 import socket
 import struct
@@ -153,18 +154,27 @@ def test_killed_in_the_middle_and_resumed_the_table_is_the_same(undisturbed, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_saves_and_says_how_to_go_on(undisturbed, tmp_path, number):
-    out = tmp_path / "interrupted"
-    process = start("sweep.py", "--out", out, *LONG, *BETAS, "--devices", 1)
+@pytest.mark.parametrize(
+    ("number", "layout"),
+    [(signal.SIGINT, ("--devices", 1)), (signal.SIGTERM, ("--devices", 2, "--data-parallel", 2))],
+    ids=["Ctrl-C", "SIGTERM, shared batches"],
+)
+def test_interrupted_it_saves_and_says_how_to_go_on(undisturbed, tmp_path, number, layout):
+    """By the command that it prints, with the bits of the layout that it began with."""
+    alone, out = undisturbed, tmp_path / "inter rupted"
+    if "--data-parallel" in layout:
+        alone = tmp_path / "alone"
+        sweep(alone, *LONG, *BETAS, *layout)
+    process = start("sweep.py", "--out", out, *LONG, *BETAS, *layout)
     wait_for_checkpoints(out, 1, [process])
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "--resume" in stdout
     assert "Traceback" not in stderr
-    sweep(out, "--resume")
-    assert_same_sweep(undisturbed, out)
+    command = shlex.split(stdout[stdout.index("continue with:") :].splitlines()[1])
+    assert "--resume" in command
+    subprocess.run([*command, "--no-report"], check=True, capture_output=True, timeout=300)
+    assert_same_sweep(alone, out)
 
 
 def free_port():
