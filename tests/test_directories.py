@@ -237,6 +237,11 @@ ALTERED = {
     "a block of none": ("block.json", lambda content: {**content, "members": []}, "expected members of the sweep"),
     "a block of others": ("block.json", lambda content: {**content, "members": [0, 7]}, "expected members of the sweep"),
     "a block of words": ("block.json", lambda content: {**content, "members": "x"}, "expected members of the sweep"),
+    "a layout of words": (
+        "block.json",
+        lambda content: {**content, "layout": {"strategy": "vmap", "chunk": "x"}},
+        "and how they run",
+    ),
     "a layout of others": ("block.json", lambda content: {**content, "layout": {"x": 1}}, "and how they run"),
     "rows without names": ("result.json", lambda content: {**content, "rows": [{}]}, "expected a row for each of the members"),
     "too few rows": ("result.json", lambda content: {**content, "rows": content["rows"][:1]}, "a row for each"),

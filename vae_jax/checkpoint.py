@@ -59,7 +59,12 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
 
     def save(self, epoch: int, state: TrainState, best: Best, test_elbo: Any = None) -> None:
-        """Copies to the host and returns; the files are written behind and appear at once when complete."""
+        """Copies to the host and returns; the files are written behind and appear at once when complete.
+
+        Args:
+          epoch, state, best: to be saved.
+          test_elbo: what metrics.jsonl says of this epoch, for `restore`; of several members a list.
+        """
         self._save(epoch, {"state": state, "best": best}, {"epoch": epoch, "test_elbo": test_elbo})
 
     def save_partial(self, epoch: int, state: TrainState, best: Best, partial: Partial, test_elbo: Any = None) -> None:

@@ -147,8 +147,7 @@ def _train(
             if progress is None or progress.partial is None or partials is None:
                 return
             sync_metrics(out)
-            name = len(progress.history), progress.state, progress.best, progress.partial
-            partials.save_partial(*name, _last_elbo(progress))
+            partials.save_partial(len(progress.history), progress.state, progress.best, progress.partial, _last_elbo(progress))
             last_saved = time.perf_counter()
 
         def after_chunk(steps: int, progress: Callable[[], Progress | None]) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import time
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, fits
 from vae_jax.files import read_json, write_json
 from vae_jax.folders import check_out, exclusive, is_fresh
 from vae_jax.postmortem import examine
@@ -239,7 +240,9 @@ def read_block(block: Path, count: int) -> dict[str, Any]:
     content = read_json(block / "block.json", "members", advice=advice)
     members, layout = content["members"], content.get("layout", {})
     numbers = isinstance(members, list) and all(isinstance(number, int) and 0 <= number < count for number in members)
-    if not (numbers and 0 < len(members) == len(set(members)) and isinstance(layout, dict) and {*layout} <= {*Layout._fields}):
+    hints = typing.get_type_hints(Layout)
+    known = isinstance(layout, dict) and all(name in hints and fits(value, hints[name]) for name, value in layout.items())
+    if not (numbers and known and 0 < len(members) == len(set(members))):
         raise UserError(f"{block / 'block.json'}: expected members of the sweep and how they run, got {content}. {advice}")
     return content
 
