@@ -59,7 +59,7 @@ def assess(
       run: from `runs.load_run`.
       num_samples: K of the importance-weighted log p(x).
       elbo_samples: draws of z for the ELBO; 1 repeats the number in summary.json.
-      batch_size: examples at once for the ELBO; changes no result beyond rounding.
+      batch_size: examples at once for the ELBO, as of `evaluation.evaluate`.
       annealing: settings of annealed importance sampling, which is left out by default: it costs as many decodings for each
         example as temperatures x chains x leapfrog steps.
       gap_steps: steps of the local posterior's optimiser, for the approximation and amortisation gaps; 0 leaves them out.

@@ -104,7 +104,7 @@ def run_sweep(
     Args:
       members: as of `sweep.sweep`; with `resume`, those that the directory does not have yet are added to it.
       out: the sweep directory, seen by all processes.
-      layout: strategy, chunk and data_parallel of `sharding.place`; a block goes on with the strategy that it began with.
+      layout: strategy, chunk, data_parallel of `sharding.place`; where they change bits, a block goes on as it began.
       processes: from `processes.initialize`; each takes its share of the members.
       arguments: recorded in sweep.json, for whoever wants to continue it.
       data_dir: where TFDS finds prepared data.
