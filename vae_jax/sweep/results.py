@@ -147,8 +147,9 @@ def _load(
         template = lane_template(built, len(own))
         with Checkpoints(block.parent / "checkpoints") as checkpoints:
             restored = checkpoints.restore((template.state, template.best), told(block.parent, own))
-        steps = {row["member"]: row["steps"] for row in results.rows}
-        if restored is None or np.asarray(restored[1].step).tolist() != [steps[number] for number in own]:
+        steps = {row["member"]: row["steps"] for row in results.rows if row["member"] in wanted}
+        made = {} if restored is None else dict(zip(own, np.asarray(restored[1].step).tolist(), strict=True))
+        if restored is None or any(made[number] != count for number, count in steps.items()):
             raise UserError(
                 f"{block.parent}: the checkpoint of the numbers in the table is damaged or missing. Remove its result.json and "
                 "continue the sweep with --resume, which makes it again."
