@@ -49,21 +49,22 @@ def test_killed_at_random_moments(script, tmp_path):
     began, rng, kills, ends = time.monotonic(), random.Random(script), [], 0
     half_written = set()
     run(script, *settings, "--out", tmp_path / "alone")
-    whole = time.monotonic() - began
+    patience = 1.1 * (time.monotonic() - began)
     while len(kills) < KILLS or not ends:
         out = tmp_path / f"run{ends}"
         process = start(script, *settings, "--out", out, "--resume")
         try:
-            _, stderr = process.communicate(timeout=rng.uniform(0, 1.1 * whole) if len(kills) < KILLS else None)
+            _, stderr = process.communicate(timeout=rng.uniform(0, patience) if len(kills) < KILLS else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate(timeout=60)
             kills.append(moment(out, half_written))
+            patience *= 1.03  # so that about three are killed for one that ends, however fast it is
             continue
         assert process.returncode == 0, stderr
         assert_same(tmp_path / "alone", out)
         assert (out / "report.html").stat().st_size > 10_000
-        ends += 1
+        ends, patience = ends + 1, 0.9 * patience
     print(f"{script}: {len(kills)} kills {dict(Counter(kills))}, {ends} runs")
 
 
