@@ -422,6 +422,14 @@ def test_a_palette_with_transparent_colours_is_read_without_a_word(tmp_path):
     np.testing.assert_array_equal(got.train, np.repeat(colours[:8, ..., np.newaxis], 3, axis=-1))
 
 
+def test_grey_with_a_transparent_level_stays_grey(tmp_path):
+    levels = np.arange(10, dtype=np.uint8)
+    for level in levels:
+        Image.fromarray(np.full((4, 4), level)).save(tmp_path / f"{level}.png", transparency=3)
+    got = data.load(str(tmp_path), split="last")
+    assert got.train[:, 0, 0].tolist() == levels[:8, np.newaxis].tolist()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

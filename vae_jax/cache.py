@@ -1,5 +1,6 @@
 """Where this package keeps what it would otherwise compute again: decoded data sets and compiled programs."""
 
+import functools
 import os
 import tempfile
 import warnings
@@ -11,10 +12,16 @@ def cache_dir() -> Path:
     chosen = os.environ.get("VAE_JAX_CACHE")
     if chosen:
         return Path(os.path.expanduser(chosen))
-    home = os.path.expanduser("~")  # "~" itself where there is none
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or (Path(home) / ".cache" if home != "~" else tempfile.gettempdir())) / "vae_jax"
-    )
+    home = os.path.expanduser("~")
+    if not os.environ.get("XDG_CACHE_HOME") and home == "~":  # there is none
+        return _without_a_home()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path(home) / ".cache") / "vae_jax"
+
+
+@functools.cache
+def _without_a_home() -> Path:
+    """Of this process alone: programs from a folder that others may write to would be run."""
+    return Path(tempfile.mkdtemp(prefix="vae_jax-"))
 
 
 def enable_compilation_cache() -> None:

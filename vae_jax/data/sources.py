@@ -260,7 +260,7 @@ def _from_pictures(folder: Path, files: list[Path]) -> Split:
                         f"{file}: expected 8 bits per channel, got image mode {image.mode}. Convert it, or use .npy."
                     )
                 grey = image.mode in ("1", "L", "LA")
-                if "transparency" in image.info:
+                if image.mode == "P" and "transparency" in image.info:
                     return np.asarray(image.convert("RGBA").convert("RGB"))
                 return np.asarray(image.convert("L" if grey else "RGB"))
         except UserError:
