@@ -5,7 +5,7 @@ import os
 import sys
 
 import pytest
-from scripts import EXPERIMENTS
+from scripts import EXPERIMENTS, end_started
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,6 +14,12 @@ def _quickly_compiled_scripts():
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     yield
     del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on():
+    yield
+    end_started()
 
 
 @pytest.fixture

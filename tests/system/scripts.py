@@ -9,6 +9,7 @@ from pathlib import Path
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TIMES = ("seconds", "wall_seconds", "train_examples_per_second")  # what may differ between two equal runs
+_started: list[subprocess.Popen] = []
 
 
 def command(script, *arguments):
@@ -22,9 +23,18 @@ def run(script, *arguments, check=True, **options):
 
 
 def start(script, *arguments):
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command(script, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
     )
+    _started.append(process)
+    return process
+
+
+def end_started():
+    """Kills what a test that failed left running, so that the tests after it have the machine to themselves."""
+    while _started:
+        with _started.pop() as process:
+            process.kill()
 
 
 def summary(out):
