@@ -288,7 +288,8 @@ def test_the_native_convolution_would_be_found_and_is_grouped_under_vmap():
     x, kernels = jnp.zeros((3, 6, 6, 2)), jnp.zeros((3, 4, 4, 2, 5))
     lowered = jax.jit(jax.vmap(native)).lower(x, kernels)
     assert WORDS.search(lowered.as_text())
-    assert WORDS.search(lowered.compile().as_text())
+    if jax.default_backend() == "cpu":  # a GPU's compiler makes one so small into something else
+        assert WORDS.search(lowered.compile().as_text())
     assert re.search(r"(feature|batch)_group_count = 3", lowered.as_text())
 
 

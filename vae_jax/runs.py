@@ -116,7 +116,7 @@ def _train(
     on_epoch: Callable[[dict[str, Any]], bool | None],
     on_chunk: Callable[[float], bool | None],
 ) -> tuple[Fit, dict[str, Any]]:
-    progress = _initial_progress(built)
+    progress = jax.block_until_ready(_initial_progress(built))  # without memory for it nothing is written
     notes, lines = [], []
     if resume:
         _check_same(read_config(out)[1], description, out)

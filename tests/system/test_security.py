@@ -5,12 +5,15 @@ import json
 import os
 import pickle
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scripts import run
+
+from vae_jax import cache
 
 SMALL = ("--hidden", 8, "--latent-dim", 2, "--batch-size", 16, "--epochs", 1)
 
@@ -91,6 +94,19 @@ def test_settings_with_code_in_them(marker, script, tmp_path):
     points.write_text(f'beta,seed\n"{call}",0\n')
     assert script("sweep", *SMALL, "--points", points, "--out", tmp_path / "new")[0] == 2
     assert script("sweep", *SMALL, "--over", f"beta={call}", "--out", tmp_path / "new")[0] == 2
+
+
+def test_compiled_programs_are_kept_where_nobody_else_writes(tmp_path, monkeypatch):
+    """Of a user without a home, as in many containers; programs from the cache are run."""
+    for name in ("VAE_JAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cache._without_a_home.cache_clear()
+    folder = cache.cache_dir()
+    assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
+    assert cache.cache_dir() == folder
+    cache._without_a_home.cache_clear()
 
 
 @pytest.mark.slow

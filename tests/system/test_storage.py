@@ -12,8 +12,8 @@ from scripts import assert_same_run, assert_same_sweep, command, run
 SETTINGS = ("--hidden", 64, "--latent-dim", 4, "--batch-size", 256, "--epochs", 3)
 SWEEP = ("--betas", 0.5, 4, "--hidden", 64, "--latent-dim", 4, "--batch-size", 256, "--epochs", 3, "--devices", 1)
 LIMITED = (
-    "import os, resource, sys; limit = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); "
-    "os.execv(sys.argv[2], sys.argv[2:])"
+    "import os, resource, sys; limit = int(sys.argv[2]); resource.setrlimit(getattr(resource, sys.argv[1]), (limit, limit)); "
+    "os.execv(sys.argv[3], sys.argv[3:])"
 )  # a process of its own: a preexec_fn would fork this one, where JAX has threads
 
 
@@ -26,10 +26,10 @@ def undisturbed(tmp_path_factory):
     return out
 
 
-def limited(script, limit, *arguments):
+def limited(script, limit, *arguments, resource="RLIMIT_FSIZE"):
     """The script with no file growing over `limit` bytes: what a full disk does, wherever in a write it becomes full."""
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}  # JAX would warn that it cannot write there either
-    whole = [sys.executable, "-c", LIMITED, str(limit), *command(script, *arguments)]
+    whole = [sys.executable, "-c", LIMITED, resource, str(limit), *command(script, *arguments)]
     return subprocess.run(whole, capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -40,6 +40,14 @@ def assert_one_line(done, status=1):
 
 def hidden_files(out):
     return [path for path in out.rglob(".*") if path.name != ".lock"]
+
+
+def test_a_network_that_does_not_fit_into_memory(tmp_path):
+    flags = ("--hidden", 1_000_000, 1_000_000, "--out", tmp_path / "run")
+    done = limited("train.py", 2**36, *flags, resource="RLIMIT_AS")  # where the system promises more memory than there is
+    assert_one_line(done)
+    assert done.stderr.startswith("error: out of memory: ")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]  # nothing that a smaller one would have to remove
 
 
 @pytest.mark.slow
