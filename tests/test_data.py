@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import importlib.util
 import io
 import operator
 import os
@@ -14,10 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from vae_jax import data, likelihoods
+from vae_jax.data import sources
 from vae_jax.data.sources import read_idx
 from vae_jax.errors import UserError
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_digits_are_scikit_learns(with_file, monkeypatch):
+    if not with_file:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found, expected = sources.digits(), load_digits()
+    np.testing.assert_array_equal(found.train, expected.images)
+    np.testing.assert_array_equal(found.train_labels, expected.target)
 
 
 def test_digits():

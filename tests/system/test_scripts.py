@@ -126,9 +126,8 @@ def test_ctrl_c_saves_and_says_how_to_continue(tmp_path):  # SIGTERM: test_conv_
 
 @pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path):
-    process = start(
-        "train.py", *SMALL, "--epochs", 100_000, "--out", tmp_path / "run", "--no-report", "--checkpoint-seconds", 0
-    )
+    flags = ("--epochs", 100_000, "--no-report", "--checkpoint-seconds", 1)
+    process = start("train.py", *SMALL, *flags, "--out", tmp_path / "run")
     while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").stat().st_size:
         time.sleep(0.01)
         assert process.poll() is None

@@ -1,4 +1,4 @@
-"""How long until something happens: twice what is aimed at on a quiet machine, since this one runs other tests as well."""
+"""How long until something happens, against the import of JAX, since a machine may be slow and runs other tests as well."""
 
 import os
 import subprocess
@@ -19,22 +19,28 @@ def test_the_package_imports_nothing_heavy():
 
 @pytest.mark.slow
 def test_the_package_imports_soon():
-    """Aim: 1.5 s over JAX itself."""
+    """Aim: 1.5 s over JAX itself, which takes about one; measured: 0.5 s."""
     code = (
-        "import time, jax; began = time.perf_counter(); from vae_jax import build, evaluation, runs, sweep, training; "
-        "print(time.perf_counter() - began)"
+        "import time; began = time.perf_counter(); import jax; middle = time.perf_counter(); "
+        "from vae_jax import build, evaluation, runs, sweep, training; print(middle - began, time.perf_counter() - middle)"
     )
-    seconds = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout) for _ in range(3)]
-    assert min(seconds) < 3
+    done = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    assert min(float(own) / float(jax) for jax, own in map(str.split, done)) < 1.5
 
 
 @pytest.mark.slow
 def test_the_first_epoch_comes_soon(tmp_path):
-    """Aim: within 10 s from a cold start and 5 s with compiled programs in the cache, on digits with the defaults."""
+    """On digits with the defaults; twice what was measured on two cores.
+
+    Aim: within 10 s from a cold start and 5 s with compiled programs in the cache, where JAX and Flax take one second.
+    """
     environment = {**os.environ, "VAE_JAX_CACHE": str(tmp_path / "cache")}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    seconds = []
+    seconds, references = [], []
     for name in ("cold", "warm", "warm again"):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import jax, flax, optax; jax.numpy.zeros(1)"], check=True)
+        references.append(time.perf_counter() - began)
         began = time.perf_counter()
         arguments = command("train.py", "--epochs", 2, "--no-report", "--out", tmp_path / name)
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -43,6 +49,6 @@ def test_the_first_epoch_comes_soon(tmp_path):
             seconds.append(time.perf_counter() - began)
             process.stdout.read()
         assert process.returncode == 0
-    print(f"first epoch after {seconds} s")
-    assert seconds[0] < 20
-    assert min(seconds[1:]) < 10
+    print(f"first epoch after {seconds} s; JAX, Flax and Optax after {references} s")
+    assert seconds[0] < 20 * max(references)
+    assert min(seconds[1:]) < 10 * max(references)
