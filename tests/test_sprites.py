@@ -392,9 +392,10 @@ def test_epochs_see_new_draws_or_each_image_once(name):
 def short_epochs(monkeypatch):
     monkeypatch.setattr(sprites, "DRAWS", 1024)
     monkeypatch.setattr(sprites, "_TEST", 100)
+    as_before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", as_before)
 
 
 SETTINGS = Config(dataset="sprites", hidden=(8,), latent_dim=3, epochs=2, batch_size=128, eval_batch_size=100)

@@ -31,9 +31,10 @@ def swept(tmp_path_factory):
     """Two betas with two seeds, and a member that diverges."""
     out = tmp_path_factory.mktemp("sweep") / "swept"
     lost = dataclasses.replace(BASE, beta=2.0, learning_rate=1e3)
+    as_before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)  # which would take most of the time
     run_sweep([*grid(BASE, beta=[0.5, 2.0], seed=[0, 1]), lost], out)
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", as_before)
     write_sweep_report(write_results(out))
     return out
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32
 
-from vae_jax._threefry import normal, random_bits16, split, threefry
+from vae_jax._threefry import normal, random_bits16, threefry
 
 
 def test_threefry_gives_the_numbers_of_jax():
@@ -25,12 +25,8 @@ def test_threefry_gives_the_published_numbers():
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
-def test_keys_and_normals_are_those_of_jax(impl):
+def test_normals_are_those_of_jax(impl):
     key = jax.random.key(7, impl=impl)
-    for count in (1, 129):
-        ours, theirs = jax.jit(split, static_argnums=1)(key, count), jax.random.split(key, count)
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
     for shape in ((), (20,), (3, 50)):
         np.testing.assert_array_equal(normal(key, shape), jax.random.normal(key, shape))
     keys = jax.random.split(key, 5)

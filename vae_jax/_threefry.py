@@ -13,6 +13,9 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 def threefry(key_words: tuple[Array, Array], high: Array, low: Array) -> tuple[Array, Array]:
     """Threefry-2x32, 20 rounds, of the 64-bit counters (high, low): elementwise, JAX's own numbers, fused into one kernel.
 
+    Its keys must come from memory, as from `jax.random.split` or `fold_in`: keys that are drawn in the same kernel make forty
+    rounds of it, and the LLVM of JAX 0.12 needs time exponential in their number.
+
     Source:
       Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
     """
@@ -32,15 +35,6 @@ def _words(key: Array) -> tuple[Array, Array] | None:
     """The two words of a threefry key; None for a key of another generator."""
     data = jax.random.key_data(key)
     return (data[0], data[1]) if data.shape == (2,) else None
-
-
-def split(key: Array, count: int) -> Array:
-    """`jax.random.split(key, count)`."""
-    if (words := _words(key)) is None:
-        return jax.random.split(key, count)
-    counters = lax.iota(jnp.uint32, count)
-    data = jnp.stack(threefry(words, jnp.zeros_like(counters), counters), axis=-1)
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
 def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:

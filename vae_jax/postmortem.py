@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from jax import Array
 
-from vae_jax._threefry import split
 from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.epochs import epoch_order, run_keys
@@ -141,7 +140,7 @@ def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Any],
     def parts(params: Any) -> dict[str, Any]:
         gradient, terms = jax.grad(loss, has_aux=True)(params)
         updates, _ = transformation(built.optimizer, now.learning_rate).update(gradient, state.opt_state, params)
-        x = to_input(split(key, batch.shape[0] + 1)[0], batch)
+        x = to_input(jax.random.split(key, batch.shape[0] + 1)[0], batch)
         mean, log_scale = jax.vmap(lambda x: vae.encode(params, x))(x)
         return {
             "parameters": params,

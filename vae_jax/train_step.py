@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from vae_jax._threefry import split
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.model import VAE, Params, prior_log_prob
@@ -82,7 +81,7 @@ def make_terms(
     terms_of_batch = _batch_terms(objective or beta_elbo(), learned_prior=vae.prior is not None)
 
     def terms(params: Params, objective_state: Any, key: Array, batch: Array, hyperparams: Any) -> tuple[Terms, Any]:
-        keys = split(key, batch.shape[0] + 1)
+        keys = jax.random.split(key, batch.shape[0] + 1)
         x_batch = train_input(keys[0], batch)
         encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
         options = {"prior_log_prob": prior_log_prob(vae, params)} if vae.prior else {}

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from scripts import command
+from scripts import command, run
 
 HEAVY = ("matplotlib", "tensorflow_datasets", "orbax", "sklearn", "grain", "torch", "tensorflow", "numpyro")
 
@@ -15,6 +15,14 @@ def test_the_package_imports_nothing_heavy():
     modules = "build, config, data, evaluation, model, runs, sweep, training"
     code = f"import sys; from vae_jax import {modules}; print(*(name for name in {HEAVY} if name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_few_latent_dimensions_compile(latent_dim, tmp_path):
+    """As users compile, with all optimisations: LLVM never came to an end where keys and normals were drawn in one kernel."""
+    environment = {name: value for name, value in os.environ.items() if "OPTIMIZATIONS" not in name and name != "XLA_FLAGS"}
+    flags = ("--hidden", 16, "--latent-dim", latent_dim, "--batch-size", 16, "--epochs", 1, "--no-report")
+    run("train.py", *flags, "--no-compilation-cache", "--out", tmp_path / "run", env=environment)
 
 
 @pytest.mark.slow
