@@ -159,7 +159,11 @@ def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int
             os.read(life_read, 1)  # ends when the supervisor does
             os._exit(1)
 
+        has_joined = False
+
         def joined() -> None:
+            nonlocal has_joined
+            has_joined = True
             os.write(status_write, b"j")
 
         threading.Thread(target=follow, daemon=True).start()
@@ -168,6 +172,8 @@ def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int
         except SystemExit as stop:
             if stop.code:  # at its exit JAX would wait for processes that do not know
                 sys.stdout.flush()
+                if stop.code == 2 and has_joined and sys.modules["jax"].process_index() == 0:
+                    time.sleep(3)  # its end is that of the others, which have the same to say
                 os._exit(stop.code if isinstance(stop.code, int) else 1)
             raise
     for fd in (err_write, status_write, life_read):
