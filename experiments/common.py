@@ -65,7 +65,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     except Exception as error:
         words = " ".join(str(error).split())[:160]
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in words or "Out of memory" in words:
-            print(f"error: out of memory: {words.rstrip(chr(46))}. Use smaller networks or batches.", file=sys.stderr)
+            print(f"error: out of memory: {words.rstrip('.')}. Use smaller networks or batches.", file=sys.stderr)
         elif "Unable to initialize backend" in words or "Unknown backend" in words:
             print(f"error: JAX_PLATFORMS: {words}", file=sys.stderr)
         else:

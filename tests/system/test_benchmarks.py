@@ -62,10 +62,13 @@ def test_accelerator_needs_nothing_but_jax_flax_optax_and_numpy(tmp_path):
     assert not results["failed"]
     assert not results["left_out"]
     first, second = [("map", 1), ("vmap", 2)], [("vmap", 1), ("map", 2)]
-    assert [(row["strategy"], row["members"]) for row in results["rows"]] == [*first, *second]
+    assert [(row["network"], row["strategy"], row["members"]) for row in results["rows"]] == [
+        ("conv", *case) for case in (*first, *second)
+    ]
     assert all(row["finite"] and row["step_seconds"] and row["member_images_per_second"] for row in results["rows"])
     assert all(row["share_of_roof"] for row in results["rows"])
     (check,) = results["correctness"]
+    assert check["network"] == "conv"
     assert check["max_relative_difference"] < 1e-5 < check["spread_between_members"]
     assert "PyTorch is not installed" in results["notes"][0]
     table = out.with_suffix(".md").read_text()
@@ -95,7 +98,9 @@ def test_accelerator_with_everything(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert not results["failed"]
     assert all(row["finite"] for row in results["rows"] if row["kind"] == "vae_jax")
-    assert all(check["passed"] for check in results["correctness"])
+    exact, rounded = results["correctness"]
+    assert (exact["dtype"], rounded["dtype"], rounded["passed"]) == ("float32", "bfloat16", True)
+    assert exact["max_relative_difference"] < 1e-5 < exact["spread_between_members"]
     assert {row["dtype"] for row in results["rows"]} == {"float32", "bfloat16"}
     assert {row.get("variant", "") for row in results["rows"]} == {"", "static", "bits", "sgd"}
     assert "the epoch takes" in done.stdout

@@ -252,7 +252,7 @@ def test_one_process_finishes_what_two_began(undisturbed, tmp_path):
 def test_processes_that_do_not_fit_together_are_refused(tmp_path, first, second, message):
     out = tmp_path / "out"
     for status, _, stderr in map(outcome, start_two(out, *first, second=second)):
-        assert status == 2
+        assert status == 2, stderr
         assert message in stderr
         assert len(stderr.splitlines()) == 1
     assert not out.exists()
