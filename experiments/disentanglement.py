@@ -62,6 +62,7 @@ def score(results: Any, arguments: Arguments, settings: Any, names: tuple[str, .
 
     from vae_jax.assessment import representation
     from vae_jax.disentanglement import all_metrics
+    from vae_jax.keys import Stream, stream
     from vae_jax.sweep.results import load_params
     from vae_jax.sweep.table import DONE
 
@@ -69,7 +70,7 @@ def score(results: Any, arguments: Arguments, settings: Any, names: tuple[str, .
     if not good:
         raise UserError(f"{results.path}: every member diverged; there is nothing to score.")
     loaded = load_params(results, [row["member"] for row in good], arguments.data_dir)
-    key_rows, key_metrics = jax.random.split(jax.random.key(arguments.metric_seed))
+    key_rows, key_metrics = jax.random.split(stream(arguments.metric_seed, Stream.DISENTANGLEMENT))
     rows = []
     for row in tqdm(good, unit="member", disable=None):
         built, params = loaded[row["member"]]

@@ -18,6 +18,7 @@ LAYERS = {
     "files": 1,
     "folders": 1,
     "cache": 0,
+    "keys": 0,
     "config": 1,
     "conventions": 1,
     "likelihoods": 1,
@@ -33,6 +34,7 @@ LAYERS = {
     "diagnostics": 5,
     "disentanglement": 5,
     "optimization": 5,
+    "checks": 5,
     "sharding": 1,
     "train_step": 6,
     "epochs": 7,
@@ -60,6 +62,7 @@ ONLY_JAX = {
     "_arrays",
     "_special",
     "_threefry",
+    "keys",
 }
 NO_FILES = ONLY_JAX | {
     "model",

@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 # exp(t) - 1 - t = t^2 (1/2! + t/3! + t^2/4! + ...); 14 terms are exact to float64 for |t| < 1/2.
 _EXPM1_TAIL = tuple(1 / math.factorial(n) for n in range(2, 16))
@@ -43,9 +44,9 @@ def log1mexp(t: Array) -> Array:
     return jnp.where(small, jnp.log(-jnp.expm1(-jnp.where(small, t, 1))), jnp.log1p(-jnp.exp(-jnp.where(small, 1, t))))
 
 
-def soft_floor(t: Array, floor: float) -> Array:
-    """A smooth maximum of t and a number: t where it is well above, never below the floor."""
-    return floor + jnp.logaddexp(t - floor, jnp.zeros((), t.dtype))
+def soft_floor(t: Array, floor: ArrayLike) -> Array:
+    """Returns a smooth maximum of t and a floor: t where it is well above, never below the floor."""
+    return jnp.asarray(floor + jnp.logaddexp(t - floor, jnp.zeros((), t.dtype)))
 
 
 def stirling_error(x: Array) -> Array:

@@ -25,6 +25,7 @@ from vae_jax.evaluation import (
     log_px_means,
     means,
 )
+from vae_jax.keys import Stream, stream
 from vae_jax.model import prior_log_prob
 from vae_jax.runs import Run
 from vae_jax.summary import test_bits_per_dim
@@ -72,7 +73,7 @@ def assess(
       `Assessment`. Numbers are nats per example with standard errors beside them; see the README for each.
     """
     vae, data, params = run.built.vae, run.built.data, run.params
-    key, test = evaluation_key(run.built.config.test_seed), data.test
+    seed, test = run.built.config.test_seed, data.test
     count, options = len(test), {"to_input": data.eval_input, "log_jacobian": data.log_jacobian}
     if memory_bytes is None:
         memory_bytes = 2**26 if jax.default_backend() == "cpu" else 2**30
@@ -80,12 +81,12 @@ def assess(
 
     @jax.jit
     def of_elbo(params: Any, test: Array) -> Any:
-        return evaluate(key, vae, params, test, batch_size=batch_size, num_samples=elbo_samples, **options)
+        return evaluate(evaluation_key(seed), vae, params, test, batch_size=batch_size, num_samples=elbo_samples, **options)
 
     @jax.jit
     def of_posterior(params: Any, test: Array) -> Any:
         mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=batch_size)
-        key_parts = jax.random.fold_in(key, 1)
+        key_parts = stream(seed, Stream.KL_DECOMPOSITION)
         # Of a single example the aggregate posterior is its own: there is nothing to tell apart.
         parts = diagnostics.decompose_kl(key_parts, mean, log_scale, prior_log_prob=log_prior) if count > 1 else None
         kl = jax.vmap(kl_per_dimension)(mean, log_scale)
@@ -93,7 +94,7 @@ def assess(
 
     def of_log_px(params: Any, part: Array, first: Array) -> Any:
         weigh = {"num_samples": num_samples, "memory_bytes": memory_bytes, "first": first}
-        return importance_log_px(jax.random.fold_in(key, 2), vae, params, part, **weigh, **options)
+        return importance_log_px(stream(seed, Stream.LOG_PX), vae, params, part, **weigh, **options)
 
     elbo = of_elbo(params, test)
     test_means = means(elbo)
@@ -132,21 +133,22 @@ def assess(
     if annealing is not None:
 
         def of_ais(params: Any, part: Array, first: Array) -> Any:
-            return ais_dataset(jax.random.fold_in(key, 3), vae, params, part, annealing, first=first, **options)
+            return ais_dataset(stream(seed, Stream.ANNEALING), vae, params, part, annealing, first=first, **options)
 
         annealed = _in_pieces(of_ais, params, part, told("annealed importance sampling", len(part)))
         numbers["ais"] = _of_annealing(annealed, annealing)
         examples |= {f"ais_{name}": values for name, values in annealed._asdict().items()}
         best = np.maximum(best, np.asarray(annealed.log_px, np.float64))
         if num_simulated:
-            bounds = jax.jit(lambda params: bdmc_simulated(jax.random.fold_in(key, 5), vae, params, num_simulated, annealing))
+            key_simulated = stream(seed, Stream.SIMULATED)
+            bounds = jax.jit(lambda params: bdmc_simulated(key_simulated, vae, params, num_simulated, annealing))
             numbers["bdmc"] = _of_bounds(bounds(params))
     if gap_steps:
 
         def of_gaps(params: Any, part: tuple[Array, Array], first: Array) -> Any:
             x, log_px = part
             settings = {"num_steps": gap_steps, "first": first}
-            return gaps_dataset(jax.random.fold_in(key, 4), vae, params, x, log_px, **settings, **options)
+            return gaps_dataset(stream(seed, Stream.GAPS), vae, params, x, log_px, **settings, **options)
 
         gaps = _in_pieces(of_gaps, params, (part, jnp.asarray(best, jnp.float32)), told("local posteriors", len(part)))
         numbers["gaps"] = _of_gaps(gaps, gap_steps)

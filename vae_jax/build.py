@@ -42,13 +42,15 @@ def _number_or_word(setting: str) -> Any:
 
 def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     """The likelihood that the configuration names; a learned scale starts at the training data's standard deviation."""
-    std = dataset.train_std if config.binarization == "none" else 0.5
+    std, top = _spread(config, dataset), (dataset.max_level or 1) if config.binarization == "none" else 1
     num_bins = 2 if config.binarization != "none" else (dataset.max_level or 1) + 1
     auto = "shared" if config.objective == "optimal_sigma" or config.likelihood == "discretized_logistic" else "1.0"
     scale = _number_or_word(auto if config.scale == "auto" else config.scale)
     dispersion = _number_or_word(config.dispersion)
-    top = (dataset.max_level or 1) if config.binarization == "none" else 1
-    unit = max(float(dataset.train_mean.mean(dtype=np.float64)) * top, 1e-3)
+    if data.is_image(dataset.data_shape):
+        unit = max(float(dataset.train_mean.mean(dtype=np.float64)) * top, 1e-3)
+    else:
+        unit = np.maximum(dataset.train_mean * top, 1e-3)
     v, logistic_scale = config.degrees_of_freedom, std * 3**0.5 / math.pi
     match config.likelihood:
         case "bernoulli":
@@ -80,6 +82,15 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
         case "negative_binomial":
             return likelihoods.negative_binomial(dispersion, unit=unit)
     raise UserError(f"likelihood {config.likelihood!r} is a function of your own: pass likelihood=... to build or load_run.")
+
+
+def _spread(config: Config, dataset: Dataset) -> Any:
+    """Standard deviation of the training data: one for images, one for each entry of other events on a scale of their own."""
+    if config.binarization != "none":
+        return 0.5
+    if dataset.max_level is None and not data.is_image(dataset.data_shape):
+        return data.train_moments(dataset, counts=False).std
+    return dataset.train_std
 
 
 def make_layers(config: Config) -> tuple[ConditionalGaussian, ConditionalGaussian]:
@@ -152,7 +163,11 @@ def make_objective(config: Config, dataset: Dataset) -> Objective | BatchObjecti
             discriminator = networks.mlp_discriminator(config.latent_dim)
             return cross_batch.factor(discriminator, optax.adam(1e-4, b1=0.5, b2=0.9))
         case "optimal_sigma":
-            return cross_batch.optimal_scale(min_log_scale=math.log(dataset.train_std) - 6)
+            std = _spread(config, dataset)
+            if np.ndim(std) == 0:
+                return cross_batch.optimal_scale(min_log_scale=math.log(std) - 6)
+            level = float(np.log(std).mean(dtype=np.float64))
+            return cross_batch.optimal_scale(min_log_scale=level - 6, relative_scale=std / math.exp(level))
     raise UserError(f"objective {config.objective!r} is a function of your own: pass objective=... to build or load_run.")
 
 
@@ -211,7 +226,6 @@ def build(
     )
     training.check_fit(prepared, config.batch_size, config.early_stopping)
     unit = (dataset.max_level or 1) if counts else 1  # the data set's moments are of levels scaled to [0, 1]
-    own_scale = config.binarization == "none" and (counts or (dataset.max_level is None and likelihood.support == "real"))
     network: dict[str, Any] = {"hidden": config.hidden}
     if config.network != "mlp":
         network = {"channels": config.channels, "dense": config.dense}
@@ -224,8 +238,7 @@ def build(
         activation=config.activation,
         dtype=config.dtype,
         train_mean=dataset.train_mean * unit if config.output_bias == "train_mean" else None,
-        # Levels are scaled to [0, 1]; floats and counts come on any scale.
-        standardize=(float(dataset.train_mean.mean(dtype=np.float64)) * unit, dataset.train_std * unit) if own_scale else None,
+        standardize=prepared.moments if likelihood.support in ("real", "counts") else None,
         prior=make_prior(config, prepared),
     )
     optimizer: Optimizer = getattr(optax, config.optimizer)

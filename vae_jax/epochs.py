@@ -11,6 +11,7 @@ from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.data import Prepared
 from vae_jax.evaluation import Evaluation, evaluate
+from vae_jax.keys import Stream, stream
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import Objective
 from vae_jax.optimization import Optimizer
@@ -26,11 +27,11 @@ class RunKeys(NamedTuple):
 
 
 def run_keys(seed: int | Array, prng: str = "threefry2x32") -> RunKeys:
-    """The keys of the run with this seed.
+    """Returns the keys of the run with this seed: streams of `keys.Stream`.
 
     With another generator than threefry ("rbg", "unsafe_rbg") the steps alone draw from it: parameters and order stay.
     """
-    keys = RunKeys(*jax.random.split(jax.random.key(seed, impl="threefry2x32"), 3))
+    keys = RunKeys(stream(seed, Stream.INIT), stream(seed, Stream.STEP), stream(seed, Stream.ORDER))
     if prng == "threefry2x32":
         return keys
     words = jnp.tile(jax.random.key_data(keys.step), 2)  # its keys are of four words
@@ -179,7 +180,7 @@ class Outcome(NamedTuple):
 
 def evaluation_key(seed: int) -> Array:
     """The key of the draws of z in every evaluation of a run; `seed` is the test seed, not the run's."""
-    return jax.random.fold_in(jax.random.key(seed), 0x0E7A)
+    return stream(seed, Stream.EVALUATION)
 
 
 def init_lane(

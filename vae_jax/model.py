@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax import networks
+from vae_jax.data.moments import Moments, is_image
+from vae_jax.keys import Part, Stream, stream
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.networks import Network
 from vae_jax.priors import Prior
 
 Params = Any  # a pytree of arrays
+FROM_DATA: Literal["from_data"] = "from_data"
+Standardize = tuple[Any, Any] | Literal["from_data"] | None
+SCALING = "scaling"  # parameters that no step changes: the mean and the standard deviation of the training data
 
 
 class VAE(NamedTuple):
@@ -73,12 +78,12 @@ def make_vae(
     data_shape = tuple(data_shape)
 
     def init(key: Array) -> Params:
-        key_encoder, key_decoder = jax.random.split(key)
-        params = {"encoder": encoder.init(key_encoder), "decoder": decoder.init(key_decoder)}
+        part = lambda number: jax.random.fold_in(key, number)  # noqa: E731
+        params = {"encoder": encoder.init(part(Part.ENCODER)), "decoder": decoder.init(part(Part.DECODER))}
         if likelihood.shared_start:
             params["likelihood"] = jnp.array(likelihood.shared_start, jnp.float32)
         if prior is not None:
-            params["prior"] = prior.init(jax.random.fold_in(key, 2))
+            params["prior"] = prior.init(part(Part.PRIOR))
         return params
 
     num_auxiliary = 0 if prior is None else prior.num_auxiliary
@@ -92,7 +97,7 @@ def make_vae(
         return (output, params["likelihood"]) if likelihood.shared_start else output
 
     x = jax.ShapeDtypeStruct(data_shape, jnp.float32)
-    params = jax.eval_shape(init, jax.random.key(0))
+    params = jax.eval_shape(init, stream(0, Stream.INIT))
     posterior = jax.eval_shape(encode, params, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(posterior)]
     if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
@@ -128,7 +133,7 @@ def mlp_vae(
     activation: str | Callable[[Array], Array] = "relu",
     dtype: str = "float32",
     train_mean: ArrayLike | None = None,
-    standardize: tuple[float, float] | None = None,
+    standardize: Standardize = FROM_DATA,
     prior: Prior | None = None,
 ) -> VAE:
     """The usual MLP VAE: encoder with widths `hidden`, decoder with the same in reverse.
@@ -137,9 +142,12 @@ def mlp_vae(
       data_shape, likelihood, prior: as in `make_vae`; latent_dim, hidden, activation, dtype: as in `networks.mlp_encoder`.
       train_mean: mean of the training data (shape `data_shape` or scalar); the output bias then starts where the likelihood
         predicts it. Zeros without.
-      standardize: (mean, standard deviation) of data on a scale of their own. The encoder then sees (x - mean)/std; under a
-        likelihood of real data the decoder's output (the first of them for each dimension) is mean + std h, so the likelihood
-        stays that of x. Without it such data overflow the encoder.
+      standardize: (mean, standard deviation) of data on a scale of their own, numbers or arrays of the event's shape. The
+        encoder then sees (x - mean)/std. Under a likelihood of real data the decoder's output (the first of them for each
+        dimension) is mean + std h, so the likelihood stays that of x. By default, under a likelihood of real data or of counts,
+        these two are part of the parameters: 0 and 1 from `init`, `data.Prepared.moments` in `training.fit`, and no step
+        changes them. Rates of counts are then relative to the mean count. None: the networks see and emit x itself, which
+        overflows where its numbers are large.
 
     Example:
       >>> from vae_jax import likelihoods
@@ -172,7 +180,7 @@ def conv_vae(
     activation: str | Callable[[Array], Array] = "relu",
     dtype: str = "float32",
     train_mean: ArrayLike | None = None,
-    standardize: tuple[float, float] | None = None,
+    standardize: Standardize = FROM_DATA,
     prior: Prior | None = None,
 ) -> VAE:
     """A convolutional VAE; for 64 x 64 images by default in disentanglement_lib's shape, with `num_blocks` residual.
@@ -212,19 +220,16 @@ def _around(
     data_shape: tuple[int, ...],
     likelihood: Likelihood | Callable[[Any, Array], Array],
     train_mean: ArrayLike | None,
-    standardize: tuple[float, float] | None,
+    standardize: Standardize,
     prior: Prior | None,
 ) -> VAE:
     """The two networks with the likelihood and the scale of the data; the decoder is made for what the likelihood takes."""
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
-    centre, spread = standardize or (0.0, 1.0)
-    moves_location = standardize is not None and likelihood.support == "real"
-
-    def located(output: Array, shift: float, factor: float) -> Array:
-        if likelihood.outputs_per_dim == 1:
-            return shift + factor * output
-        return output.at[..., 0].set(shift + factor * output[..., 0])
+    stored = standardize == FROM_DATA and likelihood.support in ("real", "counts")
+    center, spread = (0.0, 1.0) if standardize is None or standardize == FROM_DATA else standardize
+    known = standardize is not None and standardize != FROM_DATA
+    moves_location = known and likelihood.support == "real"
 
     output_bias = None
     if train_mean is not None:
@@ -232,12 +237,77 @@ def _around(
             raise ValueError(f"train_mean: the likelihood {likelihood.name!r} has no output_for_mean; leave it out.")
         output_bias = likelihood.output_for_mean(jnp.broadcast_to(jnp.asarray(train_mean, jnp.float32), data_shape))
         if moves_location:
-            output_bias = located(output_bias, -centre / spread, 1 / spread)
+            output_bias = _located(likelihood, output_bias, -center / spread, 1 / spread)
     decoder = make_decoder(outputs_per_dim=likelihood.outputs_per_dim, output_bias=output_bias)
-    if standardize is not None:
+    if known:
         inner_encode = encoder.apply
-        encoder = encoder._replace(apply=lambda params, x: inner_encode(params, (x - centre) / spread))
+        encoder = encoder._replace(apply=lambda params, x: inner_encode(params, (x - center) / spread))
     if moves_location:
         inner_decode = decoder.apply
-        decoder = decoder._replace(apply=lambda params, z: located(inner_decode(params, z), centre, spread))
-    return make_vae(encoder, decoder, likelihood, data_shape, prior)
+        decoder = decoder._replace(apply=lambda params, z: _located(likelihood, inner_decode(params, z), center, spread))
+    vae = make_vae(encoder, decoder, likelihood, data_shape, prior)
+    # A bias that the caller has set is on the scale of x already.
+    return _scaled_by_params(vae, scale_output=train_mean is None) if stored else vae
+
+
+def _located(likelihood: Likelihood, output: Array, shift: Any, factor: Any) -> Array:
+    """Moves the location, the first number that the decoder emits for each dimension."""
+    if likelihood.outputs_per_dim == 1:
+        return shift + factor * output
+    return output.at[..., 0].set(shift + factor * output[..., 0])
+
+
+def _scaled_by_params(vae: VAE, scale_output: bool) -> VAE:
+    """Adds the scale of the data to the parameters: two numbers for images, else two for each entry of the event."""
+    likelihood = vae.likelihood
+    shape = () if is_image(vae.data_shape) else vae.data_shape
+
+    def init(key: Array) -> Params:
+        return {**vae.init(key), SCALING: {"mean": jnp.zeros(shape), "std": jnp.ones(shape)}}
+
+    def encode(params: Params, x: Array) -> tuple[Array, Array]:
+        scaling = jax.lax.stop_gradient(params[SCALING])
+        return vae.encode(params, (x - scaling["mean"]) / scaling["std"])
+
+    def scaled(output: Array, mean: Array, std: Array) -> Array:
+        if likelihood.support == "real":
+            return _located(likelihood, output, mean, std)
+        if likelihood.scale_mean is None:
+            return output
+        factor = jnp.where(mean == 0, 1.0, jnp.maximum(mean, 1e-3))  # from `init`: 1
+        if likelihood.outputs_per_dim == 1:
+            return likelihood.scale_mean(output, factor)
+        return output.at[..., 0].set(likelihood.scale_mean(output[..., 0], factor))
+
+    def decode(params: Params, z: Array) -> Any:
+        output, scaling = vae.decode(params, z), jax.lax.stop_gradient(params[SCALING])
+        if not scale_output:
+            return output
+        first, *shared = output if likelihood.shared_start else (output,)
+        first = scaled(first, scaling["mean"], scaling["std"])
+        return (first, *shared) if shared else first
+
+    return vae._replace(init=init, encode=encode, decode=decode)
+
+
+def with_moments(vae: VAE, moments: Moments | None) -> VAE:
+    """Returns the model whose `init` puts the training data's moments where the parameters have room for them."""
+    if moments is None:
+        return vae
+    start = jax.eval_shape(vae.init, stream(0, Stream.INIT))
+    if not (isinstance(start, dict) and SCALING in start):
+        return vae
+
+    def init(key: Array) -> Params:
+        scaling = {
+            name: jnp.broadcast_to(jnp.asarray(getattr(moments, name), jnp.float32), leaf.shape)
+            for name, leaf in start[SCALING].items()
+        }
+        return {**vae.init(key), SCALING: scaling}
+
+    return vae._replace(init=init)
+
+
+def keep_scaling(new: Params, old: Params) -> Params:
+    """Returns the new parameters with the old scale of the data: weight decay, say, must not change it."""
+    return {**new, SCALING: old[SCALING]} if isinstance(old, dict) and SCALING in old else new

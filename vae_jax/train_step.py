@@ -10,7 +10,8 @@ from jax import Array
 
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
-from vae_jax.model import VAE, Params, prior_log_prob
+from vae_jax.keys import Part
+from vae_jax.model import VAE, Params, keep_scaling, prior_log_prob
 from vae_jax.objectives import (
     Decode,
     Encode,
@@ -46,7 +47,7 @@ class StepMetrics(NamedTuple):
 def init_state(vae: VAE, optimizer: Optimizer, key: Array, objective: Objective | BatchObjective | None = None) -> TrainState:
     """The state before the first step."""
     params = vae.init(key)
-    remembered = objective.init(jax.random.fold_in(key, 1)) if isinstance(objective, BatchObjective) else ()
+    remembered = objective.init(jax.random.fold_in(key, Part.OBJECTIVE)) if isinstance(objective, BatchObjective) else ()
     # No learning rate is known here, and no optimiser's state depends on it.
     return TrainState(jnp.zeros((), jnp.int32), params, transformation(optimizer, 0.0).init(params), remembered)
 
@@ -133,7 +134,7 @@ def make_train_step(
 
         gradient, (metrics, remembered) = jax.grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = transformation(optimizer, now.learning_rate).update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = keep_scaling(optax.apply_updates(state.params, updates), state.params)
         return TrainState(state.step + 1, params, opt_state, remembered), metrics
 
     return train_step

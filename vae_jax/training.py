@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vae_jax.checks import check_values
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.data import Prepared, Rows
@@ -22,8 +23,8 @@ from vae_jax.epochs import make_epoch as make_epoch
 from vae_jax.epochs import run_keys as run_keys
 from vae_jax.errors import UserError
 from vae_jax.evaluation import Means, means
-from vae_jax.likelihoods import outside_support
-from vae_jax.model import VAE, Params
+from vae_jax.keys import Stream, stream
+from vae_jax.model import VAE, Params, with_moments
 from vae_jax.objectives import Objective
 from vae_jax.optimization import Optimizer, Schedule
 from vae_jax.programs import Snapshot, Work, resident
@@ -106,19 +107,6 @@ def initial_progress(
     return Progress(state, best, ())
 
 
-def _check_values(vae: VAE, data: Prepared) -> None:
-    """Raises `UserError` where what the model will see is not what it is made for; by a thousand examples."""
-    seen = {
-        "training": jax.jit(data.train_input)(jax.random.key(0), jnp.asarray(data.train[:1000])),
-        "test": jax.jit(data.eval_input)(data.test[:1000]),
-    }
-    for split, x in seen.items():
-        if x.shape[1:] != vae.data_shape:
-            raise UserError(f"{split} data: expected the shape {vae.data_shape} that the model is made for, got {x.shape[1:]}.")
-        if problem := outside_support(vae.likelihood, x):
-            raise UserError(f"{split} data: {problem}. Prepare them for it (data.prepare), or choose another likelihood.")
-
-
 def check_step(vae: VAE, data: Prepared, *, batch_size: int, **fit_arguments: Any) -> StepMetrics:
     """Raises `UserError` where the train step cannot be traced with this batch size and objective. Nothing is computed.
 
@@ -130,12 +118,12 @@ def check_step(vae: VAE, data: Prepared, *, batch_size: int, **fit_arguments: An
     )
     state = jax.eval_shape(
         lambda key: init_state(vae, fit_arguments.get("optimizer", optax.adam), key, fit_arguments.get("objective")),
-        jax.random.key(0),
+        stream(0, Stream.INIT),
     )
     batch = jax.ShapeDtypeStruct((batch_size, *data.train.shape[1:]), data.train.dtype)
     hyperparams = jax.tree.map(jnp.float32, fit_arguments.get("hyperparams") or Hyperparams())
     try:
-        return jax.eval_shape(train_step, state, jax.random.key(0), batch, hyperparams)[1]
+        return jax.eval_shape(train_step, state, stream(0, Stream.STEP), batch, hyperparams)[1]
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -196,7 +184,8 @@ def fit_members(
       UserError: as `fit`; hyperparameters that are neither one number nor one for each member.
     """
     check_fit(data, batch_size, early_stopping)
-    _check_values(vae, data)
+    check_values(vae, data)
+    vae = with_moments(vae, data.moments)
     if start is not None and start.partial is not None and not isinstance(data.train, Rows):
         raise UserError("start: expected the end of an epoch, got its middle, from which only streamed data go on.")
     count = len(seeds)

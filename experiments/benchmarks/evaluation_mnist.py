@@ -85,6 +85,7 @@ def main() -> int:
 
     from vae_jax import data, evaluation, likelihoods, model, training
     from vae_jax.evaluation.importance import chunk_sizes, draw_bytes
+    from vae_jax.keys import Stream, stream
 
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir)
     prepared = data.prepare(dataset, binarization="dynamic")
@@ -95,7 +96,7 @@ def main() -> int:
     options = {"num_samples": arguments.num_samples, "to_input": prepared.eval_input, "memory_bytes": memory_bytes}
 
     def estimate(params: Any, part: Any, first: Any) -> Any:
-        return evaluation.importance_log_px(jax.random.key(0), vae, params, part, first=first, **options)
+        return evaluation.importance_log_px(stream(0, Stream.LOG_PX), vae, params, part, first=first, **options)
 
     rows = max(2, chunk_sizes(draw_bytes(vae, fit.params), 1, arguments.num_samples, memory_bytes)[1])
     program = jax.jit(estimate).lower(fit.params, test, jnp.int32(0)).compile()

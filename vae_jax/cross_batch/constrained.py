@@ -43,7 +43,9 @@ class ScaleState(NamedTuple):
     weight: Array  # (), sum of the weights so far; 0 before the first step
 
 
-def optimal_scale(*, min_log_scale: float = -6.0, decay: float = 0.9) -> BatchObjective:
+def optimal_scale(
+    *, min_log_scale: float = -6.0, decay: float = 0.9, relative_scale: ArrayLike | None = None
+) -> BatchObjective:
     """The beta-ELBO of a Gaussian decoder whose standard deviation is, at every step, the best one for the batch.
 
         sigma^2 = mean over batch and pixels of (x - mean)^2
@@ -56,6 +58,8 @@ def optimal_scale(*, min_log_scale: float = -6.0, decay: float = 0.9) -> BatchOb
     Args:
       min_log_scale: sigma is kept above its exponential: of a batch that is reproduced exactly the density has no upper bound.
       decay: of the moving average; the average lags 1 / (1 - decay) steps behind, in which the error may fall.
+      relative_scale: for entries in different units, an array of the event's shape: sigma times it is then the standard
+        deviation of each. It is `initial_scale` of the likelihood over its geometric mean.
 
     Source:
       Rybkin et al. (2021).
@@ -68,7 +72,8 @@ def optimal_scale(*, min_log_scale: float = -6.0, decay: float = 0.9) -> BatchOb
         if not isinstance(codes.output, tuple) or codes.output[0].shape != x.shape:
             raise ValueError("optimal_scale: expected a VAE with likelihoods.gaussian('shared'), whose decoder emits the mean.")
         mean = codes.output[0]
-        log_scale = optimal_log_scale(mean, x, min_log_scale)
+        weight = 1 if relative_scale is None else 1 / jnp.asarray(relative_scale)
+        log_scale = optimal_log_scale(mean * weight, x * weight, min_log_scale)
         at_optimum = lambda mean, x: log_prob((mean, log_scale[None]), x)  # noqa: E731
         log_likelihood = jax.vmap(at_optimum)(mean, x)
         square = jax.lax.stop_gradient(jnp.exp(2 * log_scale))

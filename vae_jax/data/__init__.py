@@ -2,9 +2,12 @@
 
 from vae_jax.data.dataset import Dataset as Dataset
 from vae_jax.data.dataset import load as load
+from vae_jax.data.moments import Moments as Moments
+from vae_jax.data.moments import is_image as is_image
+from vae_jax.data.moments import train_moments as train_moments
 from vae_jax.data.rows import Rows as Rows
 from vae_jax.data.treatment import Prepared as Prepared
 from vae_jax.data.treatment import binarize as binarize
-from vae_jax.data.treatment import check_support as check_support
 from vae_jax.data.treatment import prepare as prepare
-from vae_jax.data.treatment import values as values
+from vae_jax.data.values import check_support as check_support
+from vae_jax.data.values import values as values

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vae_jax import keys
 from vae_jax.data import sources, sprites, tfds_source
 from vae_jax.data.rows import Rows, check_shape, check_values, chunks, header, level_type, sum_images, sum_squares
 from vae_jax.data.sources import Rendering, Split
@@ -172,7 +173,7 @@ def load(
         if found.rendering and found.rendering.draw:
             words += f"; {len(held)} validation images drawn once as well, with seed {split_seed}"
             draw = jax.vmap(found.rendering.draw, in_axes=(None, 0))
-            validation = np.asarray(draw(jax.random.key(split_seed + 1), jnp.asarray(train[held])))
+            validation = np.asarray(draw(keys.stream(split_seed, keys.Stream.RENDERED_VALIDATION), jnp.asarray(train[held])))
         else:
             words += f"; validation {_describe(split, split_seed)} from the training set"
             train, validation = _part(name, train, rest, held)

@@ -116,7 +116,7 @@ class Rows:
         bad, low, high, fraction = 0, np.inf, -np.inf, np.zeros(0, np.float32)
         total, squares, levels = np.zeros(self.shape[1:], np.float64), 0.0, np.zeros(256, bool)
         digest = hashlib.sha256(header(self))
-        for part in _slices(self):
+        for part in slices(self):
             raw = self.stored(part)
             chunk = self._as_levels(raw)
             if self.dtype == np.uint8:
@@ -196,10 +196,11 @@ def sum_squares(images: np.ndarray) -> float:
 
 def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
     """Parts of a few megabytes, cut as those of `Rows.scan`, so that sums over them are the same bits."""
-    return (rows[part] for part in _slices(rows))
+    return (rows[part] for part in slices(rows))
 
 
-def _slices(rows: np.ndarray | Rows) -> Iterator[slice]:
+def slices(rows: np.ndarray | Rows) -> Iterator[slice]:
+    """Yields slices of a few megabytes that cover all rows."""
     row_bytes = int(np.prod(rows.shape[1:], dtype=object)) * rows.dtype.itemsize
     length = max(1, min(1024, 2**22 // max(row_bytes, 1)))
     return (slice(first, min(first + length, len(rows))) for first in range(0, len(rows), length))

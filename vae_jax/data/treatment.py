@@ -13,9 +13,11 @@ from jax import Array
 from vae_jax._threefry import random_bits16
 from vae_jax.config import FIXED_IN_MEMORY
 from vae_jax.data.dataset import Dataset
+from vae_jax.data.moments import Moments, train_moments
 from vae_jax.data.rows import Rows
+from vae_jax.data.values import check_treatment
 from vae_jax.errors import UserError, unknown
-from vae_jax.likelihoods import Likelihood, continuous_bernoulli, outside_support
+from vae_jax.keys import Stream, stream
 
 _CHUNK = 1024  # examples treated at once where a whole split is drawn
 
@@ -30,6 +32,8 @@ class Prepared(NamedTuple):
     eval_input: Callable[[Array], Array]  # batch of validation or test -> floats
     log_jacobian: float  # nats to add to each example's log-likelihood so that it counts the discrete data
     description: str
+    moments: Moments | None = None  # of training data on a scale of their own: floats as they are, counts
+    rendered: bool = False  # `train_input` computes images of zeros and ones from the stored rows
 
     def train_rows(self, index: Array) -> Array:
         """Training examples as stored, of which a few are needed outside of training; inside jit as well."""
@@ -60,8 +64,14 @@ def _scale(levels: Array, max_level: int | None) -> Array:
 
 
 def _dequantize(key: Array, levels: Array, max_level: int) -> Array:
-    """(level + u) / (max_level + 1), u ~ U[0, 1): in [0, 1), with a density against which log p can be integrated."""
-    return (levels.astype(jnp.float32) + jax.random.uniform(key, levels.shape)) / (max_level + 1)
+    """Returns (level + u) / (max_level + 1), u ~ U(0, 1): strictly between 0 and 1, and each level within its own bin.
+
+    float32 rounds level + u up to the next level from level 128 on, and u itself may be 0. Both ends are kept open, because a
+    density on (0, 1) such as the logit-normal is infinite there.
+    """
+    low = levels.astype(jnp.float32)
+    inside = jnp.clip(low + jax.random.uniform(key, levels.shape), low + 2**-25, jnp.nextafter(low + 1, low))
+    return inside / (max_level + 1)
 
 
 def _once(draw: Callable[[Array, Array], Array], key: Array, data: np.ndarray, dtype: np.dtype) -> Array:
@@ -71,49 +81,6 @@ def _once(draw: Callable[[Array, Array], Array], key: Array, data: np.ndarray, d
     return jnp.asarray(
         np.concatenate([np.asarray(draw(jax.random.fold_in(key, i), data[i : i + _CHUNK])).astype(dtype) for i in chunks])
     )
-
-
-_FIXES = {
-    "binary": "Add --binarize dynamic (or fixed or threshold), or use --likelihood continuous_bernoulli.",
-    "unit_interval": "Rescale the data, or use --likelihood gaussian with --binarize none.",
-    "levels": "Give the likelihood as many levels as the data have (num_bins), stored as uint8; or use --likelihood gaussian.",
-    "counts": "Use --likelihood gaussian for data that are no counts.",
-}
-
-
-def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, dequantize: bool = False) -> None:
-    """Raises `UserError` where the data lie outside what the likelihood is a distribution over."""
-    arrays = [values(array) for array in (dataset.train, dataset.validation, dataset.test) if array is not None]
-    if dataset.rendering:
-        arrays = [np.arange(2, dtype=np.uint8)]  # all that is ever rendered
-    if binarization != "none":
-        if dataset.max_level is None and (problem := outside_support(continuous_bernoulli(), _values(arrays, None))):
-            problem = problem.replace(continuous_bernoulli().name, "binarisation")
-            raise UserError(f"{dataset.name}: {problem}. {_FIXES['unit_interval']}")
-        return
-    if dequantize:
-        if likelihood.support not in ("real", "unit_interval"):
-            raise UserError(
-                f"--dequantize is for densities; {likelihood.name} takes the integers themselves, exactly. Leave it out."
-            )
-        return
-    if likelihood.support == "levels" and dataset.max_level is None:
-        raise UserError(f"{dataset.name}: {likelihood.name} expects integer levels, got floats. {_FIXES['levels']}")
-    scale = None if likelihood.support == "counts" else dataset.max_level
-    if problem := outside_support(likelihood, _values(arrays, scale)):
-        raise UserError(f"{dataset.name}: {problem}. {_FIXES[likelihood.support]}")
-
-
-def values(images: np.ndarray | Rows) -> np.ndarray:
-    """Numbers that lie in a likelihood's support if and only if all of these do."""
-    return images.scan.values if isinstance(images, Rows) else images
-
-
-def _values(arrays: list[np.ndarray], max_level: int | None) -> np.ndarray:
-    """What occurs in the data, on the likelihood's scale: each level once, or all floats."""
-    if arrays[0].dtype == np.uint8:
-        return np.unique(np.concatenate([np.unique(array) for array in arrays])).astype(np.float32) / (max_level or 1)
-    return np.concatenate([array.ravel() for array in arrays])
 
 
 def prepare(
@@ -135,12 +102,17 @@ def prepare(
         of the discrete data, log P(level) >= E_u[log p(x)] - D log(max_level + 1) (Theis et al. 2016, equation 3).
       counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
       seed: seed of all that is drawn once; the run's own seed does not enter, so runs are compared on the same test set.
+
+    Raises:
+      UserError: for every example of every split, data that the treatment is not for: see `values.check_treatment`.
     """
     if binarization not in (kinds := ("dynamic", "fixed", "threshold", "none")):
         raise unknown("binarization", binarization, kinds)
     if dequantize and binarization != "none":
         raise UserError("--dequantize and binarised data exclude each other. Leave one out, or add --binarize none.")
-    key_train, key_validation, key_test = jax.random.split(jax.random.key(seed), 3)
+    check_treatment(dataset, binarization, dequantize, counts)
+    key_train, key_validation = stream(seed, Stream.FIXED_TRAIN_SET), stream(seed, Stream.VALIDATION_SET)
+    key_test = stream(seed, Stream.TEST_SET)
     top = dataset.max_level
     train_images = _train_images(dataset)
     if isinstance(dataset.train, Rows) and binarization == "fixed":
@@ -162,8 +134,7 @@ def prepare(
         return _once(lambda key, rows: draw(key, images(rows)), key, rows, np.dtype(dtype))
 
     if dequantize:
-        if top is None:
-            raise UserError(f"{dataset.name}: --dequantize expects integer levels, got float data. Leave it out.")
+        assert top is not None
         draw = partial(_dequantize, max_level=top)
         return Prepared(
             train=stored(),
@@ -185,6 +156,8 @@ def prepare(
             eval_input=lambda rows: _scale(images(rows), scale),
             log_jacobian=0.0,
             description="counts" if counts else "binary as stored" if top == 1 else words,
+            moments=train_moments(dataset, counts) if counts or top is None else None,
+            rendered=dataset.rendering is not None,
         )
     if binarization == "threshold":
         draw = lambda key, batch: (_scale(batch, top) >= 0.5).astype(jnp.float32)  # noqa: E731

@@ -20,6 +20,7 @@ from vae_jax.evaluation.hmc import (
     point_at,
 )
 from vae_jax.evaluation.means import ToInput, map_examples
+from vae_jax.keys import Stream, stream
 from vae_jax.model import VAE, Params, prior_log_prob, sample_prior
 from vae_jax.objectives import log_mean_exp_k
 from vae_jax.objectives.terms import log_likelihood_of, standard_normal_log_prob
@@ -120,7 +121,7 @@ def _problem(vae: VAE, params: Params, x: Array, start: Start) -> _Problem:
         return log_likelihood_of(vae.likelihood.log_prob, vae.decode(params, z), x)
 
     if start == "prior":
-        code = jax.eval_shape(lambda key: sample_prior(vae, params, key), jax.random.key(0))
+        code = jax.eval_shape(lambda key: sample_prior(vae, params, key), stream(0, Stream.CHECK))
         scale = jnp.ones(code.shape, code.dtype)
         return _Problem(Path(log_prior, log_likelihood), lambda key: sample_prior(vae, params, key), scale)
     mean, log_scale = vae.encode(params, x)

@@ -32,6 +32,9 @@ class Likelihood(NamedTuple):
     output_for_mean: Callable[[Array], Array] | None = None  # training mean -> decoder output that predicts it (bias)
     num_levels: int | None = None  # of support "levels": x is k / (num_levels - 1), k = 0 ... num_levels - 1
     shared_values: Callable[[Array], Array] = lambda learned: learned  # the shared numbers as they act, such as a log-scale
+    scale_mean: Callable[[Array, Array], Array] | None = (
+        None  # (decoder's first numbers, c) -> those whose mean is c times as large
+    )
 
 
 def _facts(x: Array, num_levels: int) -> tuple[Array, Array, Array, Array]:
@@ -102,11 +105,16 @@ def invert_increasing(function: Callable[[Array], Array], target: Array, low: fl
     return (lows + highs) / 2
 
 
-def check_positive(function: str, **values: float) -> None:
-    """Raises `ValueError` unless every value is a positive number."""
+def check_positive(function: str, **values: ArrayLike) -> None:
+    """Raises `ValueError` unless every value is a positive number, or an array of them."""
     for name, value in values.items():
-        if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
+        if isinstance(value, str) or not (jnp.all(jnp.asarray(value) > 0) and jnp.all(jnp.isfinite(jnp.asarray(value)))):
             raise ValueError(f"{function}: expected {name} to be a positive number, got {value!r}.")
+
+
+def log_of(value: ArrayLike) -> float | Array:
+    """Returns the natural logarithm of a number as a Python float, or of an array as an array."""
+    return math.log(value) if jnp.ndim(value) == 0 else jnp.log(jnp.asarray(value))  # pyright: ignore[reportArgumentType]
 
 
 class SecondParameter(NamedTuple):
@@ -118,16 +126,26 @@ class SecondParameter(NamedTuple):
 
 
 def second_parameter(
-    function: str, name: str, value: float | str, start: float, act: Callable[[Array], Array] = lambda log_value: log_value
+    function: str,
+    name: str,
+    value: float | str,
+    start: float | Array,
+    act: Callable[[Array], Array] = lambda log_value: log_value,
 ) -> SecondParameter:
     """Reads `value`: a positive number; "shared", learned for all dimensions; or "per_pixel", a second decoder output.
 
     Args:
       function, name: for the message.
       value: the setting.
-      start: the log of the parameter before training.
+      start: the log of the parameter before training; an array, of the event's shape, where entries differ. What is shared is
+        then the distance of all entries from it, so that the learned number is the mean of their logs.
       act: learned log -> the log that acts, such as one with a floor.
     """
+    if value == "shared" and isinstance(start, Array):
+        level = float(jnp.mean(start))
+        apart = start - level
+        fields = {"shared_start": (level,), "shared_values": lambda learned: act(learned[0]) + apart.ravel()}
+        return SecondParameter(lambda output: (output[0], act(output[1][0]) + apart), lambda first: first, fields)
     if value == "shared":
         fields = {"shared_start": (start,), "shared_values": act}
         return SecondParameter(lambda output: (output[0], act(output[1][0])), lambda first: first, fields)

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from vae_jax._arrays import one_event
 from vae_jax._special import expm1_minus, stirling_error, stirling_error_of_count
-from vae_jax.likelihoods.bundle import Likelihood, check_positive, second_parameter
+from vae_jax.keys import threefry_key
+from vae_jax.likelihoods.bundle import Likelihood, check_positive, log_of, second_parameter
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -99,39 +100,50 @@ def negative_binomial_log_prob(log_mean: ArrayLike, log_dispersion: ArrayLike, x
     return jnp.sum(jnp.where(x > 0, some, none)).astype(dtype)
 
 
-def _log_rate(raw: Array, unit: float) -> Array:
+def _log_rate(raw: Array, unit: ArrayLike) -> Array:
     """log(unit softplus(raw)): it grows in proportion to the decoder's output, where exp would overflow on a wild draw of z."""
     tiny = raw < -10
     rate = jax.nn.softplus(jnp.where(tiny, 0, raw))
-    return math.log(unit) + jnp.where(tiny, raw - 0.5 * jnp.exp(jnp.where(tiny, raw, 0)), jnp.log(rate))
+    return log_of(unit) + jnp.where(tiny, raw - 0.5 * jnp.exp(jnp.where(tiny, raw, 0)), jnp.log(rate))
 
 
-def _raw_for_mean(mean: Array, unit: float) -> Array:
+def _raw_for_mean(mean: Array, unit: ArrayLike) -> Array:
     ratio = jnp.maximum(mean / unit, 1e-3)  # a pixel that is always 0 starts there rather than at minus infinity
     return ratio + jnp.log(-jnp.expm1(-ratio))
 
 
-def poisson(unit: float = 1.0) -> Likelihood:
+def _scale_mean(raw: Array, factor: Array) -> Array:
+    """Returns the raw number with softplus(result) = factor softplus(raw)."""
+    scaled = jnp.maximum(factor * jax.nn.softplus(raw), 1e-30)
+    return scaled + jnp.log(-jnp.expm1(-scaled))
+
+
+def poisson(unit: ArrayLike = 1.0) -> Likelihood:
     """Counts. The decoder emits raw numbers, rate = unit softplus(raw).
 
     When to use it: photon or event counts, whose variance is their mean. Where they vary more, `negative_binomial` fits.
 
     Args:
-      unit: the rate's scale; the mean count of the data keeps the decoder's numbers near one.
+      unit: the rate's scale; the mean count of the data keeps the decoder's numbers near one. An array of the event's shape
+        gives each entry its own.
     """
     check_positive("poisson", unit=unit)
     return Likelihood(
         name="poisson",
         log_prob=lambda raw, x: poisson_log_prob(_log_rate(raw, unit), x),
-        mean=lambda raw: unit * jax.nn.softplus(raw),
-        sample=lambda key, raw: jax.random.poisson(key, unit * jax.nn.softplus(raw)).astype(raw.dtype),
+        mean=lambda raw: jnp.asarray(unit * jax.nn.softplus(raw)),
+        sample=lambda key, raw: jax.random.poisson(threefry_key(key), unit * jax.nn.softplus(raw)).astype(raw.dtype),
         support="counts",
         output_for_mean=lambda mean: _raw_for_mean(mean, unit),
+        scale_mean=_scale_mean,
     )
 
 
 def negative_binomial(
-    dispersion: float | Literal["shared", "per_pixel"] = "shared", *, initial_dispersion: float = 1.0, unit: float = 1.0
+    dispersion: float | Literal["shared", "per_pixel"] = "shared",
+    *,
+    initial_dispersion: float = 1.0,
+    unit: ArrayLike = 1.0,
 ) -> Likelihood:
     """Counts that vary more than Poisson's (single-cell RNA, events in bursts). The decoder emits raw: mean unit softplus(raw).
 
@@ -153,7 +165,9 @@ def negative_binomial(
         key_rate, key_count = jax.random.split(key)
         log_dispersion = jnp.broadcast_to(log_dispersion, log_mean.shape).astype(log_mean.dtype)
         log_gamma = jax.random.loggamma(key_rate, jnp.exp(log_dispersion))
-        return jax.random.poisson(key_count, jnp.exp(log_gamma + log_mean - log_dispersion)).astype(log_mean.dtype)
+        return jax.random.poisson(threefry_key(key_count), jnp.exp(log_gamma + log_mean - log_dispersion)).astype(
+            log_mean.dtype
+        )
 
     return Likelihood(
         name="negative_binomial",
@@ -162,5 +176,6 @@ def negative_binomial(
         sample=sample,
         support="counts",
         output_for_mean=lambda mean: fill(_raw_for_mean(mean, unit)),
+        scale_mean=_scale_mean,
         **fields,
     )

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from vae_jax._arrays import one_event
 from vae_jax._special import soft_floor, stirling_error
-from vae_jax.likelihoods.bundle import Likelihood, check_positive, second_parameter
+from vae_jax.likelihoods.bundle import Likelihood, check_positive, log_of, second_parameter
 
 Scale = float | Literal["shared", "per_pixel"]
 # A scale for each pixel is kept above exp(-6) of where it starts: at a pixel that never varies the density has no upper bound.
@@ -132,11 +132,11 @@ def _location_scale(
     log_prob: Callable[[Any, Any, Array], Array],
     standard_sample: Callable[[Array, Array], Array],
     scale: Scale,
-    initial_scale: float,
+    initial_scale: ArrayLike,
 ) -> Likelihood:
     """The bundle of a location-scale family; `standard_sample` (key, like) draws it at location 0 and scale 1."""
     check_positive(name, initial_scale=initial_scale)
-    start = math.log(initial_scale)
+    start = log_of(initial_scale)
     # The shared scale has no floor: one for all pixels is held up by the pixels that do vary.
     keep_up = (lambda log_scale: soft_floor(log_scale, start + _MIN_LOG_RATIO)) if scale == "per_pixel" else lambda s: s
     split, fill, fields = second_parameter(name, "scale", scale, start, keep_up)
@@ -156,7 +156,7 @@ def _location_scale(
     )
 
 
-def gaussian(scale: Scale = 1.0, *, initial_scale: float = 1.0) -> Likelihood:
+def gaussian(scale: Scale = 1.0, *, initial_scale: ArrayLike = 1.0) -> Likelihood:
     """Real data with errors of one size. The decoder emits the mean.
 
     When to use it: real data, or grey data where a density on [0, 1] is good enough and squared errors are wanted. The scale
@@ -167,14 +167,16 @@ def gaussian(scale: Scale = 1.0, *, initial_scale: float = 1.0) -> Likelihood:
         every pixel (Rybkin et al. 2021); or "per_pixel" for a second decoder output, raw, with
         log_scale = soft floor(log(initial_scale) + raw). Data in [0, 1] have standard deviations far below 1, so the default
         of 1 leaves most of the data unexplained; it is what a plain squared error assumes.
-      initial_scale: where a learned scale starts; the standard deviation of the data saves many steps.
+      initial_scale: where a learned scale starts; the standard deviation of the data saves many steps. An array of the event's
+        shape, for entries in different units (`data.Prepared.moments`), gives each its own start and its own floor. A shared
+        scale is then one factor on all of them.
     """
     return _location_scale(
         "gaussian", gaussian_log_prob, lambda key, like: jax.random.normal(key, like.shape, like.dtype), scale, initial_scale
     )
 
 
-def laplace(scale: Scale = 1.0, *, initial_scale: float = 1.0) -> Likelihood:
+def laplace(scale: Scale = 1.0, *, initial_scale: ArrayLike = 1.0) -> Likelihood:
     """Real data with sparse, sharper errors: absolute instead of squared error. The decoder emits the median.
 
     When to use it: edges and a few large errors should cost less than under a Gaussian. Arguments as of `gaussian`, the scale
@@ -185,7 +187,7 @@ def laplace(scale: Scale = 1.0, *, initial_scale: float = 1.0) -> Likelihood:
     )
 
 
-def student_t(scale: Scale = 1.0, *, degrees_of_freedom: float = 4.0, initial_scale: float = 1.0) -> Likelihood:
+def student_t(scale: Scale = 1.0, *, degrees_of_freedom: float = 4.0, initial_scale: ArrayLike = 1.0) -> Likelihood:
     """Real data with outliers. The decoder emits the location, which is the mean for more than one degree of freedom.
 
     When to use it: corrupted pixels or heavy-tailed measurements, which would drive a Gaussian's scale and gradients. Arguments

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax.build import Built
+from vae_jax.keys import Stream, stream
 from vae_jax.report.summary import Views, prior_codes
 
 _DRAWS, _DRAWS_AT_ONCE = 8192, 256  # of a learned prior
@@ -44,7 +45,7 @@ def prior_shape(built: Built, params: Any) -> PriorShape:
     vae = built.vae
     if vae.prior is None:
         return PriorShape(np.zeros(vae.latent_dim), np.ones(vae.latent_dim), None)
-    keys = jax.random.split(jax.random.key(built.config.test_seed), _DRAWS // _DRAWS_AT_ONCE)
+    keys = jax.random.split(stream(built.config.test_seed, Stream.PRIOR_SHAPE), _DRAWS // _DRAWS_AT_ONCE)
     draw = jax.jit(lambda params: jax.lax.map(lambda key: prior_codes(vae, params, key, _DRAWS_AT_ONCE), keys))
     codes = np.asarray(draw(params), np.float64).reshape(-1, vae.latent_dim)
     return PriorShape(codes.mean(axis=0), np.maximum(codes.std(axis=0), 1e-6), codes)

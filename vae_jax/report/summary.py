@@ -12,6 +12,7 @@ from vae_jax.build import Built
 from vae_jax.config import Config, describe_objective
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
+from vae_jax.keys import Stream, stream
 from vae_jax.model import VAE, sample_prior
 from vae_jax.runs import Run
 from vae_jax.summary import test_bits_per_dim
@@ -106,7 +107,7 @@ def pictures(run: Run) -> Pictures:
     vae, params = run.built.vae, run.params
     mean, log_scale, kl = posteriors(run.built, params)
     sample = jax.jit(jax.vmap(lambda key, z: vae.likelihood.sample(key, vae.decode(params, z))))
-    key_z, key_x = jax.random.split(jax.random.key(run.built.config.test_seed))
+    key_z, key_x = jax.random.split(stream(run.built.config.test_seed, Stream.REPORT_SAMPLES))
     z, seen = prior_codes(vae, params, key_z, _SAMPLES), views(run.built)
     manifold = None
     if vae.latent_dim == 2 and vae.prior is None:

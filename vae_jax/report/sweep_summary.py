@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.config import Config
+from vae_jax.keys import Stream, stream
 from vae_jax.report import summary
 from vae_jax.sweep.design import groups, varying
 from vae_jax.sweep.results import Results, load_params
@@ -195,9 +195,10 @@ def strips(
         view = views[built.config]
         first = first or view
         codes = view.codes(params)
+        key_z = stream(built.config.test_seed, Stream.REPORT_SAMPLES)
         widest = int(np.argmax(np.nan_to_num(np.array(part.members[number].row["kl_per_dimension"], float))))
         across = jnp.tile(codes[0], (columns, 1)).at[:, widest].set(jnp.linspace(-3, 3, columns))
-        drawn = summary.prior_codes(built.vae, params, jax.random.key(built.config.test_seed), columns)
+        drawn = summary.prior_codes(built.vae, params, key_z, columns)
         name = "\n".join(filter(None, [*part.label.split(", "), *label(seen.names, setting).split(", ")]))
         images = (view.means(params, codes), view.means(params, drawn), view.means(params, across))
         for rows, strip, suffix in zip(blocks.values(), images, ("", "", f", z[{widest}]"), strict=True):

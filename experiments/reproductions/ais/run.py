@@ -97,6 +97,7 @@ def main() -> int:
 
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.evaluation import Annealing, ais_dataset, bdmc_simulated, importance_log_px
+    from vae_jax.keys import Stream, stream
 
     enable_compilation_cache()
     run = trained(arguments)
@@ -109,10 +110,10 @@ def main() -> int:
     settings = Annealing(num_temperatures=arguments.temperatures, num_chains=arguments.chains)
     began, estimates = time.perf_counter(), {}
 
-    def estimate(name: str, of: Any) -> None:
+    def estimate(name: str, of: Any, use: Stream) -> None:
         """One after another, each seed in the same compiled program; the mean over the images."""
         start, program = time.perf_counter(), jax.jit(of)
-        per_seed = [np.asarray(program(run.params, images, jax.random.key(seed)), np.float64) for seed in arguments.seeds]
+        per_seed = [np.asarray(program(run.params, images, stream(seed, use)), np.float64) for seed in arguments.seeds]
         estimates[name] = {
             "nll": summarise([-values.mean() for values in per_seed]),
             "standard_error_over_images": float(per_seed[0].std(ddof=1) / len(images) ** 0.5) if len(images) > 1 else None,
@@ -125,14 +126,14 @@ def main() -> int:
         def by_importance(params: Any, images: Any, key: Any, count: int = count) -> Any:
             return importance_log_px(key, vae, params, images, num_samples=count, **options).log_px
 
-        estimate(f"k = {count:,}", by_importance)
+        estimate(f"k = {count:,}", by_importance, Stream.LOG_PX)
 
     def by_annealing(params: Any, images: Any, key: Any) -> Any:
         return ais_dataset(key, vae, params, images, settings, **options).log_px
 
-    estimate("AIS", by_annealing)
+    estimate("AIS", by_annealing, Stream.ANNEALING)
     bounds = jax.jit(lambda params, key: bdmc_simulated(key, vae, params, arguments.num_simulated, settings).gap)
-    gap = np.asarray(bounds(run.params, jax.random.key(arguments.seeds[0])), np.float64)
+    gap = np.asarray(bounds(run.params, stream(arguments.seeds[0], Stream.SIMULATED)), np.float64)
     seconds = time.perf_counter() - began
     details = {"estimates": estimates, "bdmc": summarise(gap.tolist()), "test_elbo": run.summary["test_elbo"]}
     print(f"\n{tables(details)}")

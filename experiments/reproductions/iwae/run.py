@@ -121,11 +121,11 @@ def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from vae_jax import training
     from vae_jax.build import make_layers
     from vae_jax.diagnostics import active_units
     from vae_jax.evaluation import encode_dataset, importance_log_px, log_px_means
     from vae_jax.files import write_json
+    from vae_jax.keys import Stream, stream
     from vae_jax.posteriors import sample_posterior
     from vae_jax.sweep.results import load_params, load_sweep
 
@@ -134,12 +134,12 @@ def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     built, params = load_params(load_sweep(arguments.runs), [number], arguments.data_dir)[number]
     data = built.data.test if built.data.validation is None else built.data.validation
-    key, to_input = training.evaluation_key(built.config.test_seed), built.data.eval_input
+    seed, to_input = built.config.test_seed, built.data.eval_input
 
     @jax.jit
     def weigh(params: Any, part: Any, first: Any) -> Any:
         return importance_log_px(
-            jax.random.fold_in(key, 2),
+            stream(seed, Stream.LOG_PX),
             built.vae,
             params,
             part,
@@ -160,7 +160,7 @@ def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
         )
         if built.config.prior != "hierarchical":
             return [mean]
-        z1 = jax.vmap(sample_posterior)(jax.random.split(jax.random.fold_in(key, 3), len(data)), mean, log_scale)
+        z1 = jax.vmap(sample_posterior)(jax.random.split(stream(seed, Stream.REPRODUCTION), len(data)), mean, log_scale)
         infer, _ = make_layers(built.config)
         return [mean, jax.vmap(lambda z1: infer.apply(params["prior"]["infer"], z1))(z1)[0]]
 

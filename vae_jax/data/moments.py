@@ -1,0 +1,46 @@
+"""Mean and spread of training data that come on a scale of their own, for networks and likelihoods that must start there."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_jax.data.dataset import Dataset
+from vae_jax.data.rows import Rows, slices, sum_images
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of the training data as the model sees them.
+
+    For images these are two numbers, pooled over the pixels. For other events, whose entries may have different units, they are
+    arrays with the shape of the event. The standard deviation is positive.
+    """
+
+    mean: float | np.ndarray
+    std: float | np.ndarray
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Returns whether an event is an image: a single row or a single column of numbers is not."""
+    return min(shape[:2]) > 1
+
+
+def train_moments(dataset: Dataset, counts: bool) -> Moments:
+    """Computes `Moments` of the training set, of the stored levels themselves for counts."""
+    unit = (dataset.max_level or 1) if counts else 1  # the data set's moments are of levels scaled to [0, 1]
+    if is_image(dataset.data_shape):
+        return Moments(float(dataset.train_mean.mean(dtype=np.float64)) * unit, dataset.train_std * unit)
+    mean = dataset.train_mean.astype(np.float64) * unit
+    scale = unit / (dataset.max_level or 1)
+    return Moments(mean.astype(np.float32), _entry_std(dataset.train, mean / scale) * np.float32(scale))
+
+
+def _entry_std(train: np.ndarray | Rows, mean: np.ndarray) -> np.ndarray:
+    """Standard deviation of each entry in a second pass, since squares of large numbers would hide a small spread.
+
+    An entry that never varies has no spread to go by: it gets its own size, or 1 where it is 0.
+    """
+    squares = sum((sum_images(np.square(train[part] - mean)) for part in slices(train)), np.zeros(mean.shape))
+    std = np.sqrt(squares / len(train))
+    constant = std <= 1e-6 * np.abs(mean)  # float32 has 24 bits
+    size = np.where(mean == 0, 1.0, np.abs(mean))
+    return np.where(constant, size, std).astype(np.float32)
