@@ -210,17 +210,17 @@ def make_ending(
     ) -> tuple[Lane, Outcome]:
         params, best = params_to_evaluate(state, objective), lane.best
 
-        def of_split(split: Array) -> Evaluation:
+        def of_split(split: Array, use: Stream) -> Evaluation:
             options = {"to_input": data.eval_input, "batch_size": eval_batch_size, "log_jacobian": data.log_jacobian}
-            return evaluate(evaluation_key(test_seed), vae, params, split, **options)
+            return evaluate(stream(test_seed, use), vae, params, split, **options)
 
         of_validation = None
         if validation is not None:
-            of_validation = of_split(validation)
+            of_validation = of_split(validation, Stream.VALIDATION_EVALUATION)
             elbo = jnp.mean(of_validation.log_likelihood - of_validation.kl)
             now = Best(epoch.astype(jnp.int32) + 1, elbo, params)
             best = jax.tree.map(lambda new, old: jnp.where(elbo > best.elbo, new, old), now, best)
-        outcome = Outcome(metrics, good_steps, of_split(test), of_validation, best.epoch)
+        outcome = Outcome(metrics, good_steps, of_split(test, Stream.EVALUATION), of_validation, best.epoch)
         new = jax.tree.map(lambda n, o: jnp.where(good_steps == num_steps, n, o), Lane(state, best), lane)
         return new, outcome
 

@@ -40,6 +40,7 @@ class Stream(enum.IntEnum):
     DISENTANGLEMENT = 0x1000B  # metric seed: rows and metrics
     REPRODUCTION = 0x1000C  # what a reproduction script draws beyond these
     CHECK = 0x1000D  # data that are only looked at before training
+    VALIDATION_EVALUATION = 0x1000E  # test seed: as EVALUATION, of the validation set
 
 
 class Part(enum.IntEnum):

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax import networks
-from vae_jax.data.moments import Moments, is_image
+from vae_jax.data.moments import Moments
 from vae_jax.keys import Part, Stream, stream
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.networks import Network
@@ -32,6 +32,7 @@ class VAE(NamedTuple):
     data_shape: tuple[int, ...]
     latent_dim: int
     prior: Prior | None = None  # None: N(0, I)
+    takes_moments: bool = False  # parameters may hold the mean and the standard deviation of the training data
 
 
 def prior_log_prob(vae: VAE, params: Params) -> Callable[[Array], Array] | None:
@@ -145,9 +146,9 @@ def mlp_vae(
       standardize: (mean, standard deviation) of data on a scale of their own, numbers or arrays of the event's shape. The
         encoder then sees (x - mean)/std. Under a likelihood of real data the decoder's output (the first of them for each
         dimension) is mean + std h, so the likelihood stays that of x. By default, under a likelihood of real data or of counts,
-        these two are part of the parameters: 0 and 1 from `init`, `data.Prepared.moments` in `training.fit`, and no step
-        changes them. Rates of counts are then relative to the mean count. None: the networks see and emit x itself, which
-        overflows where its numbers are large.
+        `training.fit` puts both into the parameters, from `data.Prepared.moments`, and no step changes them. Rates of counts
+        are then relative to the mean count. None: the networks see and emit x itself, which overflows where its numbers are
+        large.
 
     Example:
       >>> from vae_jax import likelihoods
@@ -258,54 +259,43 @@ def _located(likelihood: Likelihood, output: Array, shift: Any, factor: Any) -> 
 
 
 def _scaled_by_params(vae: VAE, scale_output: bool) -> VAE:
-    """Adds the scale of the data to the parameters: two numbers for images, else two for each entry of the event."""
+    """Returns the model that standardizes data by its parameters, where `with_moments` has put the scale of the data there."""
     likelihood = vae.likelihood
-    shape = () if is_image(vae.data_shape) else vae.data_shape
-
-    def init(key: Array) -> Params:
-        return {**vae.init(key), SCALING: {"mean": jnp.zeros(shape), "std": jnp.ones(shape)}}
-
-    def encode(params: Params, x: Array) -> tuple[Array, Array]:
-        scaling = jax.lax.stop_gradient(params[SCALING])
-        return vae.encode(params, (x - scaling["mean"]) / scaling["std"])
 
     def scaled(output: Array, mean: Array, std: Array) -> Array:
         if likelihood.support == "real":
             return _located(likelihood, output, mean, std)
         if likelihood.scale_mean is None:
             return output
-        factor = jnp.where(mean == 0, 1.0, jnp.maximum(mean, 1e-3))  # from `init`: 1
+        factor = jnp.maximum(mean, 1e-3)
         if likelihood.outputs_per_dim == 1:
             return likelihood.scale_mean(output, factor)
         return output.at[..., 0].set(likelihood.scale_mean(output[..., 0], factor))
 
+    def encode(params: Params, x: Array) -> tuple[Array, Array]:
+        if SCALING in params:
+            scaling = jax.lax.stop_gradient(params[SCALING])
+            x = (x - scaling["mean"]) / scaling["std"]
+        return vae.encode(params, x)
+
     def decode(params: Params, z: Array) -> Any:
-        output, scaling = vae.decode(params, z), jax.lax.stop_gradient(params[SCALING])
-        if not scale_output:
+        output = vae.decode(params, z)
+        if SCALING not in params or not scale_output:
             return output
+        scaling = jax.lax.stop_gradient(params[SCALING])
         first, *shared = output if likelihood.shared_start else (output,)
         first = scaled(first, scaling["mean"], scaling["std"])
         return (first, *shared) if shared else first
 
-    return vae._replace(init=init, encode=encode, decode=decode)
+    return vae._replace(encode=encode, decode=decode, takes_moments=True)
 
 
 def with_moments(vae: VAE, moments: Moments | None) -> VAE:
-    """Returns the model whose `init` puts the training data's moments where the parameters have room for them."""
-    if moments is None:
+    """Returns the model whose parameters start with the training data's moments, where it takes them."""
+    if moments is None or not vae.takes_moments:
         return vae
-    start = jax.eval_shape(vae.init, stream(0, Stream.INIT))
-    if not (isinstance(start, dict) and SCALING in start):
-        return vae
-
-    def init(key: Array) -> Params:
-        scaling = {
-            name: jnp.broadcast_to(jnp.asarray(getattr(moments, name), jnp.float32), leaf.shape)
-            for name, leaf in start[SCALING].items()
-        }
-        return {**vae.init(key), SCALING: scaling}
-
-    return vae._replace(init=init)
+    scaling = {name: jnp.asarray(value, jnp.float32) for name, value in moments._asdict().items()}
+    return vae._replace(init=lambda key: {**vae.init(key), SCALING: jax.tree.map(jnp.copy, scaling)})
 
 
 def keep_scaling(new: Params, old: Params) -> Params:

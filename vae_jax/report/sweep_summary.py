@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -195,7 +196,7 @@ def strips(
         view = views[built.config]
         first = first or view
         codes = view.codes(params)
-        key_z = stream(built.config.test_seed, Stream.REPORT_SAMPLES)
+        key_z, _ = jax.random.split(stream(built.config.test_seed, Stream.REPORT_SAMPLES))  # as in the report of a run
         widest = int(np.argmax(np.nan_to_num(np.array(part.members[number].row["kl_per_dimension"], float))))
         across = jnp.tile(codes[0], (columns, 1)).at[:, widest].set(jnp.linspace(-3, 3, columns))
         drawn = summary.prior_codes(built.vae, params, key_z, columns)
