@@ -142,3 +142,21 @@ def test_other_dequantized_levels_are_as_before():
     inside = np.floor(plain.astype(np.float64) * 256) == np.asarray(levels)
     assert 0 < np.count_nonzero(~inside) < 2000
     np.testing.assert_array_equal(x[inside & (plain > 0)], plain[inside & (plain > 0)])
+
+
+LEVELS = (np.arange(24, dtype=np.uint8) % 5).reshape(4, *SHAPE)
+ADVICE = [
+    (likelihoods.bernoulli(), {"binarization": "none"}, {"binarization": "dynamic"}, 'binarization="dynamic"'),
+    (likelihoods.poisson(), {}, {"counts": True}, "counts=True"),
+    (likelihoods.negative_binomial(), {"dequantize": True}, {"counts": True}, "counts=True"),
+]
+
+
+@pytest.mark.parametrize(("likelihood", "wrong", "right", "advice"), ADVICE, ids=lambda value: getattr(value, "name", ""))
+def test_doing_what_the_message_says_solves_the_problem(likelihood, wrong, right, advice):
+    vae = model.mlp_vae(SHAPE, likelihood, latent_dim=1, hidden=())
+    images = dataset(LEVELS, test=LEVELS, max_level=4)
+    with pytest.raises(UserError) as raised:
+        check_values(vae, data.prepare(images, **wrong))
+    assert advice in str(raised.value)
+    check_values(vae, data.prepare(images, **right))

@@ -18,6 +18,14 @@ _AT_ONCE = 256  # examples
 _OF_RENDERED = 1000  # examples of images that are computed, whose values are known
 
 
+_FIXES = {
+    "binary": 'Use data.prepare(..., binarization="dynamic") (or "threshold")',
+    "unit_interval": "Rescale the data to [0, 1] before data.prepare",
+    "levels": "Give the data set as many integer levels as the likelihood has (max_level = num_bins - 1)",
+    "counts": "Use data.prepare(..., counts=True), which leaves whole numbers as they are",
+}
+
+
 class _Seen(NamedTuple):
     """Numbers of the inputs of a model that stand for all of them."""
 
@@ -57,7 +65,7 @@ def check_values(vae: VAE, data: Prepared) -> None:
             )
         numbers = np.array(seen[:4], np.float32)
         if problem := outside_support(vae.likelihood, numbers[np.isfinite(numbers)]):
-            raise UserError(f"{name} data: {problem}. Prepare them for it (data.prepare), or choose another likelihood.")
+            raise UserError(f"{name} data: {problem}. {_FIXES[vae.likelihood.support]}, or choose another likelihood.")
 
 
 def _look(to_input: Callable[[Array, Array], Array], rows: Array, num_levels: int) -> _Seen:
