@@ -88,6 +88,11 @@ folder of IDX files or of images."""
     """Share of the training examples held out for the best checkpoint and for early stopping."""
     split_seed: int = 0
     """Seed of the random split; independent of --seed."""
+    max_level: int | None = None
+    """Highest level of integer images, 1 to 255; by default 1 for arrays of zeros and ones, else 255."""
+    layout: Literal["auto", "channels_last", "channels_first"] = "auto"
+    """Axes of arrays in files: (examples, height, width, channels) or (examples, channels, height, width). auto: channels \
+first where the second axis is 1, 3 or 4, the last two are larger, and the last is not 1, 3 or 4."""
     stream: bool = False
     """Read the training set from disk while training, for data larger than memory (.npy, raw IDX files, TFDS names); changes \
 results by rounding only. Test and validation sets stay in memory: choose a small --test-fraction."""
@@ -305,6 +310,7 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
             )
         if self.free_bits_per == "group" and self.latent_dim % self.num_groups:
             raise UserError(f"--num-groups: expected a divisor of --latent-dim {self.latent_dim}, got {self.num_groups}.")
+        _expect(self.max_level is None or 1 <= self.max_level <= 255, "max_level", "a level from 1 to 255", self.max_level)
         lr = self.learning_rate
         _expect(1e-30 <= lr <= 1e30, "learning_rate", "a number > 0", lr)
         _expect(0 < self.test_fraction < 1, "test_fraction", "a number between 0 and 1", self.test_fraction)
