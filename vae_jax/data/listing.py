@@ -109,7 +109,7 @@ def joined(names: Iterable[Any], most: int = _MOST_NAMES) -> str:
 
 
 def other_files(folder: Path, files: Sequence[Path], kind: str) -> tuple[str, ...]:
-    """A note on the files of a folder that are not of the kind that is read from it; none where there are no such files."""
+    """A note on the files of a folder that are not of the kind that is read from it, the most frequent endings first."""
     if not files:
         return ()
     by_ending: dict[str, list[Path]] = defaultdict(list)
@@ -117,10 +117,10 @@ def other_files(folder: Path, files: Sequence[Path], kind: str) -> tuple[str, ..
         by_ending[file.suffix.lower()].append(file.relative_to(folder))
     words = [
         str(group[0]) if len(group) == 1 else f"{len(group)} files {f'*{ending}' if ending else 'without an ending'}"
-        for ending, group in by_ending.items()
+        for ending, group in sorted(by_ending.items(), key=lambda item: -len(item[1]))
     ]
     verb = "is" if len(files) == 1 else "are"
-    return (f"{folder}: {joined(words)} {verb} not {kind} and {verb} not used.",)
+    return (f"{folder}: {joined(words)} {verb} left out, because only {kind} are read.",)
 
 
 def expect_to_fit(path: Path, size: int) -> None:

@@ -63,7 +63,7 @@ def _from_folder(folder: Path, stream: bool) -> Split:
     if visible := visible or shown:
         if stream:
             raise UserError(f"--stream: {folder}: images are not read from their files while training. {_SAVE_IT}")
-        found, kind = pictures.read_folder(folder, visible), "visible PNG or JPEG files"
+        found, kind = pictures.read_folder(folder, visible), "PNG and JPEG files outside of hidden folders"
         used = set(visible)
     elif named := [file for file in files if idx.is_idx(file)]:
         found, kind = idx.read_folder(folder, named, stream), "IDX files"
