@@ -307,7 +307,7 @@ REFUSED = {
     "renamed": "archive of arrays",
     "pictures": r"not read from their files.*\.npy",
     "fortran": "C order",
-    "nan": "finite numbers, got 16 NaN",
+    "nan": "finite numbers, got 80 NaN",
     "levels": "0 to 255, got 300",
     "axes": "3 or 4 axes",
     "text": "dtype",

@@ -302,7 +302,7 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
         if self.dequantize and self.objective == "geco":
             raise UserError(
                 "--dequantize: --objective geco holds the density itself at its target, not the nats of the discrete "
-                "data. Use a likelihood of integer levels, such as discretized_logistic."
+                "data. Leave it out, and use a likelihood of integer levels, such as discretized_logistic."
             )
         if self.ema_decay and self.objective == "optimal_sigma":
             raise UserError(
@@ -332,7 +332,10 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
         _expect_scale("scale", self.scale, ("auto", "shared", "per_pixel"), numbers_allowed)
         _expect_scale("dispersion", self.dispersion, ("shared", "per_pixel"), True)
         if self.dequantize and self.binarization != "none":
-            raise UserError("--dequantize and binarised data exclude each other. Leave one out, or add --binarize none.")
+            fix = "Leave out --dequantize, or use a density such as --likelihood gaussian."
+            if self.likelihood != "bernoulli":
+                fix = "Leave one out."
+            raise UserError(f"--dequantize and binarized data exclude each other. {fix}")
 
     def unused(self) -> dict[str, tuple[str, list[str]]]:
         """The settings that this configuration does not use: (kind, the names of that kind that do) by setting."""
@@ -370,8 +373,10 @@ def from_dict(values: dict[str, Any]) -> Config:
     known = {field.name for field in dataclasses.fields(Config)}
     if not isinstance(values, dict):
         raise UserError(f"expected settings by name, got {values!r:.40}.")
-    if set(values) - known:
-        raise UserError(f"config.json has unknown settings {sorted(set(values) - known)}: written by a newer version?")
+    if newer := set(values) - known:
+        raise UserError(
+            f"config.json has unknown settings {sorted(newer)}: written by a newer version? Update vae_jax to read it."
+        )
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     config = Config(**arguments)
     return dataclasses.replace(config, **{setting: getattr(Config, setting) for setting in config.unused()})

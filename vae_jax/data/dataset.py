@@ -146,10 +146,8 @@ def load(
         raise UserError(f"{name}: its channels are last. Leave out layout='channels_first' (--layout channels_first).")
     found, notes = (found, []) if found.rendering else _kept(name, found, layout)
     divided = _divided(name, found, split, test_fraction, validation_fraction, split_seed)
-    if isinstance(train := divided.train, Rows):
-        check_finite(name, train.scan.bad, len(train))
-        if train.dtype == np.uint8:
-            check_range(name, train.scan.low, train.scan.high)
+    if isinstance(divided.train, Rows):
+        _check_rows(name, divided.train, found.train)
     if found.rendering is None:
         divided, clip_notes = clipped(name, divided)
         notes += clip_notes
@@ -329,9 +327,23 @@ def _unused_settings(found: Split, split: str, test_fraction: float, validation_
 
 def _part(name: str, images: np.ndarray | Rows, rest: np.ndarray, held: np.ndarray) -> tuple[np.ndarray | Rows, np.ndarray]:
     """(what stays, what is held out); of rows on disk a view, and what is held out of them in memory."""
-    if isinstance(images, Rows):
+    if not isinstance(images, Rows):
+        return images[rest], images[held]
+    try:
         return images.view(rest), as_levels(name, images.stored(held), images.places(held))
-    return images[rest], images[held]
+    except UserError:
+        _check_rows(name, images, images)
+        raise
+
+
+def _check_rows(name: str, rows: Rows, source: np.ndarray | Rows) -> None:
+    """Raises `UserError` where numbers of the rows are unsuitable, and then counts those of the whole source."""
+    assert isinstance(source, Rows)
+    if rows.dtype == np.uint8:
+        if rows.scan.low < 0 or rows.scan.high > 255:
+            check_range(name, source.scan.low, source.scan.high)
+    elif rows.scan.bad.numbers:
+        check_finite(name, source.scan.bad, len(source))
 
 
 def _describe(split: str, seed: int) -> str:

@@ -35,7 +35,8 @@ def from_path(path: Path, stream: bool = False) -> Split:
     path = Path(os.path.expanduser(path))  # which, unlike Path.expanduser, leaves an unknown ~user as it is
     try:
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder.")
+            start = "" if path.is_absolute() else f" The path starts at the working folder, {Path.cwd()}."
+            raise UserError(f"{path}: no such file or folder.{start}")
     except OSError as error:  # such as a name that is too long
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     if path.is_dir():

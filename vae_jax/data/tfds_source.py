@@ -49,7 +49,7 @@ def load(name: str, data_dir: str | None, stream: bool = False) -> Split:
     import tensorflow_datasets as tfds
 
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"--data-dir {data_dir}: no such folder.")
+        raise UserError(f"--data-dir {data_dir}: no such folder. Create it, or leave the option out.")
     known = tfds.list_builders(with_community_datasets=False)
     if name.split(":")[0].split("/")[0] not in known:
         raise UnknownName(_near(tfds, name, known, data_dir))
@@ -127,7 +127,7 @@ def _prepare(tfds, builder, name: str, data_dir: str | None) -> None:
         )
     downloads = Path(data_dir or Path.home() / "tensorflow_datasets") / "downloads"
     if not downloads.is_dir():  # else the files may be there already, in downloads/manual or from an earlier attempt
-        _check_reachable(name, builder)
+        _check_reachable(name, builder, downloads)
     print(f"TFDS: downloading and preparing {name} into {place} ...", file=sys.stderr, flush=True)
     try:
         builder.download_and_prepare(file_format="array_record")
@@ -135,7 +135,7 @@ def _prepare(tfds, builder, name: str, data_dir: str | None) -> None:
         raise UserError(f"TFDS could not fetch and prepare {name!r}: {_one_line(error)}") from None
 
 
-def _check_reachable(name: str, builder) -> None:
+def _check_reachable(name: str, builder, downloads: Path) -> None:
     """Fails at once where TFDS itself would try for over three minutes."""
     for url in list(builder.url_infos)[:1]:
         try:
@@ -143,7 +143,10 @@ def _check_reachable(name: str, builder) -> None:
         except urllib.error.HTTPError:
             pass  # the host answers; let TFDS say what it thinks of the file
         except OSError as error:
-            raise UserError(f"TFDS data set {name!r} is not prepared and cannot be fetched: {url}: {error}") from None
+            raise UserError(
+                f"TFDS data set {name!r} is not prepared and cannot be fetched: {url}: {error}. Put its files into "
+                f"{downloads / 'manual'}, or pass --data-dir with a folder where it is prepared."
+            ) from None
 
 
 def _one_line(error: Exception) -> str:
@@ -245,7 +248,7 @@ def _decode(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Hands every image to `keep`, in order; returns the labels and the factors."""
     name = builder.info.full_name
-    with _reading(name):
+    with _reading(name, builder.data_dir):
         source = builder.as_data_source(split=split)
         count = len(source)
     if sys.stderr.isatty() or count > 20_000:
@@ -253,7 +256,7 @@ def _decode(
     labels = np.empty(count, np.int64) if label else None
     rows = np.empty((count, len(factors)), np.uint8) if factors else None
     for index in range(count):
-        with _reading(name):
+        with _reading(name, builder.data_dir):
             record = source[index]
         keep(index, record[image])
         if labels is not None:
@@ -264,12 +267,14 @@ def _decode(
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
+def _reading(name: str, folder: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of array_record, of Pillow
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{name}: its prepared files are damaged or incomplete: {reason}. Prepare them again.") from None
+        raise UserError(
+            f"{name}: its prepared files are damaged or incomplete: {reason}. Remove {folder} to prepare them again."
+        ) from None
 
 
 def _present(**arrays: np.ndarray | None) -> dict[str, np.ndarray]:
