@@ -120,9 +120,10 @@ def load(
         TFDS name such as "mnist"; an .npy or .npz file; a folder of IDX files (raw or .gz) or of PNG/JPEG images. An .npz file
         may hold x_train, x_validation and x_test (also X_train, train_images, val, valid ...), labels of each, `factors` of
         the training images and `test_factors`, integers (examples, factors), and their `factor_names`. Folders in a folder of
-        images that are named train, val (valid, validation, dev) and test are the splits. Files are in the order of their
-        names, with numbers in names compared by value. Images are turned as their EXIF orientation says, and transparent
-        pixels are composited on black.
+        images that are named train, val (valid, validation, dev) and test are the splits. Without test/ the test set is split
+        off train/. Files are in the order of their names, with numbers in names compared by value. Images are turned as their
+        EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and sprites),
+        and grey images among color images get three equal channels.
       data_dir: where TFDS finds or keeps prepared data.
       split: how to split where the source has no test set: "random" (seeded) or "last" (the last block, for video frames).
       test_fraction: share of the examples that such a split puts into the test set.
@@ -207,7 +208,7 @@ def _check_arguments(
 
 
 def _find(name: str, data_dir: str | None, stream: bool) -> Split:
-    """What the source of this name holds, as stored."""
+    """Reads the source of this name: a bundled one, a path, or a TFDS name."""
     if name in BUNDLED:
         if stream:
             raise UserError(f"--stream: {name} is computed, not read from disk. Leave it out.")
@@ -247,13 +248,21 @@ def _check_factors(name: str, found: Split) -> None:
     for rows, factors in arrays:
         count = 0 if rows is None else len(rows)
         if factors.ndim != 2 or len(factors) != count or factors.dtype.kind not in "ui":
+            fix = "Save a row for each image, and test_factors only with a test array."
+            if len(factors) == count and factors.ndim == 1:
+                fix = "For a single factor save factors[:, None]."
+            elif len(factors) == count and factors.ndim == 2:
+                fix = "Number the values of each column by np.unique(column, return_inverse=True)[1]."
             raise UserError(
                 f"{name}: expected factors as integers of shape (examples, factors), a row for each of {count} examples, got "
-                f"shape {factors.shape} and dtype {factors.dtype}."
+                f"shape {factors.shape} and dtype {factors.dtype}. {fix}"
             )
     columns = {factors.shape[1] for _, factors in arrays} | ({len(found.factor_names)} if found.factor_names else set())
     if len(columns) > 1:
-        raise UserError(f"{name}: expected the same factors for training and test, each with its name, got {sorted(columns)}.")
+        raise UserError(
+            f"{name}: expected the same factors for training and test, each with its name, got {sorted(columns)} of them. Save "
+            "as many columns, and as many factor_names, for both."
+        )
 
 
 def _is_path(name: str) -> bool:
