@@ -13,8 +13,8 @@ import numpy as np
 from jax import Array
 
 from vae_jax.data import sources, sprites, tfds_source
-from vae_jax.data.checks import check_finite, check_range
-from vae_jax.data.levels import LAYOUTS, Layout, as_levels, channels_last, clipped, top_level
+from vae_jax.data.checks import check_finite, check_range, check_shape
+from vae_jax.data.levels import LAYOUTS, Layout, as_levels, channels_last, clipped, image_parts, top_level
 from vae_jax.data.listing import PARTS
 from vae_jax.data.rows import Rows, chunks, header, sum_images, sum_squares
 from vae_jax.data.split import Rendering, Split
@@ -141,6 +141,9 @@ def load(
     """
     name = _check_arguments(name, split, test_fraction, validation_fraction, split_seed, max_level, layout)
     found = _find(name, data_dir, stream)
+    if found.rendering is None:
+        for part, array in image_parts(found).items():
+            check_shape(_named(name, part), array.shape)
     found = _with_labels(name, found)
     _check_factors(name, found)
     if found.rendering is not None and layout == "channels_first":
@@ -273,12 +276,17 @@ def _is_path(name: str) -> bool:
         return False
 
 
+def _named(name: str, part: str) -> str:
+    """The name of a part in a message: the training images have that of the data set."""
+    return name if part == "train" else f"{name}: {PARTS[part]} images"
+
+
 def _kept(name: str, found: Split, layout: Layout) -> tuple[Split, list[str]]:
     """The source with its channels last and its images in memory as levels or float32, and notes."""
     moved, notes = channels_last(name, found, layout)
     for part, array in moved.items():
         if not isinstance(array, Rows):  # which are looked at once they are split
-            moved[part] = as_levels(name if part == "train" else f"{name}: {PARTS[part]} images", array)
+            moved[part] = as_levels(_named(name, part), array)
     return found._replace(**moved), notes
 
 

@@ -33,14 +33,13 @@ def channels_last(name: str, found: Split, layout: Layout) -> tuple[dict[str, np
     "auto" takes (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c are larger, and c is not 1, 3 or 4.
     Arrays with three axes are grey under every layout.
     """
-    images = _parts(found)
+    images = image_parts(found)
     if found.channels_last:
         if layout == "channels_first":
             raise UserError(f"{name}: its channels are last. Leave out layout='channels_first' (--layout channels_first).")
         return images, []
     moved, notes = {}, []
     for part, array in images.items():
-        check_shape(name, array.shape)
         shape = array.stored_shape if isinstance(array, Rows) else array.shape
         if len(shape) == 4 and (layout == "channels_first" or (layout == "auto" and _is_channels_first(shape))):
             moved[part] = array.channels_last() if isinstance(array, Rows) else np.moveaxis(array, 1, -1)
@@ -78,7 +77,8 @@ def as_levels(name: str, array: np.ndarray, index: np.ndarray | None = None) -> 
     return levels
 
 
-def _parts(found: Split) -> dict[str, np.ndarray | Rows]:
+def image_parts(found: Split) -> dict[str, np.ndarray | Rows]:
+    """The images of each part that the source has; keys train, validation, test."""
     parts = {"train": found.train, "validation": found.validation, "test": found.test}
     return {part: array for part, array in parts.items() if array is not None}
 
@@ -89,7 +89,7 @@ def clipped(name: str, found: Split) -> tuple[Split, list[str]]:
     Rounding is at most 1e-6 above 1, and at most 1e-6 of the largest value below 0, so that data on a small scale of their
     own are never changed.
     """
-    parts = _parts(found)
+    parts = image_parts(found)
     if any(array.dtype != np.float32 for array in parts.values()):
         return found, []
     ranges = [array.scan[1:3] if isinstance(array, Rows) else (array.min(), array.max()) for array in parts.values()]
@@ -109,7 +109,7 @@ def top_level(name: str, found: Split, max_level: int | None) -> tuple[int | Non
         if max_level not in (None, found.max_level):
             raise UserError(f"{name}: {given} does not fit, because its levels run from 0 to {found.max_level}. Leave it out.")
         return found.max_level, []
-    parts = _parts(found)
+    parts = image_parts(found)
     kinds = {(array.shape[1:], array.dtype) for array in parts.values()}
     if len(kinds) > 1:
         raise UserError(
