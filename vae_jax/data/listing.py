@@ -53,7 +53,7 @@ def silence() -> Iterator[None]:
         yield
 
 
-def natural_key(path: Path) -> tuple[Any, Path]:
+def natural_key(path: Path) -> tuple[list[str], Path]:
     """Sorts paths as strings, except that two numbers at the same place compare by value: frame9 comes before frame10.
 
     Names whose numbers are padded with zeros to one width have the order of strings.
@@ -63,10 +63,12 @@ def natural_key(path: Path) -> tuple[Any, Path]:
       ['a-1', 'a09', 'a9', 'a10', 'b1']
     """
 
-    def token(text: str) -> tuple[int, int]:
-        return (ord("0"), int(text)) if text[0] in "0123456789" else (ord(text), 0)
+    def number(match: re.Match[str]) -> str:
+        """A digit as before among other signs, then the length and the digits, which compare as the numbers do."""
+        digits = match[0].lstrip("0")
+        return f"0{chr(len(digits))}{digits}"
 
-    return [[token(text) for text in re.findall(r"[0-9]+|[^0-9]", part, re.DOTALL)] for part in path.parts], path
+    return [re.sub("[0-9]+", number, part) for part in path.parts], path
 
 
 def list_files(folder: Path) -> list[Path]:
