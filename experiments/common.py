@@ -10,12 +10,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vae_jax.config import Config
-from vae_jax.errors import UserError
+from vae_jax.errors import DataWarning, UserError
 
 T = TypeVar("T")
 _PATHS = ("out", "data_dir", "points", "dataset")  # options that are paths, or may be
@@ -36,6 +37,24 @@ def _unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Prints each warning about data once, as a line on stderr."""
+    said, show = set[str](), warnings.showwarning
+
+    def note(message: Any, category: type[Warning], *arguments: Any, **options: Any) -> None:
+        if not issubclass(category, DataWarning):
+            show(message, category, *arguments, **options)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"note: {message}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        warnings.showwarning = note
+        yield
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's main: bad input becomes one line on stderr and exit status 2, without a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own remarks; its errors stay
@@ -47,7 +66,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     sys.unraisablehook = _unraisable
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's reads of a damaged checkpoint: each is reported as well
     try:
-        status = main()
+        with _notes():
+            status = main()
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

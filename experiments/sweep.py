@@ -90,7 +90,7 @@ class Arguments(Config):
         return {"base": dataclasses.asdict(self.base), **axes}
 
     @property
-    def layout(self) -> list[str]:
+    def placement(self) -> list[str]:
         """The flags that say how it runs, where they are not the defaults."""
         own = [field for field in dataclasses.fields(self) if field.name in ("strategy", "chunk", "devices", "data_parallel")]
         given = [(field.name, value) for field in own if (value := getattr(self, field.name)) != field.default]
@@ -295,7 +295,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
         )
         progress.close()
         if not ended:
-            command = shlex.join([sys.executable, sys.argv[0], "--out", str(out), "--resume", *arguments.layout])
+            command = shlex.join([sys.executable, sys.argv[0], "--out", str(out), "--resume", *arguments.placement])
             print(f"saved; continue with:\n  {command}", flush=True)
             return interrupt.exit_status
     if not leader:

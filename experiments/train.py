@@ -93,9 +93,10 @@ def main() -> int:
     built = build(config, data_dir=data_dir)
     config, dataset = built.config, built.dataset
     shape = " x ".join(str(size) for size in dataset.data_shape)
+    held_out = "" if dataset.validation is None else f", {len(dataset.validation)} validation"
     print(
-        f"{len(dataset.train)} training and {len(dataset.test)} test examples of {shape} ({built.data.description}; split: "
-        f"{dataset.split})\ntraining {describe_network(config)}, "
+        f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {shape} "
+        f"({built.data.description}; split: {dataset.split})\ntraining {describe_network(config)}, "
         f"{config.likelihood}, objective {describe_objective(config)}, prior {config.prior}, {config.epochs} "
         f"epochs of {len(dataset.train) // config.batch_size} steps of {config.batch_size}, into {out}",
         flush=True,

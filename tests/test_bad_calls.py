@@ -50,19 +50,22 @@ def fit(of=None, **options):
 
 
 ONE = "The function takes ONE example: use jax.vmap for a batch."
+RESHAPE = "They have equally many numbers: reshape or transpose one of them."
+AS_LARGE = "Make the network's output as large as the example."
 # name: (call, kind of error, its words)
 CALLS = {
     "pixels and logits": (
         lambda: likelihoods.bernoulli_log_prob(zeros(3), zeros(4)),
         ValueError,
-        "bernoulli_log_prob: expected one example with equal shapes, got logits (3,), x (4,). " + ONE,
+        "bernoulli_log_prob: expected one example with equal shapes, got logits (3,), x (4,). " + AS_LARGE,
     ),
     "a batch and an example": (
         lambda: likelihoods.bernoulli_log_prob(zeros((2, 3)), zeros(3)),
         ValueError,
         f"got logits (2, 3), x (3,). {ONE}",
     ),
-    "a transposed image": (lambda: likelihoods.bernoulli_log_prob(zeros((2, 3)), zeros((3, 2))), ValueError, ONE),
+    "a transposed image": (lambda: likelihoods.bernoulli_log_prob(zeros((2, 3)), zeros((3, 2))), ValueError, RESHAPE),
+    "a flat image": (lambda: likelihoods.gaussian_log_prob(zeros(6), 0.0, zeros((3, 2, 1))), ValueError, RESHAPE),
     "words": (lambda: likelihoods.bernoulli_log_prob("pixels", zeros(3)), TypeError, ""),
     "complex numbers": (
         lambda: likelihoods.gaussian_log_prob(zeros(3) + 1j, 0.0, zeros(3)),
@@ -272,8 +275,8 @@ def test_refused_in_words(call, kind, words):
 
 def test_under_jit_as_well():
     """At trace time, before anything runs."""
-    for arguments in ((zeros(3), zeros(4)), (zeros((2, 3)), zeros(3))):
-        with pytest.raises(ValueError, match=r"use jax.vmap for a batch"):
+    for arguments, words in (((zeros(3), zeros(4)), AS_LARGE), ((zeros((2, 3)), zeros(3)), ONE)):
+        with pytest.raises(ValueError, match=words):
             jax.jit(likelihoods.bernoulli_log_prob).lower(*arguments)
 
 

@@ -1,12 +1,10 @@
 """Sources, splits and treatments; every refusal with its message."""
 
 import functools
-import gzip
 import importlib.util
 import io
 import operator
 import os
-import pathlib
 import shutil
 import struct
 
@@ -16,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from sources import write_idx, write_tfds
 
 from vae_jax import data, likelihoods
 from vae_jax.data import sources
-from vae_jax.data.sources import read_idx
+from vae_jax.data.idx import read_idx
 from vae_jax.errors import UserError
 
 
@@ -61,24 +60,19 @@ def test_splits_are_seeded_disjoint_and_complete(tmp_path):
     assert "seed 4" in split.split
 
 
-def _write_idx(path, array):
-    content = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_a_folder_of_idx_files(tmp_path, ending):
     rng = np.random.default_rng(0)
     train, test = rng.integers(0, 256, (30, 5, 4), dtype=np.uint8), rng.integers(0, 256, (10, 5, 4), dtype=np.uint8)
-    _write_idx(tmp_path / f"train-images-idx3-ubyte{ending}", train)
-    _write_idx(tmp_path / f"t10k-images-idx3-ubyte{ending}", test)
-    _write_idx(tmp_path / f"t10k-labels-idx1-ubyte{ending}", np.arange(10, dtype=np.uint8))
+    write_idx(tmp_path / f"train-images-idx3-ubyte{ending}", train)
+    write_idx(tmp_path / f"t10k-images-idx3-ubyte{ending}", test)
+    write_idx(tmp_path / f"t10k-labels-idx1-ubyte{ending}", np.arange(10, dtype=np.uint8))
     got = data.load(str(tmp_path))
     np.testing.assert_array_equal(got.train[..., 0], train)
     np.testing.assert_array_equal(got.test[..., 0], test)
     assert got.test_labels.tolist() == list(range(10))
     assert got.max_level == 255
-    assert got.split == "the source's own"
+    assert got.split == f"the source's own (training train-images-idx3-ubyte{ending}, test t10k-images-idx3-ubyte{ending})"
 
 
 def test_npz_and_float_and_binary_arrays(tmp_path):
@@ -104,8 +98,8 @@ def test_a_folder_of_images(tmp_path, mode, channels):
     assert got.train[:, 0, 0, 0].tolist() == [i * 20 for i in range(8)]
     for part in ("train", "test"):
         (tmp_path / "parts" / part).mkdir(parents=True)
-        Image.fromarray(np.zeros(shape, np.uint8), mode).save(tmp_path / "parts" / part / "0.jpg")
-    assert data.load(str(tmp_path / "parts")).split == "the source's own"
+        Image.fromarray(np.full(shape, 100, np.uint8), mode).save(tmp_path / "parts" / part / "0.jpg")
+    assert data.load(str(tmp_path / "parts")).split == "the source's own (training train/, test test/)"
 
 
 def _bad(tmp_path, name):
@@ -212,7 +206,7 @@ def test_what_unpacks_to_more_than_the_memory_is_refused_before(tmp_path, monkey
     """A megabyte of zeros in a kilobyte, on a machine of half a megabyte."""
     np.savez_compressed(tmp_path / "bomb.npz", x_train=np.zeros((100, 100, 100), np.uint8))
     assert (tmp_path / "bomb.npz").stat().st_size < 10_000
-    _write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((100, 100, 100), np.uint8))
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((100, 100, 100), np.uint8))
     assert data.load(str(tmp_path / "bomb.npz")).data_shape == (100, 100, 1)
     monkeypatch.setattr(os, "sysconf", lambda name: 724)
     for path in (tmp_path / "bomb.npz", tmp_path):
@@ -274,28 +268,6 @@ def test_factors_that_do_not_fit_are_refused(tmp_path, changes, message):
         data.load(str(tmp_path / "a.npz"))
 
 
-def _write_tfds(name, folder, records):
-    """A prepared data set of this name, written without TensorFlow."""
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.core import example_serializer, naming, splits
-
-    builder = tfds.builder(name, data_dir=folder, file_format="array_record")
-    place = pathlib.Path(builder.data_dir)
-    place.mkdir(parents=True)
-    serializer = example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
-    writer = ArrayRecordWriter(str(place / f"{name}-train.array_record-00000-of-00001"), "group_size:1")
-    for record in records:
-        # The real features beside those that matter here.
-        missing = set(builder.info.features) - set(record)
-        writer.write(serializer.serialize_example(record | {key: np.float32(0.5) for key in missing}))
-    writer.close()
-    template = naming.ShardedFileTemplate(data_dir=place, dataset_name=name, split="train", filetype_suffix="array_record")
-    info = splits.SplitInfo(name="train", shard_lengths=[len(records)], num_bytes=1, filename_template=template)
-    builder.info.set_splits(splits.SplitDict([info]))
-    builder.info.write_to_directory(place)
-
-
 TFDS_FACTORS = {
     "dsprites": ("shape", "scale", "orientation", "x_position", "y_position"),
     "shapes3d": ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation"),
@@ -315,7 +287,7 @@ def test_tfds_sets_made_from_factors_bring_them_in_their_published_order(tmp_pat
         Image.fromarray(image).save(content, "png")
         labels = {f"label_{factor}": int(value) for factor, value in zip(names, row, strict=True)}
         records.append({"image": content.getvalue()} | labels)
-    _write_tfds(name, tmp_path, records)
+    write_tfds(name, tmp_path, {"train": records})
     monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path / "cache"))
     for attempt in range(3):
         got = data.load(name, data_dir=str(tmp_path), split="last", test_fraction=0.3)
@@ -426,27 +398,11 @@ def test_support_is_checked():
         data.prepare(wide, dequantize=True)
 
 
-def test_a_palette_with_transparent_colours_is_read_without_a_word(tmp_path):
-    colours = np.random.default_rng(0).integers(0, 256, (10, 4, 4), dtype=np.uint8)
-    for i, levels in enumerate(colours):
-        Image.fromarray(levels).convert("P").save(tmp_path / f"{i}.png", transparency=bytes(range(256)))
-    got = data.load(str(tmp_path), split="last")
-    np.testing.assert_array_equal(got.train, np.repeat(colours[:8, ..., np.newaxis], 3, axis=-1))
-
-
-def test_grey_with_a_transparent_level_stays_grey(tmp_path):
-    levels = np.arange(10, dtype=np.uint8)
-    for level in levels:
-        Image.fromarray(np.full((4, 4), level)).save(tmp_path / f"{level}.png", transparency=3)
-    got = data.load(str(tmp_path), split="last")
-    assert got.train[:, 0, 0].tolist() == levels[:8, np.newaxis].tolist()
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"test_fraction": float("nan")}, "test_fraction: expected a number from 0 to 1, got nan"),
-        ({"validation_fraction": -0.5}, "validation_fraction: expected a number from 0 to 1, got -0.5"),
+        ({"test_fraction": float("nan")}, "test_fraction: expected a number from 0 to below 1, got nan"),
+        ({"validation_fraction": -0.5}, "validation_fraction: expected a number from 0 to below 1, got -0.5"),
         ({"split": "first"}, "unknown split 'first'"),
         ({"split_seed": -1}, "split_seed: expected a whole number >= 0, got -1"),
     ],

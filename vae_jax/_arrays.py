@@ -1,5 +1,6 @@
 """Dtype and shape handling shared by the mathematics. Imports only jax."""
 
+import math
 from collections.abc import Collection, Mapping
 
 import jax.numpy as jnp
@@ -65,10 +66,14 @@ def one_event(
         expected = "equal shapes"
         if extra_axes:
             expected += f" ({', '.join(extra_axes)} with {next(iter(extra_axes.values()))} more at the end)"
-        raise ValueError(
-            f"{function}: expected one example with {expected}, got {got}. "
-            "The function takes ONE example: use jax.vmap for a batch."
-        )
+        compared = [event for name, event in events.items() if event or name not in may_be_scalar]
+        if len({math.prod(event) for event in compared}) == 1:
+            fix = "They have equally many numbers: reshape or transpose one of them."
+        elif len({len(event) for event in compared}) > 1:
+            fix = "The function takes ONE example: use jax.vmap for a batch."
+        else:
+            fix = "Make the network's output as large as the example."
+        raise ValueError(f"{function}: expected one example with {expected}, got {got}. {fix}")
     return [
         jnp.broadcast_to(array, full + extra[name]).reshape(-1, *extra[name]) for name, array in zip(named, arrays, strict=True)
     ], dtype

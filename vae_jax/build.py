@@ -181,6 +181,8 @@ def load_dataset(config: Config, data_dir: str | None = None) -> Dataset:
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
         stream=config.stream,
+        max_level=config.max_level,
+        layout=config.layout,
     )
 
 

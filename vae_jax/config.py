@@ -88,6 +88,11 @@ folder of IDX files or of images."""
     """Share of the training examples held out for the best checkpoint and for early stopping."""
     split_seed: int = 0
     """Seed of the random split; independent of --seed."""
+    max_level: int | None = None
+    """Highest level of integer images, 1 to 255; by default 1 for arrays of zeros and ones, else 255."""
+    layout: Literal["auto", "channels_last", "channels_first"] = "auto"
+    """Axes of arrays in files: (examples, height, width, channels) or (examples, channels, height, width). auto: channels \
+first where the second axis is 1, 3 or 4, the last two are larger, and the last is not 1, 3 or 4."""
     stream: bool = False
     """Read the training set from disk while training, for data larger than memory (.npy, raw IDX files, TFDS names); changes \
 results by rounding only. Test and validation sets stay in memory: choose a small --test-fraction."""
@@ -297,7 +302,7 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
         if self.dequantize and self.objective == "geco":
             raise UserError(
                 "--dequantize: --objective geco holds the density itself at its target, not the nats of the discrete "
-                "data. Use a likelihood of integer levels, such as discretized_logistic."
+                "data. Leave it out, and use a likelihood of integer levels, such as discretized_logistic."
             )
         if self.ema_decay and self.objective == "optimal_sigma":
             raise UserError(
@@ -305,6 +310,7 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
             )
         if self.free_bits_per == "group" and self.latent_dim % self.num_groups:
             raise UserError(f"--num-groups: expected a divisor of --latent-dim {self.latent_dim}, got {self.num_groups}.")
+        _expect(self.max_level is None or 1 <= self.max_level <= 255, "max_level", "a level from 1 to 255", self.max_level)
         lr = self.learning_rate
         _expect(1e-30 <= lr <= 1e30, "learning_rate", "a number > 0", lr)
         _expect(0 < self.test_fraction < 1, "test_fraction", "a number between 0 and 1", self.test_fraction)
@@ -326,7 +332,10 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
         _expect_scale("scale", self.scale, ("auto", "shared", "per_pixel"), numbers_allowed)
         _expect_scale("dispersion", self.dispersion, ("shared", "per_pixel"), True)
         if self.dequantize and self.binarization != "none":
-            raise UserError("--dequantize and binarised data exclude each other. Leave one out, or add --binarize none.")
+            fix = "Leave out --dequantize, or use a density such as --likelihood gaussian."
+            if self.likelihood != "bernoulli":
+                fix = "Leave one out."
+            raise UserError(f"--dequantize and binarized data exclude each other. {fix}")
 
     def unused(self) -> dict[str, tuple[str, list[str]]]:
         """The settings that this configuration does not use: (kind, the names of that kind that do) by setting."""
@@ -364,8 +373,10 @@ def from_dict(values: dict[str, Any]) -> Config:
     known = {field.name for field in dataclasses.fields(Config)}
     if not isinstance(values, dict):
         raise UserError(f"expected settings by name, got {values!r:.40}.")
-    if set(values) - known:
-        raise UserError(f"config.json has unknown settings {sorted(set(values) - known)}: written by a newer version?")
+    if newer := set(values) - known:
+        raise UserError(
+            f"config.json has unknown settings {sorted(newer)}: written by a newer version? Update vae_jax to read it."
+        )
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     config = Config(**arguments)
     return dataclasses.replace(config, **{setting: getattr(Config, setting) for setting in config.unused()})

@@ -12,13 +12,17 @@ class UserError(ValueError):
     """Bad input from a user: one sentence that says what was expected, what came, and the likely fix."""
 
 
-def unknown(kind: str, name: str, options: Iterable[str], hint: str = "") -> UserError:
-    """The error for a name that is not among `options`, with the near names first."""
+class DataWarning(UserWarning):
+    """A note on data that were read otherwise than a user may expect; scripts print it as a line."""
+
+
+def unknown(kind: str, name: str, options: Iterable[str], hint: str = "", list_all: bool = True) -> UserError:
+    """The error for a name that is not among `options`, with the near names first and then, where they are few, all."""
     options = list(options)
     lower = {option.lower(): option for option in options}
     near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), list(lower), n=3, cutoff=0.5)]
     guess = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    listed = f" Known: {', '.join(options)}." if len(options) <= 20 else ""
+    listed = f" Known: {', '.join(options)}." if list_all and len(options) <= 20 else ""
     return UserError(f"unknown {kind} {name!r}.{guess}{listed}{hint}")
 
 

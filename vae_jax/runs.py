@@ -8,6 +8,7 @@ diverged.json, what `postmortem.examine` says of the step after it.
 import dataclasses
 import json
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
@@ -23,7 +24,7 @@ from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective
-from vae_jax.errors import UserError
+from vae_jax.errors import DataWarning, UserError
 from vae_jax.files import read_json, write_json
 from vae_jax.folders import check_out, exclusive, is_fresh, remove
 from vae_jax.likelihoods import Likelihood
@@ -238,6 +239,7 @@ def describe(built: Built, data_dir: str | None) -> dict[str, Any]:
             "max_level": dataset.max_level,
             "split": dataset.split,
             "treatment": built.data.description,
+            "notes": list(dataset.notes),
         },
         "versions": {name: _version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -277,7 +279,9 @@ def _rebuild(
             if given is None:
                 raise UserError(f"{path}: the run was trained with a {name} of your own: pass {name}=... to load_run.")
             raise UserError(f"{path}: the run was trained with the {name} {getattr(config, name)!r}: leave {name}= out.")
-    built = build(config, data_dir=data_dir or description.get("data_dir"), likelihood=likelihood, objective=objective)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # they were given when the run began
+        built = build(config, data_dir=data_dir or description.get("data_dir"), likelihood=likelihood, objective=objective)
     if built.dataset.fingerprint() != description["data"]["sha256"]:
         raise UserError(f"{path}: the data set {config.dataset!r} is not the one that the run was trained on.")
     return built

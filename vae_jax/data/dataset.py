@@ -3,6 +3,7 @@
 import hashlib
 import numbers
 import os
+import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,11 +14,15 @@ from jax import Array
 
 from vae_jax import keys
 from vae_jax.data import sources, sprites, tfds_source
-from vae_jax.data.rows import Rows, check_shape, check_values, chunks, header, level_type, sum_images, sum_squares
-from vae_jax.data.sources import Rendering, Split
-from vae_jax.errors import UserError, unknown
+from vae_jax.data.checks import check_finite, check_range, check_shape
+from vae_jax.data.levels import LAYOUTS, Layout, as_levels, channels_last, clipped, image_parts, top_level
+from vae_jax.data.listing import PARTS
+from vae_jax.data.rows import Rows, chunks, header, sum_images, sum_squares
+from vae_jax.data.split import Rendering, Split
+from vae_jax.errors import DataWarning, UserError, unknown
 
 BUNDLED = {"digits": sources.digits, "sprites": sprites.sprites, "sprites_grid": sprites.sprites_grid}
+_TEST_FRACTION = 0.2
 
 
 class Dataset(NamedTuple):
@@ -38,6 +43,7 @@ class Dataset(NamedTuple):
     test_factors: np.ndarray | None = None
     factor_names: tuple[str, ...] | None = None
     rendering: Rendering | None = None  # None: images are stored
+    notes: tuple[str, ...] = ()  # what the source holds and is not used, and what was changed in reading it
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -98,17 +104,27 @@ def load(
     *,
     data_dir: str | None = None,
     split: Literal["random", "last"] = "random",
-    test_fraction: float = 0.2,
+    test_fraction: float = _TEST_FRACTION,
     validation_fraction: float = 0.0,
     split_seed: int = 0,
     stream: bool = False,
+    max_level: int | None = None,
+    layout: Layout = "auto",
 ) -> Dataset:
     """Loads a data set by name or path.
+
+    All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. Floats that leave [0, 1]
+    by rounding alone, at most 1e-6, are clipped to it.
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel); "sprites" or "sprites_grid" (computed, see `sprites`); a
         TFDS name such as "mnist"; an .npy or .npz file; a folder of IDX files (raw or .gz) or of PNG/JPEG images. An .npz file
-        may hold `factors` of `train` and `test_factors`, integers (examples, factors), and their `factor_names`.
+        may hold x_train, x_validation and x_test (also X_train, train_images, val, valid ...), labels of each, `factors` of
+        the training images and `test_factors`, integers (examples, factors), and their `factor_names`. Folders in a folder of
+        images that are named train, val (valid, validation, dev) and test are the splits. Without test/ the test set is split
+        off train/. Files are in the order of their names, with numbers in names compared by value. Images are turned as their
+        EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and sprites),
+        and grey images among color images get three equal channels.
       data_dir: where TFDS finds or keeps prepared data.
       split: how to split where the source has no test set: "random" (seeded) or "last" (the last block, for video frames).
       test_fraction: share of the examples that such a split puts into the test set.
@@ -116,87 +132,118 @@ def load(
       split_seed: seed of a random split.
       stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, or of a TFDS data set, which is
         decoded into an .npy file in the cache folder. They are read through once. Nothing else differs.
+      max_level: the highest level of integer images, 1 to 255. By default 1 for arrays of zeros and ones, and else 255.
+      layout: "channels_first" where arrays in files are (examples, channels, height, width), "channels_last" where they are
+        (examples, height, width, channels). "auto" takes (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c
+        are larger than a, and c is not 1, 3 or 4; the result has its channels last.
 
     Raises:
       UserError: unknown name, missing path, unreadable or unsuitable data. Nothing from a file is ever executed.
     """
+    name = _check_arguments(name, split, test_fraction, validation_fraction, split_seed, max_level, layout)
+    found = _find(name, data_dir, stream)
+    if found.rendering is None:
+        for part, array in image_parts(found).items():
+            check_shape(_named(name, part), array.shape)
+    found = _with_labels(name, found)
+    _check_factors(name, found)
+    if found.rendering is not None and layout == "channels_first":
+        raise UserError(f"{name}: its channels are last. Leave out layout='channels_first' (--layout channels_first).")
+    found, notes = (found, []) if found.rendering else _kept(name, found, layout)
+    divided = _divided(name, found, split, test_fraction, validation_fraction, split_seed)
+    if isinstance(divided.train, Rows):
+        _check_rows(name, divided.train, found.train)
+    if found.rendering is None:
+        divided, clip_notes = clipped(name, divided)
+        notes += clip_notes
+    top, level_notes = top_level(name, divided, max_level)
+    assert divided.test is not None
+    labels = divided.test_labels
+    if labels is not None and labels.dtype.kind not in "iu":
+        labels = np.unique(labels, return_inverse=True)[1]
+    notes = (*found.notes, *_unused_settings(found, split, test_fraction, validation_fraction), *notes, *level_notes)
+    for note in notes:
+        warnings.warn(note, DataWarning, stacklevel=2)
+    return Dataset(
+        name,
+        divided.train,
+        divided.validation,
+        divided.test,
+        labels,
+        top,
+        divided.split,
+        divided.train_factors,
+        divided.test_factors,
+        found.factor_names,
+        found.rendering,
+        notes,
+    )
+
+
+def _check_arguments(
+    name: str | os.PathLike[str],
+    split: str,
+    test_fraction: float,
+    validation_fraction: float,
+    split_seed: int,
+    max_level: int | None,
+    layout: str,
+) -> str:
+    """Returns the name as a string; raises `UserError` for arguments that cannot be."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise UserError(
+            f"data.load: expected the name or path of a data set, got {type(name).__name__}. Save an array first: "
+            "np.save('images.npy', x), then data.load('images.npy')."
+        )
     name = os.fspath(name)
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")
     for what, value in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
         if not (isinstance(value, numbers.Real) and 0 <= value < 1):
-            raise UserError(f"{what}: expected a number from 0 to 1, got {value!r}.")
-    if split not in ("random", "last"):
-        raise unknown("split", split, ("random", "last"))
+            raise UserError(f"{what}: expected a number from 0 to below 1, got {value!r}.")
+    for what, value, options in (("split", split, ("random", "last")), ("layout", layout, LAYOUTS)):
+        if value not in options:
+            raise unknown(what, value, options)
     if not (isinstance(split_seed, numbers.Integral) and split_seed >= 0):
         raise UserError(f"split_seed: expected a whole number >= 0, got {split_seed!r}.")
+    if not (max_level is None or (isinstance(max_level, numbers.Integral) and 1 <= max_level <= 255)):
+        raise UserError(f"max_level: expected a whole number from 1 to 255, got {max_level!r}.")
+    return name
+
+
+def _find(name: str, data_dir: str | None, stream: bool) -> Split:
+    """Reads the source of this name: a bundled one, a path, or a TFDS name."""
     if name in BUNDLED:
         if stream:
             raise UserError(f"--stream: {name} is computed, not read from disk. Leave it out.")
-        found = BUNDLED[name]()
-    elif _is_path(name):
-        found = sources.from_path(Path(name), stream)
-    else:
-        try:
-            found = tfds_source.load(name, data_dir, stream)
-        except tfds_source.UnknownName as error:
-            if "/" in name:
-                raise UserError(f"{name}: no such file or folder, and no TFDS data set of that name.") from None
-            raise unknown(
-                "data set",
-                name,
-                [*BUNDLED, *error.known],
-                " Expected digits, sprites, a TFDS name, or a path to .npy, .npz or a folder.",
-            ) from None
+        return BUNDLED[name]()
+    if _is_path(name):
+        return sources.from_path(Path(name), stream)
+    try:
+        return tfds_source.load(name, data_dir, stream)
+    except tfds_source.UnknownName as error:
+        if "/" in name:
+            raise UserError(f"{name}: no such file or folder, and no TFDS data set of that name.") from None
+        hint = " Expected digits, sprites, sprites_grid, a TFDS name, or a path to .npy, .npz or a folder."
+        raise unknown("data set", name, [*BUNDLED, *error.near], hint, list_all=False) from None
 
-    for images, given in ((found.train, found.train_labels), (found.test, found.test_labels)):
-        if images is not None and found.rendering is None:
-            check_shape(name, images.shape)
-        if images is not None and given is not None and given.shape != images.shape[:1]:
-            raise UserError(f"{name}: expected one label for each of {len(images)} images, got labels of shape {given.shape}.")
-    _check_factors(name, found)
-    train, validation, test = found.train, found.validation, found.test
-    if found.rendering is None:
-        train = train if isinstance(train, Rows) else _as_levels(name, train)  # rows are looked at once they are split
-        validation, test = (None if array is None else _as_levels(name, array) for array in (validation, test))
-    words, labels = found.split, found.test_labels
-    train_factors, test_factors = found.train_factors, found.test_factors
-    if test is None:
-        words = _describe(split, split_seed)
-        rest, held = _split(len(train), test_fraction, split, split_seed, name)
-        labels = None if found.train_labels is None else found.train_labels[held]
-        train, test = _part(name, train, rest, held)
-        if train_factors is not None:
-            train_factors, test_factors = train_factors[rest], train_factors[held]
-    if validation is None and validation_fraction > 0:
-        rest, held = _split(len(train), validation_fraction, split, split_seed + 1, name)
-        if found.rendering and found.rendering.draw:
-            words += f"; {len(held)} validation images drawn once as well, with seed {split_seed}"
-            draw = jax.vmap(found.rendering.draw, in_axes=(None, 0))
-            validation = np.asarray(draw(keys.stream(split_seed, keys.Stream.RENDERED_VALIDATION), jnp.asarray(train[held])))
-        else:
-            words += f"; validation {_describe(split, split_seed)} from the training set"
-            train, validation = _part(name, train, rest, held)
-            train_factors = None if train_factors is None else train_factors[rest]
-    if isinstance(train, Rows):
-        check_values(name, *train.scan[:3], train.dtype)
-    arrays = [array for array in (train, validation, test) if array is not None]
-    max_level = found.max_level if found.rendering else _max_level(found, arrays)
-    if labels is not None:
-        labels = np.unique(labels, return_inverse=True)[1] if labels.dtype.kind not in "iu" else labels
-    return Dataset(
-        name,
-        train,
-        validation,
-        test,
-        labels,
-        max_level,
-        words,
-        train_factors,
-        test_factors,
-        found.factor_names,
-        found.rendering,
-    )
+
+def _with_labels(name: str, found: Split) -> Split:
+    """The source with a label for each image, (examples,); or a `UserError`."""
+    for part in ("train", "test"):
+        images, labels = getattr(found, part), getattr(found, f"{part}_labels")
+        if images is None or labels is None or labels.shape == images.shape[:1]:
+            continue
+        if labels.shape == (len(images), 1):
+            found = found._replace(**{f"{part}_labels": labels[:, 0]})
+            continue
+        fix = "Save one for each image, or leave the labels out."
+        if labels.ndim == 2 and len(labels) == len(images):
+            fix = "For one-hot labels save labels.argmax(axis=1)."
+        raise UserError(
+            f"{name}: expected one label for each of {len(images)} images, got labels of shape {labels.shape}. {fix}"
+        )
+    return found
 
 
 def _check_factors(name: str, found: Split) -> None:
@@ -205,13 +252,21 @@ def _check_factors(name: str, found: Split) -> None:
     for rows, factors in arrays:
         count = 0 if rows is None else len(rows)
         if factors.ndim != 2 or len(factors) != count or factors.dtype.kind not in "ui":
+            fix = "Save a row for each image, and test_factors only with a test array."
+            if len(factors) == count and factors.ndim == 1:
+                fix = "For a single factor save factors[:, None]."
+            elif len(factors) == count and factors.ndim == 2:
+                fix = "Number the values of each column by np.unique(column, return_inverse=True)[1]."
             raise UserError(
                 f"{name}: expected factors as integers of shape (examples, factors), a row for each of {count} examples, got "
-                f"shape {factors.shape} and dtype {factors.dtype}."
+                f"shape {factors.shape} and dtype {factors.dtype}. {fix}"
             )
     columns = {factors.shape[1] for _, factors in arrays} | ({len(found.factor_names)} if found.factor_names else set())
     if len(columns) > 1:
-        raise UserError(f"{name}: expected the same factors for training and test, each with its name, got {sorted(columns)}.")
+        raise UserError(
+            f"{name}: expected the same factors for training and test, each with its name, got {sorted(columns)} of them. Save "
+            "as many columns, and as many factor_names, for both."
+        )
 
 
 def _is_path(name: str) -> bool:
@@ -222,49 +277,104 @@ def _is_path(name: str) -> bool:
         return False
 
 
-def _as_levels(name: str, array: np.ndarray) -> np.ndarray:
-    """uint8 levels or finite float32, with four axes; or a `UserError`."""
-    check_shape(name, array.shape)
-    kind = level_type(name, array.dtype)
-    if array.ndim == 3:
-        array = array[..., np.newaxis]
-    low, high = (array.min(), array.max()) if kind == np.uint8 and array.dtype != np.uint8 else (0, 0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        levels = np.ascontiguousarray(array, dtype=kind)
-    bad = 0 if kind == np.uint8 else int(levels.size - np.count_nonzero(np.isfinite(levels)))
-    check_values(name, bad, low, high, kind)
-    return levels
+def _named(name: str, part: str) -> str:
+    """The name of a part in a message: the training images have that of the data set."""
+    return name if part == "train" else f"{name}: {PARTS[part]} images"
+
+
+def _kept(name: str, found: Split, layout: Layout) -> tuple[Split, list[str]]:
+    """The source with its channels last and its images in memory as levels or float32, and notes."""
+    moved, notes = channels_last(name, found, layout)
+    for part, array in moved.items():
+        if not isinstance(array, Rows):  # which are looked at once they are split
+            moved[part] = as_levels(_named(name, part), array)
+    return found._replace(**moved), notes
+
+
+def _divided(name: str, found: Split, split: str, test_fraction: float, validation_fraction: float, seed: int) -> Split:
+    """The source with a test set, and with a validation set where one is asked for, split off the training set."""
+    words = _own_words(found)
+    if found.test is None:
+        rest, held = _split(len(found.train), test_fraction, split, seed, name, "test_fraction")
+        train, test = _part(name, found.train, rest, held)
+        labels, factors = (None if rows is None else rows[held] for rows in (found.train_labels, found.train_factors))
+        found = found._replace(train=train, test=test, test_labels=labels)
+        if found.train_factors is not None:
+            found = found._replace(train_factors=found.train_factors[rest], test_factors=factors)
+        words = _describe(split, seed) + words
+    if found.validation is None and validation_fraction > 0:
+        rest, held = _split(len(found.train), validation_fraction, split, seed + 1, name, "validation_fraction")
+        if found.rendering and found.rendering.draw:
+            words += f"; {len(held)} validation images drawn once as well, with seed {seed}"
+            draw = jax.vmap(found.rendering.draw, in_axes=(None, 0))
+            drawn = draw(keys.stream(seed, keys.Stream.RENDERED_VALIDATION), jnp.asarray(found.train[held]))
+            found = found._replace(validation=np.asarray(drawn))
+        else:
+            words += f"; validation {_describe(split, seed)} from the training set"
+            train, validation = _part(name, found.train, rest, held)
+            factors = None if found.train_factors is None else found.train_factors[rest]
+            found = found._replace(train=train, validation=validation, train_factors=factors)
+    return found._replace(split=words)
+
+
+def _own_words(found: Split) -> str:
+    """The source's own parts with their names."""
+    names = "" if found.where is None else ", ".join(f"{PARTS[part]} {name}" for part, name in found.where.items())
+    if found.test is not None:
+        return found.split + (f" ({names})" if names else "")
+    return "" if found.validation is None else f"; the source's own {names or 'validation set'}"
+
+
+def _unused_settings(found: Split, split: str, test_fraction: float, validation_fraction: float) -> list[str]:
+    """Notes on options of the split that the source's own parts leave without effect."""
+    notes = []
+    if found.validation is not None and validation_fraction > 0:
+        notes.append(("its own validation set", {"validation_fraction": validation_fraction}))
+    changed = {"split": (split, "random"), "test_fraction": (test_fraction, _TEST_FRACTION)}
+    options = {option: value for option, (value, default) in changed.items() if value != default}
+    if found.test is not None and (found.validation is not None or not validation_fraction):
+        notes.append(("its own test set", options))
+    elif found.test is not None:  # the way to split is that of the validation set
+        notes.append(("its own test set", {option: value for option, value in options.items() if option != "split"}))
+    return [
+        f"{option}={value!r} (--{option.replace('_', '-')} {value}) has no effect: the source has {own}."
+        for own, options in notes
+        for option, value in options.items()
+    ]
 
 
 def _part(name: str, images: np.ndarray | Rows, rest: np.ndarray, held: np.ndarray) -> tuple[np.ndarray | Rows, np.ndarray]:
     """(what stays, what is held out); of rows on disk a view, and what is held out of them in memory."""
-    if isinstance(images, Rows):
-        return images.view(rest), _as_levels(name, images.stored(held))
-    return images[rest], images[held]
+    if not isinstance(images, Rows):
+        return images[rest], images[held]
+    try:
+        return images.view(rest), as_levels(name, images.stored(held), images.places(held))
+    except UserError:
+        _check_rows(name, images, images)
+        raise
 
 
-def _max_level(found: Split, arrays: list[np.ndarray | Rows]) -> int | None:
-    kinds = {array.dtype for array in arrays}
-    if len(kinds) > 1 or len({array.shape[1:] for array in arrays}) > 1:
-        raise UserError(
-            "expected training and test images of one shape and dtype, got "
-            + " and ".join(f"{array.shape[1:]} {array.dtype}" for array in arrays)
-        )
-    if np.dtype(np.float32) in kinds:
-        return None
-    if found.max_level is not None:
-        return found.max_level
-    return 1 if max(int(array.max()) for array in arrays) <= 1 else 255
+def _check_rows(name: str, rows: Rows, source: np.ndarray | Rows) -> None:
+    """Raises `UserError` where numbers of the rows are unsuitable, and then counts those of the whole source."""
+    assert isinstance(source, Rows)
+    if rows.dtype == np.uint8:
+        if rows.scan.low < 0 or rows.scan.high > 255:
+            check_range(name, source.scan.low, source.scan.high)
+    elif rows.scan.bad.numbers:
+        check_finite(name, source.scan.bad, len(source))
 
 
 def _describe(split: str, seed: int) -> str:
     return f"random with seed {seed}" if split == "random" else "the last block"
 
 
-def _split(count: int, fraction: float, split: str, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _split(count: int, fraction: float, split: str, seed: int, name: str, option: str) -> tuple[np.ndarray, np.ndarray]:
     """Indices of what stays and of what is held out, each in the source's order."""
     held_out = round(count * fraction)
     if not 0 < held_out < count:
-        raise UserError(f"{name}: a split of {count} examples with fraction {fraction} leaves one side empty.")
+        raise UserError(
+            f"{name}: {option}={fraction} (--{option.replace('_', '-')} {fraction}) splits {count} examples into "
+            f"{count - held_out} and {held_out}. Each side needs at least one."
+        )
     order = np.random.default_rng(seed).permutation(count) if split == "random" else np.arange(count)
     return np.sort(order[:-held_out]), np.sort(order[-held_out:])

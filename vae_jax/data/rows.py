@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from vae_jax.data.checks import Unusable, check_shape, level_type, unusable
 from vae_jax.errors import UserError
 
 
 class Scan(NamedTuple):
-    """What one pass over all images finds."""
+    """The results of one pass over all images."""
 
-    bad: int  # numbers that are NaN or infinite
+    bad: Unusable  # numbers that are not finite
     low: float  # of what is stored
     high: float
     values: np.ndarray  # the levels that occur; of floats the lowest, the highest, and one with a fraction if there is any
@@ -54,21 +55,30 @@ class _File:
             raise OSError(f"{self.path}: was changed while it was read. Restore it, and go on with --resume.")
 
 
+class _Reading(NamedTuple):
+    """Which rows of a file are read, and what is done to them."""
+
+    chosen: np.ndarray | None = None  # their numbers; None: all rows
+    channels_first: bool = False  # in the file; the channels are moved to the last axis
+    clipped: bool = False  # to [0, 1]
+    as_bytes: Callable[[np.ndarray], np.ndarray] | None = None  # from images to uint8
+
+
 class Rows:
     """Images on disk, (examples, height, width, channels), uint8 levels or float32 whatever is stored; or some of them.
 
     Behaves like an array of which only rows are ever read: shape, dtype, size, len, and indexing by a slice or by integers.
     """
 
-    def __init__(
-        self, file: _File, index: np.ndarray | None = None, as_bytes: Callable[[np.ndarray], np.ndarray] | None = None
-    ):
+    def __init__(self, file: _File, reading: _Reading = _Reading()):  # noqa: B008  # it cannot be changed
         shape, stored = file.through.shape, file.through.dtype
         check_shape(str(file.path), shape)
-        self._file, self._index, self._as_bytes = file, index, as_bytes
+        self._file, self._reading = file, reading
         self._kept = level_type(str(file.path), stored)
-        self.dtype = np.dtype(np.uint8) if as_bytes else self._kept
-        self.shape = (shape[0] if index is None else len(index), *(shape[1:] if len(shape) == 4 else (*shape[1:], 1)))
+        self.dtype = np.dtype(np.uint8) if reading.as_bytes else self._kept
+        count = shape[0] if reading.chosen is None else len(reading.chosen)
+        image = shape[1:] if len(shape) == 4 else (*shape[1:], 1)
+        self.shape = (count, *((*image[1:], image[0]) if reading.channels_first else image))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -86,25 +96,38 @@ class Rows:
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         return self._as_levels(self.stored(key))
 
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of the array in the file."""
+        return self._file.through.shape
+
     def stored(self, key: slice | np.ndarray) -> np.ndarray:
-        """Rows before they become levels or float32."""
+        """Rows before they become levels or float32, with the channels last."""
         self._file.check_unchanged()
-        return np.take(self._file.through, self._places(key), axis=0)
+        return self._taken(self._file.through, self.places(key))
 
     def gather(self, index: np.ndarray, out: np.ndarray) -> None:
         """Rows into `out`, (rows, ...), in the order of `index` but read in that of the file, which disks like better."""
         self._file.check_unchanged()
-        places = self._places(index)
+        places = self.places(index)
         order = np.argsort(places)
-        out[order] = self._as_levels(np.take(self._file.scattered, places[order], axis=0)).reshape(out.shape)
+        out[order] = self._as_levels(self._taken(self._file.scattered, places[order])).reshape(out.shape)
 
     def view(self, index: np.ndarray) -> "Rows":
         """Some of these rows, where they are."""
-        return Rows(self._file, self._places(index), self._as_bytes)
+        return Rows(self._file, self._reading._replace(chosen=self.places(index)))
+
+    def channels_last(self) -> "Rows":
+        """The same rows of a file that has the channels before height and width, with the channels last."""
+        return Rows(self._file, self._reading._replace(channels_first=True))
+
+    def clipped(self) -> "Rows":
+        """The same rows with their numbers clipped to [0, 1]."""
+        return Rows(self._file, self._reading._replace(clipped=True))
 
     def treated(self, as_bytes: Callable[[np.ndarray], np.ndarray]) -> "Rows":
         """The same rows, with this function from images to uint8 applied to what is read of them."""
-        return Rows(self._file, self._index, as_bytes)
+        return Rows(self._file, self._reading._replace(as_bytes=as_bytes))
 
     def max(self) -> float:
         """The largest number that is stored."""
@@ -113,7 +136,7 @@ class Rows:
     @cached_property
     def scan(self) -> Scan:
         """All that is needed to know about the images, by one pass, a few megabytes at a time."""
-        bad, low, high, fraction = 0, np.inf, -np.inf, np.zeros(0, np.float32)
+        bad, low, high, fraction = Unusable(), np.inf, -np.inf, np.zeros(0, np.float32)
         total, squares, levels = np.zeros(self.shape[1:], np.float64), 0.0, np.zeros(256, bool)
         digest = hashlib.sha256(header(self))
         for part in slices(self):
@@ -124,7 +147,7 @@ class Rows:
                 low, high = min(low, float(raw.min())), max(high, float(raw.max()))
             else:
                 finite = np.isfinite(chunk)
-                bad += int(chunk.size - np.count_nonzero(finite))
+                bad = bad.plus(unusable(raw, chunk, self.places(part)))
                 low = min(low, float(np.min(chunk, where=finite, initial=np.inf)))
                 high = max(high, float(np.max(chunk, where=finite, initial=-np.inf)))
                 if not len(fraction):
@@ -137,46 +160,26 @@ class Rows:
         values = whole if self.dtype == np.uint8 else np.concatenate([np.array([low, high], np.float32), fraction])
         return Scan(bad, low, high, values, total, squares, digest)
 
-    def _places(self, key: slice | np.ndarray) -> np.ndarray:
+    def places(self, key: slice | np.ndarray) -> np.ndarray:
+        """Numbers of these rows in the file."""
         index = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.asarray(key)
-        return index if self._index is None else self._index[index]
+        return index if self._reading.chosen is None else self._reading.chosen[index]
+
+    def _taken(self, file: np.ndarray, places: np.ndarray) -> np.ndarray:
+        taken = np.take(file, places, axis=0)
+        return np.moveaxis(taken, 1, -1) if self._reading.channels_first else taken
 
     def _as_levels(self, stored: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
-            images = stored.astype(self._kept, copy=False).reshape(-1, *self.shape[1:])
-        return self._as_bytes(images) if self._as_bytes else images
+            images = np.ascontiguousarray(stored, self._kept).reshape(-1, *self.shape[1:])
+        if self._reading.clipped:
+            images = np.clip(images, 0, 1)
+        return self._reading.as_bytes(images) if self._reading.as_bytes else images
 
 
 def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> Rows:
     """The rows of an array in C order that starts `offset` bytes into a file."""
     return Rows(_File(path, shape, dtype, offset))
-
-
-def check_shape(name: str, shape: tuple[int, ...]) -> None:
-    """Raises `UserError` unless an array of this shape can be images."""
-    if len(shape) not in (3, 4):
-        raise UserError(f"{name}: expected images with 3 or 4 axes (examples, height, width[, channels]), got shape {shape}.")
-    if 0 in shape:
-        raise UserError(f"{name}: expected at least one example and one pixel, got shape {shape}.")
-
-
-def level_type(name: str, dtype: np.dtype) -> np.dtype:
-    """What numbers of this type are kept as: uint8 levels or float32; or a `UserError`."""
-    if dtype.kind == "f":
-        return np.dtype(np.float32)
-    if dtype.kind in "bui":  # and not timedelta64, which NumPy counts among the integers
-        return np.dtype(np.uint8)
-    raise UserError(f"{name}: expected uint8 or float images, got dtype {dtype}.")
-
-
-def check_values(name: str, bad: int, low: float, high: float, dtype: np.dtype) -> None:
-    """Raises `UserError` for numbers that are not finite, or that do not fit into uint8 where those are kept."""
-    if bad:
-        raise UserError(f"{name}: expected finite numbers, got {bad} NaN or infinite values. Clean the data first.")
-    if dtype == np.uint8 and (low < 0 or high > 255):
-        raise UserError(
-            f"{name}: expected integer levels from 0 to 255, got {low:.0f} to {high:.0f}. Convert to float or uint8."
-        )
 
 
 def header(rows: np.ndarray | Rows) -> bytes:

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax.data.sources import Rendering, Split
+from vae_jax.data.split import Rendering, Split
 
 FACTOR_NAMES = ("shape", "scale", "orientation", "x_position", "y_position")
 FACTOR_SIZES = (3, 6, 40, 32, 32)

@@ -1,8 +1,10 @@
 """Images from TensorFlow Datasets, read without TensorFlow; preparing them needs it."""
 
 import contextlib
+import difflib
 import hashlib
 import importlib.util
+import io
 import logging
 import os
 import sys
@@ -15,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from vae_jax.cache import cache_dir
+from vae_jax.data.archives import rows_of_npy
+from vae_jax.data.listing import UNREADABLE, joined
 from vae_jax.data.rows import Rows
-from vae_jax.data.sources import UNREADABLE, Split, rows_of_npy
+from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 from vae_jax.files import write_arrays
 
@@ -28,11 +32,11 @@ _FACTORS = (
 
 
 class UnknownName(Exception):
-    """TFDS has no such data set."""
+    """TFDS has no such data set; `near` are similar names of image data sets that can be read."""
 
-    def __init__(self, known: list[str]):
+    def __init__(self, near: list[str]):
         super().__init__()
-        self.known = known
+        self.near = near
 
 
 def load(name: str, data_dir: str | None, stream: bool = False) -> Split:
@@ -45,21 +49,21 @@ def load(name: str, data_dir: str | None, stream: bool = False) -> Split:
     import tensorflow_datasets as tfds
 
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"--data-dir {data_dir}: no such folder.")
+        raise UserError(f"--data-dir {data_dir}: no such folder. Create it, or leave the option out.")
     known = tfds.list_builders(with_community_datasets=False)
     if name.split(":")[0].split("/")[0] not in known:
-        raise UnknownName(known)
-    try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except Exception as error:  # an unknown configuration or version, a damaged folder: TFDS raises many kinds
-        raise UserError(f"TFDS cannot open {name!r}: {_one_line(error)}") from None
+        raise UnknownName(_near(tfds, name, known, data_dir))
+    builder = _open(tfds, name, data_dir)
+    image, label = _features(tfds, builder, name)  # before anything is downloaded
     if not builder.is_prepared():
         _prepare(tfds, builder, name, data_dir)
 
-    image, label = _features(tfds, builder, name)
     factors = _factors(builder)
     if builder.info.splits.get("train") is None:
-        raise UserError(f"TFDS data set {name!r}: expected a train split, got {sorted(builder.info.splits)}.")
+        raise UserError(
+            f"TFDS data set {name!r}: expected a train split, got only {joined(sorted(builder.info.splits))}. Choose a data "
+            "set with training images."
+        )
     read = {}
     for split in ("train", "validation", "test"):
         if split in builder.info.splits:
@@ -75,7 +79,43 @@ def load(name: str, data_dir: str | None, stream: bool = False) -> Split:
         train_factors=train_factors,
         test_factors=test_factors,
         factor_names=factors,
+        channels_last=True,
+        notes=_unused(tfds, builder, name, image, list(read)),
     )
+
+
+def _open(tfds, name: str, data_dir: str | None) -> Any:
+    try:
+        # Builders that need TensorFlow or another package print a banner before they fail.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except Exception as error:  # an unknown configuration or version, a damaged folder: TFDS raises many kinds
+        raise UserError(f"TFDS cannot open {name!r}: {_one_line(error)}") from None
+
+
+def _near(tfds, name: str, known: list[str], data_dir: str | None) -> list[str]:
+    """At most three names like `name` of data sets whose images can be read; making a builder takes milliseconds."""
+    near: list[str] = []
+    for candidate in difflib.get_close_matches(name.lower(), known, n=20, cutoff=0.5):
+        with contextlib.suppress(UserError):
+            _features(tfds, _open(tfds, candidate, data_dir), candidate)
+            near.append(candidate)
+        if len(near) == 3:
+            break
+    return near
+
+
+def _unused(tfds, builder, name: str, image: str, splits: list[str]) -> tuple[str, ...]:
+    """Notes on splits and on images beside the first that the data set has and that are not read."""
+    rest = [split for split in builder.info.splits if split not in splits]
+    kinds = (tfds.features.Image, tfds.features.Video)
+    images = [key for key, feature in builder.info.features.items() if isinstance(feature, kinds) and key != image]
+    notes = []
+    for what, names in (("split", rest), ("image feature", images)):
+        if names:
+            plural, verb = ("", "is") if len(names) == 1 else ("s", "are")
+            notes.append(f"TFDS data set {name!r}: the {what}{plural} {joined(names)} {verb} not used.")
+    return tuple(notes)
 
 
 def _prepare(tfds, builder, name: str, data_dir: str | None) -> None:
@@ -87,7 +127,7 @@ def _prepare(tfds, builder, name: str, data_dir: str | None) -> None:
         )
     downloads = Path(data_dir or Path.home() / "tensorflow_datasets") / "downloads"
     if not downloads.is_dir():  # else the files may be there already, in downloads/manual or from an earlier attempt
-        _check_reachable(name, builder)
+        _check_reachable(name, builder, downloads)
     print(f"TFDS: downloading and preparing {name} into {place} ...", file=sys.stderr, flush=True)
     try:
         builder.download_and_prepare(file_format="array_record")
@@ -95,7 +135,7 @@ def _prepare(tfds, builder, name: str, data_dir: str | None) -> None:
         raise UserError(f"TFDS could not fetch and prepare {name!r}: {_one_line(error)}") from None
 
 
-def _check_reachable(name: str, builder) -> None:
+def _check_reachable(name: str, builder, downloads: Path) -> None:
     """Fails at once where TFDS itself would try for over three minutes."""
     for url in list(builder.url_infos)[:1]:
         try:
@@ -103,7 +143,10 @@ def _check_reachable(name: str, builder) -> None:
         except urllib.error.HTTPError:
             pass  # the host answers; let TFDS say what it thinks of the file
         except OSError as error:
-            raise UserError(f"TFDS data set {name!r} is not prepared and cannot be fetched: {url}: {error}") from None
+            raise UserError(
+                f"TFDS data set {name!r} is not prepared and cannot be fetched: {url}: {error}. Put its files into "
+                f"{downloads / 'manual'}, or pass --data-dir with a folder where it is prepared."
+            ) from None
 
 
 def _one_line(error: Exception) -> str:
@@ -115,8 +158,15 @@ def _features(tfds, builder, name: str) -> tuple[str, str | None]:
     """Names of the image feature and, where there is one, of an integer label."""
     features = builder.info.features
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    if not images or None in features[images[0]].shape:
-        raise UserError(f"TFDS data set {name!r}: expected images of one fixed size, got features {sorted(features)}.")
+    if not images:
+        raise UserError(
+            f"TFDS data set {name!r}: expected images, got features {joined(sorted(features))}. Choose an image data set."
+        )
+    if None in (shape := features[images[0]].shape):
+        raise UserError(
+            f"TFDS data set {name!r}: expected images of one fixed size, got shape {shape}. Resize them to one size, save them "
+            "as one .npy array, and pass its path."
+        )
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     return images[0], "label" if "label" in labels else labels[0] if labels else None
 
@@ -198,7 +248,7 @@ def _decode(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Hands every image to `keep`, in order; returns the labels and the factors."""
     name = builder.info.full_name
-    with _reading(name):
+    with _reading(name, builder.data_dir):
         source = builder.as_data_source(split=split)
         count = len(source)
     if sys.stderr.isatty() or count > 20_000:
@@ -206,7 +256,7 @@ def _decode(
     labels = np.empty(count, np.int64) if label else None
     rows = np.empty((count, len(factors)), np.uint8) if factors else None
     for index in range(count):
-        with _reading(name):
+        with _reading(name, builder.data_dir):
             record = source[index]
         keep(index, record[image])
         if labels is not None:
@@ -217,12 +267,14 @@ def _decode(
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
+def _reading(name: str, folder: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of array_record, of Pillow
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{name}: its prepared files are damaged or incomplete: {reason}. Prepare them again.") from None
+        raise UserError(
+            f"{name}: its prepared files are damaged or incomplete: {reason}. Remove {folder} to prepare them again."
+        ) from None
 
 
 def _present(**arrays: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -10,12 +10,7 @@ from vae_jax.data.rows import Rows, chunks
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, outside_support
 
-_FIXES = {
-    "binary": "Add --binarize dynamic (or fixed or threshold), or use --likelihood continuous_bernoulli.",
-    "unit_interval": "Rescale the data to [0, 1], or use --likelihood gaussian with --binarize none.",
-    "levels": "Give the likelihood as many levels as the data have (num_bins), stored as uint8; or use --likelihood gaussian.",
-    "counts": "Use --likelihood gaussian for data that are no counts.",
-}
+_NOT_COUNTS = "Use --likelihood gaussian for data that are not counts."
 
 
 def values(images: np.ndarray | Rows) -> np.ndarray:
@@ -38,7 +33,7 @@ def values(images: np.ndarray | Rows) -> np.ndarray:
 
 def extremes(arrays: Iterable[np.ndarray | Rows]) -> tuple[float, float]:
     """Returns the lowest and the highest stored number of all arrays; both are NaN where one is."""
-    ends = [array.scan[1:3] if isinstance(array, Rows) else (array.min(), array.max()) for array in arrays]
+    ends = [(array.scan.low, array.scan.high) if isinstance(array, Rows) else (array.min(), array.max()) for array in arrays]
     return float(np.min([low for low, _ in ends])), float(np.max([high for _, high in ends]))
 
 
@@ -75,7 +70,7 @@ def check_treatment(dataset: Dataset, binarization: str, dequantize: bool, count
         fractions = " with fractions" if np.any(found != np.round(found)) else ""
         if low < 0 or fractions:
             raise UserError(
-                f"{name}: expected counts (whole numbers >= 0), got {low:.9g} to {high:.9g}{fractions}. {_FIXES['counts']}"
+                f"{name}: expected counts (whole numbers >= 0), got {low:.9g} to {high:.9g}{fractions}. {_NOT_COUNTS}"
             )
 
 
@@ -90,18 +85,21 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
         return
     if dequantize:
         if likelihood.support not in ("real", "unit_interval"):
-            raise UserError(
-                f"--dequantize is for densities; {likelihood.name} takes the integers themselves, exactly. Leave it out."
-            )
+            exactly = "zeros and ones" if likelihood.support == "binary" else "the integers themselves"
+            raise UserError(f"--dequantize is for densities; {likelihood.name} takes {exactly}, exactly. Leave it out.")
         return
     if likelihood.support == "real":
         return
     if likelihood.support == "levels" and dataset.max_level is None:
-        raise UserError(f"{dataset.name}: {likelihood.name} expects integer levels, got floats. {_FIXES['levels']}")
+        raise UserError(
+            f"{dataset.name}: {likelihood.name} expects integer levels, got floats. For images in [0, 1] save "
+            "(x * 255).round().astype(np.uint8), or use --likelihood gaussian."
+        )
     scale = None if likelihood.support == "counts" else dataset.max_level
     arrays = [np.arange(2, dtype=np.uint8)] if dataset.rendering else _arrays(dataset)  # all that is ever rendered
-    if problem := outside_support(likelihood, values_of(arrays).astype(np.float32) / (scale or 1)):
-        raise UserError(f"{dataset.name}: {problem}. {_FIXES[likelihood.support]}")
+    found = values_of(arrays).astype(np.float32) / (scale or 1)
+    if problem := outside_support(likelihood, found):
+        raise UserError(f"{dataset.name}: {problem}. {_fix(likelihood, float(found.min()), float(found.max()))}")
 
 
 def values_of(arrays: Iterable[np.ndarray | Rows]) -> np.ndarray:
@@ -111,6 +109,21 @@ def values_of(arrays: Iterable[np.ndarray | Rows]) -> np.ndarray:
 
 def _arrays(dataset: Dataset) -> list[np.ndarray | Rows]:
     return [array for array in (dataset.train, dataset.validation, dataset.test) if array is not None]
+
+
+def _fix(likelihood: Likelihood, low: float, high: float) -> str:
+    """Names what makes data from low to high fit the likelihood."""
+    outside = low < 0 or high > 1
+    match likelihood.support:
+        case "binary" if outside:
+            return f"{_rescaled(low, high)} and add --binarize dynamic, or use --likelihood gaussian."
+        case "binary":
+            return "Add --binarize dynamic (or fixed or threshold), or use --likelihood continuous_bernoulli."
+        case "unit_interval":
+            return f"{_rescaled(low, high)}, or use --likelihood gaussian with --binarize none."
+        case "levels":
+            return f"Use --max-level {(likelihood.num_levels or 2) - 1}, or --likelihood gaussian."
+    return _NOT_COUNTS
 
 
 def _rescaled(low: float, high: float) -> str:

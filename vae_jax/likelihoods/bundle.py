@@ -44,6 +44,12 @@ def _facts(x: Array, num_levels: int) -> tuple[Array, Array, Array, Array]:
     return x.min(), x.max(), jnp.all(x == jnp.round(x)), jnp.all(jnp.abs(scaled - jnp.round(scaled)) < 1e-3)
 
 
+def _shown(value: float, is_outside: bool) -> str:
+    """A float32 in a few digits, or in all where the few would hide that it is outside of [0, 1]."""
+    short = f"{value:g}"
+    return f"{value:.9g}" if is_outside and 0 <= float(short) <= 1 else short
+
+
 def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
     """What is wrong with these data for this likelihood, in words, or None. Looks at values: call it outside of jit.
 
@@ -53,7 +59,7 @@ def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
       bernoulli expects binary data, got grey values in between
     """
     low, high, whole, on_levels = (value.item() for value in jax.jit(_facts)(jnp.asarray(x), likelihood.num_levels or 2))
-    between = f"got {low:g} to {high:g}"
+    between = f"got {_shown(low, low < 0)} to {_shown(high, high > 1)}"
     name, levels = likelihood.name, likelihood.num_levels
     match likelihood.support:
         case "binary" if low < 0 or high > 1:

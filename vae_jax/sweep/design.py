@@ -16,7 +16,10 @@ from vae_jax.errors import UserError, unknown
 
 TRACED = (*Hyperparams._fields, "seed")  # a new value is a new number for the same program
 # All members see the same data, split and test draws, or their rows could not be compared.
-SHARED = ("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "test_seed", "eval_batch_size")
+SHARED = (
+    *("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "max_level", "layout"),
+    *("test_seed", "eval_batch_size"),
+)
 _MOST = 100_000  # members of a design
 STATIC = tuple(field.name for field in dataclasses.fields(Config) if field.name not in (*TRACED, *SHARED))
 

@@ -1,0 +1,103 @@
+"""Checks of shapes, types and numbers of image arrays; each message has the NumPy line that makes the data readable."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_jax.errors import UserError
+
+_WITHOUT_BAD_ROWS = "x = x[np.isfinite(x).reshape(len(x), -1).all(axis=1)]"
+
+
+class Unusable(NamedTuple):
+    """Numbers that cannot be kept as finite float32, counted over examples."""
+
+    numbers: int = 0
+    too_large: int = 0  # of these, finite as stored but beyond the range of float32
+    rows: int = 0  # examples that have such a number
+    first: int = -1  # the number of the first of them in the source
+
+    def plus(self, other: "Unusable") -> "Unusable":
+        """Counts over the examples of both."""
+        first = min((unusable.first for unusable in (self, other) if unusable.rows), default=-1)
+        numbers, too_large = self.numbers + other.numbers, self.too_large + other.too_large
+        return Unusable(numbers, too_large, self.rows + other.rows, first)
+
+
+def unusable(stored: np.ndarray, kept: np.ndarray, index: np.ndarray | None = None) -> Unusable:
+    """Counts what is not finite in `kept`, the float32 copy of `stored`; `index` has the number of each row in the source."""
+    finite = np.isfinite(kept)
+    if finite.all():
+        return Unusable()
+    bad = ~finite.reshape(len(kept), -1)
+    rows = np.flatnonzero(bad.any(axis=1))
+    too_large = np.isfinite(stored).reshape(len(kept), -1) & bad
+    first = rows if index is None else index[rows]
+    return Unusable(int(bad.sum()), int(too_large.sum()), len(rows), int(first.min()))
+
+
+def check_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Raises `UserError` unless an array of this shape can be images."""
+    if len(shape) not in (3, 4):
+        match len(shape):
+            case 0:
+                fix = "It holds a single number."
+            case 1:
+                fix = "For examples of one number each, save x[:, None, None, None]."
+            case 2:
+                fix = f"For a table of {shape[0]} examples with {shape[1]} numbers each, save x[:, None, :, None]."
+            case _:
+                fix = "Merge axes: for videos, x.reshape(-1, *x.shape[-3:]) makes an example of each frame."
+        raise UserError(
+            f"{name}: expected images with 3 or 4 axes (examples, height, width[, channels]), got shape {shape}. {fix}"
+        )
+    if 0 in shape:
+        raise UserError(f"{name}: expected at least one example and one pixel, got shape {shape}.")
+
+
+def level_type(name: str, dtype: np.dtype) -> np.dtype:
+    """The type that numbers of this type are kept as: uint8 levels or float32; or a `UserError`."""
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    if dtype.kind in "bui":  # and not timedelta64, which NumPy counts among the integers
+        return np.dtype(np.uint8)
+    fix = "Save numbers: x.astype(np.float32) where that is possible."
+    if dtype.kind == "c":
+        fix = "Save real numbers, such as np.stack([x.real, x.imag], axis=-1), which has two channels."
+    elif dtype.kind in "mM":
+        fix = "Save numbers, such as x.astype(np.int64).astype(np.float32)."
+    elif dtype.names:
+        fix = f"Save one of its fields, such as x[{dtype.names[0]!r}]."
+    raise UserError(f"{name}: expected uint8 or float images, got dtype {dtype}. {fix}")
+
+
+def check_finite(name: str, bad: Unusable, count: int) -> None:
+    """Raises `UserError` where some of `count` examples have numbers that are not finite in float32."""
+    if not bad.numbers:
+        return
+    if bad.too_large == bad.numbers:
+        raise UserError(
+            f"{name}: expected numbers within the range of float32, got {bad.numbers} beyond 3.4e38, the first in the example "
+            f"with index {bad.first}. Rescale the data, such as x / np.abs(x).max()."
+        )
+    fix = f"Leave them out: {_WITHOUT_BAD_ROWS}."
+    if bad.rows == count:
+        fix = "Every example has some, so replace them: x = np.where(np.isfinite(x), x, 0)."
+    raise UserError(
+        f"{name}: expected finite numbers, got {bad.numbers} NaN or infinite values in {bad.rows} of {count} examples, the "
+        f"first in the example with index {bad.first}. {fix}"
+    )
+
+
+def check_range(name: str, low: float, high: float) -> None:
+    """Raises `UserError` unless integers fit into uint8."""
+    if low < 0:
+        fix = "Save signed numbers as x.astype(np.float32), for likelihoods of real numbers."
+    elif high > 255:
+        fix = (
+            "Save counts as x.astype(np.float32), for likelihoods of counts; reduce other intensities to 8 bits, such as "
+            "(x * (255 / x.max())).round().astype(np.uint8)."
+        )
+    else:
+        return
+    raise UserError(f"{name}: expected integer levels from 0 to 255, got {low:.0f} to {high:.0f}. {fix}")
