@@ -1,5 +1,6 @@
 """`VAE`: a bundle of pure functions (init, encode, decode) for one example, with its likelihood."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax import networks
+from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.networks import Network
 from vae_jax.priors import Prior
@@ -35,6 +37,17 @@ def prior_log_prob(vae: VAE, params: Params) -> Callable[[Array], Array] | None:
         return None
     log_prob = vae.prior.log_prob
     return lambda z: log_prob(params["prior"], lambda x: vae.encode(params, x), z)
+
+
+def num_parameters(vae: VAE) -> int:
+    """Number of trained numbers: the sizes of all arrays of `vae.init`. Nothing is computed."""
+    params = jax.eval_shape(vae.init, _shape_key())
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _shape_key() -> Array:
+    """A key for tracing alone; its generator is named, so that JAX_DEFAULT_PRNG_IMPL changes nothing."""
+    return jax.random.key(0, impl="threefry2x32")
 
 
 def sample_prior(vae: VAE, params: Params, key: Array) -> Array:
@@ -66,11 +79,16 @@ def make_vae(
       own; `decode` then returns (decoder's array, those numbers).
 
     Raises:
-      ValueError: where shapes do not fit, with what was expected and what came. Nothing is computed for this.
+      ValueError: where the parts do not fit, with what was expected and what came. Nothing is computed for this. Later, at
+        trace time, where `encode`, `decode` or the likelihood gets a batch in place of one example, and where `encode` gets
+        integers: data as stored, which the network was not trained on.
     """
+    networks.check_network("encoder", encoder)
+    networks.check_network("decoder", decoder)
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
     data_shape = tuple(data_shape)
+    likelihood = likelihood._replace(log_prob=_of_one_example(likelihood, data_shape))
 
     def init(key: Array) -> Params:
         key_encoder, key_decoder = jax.random.split(key)
@@ -84,24 +102,22 @@ def make_vae(
     num_auxiliary = 0 if prior is None else prior.num_auxiliary
 
     def encode(params: Params, x: Array) -> tuple[Array, Array]:
+        x = _as_seen("encode", likelihood, data_shape, x)
         posterior = encoder.apply(params["encoder"], x)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
 
+    x = jax.ShapeDtypeStruct(data_shape, jnp.float32)
+    params = _parameters(init, encoder, decoder)
+    inner_dim = _latent_dim(encoder, params["encoder"], x)
+    latent_dim = inner_dim + num_auxiliary
+
     def decode(params: Params, z: Array) -> Any:
+        if jnp.shape(z) != (latent_dim,):
+            raise ValueError(_one("decode", "code", (latent_dim,), jnp.shape(z)))
         output = decoder.apply(params["decoder"], z[:-num_auxiliary] if num_auxiliary else z)
         return (output, params["likelihood"]) if likelihood.shared_start else output
 
-    x = jax.ShapeDtypeStruct(data_shape, jnp.float32)
-    params = jax.eval_shape(init, jax.random.key(0))
-    posterior = jax.eval_shape(encode, params, x)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(posterior)]
-    if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
-        raise ValueError(
-            "make_vae: expected the encoder to return (mean, log_scale), each of shape (latent,), for one example of shape "
-            f"{data_shape}, got shapes {shapes}. The network sees ONE example, without a batch axis."
-        )
-    (latent_dim,) = shapes[0]
-    output = jax.eval_shape(decode, params, jax.ShapeDtypeStruct((latent_dim,), jnp.float32))
+    output = _output(decoder, decode, params, inner_dim, latent_dim)
     log_prob = jax.eval_shape(likelihood.log_prob, output, x)
     if getattr(log_prob, "shape", None) != ():
         raise ValueError(
@@ -117,6 +133,106 @@ def make_vae(
         if shape != ():
             raise ValueError(f"make_vae: expected the prior {prior.name!r} to return a scalar for one code, got shape {shape}.")
     return vae
+
+
+def _parameters(init: Callable[[Array], Params], encoder: Network, decoder: Network) -> Params:
+    """Shapes of all parameters; `ValueError` where a network cannot make its own."""
+    try:
+        return jax.eval_shape(init, _shape_key())
+    except Exception:
+        for role, network in (("encoder", encoder), ("decoder", decoder)):
+            _traced(
+                network.init,
+                _shape_key(),
+                words=f"make_vae: the {role}'s parameters cannot be made.",
+                advice=f" Expected a network of ONE {'example' if role == 'encoder' else 'code'}, without a batch axis.",
+            )
+        raise
+
+
+def _latent_dim(encoder: Network, params: Params, x: jax.ShapeDtypeStruct) -> int:
+    """Length of the encoder's mean; `ValueError` unless it returns (mean, log_scale) of one example."""
+    posterior = _traced(
+        encoder.apply,
+        params,
+        x,
+        words=f"make_vae: the encoder fails on one example of shape {x.shape}.",
+        advice=" It sees ONE example, without a batch axis: flatten by x.reshape(-1), for example.",
+    )
+    pair = list(posterior) if isinstance(posterior, tuple | list) else []
+    shapes = [getattr(leaf, "shape", None) for leaf in pair]
+    if len(shapes) != 2 or shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 1:
+        got = f"a tuple with shapes {shapes}" if pair else f"{_described(posterior)} in place of a pair"
+        raise ValueError(
+            "make_vae: expected the encoder to return (mean, log_scale), each of shape (latent,), for one example of shape "
+            f"{x.shape}, got {got}. The network sees ONE example, without a batch axis: flatten by x.reshape(-1), for example."
+        )
+    if wrong := [str(leaf.dtype) for leaf in pair if not jnp.issubdtype(leaf.dtype, jnp.floating)]:
+        raise ValueError(f"make_vae: expected the encoder to return floats, got {wrong[0]}. Return (mean, log_scale) in float32.")
+    return shapes[0][0]
+
+
+def _output(decoder: Network, decode: Callable[..., Any], params: Params, inner_dim: int, latent_dim: int) -> Any:
+    """Shapes of `decode`'s output; `ValueError` where the decoder does not take the encoder's codes."""
+    words = f"make_vae: the decoder fails on one code of shape ({inner_dim},), which is what the encoder gives."
+    advice = f" Make it for {inner_dim} latent dimensions and ONE code, without a batch axis."
+    output = _traced(decode, params, jax.ShapeDtypeStruct((latent_dim,), jnp.float32), words=words, advice=advice)
+    for leaf in jax.tree.leaves(output):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"make_vae: expected the decoder to return floats for the likelihood, got {leaf.dtype}.")
+    return output
+
+
+def _traced(function: Callable[..., Any], *arguments: Any, words: str, advice: str = "") -> Any:
+    """`jax.eval_shape`, where an error of the user's network becomes one sentence; its own error is the cause."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except UserError as error:
+        raise ValueError(f"{words} {error}") from None
+    except Exception as error:
+        raise ValueError(f"{words}{advice} The {type(error).__name__} above says where.") from error
+
+
+def _described(value: Any) -> str:
+    return f"an array of shape {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+
+
+def _one(function: str, what: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:
+    """The message for an array of the wrong shape, with `vmap` where it is a batch."""
+    words = f"{function}: expected one {what} of shape {expected}, got shape {got}."
+    if got[1:] != expected:
+        return words
+    if function == "log_prob":
+        return f"{words} For a batch use jax.vmap(vae.likelihood.log_prob)(decoder_outputs, x_batch)."
+    return f"{words} For a batch use jax.vmap(vae.{function}, in_axes=(None, 0))(params, batch)."
+
+
+def _as_seen(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: Any) -> Any:
+    """One example as the model takes it; `ValueError` for integers, whose scale is not the model's, and for a batch."""
+    x = x if hasattr(x, "dtype") else jnp.asarray(x)
+    dtype = x.dtype
+    # Counts are integers on their own scale, and a boolean cannot be anything but 0 or 1.
+    exact = jnp.issubdtype(dtype, jnp.bool_) or (likelihood.support == "counts" and jnp.issubdtype(dtype, jnp.integer))
+    if not exact and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"{function}: expected the floats that the model is trained on, got {dtype}, as data are stored. For codes use "
+            "evaluation.encode_dataset(vae, params, prepared); elsewhere pass to_input=prepared.eval_input, or convert a batch by "
+            "prepared.eval_input(batch)."
+        )
+    shape = x.shape
+    if shape != data_shape and (function == "encode" or shape[1:] == data_shape):
+        raise ValueError(_one(function, "example", data_shape, shape))
+    return jnp.asarray(x, jnp.float32) if exact else x
+
+
+def _of_one_example(likelihood: Likelihood, data_shape: tuple[int, ...]) -> Callable[[Any, Array], Array]:
+    """The likelihood's `log_prob`, which would add up a whole batch without a word."""
+    log_prob = likelihood.log_prob
+
+    def of_one(output: Any, x: Array) -> Array:
+        return log_prob(output, _as_seen("log_prob", likelihood, data_shape, x))
+
+    return of_one
 
 
 def mlp_vae(

@@ -56,7 +56,7 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
         if jnp.shape(x) != input_shape:
             raise UserError(
                 f"from_linen: expected an input of shape {input_shape}, for which {type(module).__name__} was adapted, got "
-                f"{jnp.shape(x)}."
+                f"{jnp.shape(x)}. Adapt it for that shape, or give it such an input."
             )
         try:
             return module.apply({"params": params}, x)
@@ -105,6 +105,23 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
         return output
 
     return Network(init, apply)
+
+
+def check_network(role: str, network: Any) -> None:
+    """Raises `UserError` unless this is a `Network`, or a pair of functions that serves as one; `role` is for the message."""
+    is_class = isinstance(network, type)
+    base = network if is_class else type(network)
+    pair = not is_class and all(callable(getattr(network, name, None)) for name in ("init", "apply"))
+    if pair and not issubclass(base, linen.Module | nnx.Module):
+        return
+    got = f"the class {base.__name__}" if is_class else _kind(network)
+    if issubclass(base, linen.Module):
+        advice = f"Adapt it: networks.from_linen({base.__name__}(...), input_shape)."
+    elif issubclass(base, nnx.Module):
+        advice = f"Adapt it: networks.from_nnx(lambda rngs: {base.__name__}(..., rngs=rngs))."
+    else:
+        advice = "A function f without parameters becomes one by networks.Network(lambda key: {}, lambda params, x: f(x))."
+    raise UserError(f"make_vae: expected the {role} as a networks.Network (init, apply), got {got}. {advice}")
 
 
 def _expect_linen(module: Any) -> None:
