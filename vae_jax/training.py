@@ -11,7 +11,7 @@ import optax
 
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
-from vae_jax.data import Prepared, Rows
+from vae_jax.data import Prepared, Rows, check_given
 from vae_jax.epochs import Best as Best
 from vae_jax.epochs import Lane, Outcome, init_lane
 from vae_jax.epochs import Partial as Partial
@@ -195,6 +195,7 @@ def fit_members(
     Raises:
       UserError: as `fit`; hyperparameters that are neither one number nor one for each member.
     """
+    check_given("fit", data, Prepared)
     check_fit(data, batch_size, early_stopping)
     _check_values(vae, data)
     if start is not None and start.partial is not None and not isinstance(data.train, Rows):

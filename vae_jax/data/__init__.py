@@ -2,6 +2,7 @@
 
 from vae_jax.data.dataset import Dataset as Dataset
 from vae_jax.data.dataset import load as load
+from vae_jax.data.expect import check_given as check_given
 from vae_jax.data.rows import Rows as Rows
 from vae_jax.data.treatment import Prepared as Prepared
 from vae_jax.data.treatment import binarize as binarize

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax.data import sources, sprites, tfds_source
+from vae_jax.data.expect import check_given
 from vae_jax.data.rows import Rows, check_shape, check_values, chunks, header, level_type, sum_images, sum_squares
 from vae_jax.data.sources import Rendering, Split
 from vae_jax.errors import UserError, unknown
@@ -119,6 +120,7 @@ def load(
     Raises:
       UserError: unknown name, missing path, unreadable or unsuitable data. Nothing from a file is ever executed.
     """
+    check_given("data.load", name, (str, os.PathLike))
     name = os.fspath(name)
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")

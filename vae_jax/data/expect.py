@@ -33,6 +33,8 @@ def check_given(function: str, value: Any, kind: type | tuple[type, ...]) -> Non
         got, advice = "a Dataset", "Use data.prepare(dataset)." if function == "fit" else "It is loaded already: leave load out."
     elif name == "Prepared":
         got, advice = "a Prepared", "It is prepared already: pass it to training.fit."
+    elif name == "VAE":
+        got, advice = "a VAE", "The model comes first: fit(vae, prepared)."
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
         got = f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
         path = repr("images.npy")

@@ -13,6 +13,7 @@ from jax import Array
 from vae_jax._threefry import random_bits16
 from vae_jax.config import FIXED_IN_MEMORY
 from vae_jax.data.dataset import Dataset
+from vae_jax.data.expect import check_given
 from vae_jax.data.rows import Rows
 from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import Likelihood, continuous_bernoulli, outside_support
@@ -136,6 +137,7 @@ def prepare(
       counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
       seed: seed of all that is drawn once; the run's own seed does not enter, so runs are compared on the same test set.
     """
+    check_given("data.prepare", dataset, Dataset)
     if binarization not in (kinds := ("dynamic", "fixed", "threshold", "none")):
         raise unknown("binarization", binarization, kinds)
     if dequantize and binarization != "none":
