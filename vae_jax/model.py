@@ -168,7 +168,9 @@ def _latent_dim(encoder: Network, params: Params, x: jax.ShapeDtypeStruct) -> in
             f"{x.shape}, got {got}. The network sees ONE example, without a batch axis: flatten by x.reshape(-1), for example."
         )
     if wrong := [str(leaf.dtype) for leaf in pair if not jnp.issubdtype(leaf.dtype, jnp.floating)]:
-        raise ValueError(f"make_vae: expected the encoder to return floats, got {wrong[0]}. Return (mean, log_scale) in float32.")
+        raise ValueError(
+            f"make_vae: expected the encoder to return floats, got {wrong[0]}. Return (mean, log_scale) in float32."
+        )
     return shapes[0][0]
 
 

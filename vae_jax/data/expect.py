@@ -30,7 +30,10 @@ def check_given(function: str, value: Any, kind: type | tuple[type, ...]) -> Non
     if isinstance(value, str):
         got, advice = repr(value), f"Use {step.format(repr(value))}."
     elif name == "Dataset":
-        got, advice = "a Dataset", "Use data.prepare(dataset)." if function == "fit" else "It is loaded already: leave load out."
+        got, advice = (
+            "a Dataset",
+            "Use data.prepare(dataset)." if function == "fit" else "It is loaded already: leave load out.",
+        )
     elif name == "Prepared":
         got, advice = "a Prepared", "It is prepared already: pass it to training.fit."
     elif name == "VAE":

@@ -48,7 +48,9 @@ _LINEN_REMEDIES = {
 }
 
 
-def check_linen_call(next_function: Callable[..., Any], args: Any, kwargs: Any, context: linen.module.InterceptorContext) -> Any:
+def check_linen_call(
+    next_function: Callable[..., Any], args: Any, kwargs: Any, context: linen.module.InterceptorContext
+) -> Any:
     """An interceptor for `linen.intercept_methods`; raises `UserError` for a layer that is wrong for one example."""
     layer = context.module
     if context.method_name == "__call__":
