@@ -218,8 +218,8 @@ def _as_seen(function: str, likelihood: Likelihood, data_shape: tuple[int, ...],
     if not exact and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"{function}: expected the floats that the model is trained on, got {dtype}, as data are stored. For codes use "
-            "evaluation.encode_dataset(vae, params, prepared); elsewhere pass to_input=prepared.eval_input, or convert a batch by "
-            "prepared.eval_input(batch)."
+            "evaluation.encode_dataset(vae, params, prepared); elsewhere pass to_input=prepared.eval_input, or "
+            "convert a batch by prepared.eval_input(batch)."
         )
     shape = x.shape
     if shape != data_shape and (function == "encode" or shape[1:] == data_shape):

@@ -120,8 +120,8 @@ def _check_as_built(built: Built) -> None:
     if replaced:
         what = f"{' and '.join(replaced)} replaced after build" if made else "a Built that build did not make"
         raise UserError(
-            f"runs.train: got {what}, but a run directory records the configuration alone, from which load_run builds everything "
-            "again. Train a model of your own by training.fit(vae, built.data, **built.fit_arguments), which writes nothing; "
+            f"runs.train: got {what}, but a run directory records the configuration alone, from which load_run builds all "
+            "parts again. Train a model of your own by training.fit(vae, built.data, **built.fit_arguments), which writes nothing; "
             "other settings go into the Config, and functions into build(config, likelihood=..., objective=...)."
         )
 

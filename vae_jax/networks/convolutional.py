@@ -204,8 +204,8 @@ def conv_encoder(
     arXiv:1811.12359): 32 and 32 channels by 4 x 4, 64 and 64 by 2 x 2, 256 units.
 
     Args:
-      data_shape: (height, width, channels) of one example. Each layer halves the sides, an odd one upwards after a row or column
-        of zeros.
+      data_shape: (height, width, channels) of one example. Each layer halves the sides, an odd one upwards after a row or
+        column of zeros.
       latent_dim: number of latent dimensions, >= 1.
       channels: after each halving, first to last; `default_channels` by default.
       kernels: sides of the kernels; by default 4 for the first two layers and 2 for the others.

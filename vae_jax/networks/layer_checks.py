@@ -56,9 +56,10 @@ def check_linen_call(
     if context.method_name == "__call__":
         if isinstance(layer, linen.GroupNorm | linen.InstanceNorm) and args and _first_axis_is_batch(layer, args[0]):
             _refuse_rows("from_linen", layer, args[0], _LINEN_REMEDIES)
-        if isinstance(layer, linen.Dropout) and "rng" not in kwargs and len(args) < 3:
-            if _is_active(layer, args[1] if len(args) > 1 else kwargs.get("deterministic")):
-                raise UserError(f"from_linen: the module {DROPOUT}")
+        has_key = len(args) > 2 or kwargs.get("rng") is not None
+        said = args[1] if len(args) > 1 else kwargs.get("deterministic")
+        if isinstance(layer, linen.Dropout) and not has_key and _is_active(layer, said):
+            raise UserError(f"from_linen: the module {DROPOUT}")
     return next_function(*args, **kwargs)
 
 

@@ -112,7 +112,8 @@ def run_sweep(
       arguments: recorded in sweep.json, for whoever wants to continue it.
       data_dir: where TFDS finds prepared data.
       checkpoint_seconds: least time between checkpoints, written at the end of an epoch.
-      on_block: called with a group, its parameter count and why it is laid out as it is, the epochs done, and notes for the user, when a block starts.
+      on_block: called when a block starts, with a group, its parameter count and why it is laid out as it is, the epochs done,
+        and notes for the user.
       on_epoch: called after each epoch; a true answer ends the sweep after it.
 
     Returns:
