@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "vae_jax"
 LAYERS = {
     "errors": 0,
     "_arrays": 0,
+    "_short_repr": 0,
     "_special": 0,
     "_threefry": 0,
     "files": 1,

@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from vae_jax import cross_batch, data, likelihoods, model, networks, objectives, optimization, priors, training
+from vae_jax._short_repr import short_repr
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective, stateless
 from vae_jax.data import Dataset, Prepared
@@ -25,6 +26,7 @@ from vae_jax.optimization import Optimizer
 from vae_jax.priors import ConditionalGaussian, Prior
 
 
+@short_repr
 class Built(NamedTuple):
     """What a `Config` describes."""
 

@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax import networks
+from vae_jax._short_repr import short_repr
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.networks import Network
@@ -19,6 +20,7 @@ from vae_jax.priors import Prior
 Params = Any  # a pytree of arrays
 
 
+@short_repr
 class VAE(NamedTuple):
     """A variational autoencoder with a diagonal Gaussian posterior. No arrays inside, so it is hashable."""
 

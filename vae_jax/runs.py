@@ -19,6 +19,7 @@ import numpy as np
 
 from vae_jax import config as config_module
 from vae_jax import training
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import CUSTOM, Config
@@ -41,6 +42,7 @@ from vae_jax.training import Best, Fit, Progress, StepMetrics, TrainState
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
+@short_repr
 class Run(NamedTuple):
     """A run directory, read back."""
 
@@ -118,11 +120,12 @@ def _check_as_built(built: Built) -> None:
     made, now = built.made, {**built._asdict(), **{f"fit_arguments[{k!r}]": v for k, v in built.fit_arguments.items()}}
     replaced = [name for name in {**made, **now} if name not in ("made", "fit_arguments") and not _same(made, now, name)]
     if replaced:
-        what = f"{' and '.join(replaced)} replaced after build" if made else "a Built that build did not make"
+        what = ", ".join(f"built.{name}" for name in replaced) if made else "all of a Built that build did not make"
         raise UserError(
-            f"runs.train: got {what}, but a run directory records the configuration alone, from which load_run builds all "
-            "parts again. Train a model of your own by training.fit(vae, built.data, **built.fit_arguments), which writes nothing; "
-            "other settings go into the Config, and functions into build(config, likelihood=..., objective=...)."
+            f"runs.train: {what} was replaced after build, but a run directory records the configuration alone, and load_run "
+            "builds every part from it again. Train a model of your own by training.fit(vae, built.data, "
+            "**built.fit_arguments), which writes nothing; other settings go into the Config, and functions of your own into "
+            "build(config, likelihood=..., objective=...)."
         )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vae_jax._short_repr import short_repr
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.data import Prepared, Rows, check_given
@@ -46,6 +47,7 @@ class TrainMeans(NamedTuple):
     extra: dict[str, float]  # the objective's further terms by name
 
 
+@short_repr
 class Epoch(NamedTuple):
     """What one epoch gave."""
 
@@ -57,6 +59,7 @@ class Epoch(NamedTuple):
     seconds: float  # of training and evaluation; of several members in one program, this one's share
 
 
+@short_repr
 class Progress(NamedTuple):
     """All that a later process needs to go on: the state, the best so far, and the record of the epochs."""
 
@@ -66,6 +69,7 @@ class Progress(NamedTuple):
     partial: Partial | None = None  # of streamed data: the part that is done of the epoch after those
 
 
+@short_repr
 class MembersProgress(NamedTuple):
     """The same of several members, whose lanes are stacked and may be more than the members."""
 
@@ -76,6 +80,7 @@ class MembersProgress(NamedTuple):
     partial: Partial | None = None  # as of `Progress`
 
 
+@short_repr
 class Fit(NamedTuple):
     """The outcome of `fit`."""
 
@@ -86,6 +91,7 @@ class Fit(NamedTuple):
     test: Means | None  # of params; of a diverged run, of its last whole epoch, None where there is none
 
 
+@short_repr
 class MembersFit(NamedTuple):
     """The outcome of `fit_members`."""
 

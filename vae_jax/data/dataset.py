@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vae_jax._short_repr import short_repr
 from vae_jax.data import sources, sprites, tfds_source
 from vae_jax.data.expect import check_given
 from vae_jax.data.rows import Rows, check_shape, check_values, chunks, header, level_type, sum_images, sum_squares
@@ -20,6 +21,7 @@ from vae_jax.errors import UserError, unknown
 BUNDLED = {"digits": sources.digits, "sprites": sprites.sprites, "sprites_grid": sprites.sprites_grid}
 
 
+@short_repr
 class Dataset(NamedTuple):
     """Images on the host, (examples, height, width, channels), as stored: integer levels in uint8, or float32.
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from vae_jax._short_repr import short_repr
 from vae_jax.errors import UserError
 
 
+@short_repr
 class Scan(NamedTuple):
     """What one pass over all images finds."""
 

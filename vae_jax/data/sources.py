@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jax import Array
 
+from vae_jax._short_repr import short_repr
 from vae_jax.data.rows import Rows, check_shape, open_array
 from vae_jax.errors import UserError
 
@@ -50,6 +51,7 @@ class Rendering(NamedTuple):
     draw: Callable[[Array, Array], Array] | None = None  # (key, row of train) -> a row to render; None: the row itself
 
 
+@short_repr
 class Split(NamedTuple):
     """What a source has, as stored."""
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vae_jax._short_repr import short_repr
 from vae_jax._threefry import random_bits16
 from vae_jax.config import FIXED_IN_MEMORY
 from vae_jax.data.dataset import Dataset
@@ -21,6 +22,7 @@ from vae_jax.likelihoods import Likelihood, continuous_bernoulli, outside_suppor
 _CHUNK = 1024  # examples treated at once where a whole split is drawn
 
 
+@short_repr
 class Prepared(NamedTuple):
     """A data set on the device, ready for training and evaluation."""
 

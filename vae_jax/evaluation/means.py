@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from vae_jax._short_repr import short_repr
 from vae_jax.data import Prepared
 from vae_jax.errors import UserError, unknown
 from vae_jax.model import VAE, Params, prior_log_prob
@@ -20,6 +21,7 @@ ToInput = Callable[[Array], Array]  # a batch as stored -> the floats that the l
 _AT_ONCE_ON_CPU = 128
 
 
+@short_repr
 class Evaluation(NamedTuple):
     """The two terms of the ELBO (beta = 1) of every example, in nats."""
 

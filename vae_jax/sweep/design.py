@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vae_jax._short_repr import short_repr
 from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError, unknown
 from vae_jax.folders import PathLike, as_path
@@ -21,6 +22,7 @@ _MOST = 100_000  # members of a design
 STATIC = tuple(field.name for field in dataclasses.fields(Config) if field.name not in (*TRACED, *SHARED))
 
 
+@short_repr
 class Group(NamedTuple):
     """Members that one program serves: they differ in traced values alone."""
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from vae_jax import config as config_module
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import Config
@@ -46,6 +47,7 @@ class Layout(NamedTuple):
     devices: int | None = None  # of this process to use; all by default
 
 
+@short_repr
 class Tick(NamedTuple):
     """What a progress bar is told after each epoch of a block."""
 

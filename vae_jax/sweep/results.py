@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
@@ -25,6 +26,7 @@ from vae_jax.training import evaluation_params
 _TIMES = ("seconds", "wall_seconds", "train_examples_per_second")
 
 
+@short_repr
 class Results(NamedTuple):
     """A sweep directory, read back."""
 
