@@ -10,7 +10,7 @@ _MOST_OF_ONE = 160  # of one field
 
 def short_repr(cls: T) -> T:
     """Gives a NamedTuple a `repr` of at most 900 characters: arrays by dtype and shape, whatever is long by its size."""
-    cls.__repr__ = _repr
+    setattr(cls, "__repr__", _repr)  # noqa: B010 (a type checker takes an assignment for a mistake)
     return cls
 
 
@@ -25,7 +25,7 @@ def _cut(text: str, most: int) -> str:
 
 def _described(value: Any) -> str:
     """An array as float32(3, 4), a function as <name>, a container by its entries, or by their number within another one."""
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
+    if hasattr(value, "_asdict"):
         if not all(isinstance(entry, bool | int | float | str | None) for entry in value):
             return f"{type(value).__name__}(...)"
         return f"{type(value).__name__}({', '.join(f'{k}={_entry(v)}' for k, v in value._asdict().items())})"

@@ -55,8 +55,8 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
     def apply(params: Params, x: Array) -> Any:
         if jnp.shape(x) != input_shape:
             raise UserError(
-                f"from_linen: expected an input of shape {input_shape}, for which {type(module).__name__} was adapted, got "
-                f"{jnp.shape(x)}. Adapt it for that shape, or give it such an input."
+                f"from_linen: expected an input of shape {input_shape}, for which the module was adapted, got {jnp.shape(x)}. "
+                "Adapt it for that shape, or give it such an input."
             )
         try:
             return module.apply({"params": params}, x)
@@ -143,7 +143,7 @@ def _other_adapter(is_nnx: bool) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, linen.Module | nnx.Module):
         return f"the module {type(value).__name__}"
-    return "a function" if callable(value) else f"a {type(value).__name__}"
+    return "a function" if callable(value) else f"an object of type {type(value).__name__}"
 
 
 def _made(function: Any, key: Array) -> nnx.Module:

@@ -65,7 +65,8 @@ def check_linen_call(
 
 # NNX's GroupNorm repeats its statistics along axis 1 (flax 0.12.8), so with named axes it fails on one example: a batch axis of
 # one is the way for both layers.
-_NNX_REMEDIES = dict.fromkeys(("GroupNorm", "InstanceNorm"), "Give it a batch axis of one: norm(x[None])[0].")
+_NNX_REMEDY = "Give it a batch axis of one: norm(x[None])[0]."
+_NNX_REMEDIES = {"GroupNorm": _NNX_REMEDY, "InstanceNorm": _NNX_REMEDY}
 
 
 def _check_nnx_norm(layer: Any, x: Any, **_: Any) -> None:
