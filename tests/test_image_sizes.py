@@ -1,6 +1,5 @@
 """Convolutional networks for images of any size: odd sides halve upwards, and the decoder crops what the encoder extended."""
 
-import json
 import math
 
 import chex
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from vae_jax import likelihoods, model, networks, runs
+from vae_jax import likelihoods, model, networks
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.errors import UserError
@@ -76,10 +75,9 @@ def native(params, h, stride, transpose=False):
     return lax.conv_general_dilated(h[None], params["kernel"], (stride, stride), **options)[0] + params["bias"]
 
 
-@pytest.mark.parametrize("shape", [(9, 14, 1), (7, 5, 2)], ids=str)
-def test_odd_sides_are_those_of_native_convolutions(shape):
-    """Encoder and decoder against `lax`, with a bias for each pixel of the image, and gradients."""
-    channels, latent = (3, 4), 2
+def test_odd_sides_are_those_of_native_convolutions():
+    """Encoder and decoder against `lax`, with a bias for each pixel of the image."""
+    shape, channels, latent = (9, 14, 2), (3, 4), 2
     vae = model.conv_vae(shape, BERNOULLI, latent_dim=latent, channels=channels, dense=(), train_mean=0.3)
     params = vae.init(jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -105,18 +103,15 @@ def test_odd_sides_are_those_of_native_convolutions(shape):
 
     x, z = jax.random.uniform(jax.random.key(1), shape), jnp.array([0.5, -1.0])
 
-    def ours(params):
-        return vae.encode(params, x), vae.decode(params, z)
-
-    def theirs(params):
-        return encoder(params["encoder"], x), decoder(params["decoder"], z)
-
-    def both(function):
-        total = lambda params: sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(function(params)))  # noqa: E731
-        return jax.jit(lambda params: (function(params), jax.grad(total)(params)))(params)
+    @jax.jit
+    def both(params):
+        theirs = encoder(params["encoder"], x), decoder(params["decoder"], z)
+        return (vae.encode(params, x), vae.decode(params, z)), theirs
 
     assert params["decoder"]["_Conv_1"]["bias"].shape == shape
-    chex.assert_trees_all_close(both(ours), both(theirs), rtol=1e-4, atol=1e-4)
+    ours, theirs = both(params)
+    assert min(float(jnp.std(leaf)) for leaf in jax.tree.leaves(theirs)) > 1e-2
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,20 +121,6 @@ def test_the_output_has_the_shape_of_the_data(kind, shape, channels):
     vae = model.conv_vae(shape, likelihood, channels=channels, dense=(5,), latent_dim=2, train_mean=0.5, **KINDS[kind])
     params = jax.eval_shape(vae.init, jax.random.key(0))
     assert jax.eval_shape(vae.decode, params, jnp.zeros(2)).shape == (*shape, 2)
-
-
-def test_an_image_of_odd_sides_trains_and_its_run_records_the_number_of_parameters(tmp_path):
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "odd.npy", rng.integers(0, 2, (40, 7, 9), np.uint8))
-    settings = {"network": "conv", "channels": (2, 3), "dense": (4,), "latent_dim": 2, "epochs": 2, "batch_size": 16}
-    built = build(Config(dataset=str(tmp_path / "odd.npy"), **settings))
-    _, summary = runs.train(built, tmp_path / "run")
-    # 4 x 4 kernels; 7 x 9 becomes 4 x 5 and then 2 x 3; the decoder's last bias has one entry a pixel.
-    encoder = (16 * 2 + 2) + (16 * 2 * 3 + 3) + (18 * 4 + 4) + (4 * 4 + 4)
-    decoder = (2 * 4 + 4) + (4 * 18 + 18) + (16 * 3 * 2 + 2) + (16 * 2 + 63)
-    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert summary["num_parameters"] == recorded["num_parameters"] == encoder + decoder
-    assert math.isfinite(summary["test_elbo"])
 
 
 def test_the_advice_for_one_row_of_pixels_serves(tmp_path):
