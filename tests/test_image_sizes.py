@@ -79,7 +79,7 @@ def test_odd_sides_are_those_of_native_convolutions():
     """Encoder and decoder against `lax`, with a bias for each pixel of the image."""
     shape, channels, latent = (9, 14, 2), (3, 4), 2
     vae = model.conv_vae(shape, BERNOULLI, latent_dim=latent, channels=channels, dense=(), train_mean=0.3)
-    params = vae.init(jax.random.key(0))
+    params = jax.eval_shape(vae.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), params)
     sizes = [shape[:2], *(tuple(-(-n // 2**times) for n in shape[:2]) for times in (1, 2))]

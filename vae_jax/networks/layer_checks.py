@@ -21,7 +21,7 @@ DROPOUT = (
 
 
 def _first_axis_is_batch(layer: Any, x: Any) -> bool:
-    """Whether the layer takes the first axis of x for the batch, although it holds more than one entry."""
+    """Returns true where the layer takes the first axis of x for the batch, although it holds more than one entry."""
     shape = jnp.shape(x)
     return getattr(layer, "reduction_axes", None) is None and len(shape) > 1 and shape[0] != 1
 
