@@ -326,7 +326,7 @@ def test_constants_stored_rngs_and_inactive_dropout_are_carried_along_untrained(
     params = network.init(jax.random.key(0))
     assert list(params) == ["gain"]
     for _ in range(2):  # a second trace finds the same constants
-        function = jax.jit(jax.vmap(jax.value_and_grad(lambda p, x: network.apply(PARAMS, x).sum()), (None, 0)))
+        function = jax.jit(jax.vmap(jax.value_and_grad(lambda p, x: network.apply(p, x).sum()), (None, 0)))
         values, gradients = function(params, jnp.stack([x, -x]))
         np.testing.assert_allclose(values, [12 + 3 + 3 + 30, -12 + 3 + 3 + 30])
         np.testing.assert_allclose(gradients["gain"], [6, -6])
