@@ -82,6 +82,7 @@ def main() -> int:
     from vae_jax.comparison import check_base, plan
     from vae_jax.files import write_json
     from vae_jax.folders import check_out
+    from vae_jax.model import num_parameters
     from vae_jax.report.summary import reconstructions
 
     check_base(base)
@@ -101,7 +102,7 @@ def main() -> int:
     with Interrupt() as interrupt:
         for entry, seed, built in todo:
             folder = out / f"{entry.label.replace(':', '-')}-seed-{seed}"
-            print(f"{entry.label}, seed {seed}:", flush=True)
+            print(f"{entry.label}, seed {seed}: {num_parameters(built.vae):,} parameters", flush=True)
             progress = EpochProgress(base.epochs, 0)
 
             def on_epoch(line: dict[str, Any], progress: EpochProgress = progress) -> bool:

@@ -82,6 +82,7 @@ def main() -> int:
     from vae_jax.build import build, repeat_command
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.folders import check_out
+    from vae_jax.model import num_parameters
 
     expect_outside_data(out, config)
     check_out(out, arguments.resume, runs.read_config)
@@ -98,7 +99,8 @@ def main() -> int:
         f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {shape} "
         f"({built.data.description}; split: {dataset.split})\ntraining {describe_network(config)}, "
         f"{config.likelihood}, objective {describe_objective(config)}, prior {config.prior}, {config.epochs} "
-        f"epochs of {len(dataset.train) // config.batch_size} steps of {config.batch_size}, into {out}",
+        f"epochs of {len(dataset.train) // config.batch_size} steps of {config.batch_size}, into {out}\n"
+        f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )
     progress: EpochProgress | None = None

@@ -180,9 +180,9 @@ CALLS = {
         "to return a scalar (nats summed over one example), got (8, 8, 1). Sum over the event inside it; do not average.",
     ),
     "sides that cannot be halved": (
-        lambda: conv((7, 9, 1), channels=(8, 8)),
+        lambda: conv((4, 9, 1), channels=(8, 8, 8)),
         ValueError,
-        "expected sides that are multiples of 4, to halve them 2 times, got 7 x 9 x 1.",
+        "expected at most 2 channels, one for each halving of 4 x 9 x 1, got 3.",
     ),
     "vectors for convolutions": (
         lambda: conv((49,)),

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "vae_jax"
 LAYERS = {
     "errors": 0,
     "_arrays": 0,
+    "_short_repr": 0,
     "_special": 0,
     "_threefry": 0,
     "files": 1,
@@ -29,6 +30,7 @@ LAYERS = {
     "data": 3,
     "networks": 3,
     "cross_batch": 4,
+    "model_checks": 3.5,
     "model": 4,
     "evaluation": 5,
     "diagnostics": 5,

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax import diagnostics
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.errors import UserError
@@ -34,6 +35,7 @@ from vae_jax.training import evaluation_key
 _PIECES = 20  # the test set is done in so many parts, for the progress; they change no number
 
 
+@short_repr
 class Assessment(NamedTuple):
     """The content of evaluation.json, and values of every test example."""
 

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import optax
 from jax import Array
 
 from vae_jax import cross_batch, data, likelihoods, model, networks, objectives, optimization, priors, training
+from vae_jax._short_repr import short_repr
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective, stateless
 from vae_jax.data import Dataset, Prepared
@@ -24,6 +26,7 @@ from vae_jax.optimization import Optimizer
 from vae_jax.priors import ConditionalGaussian, Prior
 
 
+@short_repr
 class Built(NamedTuple):
     """What a `Config` describes."""
 
@@ -34,6 +37,7 @@ class Built(NamedTuple):
     optimizer: Optimizer  # tracking the moving average, where one is asked for
     objective: Objective | BatchObjective
     fit_arguments: dict[str, Any]  # of `training.fit`, the optimizer and the objective among them
+    made: Mapping[str, Any] = MappingProxyType({})  # the parts as `build` made them: `runs.train` refuses others
 
 
 def _number_or_word(setting: str) -> Any:
@@ -265,7 +269,9 @@ def build(
         eval_batch_size=config.eval_batch_size,
         test_seed=config.test_seed,
     )
-    return Built(config, dataset, prepared, vae, optimizer, objective, fit_arguments)
+    parts = (config, dataset, prepared, vae, optimizer, objective)
+    made = dict(zip(Built._fields, parts, strict=False)) | {f"fit_arguments[{k!r}]": v for k, v in fit_arguments.items()}
+    return Built(*parts, fit_arguments, MappingProxyType(made))
 
 
 def _with_channels(config: Config, data_shape: tuple[int, ...]) -> Config:
@@ -276,7 +282,8 @@ def _with_channels(config: Config, data_shape: tuple[int, ...]) -> Config:
         channels = config.channels or networks.default_channels(data_shape)
         networks.check_image(data_shape, len(channels))
     except ValueError as error:
-        raise UserError(f"--network {config.network}: {error} Use other --channels, or --network mlp.") from None
+        advice = "Use fewer --channels, or --network mlp." if config.channels else "Use --network mlp."
+        raise UserError(f"--network {config.network}: {error} {advice}") from None
     return dataclasses.replace(config, channels=channels)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from vae_jax._short_repr import short_repr
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.posteriors import posterior_log_prob, sample_posterior
 
@@ -41,6 +42,7 @@ def active_units(posterior_means: Array, threshold: ArrayLike = 0.01) -> Array:
     return jnp.sum(jnp.var(posterior_means, axis=0) > jnp.asarray(threshold)[..., None], axis=-1)
 
 
+@short_repr
 class Collapse(NamedTuple):
     """Which latent dimensions carry nothing, by the definition of Lucas et al. (2019)."""
 
@@ -90,6 +92,7 @@ def is_collapsing(kl: Sequence[float], patience: int = 10) -> bool:
     return len(kl) >= patience and max(kl[-patience:]) < _NOTHING
 
 
+@short_repr
 class KLDecomposition(NamedTuple):
     """KL(q(z|x) || p(z)) in three parts at single draws of z, (draws,), nats; only their means are of interest."""
 

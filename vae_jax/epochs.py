@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vae_jax._short_repr import short_repr
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.data import Prepared
@@ -49,6 +50,7 @@ def epoch_order(keys: RunKeys, epoch: Array | int, num_examples: int, batch_size
 TrainStep = Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]
 
 
+@short_repr
 class Partial(NamedTuple):
     """How far an epoch has come: with the state at this step, all that it takes to end it bit for bit."""
 
@@ -153,6 +155,7 @@ def make_epoch(
     return run_epoch
 
 
+@short_repr
 class Best(NamedTuple):
     """The parameters with the highest validation ELBO so far. Arrays only, so that a checkpoint can hold it."""
 
@@ -161,6 +164,7 @@ class Best(NamedTuple):
     params: Params  # () without validation data
 
 
+@short_repr
 class Lane(NamedTuple):
     """What a member keeps on the device."""
 
@@ -168,6 +172,7 @@ class Lane(NamedTuple):
     best: Best
 
 
+@short_repr
 class Outcome(NamedTuple):
     """What an epoch of a member returns to the host."""
 

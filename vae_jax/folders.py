@@ -17,6 +17,16 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # wha
 _UNFINISHED = (".config.json.", ".sweep.json.")  # the first file of a run or a sweep, while it is written
 
 
+PathLike = str | os.PathLike[str]
+
+
+def as_path(path: PathLike) -> Path:
+    """The folder or file that a user names by a string or a path, with ~ expanded; or a `UserError`."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise UserError(f"expected a path such as 'runs/first', got {type(path).__name__ if path else repr(path)}.")
+    return Path(path).expanduser()
+
+
 def is_fresh(out: Path) -> bool:
     """Whether nothing is in `out` yet: it is missing, empty, or a process was killed while it wrote the first file."""
     return not out.exists() or (

@@ -1,5 +1,6 @@
 """`VAE`: a bundle of pure functions (init, encode, decode) for one example, with its likelihood."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -10,9 +11,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax import networks
+from vae_jax._short_repr import short_repr
 from vae_jax.data.moments import Moments
-from vae_jax.keys import Part, Stream, stream
+from vae_jax.keys import Part
 from vae_jax.likelihoods import Likelihood, from_log_prob
+from vae_jax.model_checks import as_seen, latent_dim_of, of_one_example, shapes_of_output, shapes_of_parameters, wrong_shape
 from vae_jax.networks import Network
 from vae_jax.priors import Prior
 
@@ -22,6 +25,7 @@ Standardize = tuple[Any, Any] | Literal["from_data"] | None
 SCALING = "scaling"  # parameters that no step changes: the mean and the standard deviation of the training data
 
 
+@short_repr
 class VAE(NamedTuple):
     """A variational autoencoder with a diagonal Gaussian posterior. No arrays inside, so it is hashable."""
 
@@ -41,6 +45,12 @@ def prior_log_prob(vae: VAE, params: Params) -> Callable[[Array], Array] | None:
         return None
     log_prob = vae.prior.log_prob
     return lambda z: log_prob(params["prior"], lambda x: vae.encode(params, x), z)
+
+
+def num_parameters(vae: VAE) -> int:
+    """Number of trained numbers: the sizes of all arrays of `vae.init`. Nothing is computed."""
+    params = jax.eval_shape(vae.init, stream(0, Stream.INIT))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def sample_prior(vae: VAE, params: Params, key: Array) -> Array:
@@ -72,11 +82,16 @@ def make_vae(
       own; `decode` then returns (decoder's array, those numbers).
 
     Raises:
-      ValueError: where shapes do not fit, with what was expected and what came. Nothing is computed for this.
+      ValueError: where the parts do not fit, with what was expected and what came. Nothing is computed for this. Later, at
+        trace time, where `encode`, `decode` or the likelihood gets a batch in place of one example, and where `encode` gets
+        integers: data as stored, which the network was not trained on.
     """
+    networks.check_network("encoder", encoder)
+    networks.check_network("decoder", decoder)
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
     data_shape = tuple(data_shape)
+    likelihood = likelihood._replace(log_prob=of_one_example(likelihood, data_shape))
 
     def init(key: Array) -> Params:
         part = lambda number: jax.random.fold_in(key, number)  # noqa: E731
@@ -90,24 +105,22 @@ def make_vae(
     num_auxiliary = 0 if prior is None else prior.num_auxiliary
 
     def encode(params: Params, x: Array) -> tuple[Array, Array]:
+        x = as_seen("encode", likelihood, data_shape, x)
         posterior = encoder.apply(params["encoder"], x)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
 
+    x = jax.ShapeDtypeStruct(data_shape, jnp.float32)
+    params = shapes_of_parameters(init, encoder, decoder)
+    inner_dim = latent_dim_of(encoder, params["encoder"], x)
+    latent_dim = inner_dim + num_auxiliary
+
     def decode(params: Params, z: Array) -> Any:
+        if jnp.shape(z) != (latent_dim,):
+            raise ValueError(wrong_shape("decode", "code", (latent_dim,), jnp.shape(z)))
         output = decoder.apply(params["decoder"], z[:-num_auxiliary] if num_auxiliary else z)
         return (output, params["likelihood"]) if likelihood.shared_start else output
 
-    x = jax.ShapeDtypeStruct(data_shape, jnp.float32)
-    params = jax.eval_shape(init, stream(0, Stream.INIT))
-    posterior = jax.eval_shape(encode, params, x)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(posterior)]
-    if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
-        raise ValueError(
-            "make_vae: expected the encoder to return (mean, log_scale), each of shape (latent,), for one example of shape "
-            f"{data_shape}, got shapes {shapes}. The network sees ONE example, without a batch axis."
-        )
-    (latent_dim,) = shapes[0]
-    output = jax.eval_shape(decode, params, jax.ShapeDtypeStruct((latent_dim,), jnp.float32))
+    output = shapes_of_output(decoder, decode, params, inner_dim, latent_dim)
     log_prob = jax.eval_shape(likelihood.log_prob, output, x)
     if getattr(log_prob, "shape", None) != ():
         raise ValueError(

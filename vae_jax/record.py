@@ -8,12 +8,13 @@ from typing import Any
 
 from vae_jax.evaluation import Means
 from vae_jax.files import naming, write_text
+from vae_jax.folders import PathLike, as_path
 from vae_jax.training import Epoch, TrainMeans
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: PathLike) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl up to the first that is not whole, such as one that a killed process left half-written."""
-    lines = []
+    path, lines = as_path(path), []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         for text in (path / "metrics.jsonl").read_bytes().splitlines():
             line = json.loads(text)
@@ -25,9 +26,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def rewrite_metrics(out: Path, lines: list[dict[str, Any]]) -> None:
+def rewrite_metrics(out: PathLike, lines: list[dict[str, Any]]) -> None:
     """Puts these lines in the place of metrics.jsonl."""
-    write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(as_path(out) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def append_metrics(out: Path, line: dict[str, Any]) -> None:

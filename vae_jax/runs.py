@@ -9,7 +9,7 @@ import dataclasses
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
@@ -20,14 +20,16 @@ import numpy as np
 
 from vae_jax import config as config_module
 from vae_jax import training
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.errors import DataWarning, UserError
 from vae_jax.files import read_json, write_json
-from vae_jax.folders import check_out, exclusive, is_fresh, remove
+from vae_jax.folders import PathLike, as_path, check_out, exclusive, is_fresh, remove
 from vae_jax.likelihoods import Likelihood
+from vae_jax.model import num_parameters
 from vae_jax.objectives import Objective
 from vae_jax.postmortem import examine
 from vae_jax.record import append_metrics, sync_metrics
@@ -41,6 +43,7 @@ from vae_jax.training import Best, Fit, Progress, StepMetrics, TrainState
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
+@short_repr
 class Run(NamedTuple):
     """A run directory, read back."""
 
@@ -53,8 +56,9 @@ class Run(NamedTuple):
     notes: list[str]  # what a user should know: checkpoints passed over, a run unfinished
 
 
-def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
+def read_config(path: PathLike) -> tuple[Config, dict[str, Any]]:
     """The configuration of a run directory, and all of config.json."""
+    path = as_path(path)
     if not (path / "config.json").exists():
         raise UserError(f"{path}: not a run directory (it has no config.json).")
     content = read_json(path / "config.json", "config", "data")
@@ -71,7 +75,7 @@ def read_config(path: Path) -> tuple[Config, dict[str, Any]]:
 
 def train(
     built: Built,
-    out: Path,
+    out: PathLike,
     *,
     resume: bool = False,
     data_dir: str | None = None,
@@ -96,7 +100,13 @@ def train(
 
     Returns:
       The fit, and the content of summary.json ({} for a run that was interrupted).
+
+    Raises:
+      UserError: before anything is written, where the run cannot be trained, or where a part of `built` was replaced: the
+        directory records the configuration alone, and could not be loaded again.
     """
+    _check_as_built(built)
+    out = as_path(out)
     check_out(out, resume, read_config)
     metrics_of_step = training.check_step(built.vae, built.data, **built.fit_arguments)
     description = describe(built, data_dir)
@@ -104,6 +114,25 @@ def train(
         check_out(out, resume, read_config)  # another process may have been there meanwhile
         resume = resume and not is_fresh(out)
         return _train(built, out, resume, metrics_of_step, description, checkpoint_seconds, on_start, on_epoch, on_chunk)
+
+
+def _check_as_built(built: Built) -> None:
+    """Raises `UserError` where a part of what `build` made was replaced, which `load_run` could not know."""
+    made, now = built.made, {**built._asdict(), **{f"fit_arguments[{k!r}]": v for k, v in built.fit_arguments.items()}}
+    replaced = [name for name in {**made, **now} if name not in ("made", "fit_arguments") and not _same(made, now, name)]
+    if replaced:
+        what = ", ".join(f"built.{name}" for name in replaced) if made else "all of a Built that build did not make"
+        raise UserError(
+            f"runs.train: {what} was replaced after build, but a run directory records the configuration alone, and load_run "
+            "builds every part from it again. Train a model of your own by training.fit(vae, built.data, "
+            "**built.fit_arguments), which writes nothing; other settings go into the Config, and functions of your own into "
+            "build(config, likelihood=..., objective=...)."
+        )
+
+
+def _same(made: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+    first, second = made.get(name), now.get(name)
+    return first is second or (isinstance(first, int | float | str) and first == second)
 
 
 def _train(
@@ -241,6 +270,7 @@ def describe(built: Built, data_dir: str | None) -> dict[str, Any]:
             "treatment": built.data.description,
             "notes": list(dataset.notes),
         },
+        "num_parameters": num_parameters(built.vae),
         "versions": {name: _version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
@@ -288,13 +318,14 @@ def _rebuild(
 
 
 def load_last_good(
-    path: Path,
+    path: PathLike,
     *,
     data_dir: str | None = None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
     objective: Objective | BatchObjective | None = None,
 ) -> tuple[Built, TrainState]:
     """Of a run that diverged: the model, and the state after the last step at which everything was finite."""
+    path = as_path(path)
     built = _rebuild(path, data_dir, likelihood, objective)
     if not (path / "last_good").is_dir():
         raise UserError(f"{path}: did not diverge (it has no last_good/).")
@@ -306,7 +337,7 @@ def load_last_good(
 
 
 def load_run(
-    path: Path,
+    path: PathLike,
     *,
     data_dir: str | None = None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
@@ -317,6 +348,7 @@ def load_run(
     A run that was trained with a likelihood or an objective of your own needs the same function again. A run that is
     unfinished, or whose last checkpoint is damaged, is read at its last good checkpoint; `notes` says so.
     """
+    path = as_path(path)
     built = _rebuild(path, data_dir, likelihood, objective)
     config, initial = built.config, _initial_progress(built)
     if not (path / "checkpoints").is_dir():

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,9 @@ import numpy as np
 from vae_jax import diagnostics
 from vae_jax.build import Built
 from vae_jax.evaluation import bits_per_dim, encode_dataset
+from vae_jax.folders import PathLike, as_path
 from vae_jax.likelihoods import DISCRETE
+from vae_jax.model import num_parameters
 from vae_jax.training import Fit
 
 _MEANS = ("test_elbo", "test_log_likelihood", "test_kl", "test_elbo_standard_error")
@@ -29,6 +30,7 @@ def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dic
         "test_kl": fit.test and fit.test.kl,
         "test_elbo_standard_error": fit.test and fit.test.elbo_standard_error,
         "num_test_examples": len(built.dataset.test),
+        "num_parameters": num_parameters(built.vae),
         "unit": "nats per example, beta = 1",
         "beta": built.config.beta,
         "seed": built.config.seed,
@@ -71,11 +73,12 @@ def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:
     return None
 
 
-def read_summary(path: Path) -> dict[str, Any] | None:
+def read_summary(path: PathLike) -> dict[str, Any] | None:
     """summary.json; None where it is not there yet, or not as it was written: --resume writes it anew.
 
     Means that were not finite, for which JSON has null, are NaN.
     """
+    path = as_path(path)
     try:
         summary = json.loads((path / "summary.json").read_text())
         whole = isinstance(summary["status"], str) and all(isinstance(summary[name], int | float | None) for name in _NUMBERS)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from vae_jax._short_repr import short_repr
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.keys import Part
@@ -26,6 +27,7 @@ from vae_jax.objectives import (
 from vae_jax.optimization import Optimizer, Schedule, evaluation_params, transformation
 
 
+@short_repr
 class TrainState(NamedTuple):
     """All that training changes. Arrays only: no functions, no keys."""
 
@@ -35,6 +37,7 @@ class TrainState(NamedTuple):
     objective_state: Any = ()  # of a `cross_batch.BatchObjective`: a multiplier, a discriminator ...
 
 
+@short_repr
 class StepMetrics(NamedTuple):
     """Batch means of one step, in nats per example; log_likelihood and kl are not weighted by beta."""
 

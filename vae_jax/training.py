@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vae_jax._short_repr import short_repr
 from vae_jax.checks import check_values
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
-from vae_jax.data import Prepared, Rows
+from vae_jax.data import Prepared, Rows, check_given
 from vae_jax.epochs import Best as Best
 from vae_jax.epochs import Lane, Outcome, init_lane
 from vae_jax.epochs import Partial as Partial
@@ -47,6 +48,7 @@ class TrainMeans(NamedTuple):
     extra: dict[str, float]  # the objective's further terms by name
 
 
+@short_repr
 class Epoch(NamedTuple):
     """What one epoch gave."""
 
@@ -58,6 +60,7 @@ class Epoch(NamedTuple):
     seconds: float  # of training and evaluation; of several members in one program, this one's share
 
 
+@short_repr
 class Progress(NamedTuple):
     """All that a later process needs to go on: the state, the best so far, and the record of the epochs."""
 
@@ -67,6 +70,7 @@ class Progress(NamedTuple):
     partial: Partial | None = None  # of streamed data: the part that is done of the epoch after those
 
 
+@short_repr
 class MembersProgress(NamedTuple):
     """The same of several members, whose lanes are stacked and may be more than the members."""
 
@@ -77,6 +81,7 @@ class MembersProgress(NamedTuple):
     partial: Partial | None = None  # as of `Progress`
 
 
+@short_repr
 class Fit(NamedTuple):
     """The outcome of `fit`."""
 
@@ -87,6 +92,7 @@ class Fit(NamedTuple):
     test: Means | None  # of params; of a diverged run, of its last whole epoch, None where there is none
 
 
+@short_repr
 class MembersFit(NamedTuple):
     """The outcome of `fit_members`."""
 
@@ -183,6 +189,7 @@ def fit_members(
     Raises:
       UserError: as `fit`; hyperparameters that are neither one number nor one for each member.
     """
+    check_given("fit", data, Prepared)
     check_fit(data, batch_size, early_stopping)
     check_values(vae, data)
     vae = with_moments(vae, data.moments)

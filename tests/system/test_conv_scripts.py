@@ -21,6 +21,9 @@ def conv_run(tmp_path_factory):
 def test_a_conv_run_trains(conv_run):
     out, done = conv_run
     assert "training conv 8, dense 16-2, bernoulli" in done.stdout
+    # 4 x 4 kernels, 8 x 8 pixels halved once; the head has the mean and the log scale of two dimensions
+    encoder, decoder = 16 * 8 + 8 + (128 * 16 + 16) + (16 * 4 + 4), (2 * 16 + 16) + (16 * 128 + 128) + (16 * 8 + 1)
+    assert f"\n{encoder + decoder:,} parameters\n" in done.stdout
     assert summary(out)["status"] == "finished"
     assert np.isfinite(summary(out)["test_elbo"])
     config = json.loads((out / "config.json").read_text())["config"]
@@ -102,11 +105,11 @@ REFUSED = {
     "a channel of nothing": ("--network conv --channels 8 0", "--channels: expected widths >= 1"),
     "a fourth halving": (
         "--network conv --channels 8 8 8 8",
-        "--network conv: expected sides that are multiples of 16, to halve them 4 times, got 8 x 8 x 1.",
+        "--network conv: expected at most 3 channels, one for each halving of 8 x 8 x 1, got 4. Use fewer --channels",
     ),
-    "odd sides": (
-        "--network resnet --dataset {here}/odd.npy",
-        "--network resnet: expected sides that are multiples of 2, to halve them once, got 7 x 8 x 1.",
+    "one row of pixels": (
+        "--network resnet --dataset {here}/row.npy",
+        "--network resnet: expected images of at least 2 x 2 pixels for convolutions, got 1 x 8 x 1. Use --network mlp.",
     ),
     "unknown network": ("--network resnets", "unknown network 'resnets'. Did you mean 'resnet'"),
 }
@@ -114,7 +117,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_one_line_and_writes_nothing(flags, message, script, tmp_path):
-    np.save(tmp_path / "odd.npy", np.zeros((20, 7, 8), np.uint8))
+    np.save(tmp_path / "row.npy", np.zeros((20, 1, 8), np.uint8))
     before = sorted(tmp_path.rglob("*"))
     status, stderr = script("train", *flags.format(here=tmp_path).split(), "--out", tmp_path / "new")
     assert (status, stderr.count("\n")) == (2, 1)

@@ -2,6 +2,7 @@
 
 from vae_jax.data.dataset import Dataset as Dataset
 from vae_jax.data.dataset import load as load
+from vae_jax.data.expect import check_given as check_given
 from vae_jax.data.moments import Moments as Moments
 from vae_jax.data.moments import is_image as is_image
 from vae_jax.data.moments import train_moments as train_moments

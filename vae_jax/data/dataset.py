@@ -13,8 +13,10 @@ import numpy as np
 from jax import Array
 
 from vae_jax import keys
+from vae_jax._short_repr import short_repr
 from vae_jax.data import sources, sprites, tfds_source
 from vae_jax.data.checks import check_finite, check_range, check_shape
+from vae_jax.data.expect import check_given
 from vae_jax.data.levels import LAYOUTS, Layout, as_levels, channels_last, clipped, image_parts, top_level
 from vae_jax.data.listing import PARTS
 from vae_jax.data.rows import Rows, chunks, header, sum_images, sum_squares
@@ -25,6 +27,7 @@ BUNDLED = {"digits": sources.digits, "sprites": sprites.sprites, "sprites_grid":
 _TEST_FRACTION = 0.2
 
 
+@short_repr
 class Dataset(NamedTuple):
     """Images on the host, (examples, height, width, channels), as stored: integer levels in uint8, or float32.
 
@@ -190,11 +193,7 @@ def _check_arguments(
     layout: str,
 ) -> str:
     """Returns the name as a string; raises `UserError` for arguments that cannot be."""
-    if not isinstance(name, (str, os.PathLike)):
-        raise UserError(
-            f"data.load: expected the name or path of a data set, got {type(name).__name__}. Save an array first: "
-            "np.save('images.npy', x), then data.load('images.npy')."
-        )
+    check_given("data.load", name, (str, os.PathLike))
     name = os.fspath(name)
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")

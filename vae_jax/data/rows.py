@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from vae_jax._short_repr import short_repr
 from vae_jax.data.checks import Unusable, check_shape, level_type, unusable
 from vae_jax.errors import UserError
 
 
+@short_repr
 class Scan(NamedTuple):
     """The results of one pass over all images."""
 

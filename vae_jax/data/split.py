@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
+from vae_jax._short_repr import short_repr
 from vae_jax.data.rows import Rows
 
 
@@ -20,6 +21,7 @@ class Rendering(NamedTuple):
     draw: Callable[[Array, Array], Array] | None = None  # (key, row of train) -> a row to render; None: the row itself
 
 
+@short_repr
 class Split(NamedTuple):
     """Arrays of a source, as stored, by the part of the data that they are."""
 

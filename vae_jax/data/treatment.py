@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vae_jax._short_repr import short_repr
 from vae_jax._threefry import random_bits16
 from vae_jax.config import FIXED_IN_MEMORY
 from vae_jax.data.dataset import Dataset
+from vae_jax.data.expect import check_given
 from vae_jax.data.moments import Moments, train_moments
 from vae_jax.data.rows import Rows
 from vae_jax.data.values import check_treatment
@@ -22,6 +24,7 @@ from vae_jax.keys import Stream, stream
 _CHUNK = 1024  # examples treated at once where a whole split is drawn
 
 
+@short_repr
 class Prepared(NamedTuple):
     """A data set on the device, ready for training and evaluation."""
 
@@ -106,6 +109,7 @@ def prepare(
     Raises:
       UserError: for every example of every split, data that the treatment is not for: see `values.check_treatment`.
     """
+    check_given("data.prepare", dataset, Dataset)
     if binarization not in (kinds := ("dynamic", "fixed", "threshold", "none")):
         raise unknown("binarization", binarization, kinds)
     if dequantize and binarization != "none":

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from vae_jax._short_repr import short_repr
 from vae_jax.evaluation.hmc import (
     ADAPTATION_STEPS,
     Path,
@@ -62,6 +63,7 @@ class Annealing(NamedTuple):
 DEFAULT = Annealing()
 
 
+@short_repr
 class Annealed(NamedTuple):
     """An estimate of log p(x) for one example from several chains; with a leading axis of examples from a data set."""
 
@@ -71,6 +73,7 @@ class Annealed(NamedTuple):
     acceptance_rate: Array  # mean over transitions and chains; nan without transitions (num_temperatures = 1)
 
 
+@short_repr
 class Bounds(NamedTuple):
     """Both sides of log p(x) for data simulated from the model; in expectation lower.log_px <= log p(x) <= upper.log_px."""
 

@@ -8,6 +8,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from vae_jax._short_repr import short_repr
 from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.evaluation.means import ToInput, map_examples
 from vae_jax.model import VAE, Params, prior_log_prob
@@ -17,6 +18,7 @@ from vae_jax.objectives.terms import Decode, LogProb, PriorLogProb, check_num_sa
 Posterior = tuple[Array, Array]  # (mean, log_scale) of a diagonal Gaussian
 
 
+@short_repr
 class Gaps(NamedTuple):
     """The ELBO of the encoder's q, and of the best diagonal Gaussian q*, for one example; beta = 1, nats.
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from vae_jax._short_repr import short_repr
 from vae_jax.evaluation.means import ToInput
 from vae_jax.model import VAE, Params, prior_log_prob
 from vae_jax.objectives import draw, log_mean_exp_k
@@ -16,6 +17,7 @@ from vae_jax.objectives import draw, log_mean_exp_k
 _TAIL_LEAST = 5  # draws in the tail, fewer say nothing of its shape
 
 
+@short_repr
 class LogPx(NamedTuple):
     """The estimate of log p(x) from K draws, and its quality; nats. One example, or a leading axis of examples."""
 

@@ -1,7 +1,7 @@
 """Exact dataset means: every example once, whatever the batch size."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from vae_jax._short_repr import short_repr
+from vae_jax.data import Prepared
+from vae_jax.errors import UserError, unknown
 from vae_jax.model import VAE, Params, prior_log_prob
 from vae_jax.objectives import Terms, elbo
 
@@ -18,6 +21,7 @@ ToInput = Callable[[Array], Array]  # a batch as stored -> the floats that the l
 _AT_ONCE_ON_CPU = 128
 
 
+@short_repr
 class Evaluation(NamedTuple):
     """The two terms of the ELBO (beta = 1) of every example, in nats."""
 
@@ -66,6 +70,8 @@ def map_examples(
 
     The last batch is filled up with copies of the first example, whose results are cut off: so every example counts once.
     """
+    if not hasattr(data, "shape"):
+        raise UserError(f"expected an array of examples such as prepared.test, got a {type(data).__name__}.")
     num_examples = data.shape[0]
     batch_size = min(batch_size, num_examples)
     num_batches = -(-num_examples // batch_size)
@@ -126,7 +132,62 @@ def evaluate(
 
 
 def encode_dataset(
-    vae: VAE, params: Params, data: Array, *, to_input: ToInput = lambda x: x, batch_size: int = 1000
+    vae: VAE,
+    params: Params,
+    data: Prepared | Array,
+    *,
+    split: Literal["test", "validation", "train"] = "test",
+    key: Array | None = None,
+    to_input: ToInput | None = None,
+    batch_size: int = 1000,
 ) -> tuple[Array, Array]:
-    """(mean, log_scale) of q(z|x) of every example, each (examples, latent); batch_size as of `evaluate`. Jit at the edge."""
-    return map_examples(lambda index, x: vae.encode(params, x), data, to_input, _at_once(batch_size))
+    """Codes of a whole split: (mean, log_scale) of q(z|x) of every example, each (examples, latent). Jit it at the edge.
+
+    Args:
+      vae, params: the model.
+      data: what `data.prepare` returned; the images then reach the encoder as the training made them. Or an array of examples
+        as stored, with `to_input`, for a part of a split.
+      split: "test", "validation" or "train", of a `Prepared`.
+      key: for the training split, whose images may be drawn anew (binarized, dequantized): example i is drawn with
+        fold_in(key, i).
+      to_input: of an array, such as `prepared.eval_input`; floats that the encoder takes as they are need none.
+      batch_size: as of `evaluate`.
+
+    Raises:
+      ValueError: for a split that there is not, a missing key, or integers without `to_input`.
+
+    Example:
+      >>> from vae_jax import data, likelihoods, model
+      >>> prepared = data.prepare(data.load("digits"), binarization="dynamic")
+      >>> vae = model.mlp_vae((8, 8, 1), likelihoods.bernoulli(), latent_dim=2, hidden=(16,))
+      >>> means, log_scales = encode_dataset(vae, vae.init(jax.random.key(0)), prepared)
+      >>> means.shape, log_scales.shape
+      ((359, 2), (359, 2))
+    """
+    if isinstance(data, Prepared):
+        if to_input is not None:
+            raise ValueError("encode_dataset: to_input comes from the prepared data. Leave it out.")
+        data, to_input = _examples_of(data, split, key)
+    elif split != "test" or key is not None:
+        raise ValueError("encode_dataset: split and key choose within prepared data. Pass what data.prepare returned.")
+    return map_examples(lambda index, x: vae.encode(params, x), data, to_input or (lambda x: x), _at_once(batch_size))
+
+
+def _examples_of(prepared: Prepared, split: str, key: Array | None) -> tuple[Array, ToInput]:
+    """What `map_examples` goes through for a split, and how it becomes the encoder's input."""
+    if split not in ("test", "validation", "train"):
+        raise unknown("split", split, ("test", "validation", "train"))
+    if split != "train":
+        if (found := getattr(prepared, split)) is None:
+            raise ValueError("encode_dataset: there is no validation split. Load the data with validation_fraction=0.1.")
+        return found, prepared.eval_input
+    if key is None:
+        raise ValueError(
+            'encode_dataset: expected a key for split="train", whose images may be drawn anew. Pass key=jax.random.key(0).'
+        )
+
+    def one(number: Array, row: Array) -> Array:
+        return prepared.train_input(jax.random.fold_in(key, number), row[None])[0]
+
+    # Rows that stay on disk are read batch by batch.
+    return jnp.arange(len(prepared.train)), lambda index: jax.vmap(one)(index, prepared.train_rows(index))

@@ -1,6 +1,7 @@
 """Encoders and decoders as pairs of pure functions: the only place that imports flax."""
 
 from vae_jax.networks.adapters import Network as Network
+from vae_jax.networks.adapters import check_network as check_network
 from vae_jax.networks.adapters import from_linen as from_linen
 from vae_jax.networks.adapters import from_nnx as from_nnx
 from vae_jax.networks.convolution import conv as conv

@@ -1,4 +1,8 @@
-"""Convolutional encoders and decoders, plain or with residual blocks, for images whose sides halve at least once."""
+"""Convolutional encoders and decoders, plain or with residual blocks, for images of any size from 2 x 2 pixels up.
+
+An odd side is halved upwards: the convolution extends it by one row or column of zeros, and the decoder's mirror image of that
+layer crops the same row or column again. Where all sides are even this does nothing.
+"""
 
 import math
 from collections.abc import Callable
@@ -25,6 +29,7 @@ class _Conv(linen.Module):
     kernel_init: Callable[..., Array] | None = None
     bias_init: Callable[..., Array] = linen.initializers.zeros_init()
     bias_shape: tuple[int, ...] | None = None
+    crop: tuple[int, int] | None = None  # the rows and columns to keep; all by default
 
     @linen.compact
     def __call__(self, h: Array) -> Array:
@@ -36,6 +41,8 @@ class _Conv(linen.Module):
         bias = self.param("bias", self.bias_init, self.bias_shape or (self.features,))
         product = convolution.conv_transpose if self.transpose else convolution.conv
         h = product(h, kernel.astype(self.dtype), stride=self.stride)
+        if self.crop is not None and h.shape[:2] != self.crop:
+            h = h[: self.crop[0], : self.crop[1]]
         return h + jnp.broadcast_to(bias.astype(self.dtype), h.shape)
 
 
@@ -115,45 +122,56 @@ class _Decoder(linen.Module):
     @linen.compact
     def __call__(self, z: Array) -> Array:
         height, width, *emitted = self.output_shape
-        smallest = tuple(n >> len(self.channels) for n in (height, width))
+        # The sizes that the encoder's layers see, first to last.
+        *sizes, smallest = [_halved((height, width), times) for times in range(len(self.channels) + 1)]
         h = z.astype(self.dtype)
         for units in reversed(self.dense):
             h = self.activation(dense_layer(units, self.dtype)(h))
         h = dense_layer(math.prod(smallest) * self.channels[-1], self.dtype)(h).reshape(*smallest, self.channels[-1])
         last = {"bias_init": self.bias_init, "bias_shape": self.bias_shape}
-        for features, options in [*((channels, {}) for channels in self.channels[-2::-1]), (math.prod(emitted), last)]:
+        layers = [*((channels, {}) for channels in self.channels[-2::-1]), (math.prod(emitted), last)]
+        for (features, options), size in zip(layers, reversed(sizes), strict=True):
             h = _Blocks(self.num_blocks, self.norm, self.activation, self.dtype)(h)
             h = _Normalized(self.norm, self.activation, self.dtype)(h)
-            h = _Conv(features, 4, self.dtype, stride=2, transpose=True, **options)(h)
+            h = _Conv(features, 4, self.dtype, stride=2, transpose=True, crop=size, **options)(h)
         return h.astype(jnp.float32).reshape(self.output_shape)
+
+
+def _halved(sides: tuple[int, int], times: int) -> tuple[int, int]:
+    """Height and width after so many convolutions of stride 2, each of which rounds up."""
+    height, width = (-(-n // 2**times) for n in sides)
+    return height, width
 
 
 def default_channels(data_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Channels after each halving: 32 in the first half of them, 64 in the second.
 
-    The image is halved while both sides are even and at least 8: 28 x 28 to 7 x 7 (32, 64), 32 x 32 to 4 x 4 (32, 32, 64), and
-    64 x 64 to 4 x 4 (32, 32, 64, 64), as in disentanglement_lib.
+    The image is halved until its shorter side is below 8: 28 x 28 to 7 x 7 (32, 64), 32 x 32 to 4 x 4 (32, 32, 64), and
+    64 x 64 to 4 x 4 (32, 32, 64, 64), as in disentanglement_lib. Odd sides are rounded up: 218 x 178 ends at 7 x 6 (32, 32, 32,
+    64, 64).
 
     Raises:
-      ValueError: for images that do not halve.
+      ValueError: for data that are not images, or images with a side of one pixel.
     """
     check_image(data_shape, 1)
     height, width = data_shape[:2]
     halvings = 1
-    while (height >> halvings) % 2 == 0 == (width >> halvings) % 2 and min(height, width) >> halvings >= 8:
+    while min(_halved((height, width), halvings)) >= 8:
         halvings += 1
     first = -(-halvings // 2)
     return (32,) * first + (64,) * (halvings - first)
 
 
 def check_image(data_shape: tuple[int, ...], halvings: int) -> None:
-    """Raises `ValueError` unless these are images (height, width, channels) that halve so many times."""
+    """Raises `ValueError` unless these are images (height, width, channels) that can be halved so many times."""
     if len(data_shape) != 3:
         raise ValueError(f"expected images (height, width, channels) for convolutions, got data of shape {data_shape}.")
-    if any(n % 2**halvings for n in data_shape[:2]):
-        times = "once" if halvings == 1 else f"{halvings} times"
-        got = " x ".join(map(str, data_shape))
-        raise ValueError(f"expected sides that are multiples of {2**halvings}, to halve them {times}, got {got}.")
+    height, width = data_shape[:2]
+    if min(height, width) <= 2 ** (halvings - 1):  # a layer before the last has left a single row or column
+        most, got = (min(height, width) - 1).bit_length(), " x ".join(map(str, data_shape))
+        if most == 0:
+            raise ValueError(f"expected images of at least 2 x 2 pixels for convolutions, got {got}.")
+        raise ValueError(f"expected at most {most} channels, one for each halving of {got}, got {halvings}.")
 
 
 def _settings(
@@ -186,7 +204,8 @@ def conv_encoder(
     arXiv:1811.12359): 32 and 32 channels by 4 x 4, 64 and 64 by 2 x 2, 256 units.
 
     Args:
-      data_shape: (height, width, channels) of one example; both sides multiples of 2 to the number of `channels`.
+      data_shape: (height, width, channels) of one example. Each layer halves the sides, an odd one upwards after a row or
+        column of zeros.
       latent_dim: number of latent dimensions, >= 1.
       channels: after each halving, first to last; `default_channels` by default.
       kernels: sides of the kernels; by default 4 for the first two layers and 2 for the others.
@@ -197,7 +216,7 @@ def conv_encoder(
       dtype: "float32" or "bfloat16" for the arithmetic; parameters and outputs stay float32.
 
     Raises:
-      ValueError: for images that do not halve so often, or settings out of range.
+      ValueError: for images too small to be halved so often, or settings out of range.
     """
     check_widths(latent_dim, dense)
     channels, norm = _settings(data_shape, channels, num_blocks, norm)

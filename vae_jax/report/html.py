@@ -6,6 +6,7 @@ import numpy as np
 
 from vae_jax.build import repeat_command
 from vae_jax.config import describe_network
+from vae_jax.model import num_parameters
 from vae_jax.report import evaluated, figures, latent, latent_figures, page, summary
 from vae_jax.report.page import Section
 from vae_jax.runs import Run, read_config
@@ -157,7 +158,8 @@ def write_report(run: Run) -> Path:
     """Draws figures/*.png and traversal.gif, and writes report.html into the run directory; returns the path of the page."""
     config, description = read_config(run.path)
     dataset = Path(config.dataset).name
-    lead = f"{page.data_words(dataset, description['data'])} {describe_network(config)}, {config.likelihood} likelihood."
+    network = f"{describe_network(config)}, {config.likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
+    lead = f"{page.data_words(dataset, description['data'])} {network}"
     command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
     body = [
         page.notes([*run.notes, *evaluated.warnings(run)]),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built
 from vae_jax.config import Config, describe_objective
 from vae_jax.divergences import kl_per_dimension
@@ -22,6 +23,7 @@ _SAMPLES = 64
 _SIDE = 15  # of the manifold
 
 
+@short_repr
 class Pictures(NamedTuple):
     """Images in [0, 1], (n, height, width, channels), and codes."""
 
@@ -37,6 +39,7 @@ class Pictures(NamedTuple):
     views: "Views"  # what made them
 
 
+@short_repr
 class Views(NamedTuple):
     """Images of a model on [0, 1], as functions of its parameters: compiled once for all of them."""
 

@@ -6,13 +6,14 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vae_jax._short_repr import short_repr
 from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError, unknown
+from vae_jax.folders import PathLike, as_path
 
 TRACED = (*Hyperparams._fields, "seed")  # a new value is a new number for the same program
 # All members see the same data, split and test draws, or their rows could not be compared.
@@ -24,6 +25,7 @@ _MOST = 100_000  # members of a design
 STATIC = tuple(field.name for field in dataclasses.fields(Config) if field.name not in (*TRACED, *SHARED))
 
 
+@short_repr
 class Group(NamedTuple):
     """Members that one program serves: they differ in traced values alone."""
 
@@ -94,8 +96,9 @@ def points(base: Config, listed: Sequence[Mapping[str, Any]]) -> list[Config]:
     return [dataclasses.replace(base, **point) for point in listed]
 
 
-def read_points(base: Config, path: Path) -> list[Config]:
+def read_points(base: Config, path: PathLike) -> list[Config]:
     """`points` from a CSV file: a header of names, then a member a line."""
+    path = as_path(path)
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise OSError("it is no file")

@@ -18,13 +18,15 @@ import jax
 import numpy as np
 
 from vae_jax import config as config_module
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError, fits
 from vae_jax.files import read_json, write_json
-from vae_jax.folders import check_out, exclusive, is_fresh
+from vae_jax.folders import PathLike, as_path, check_out, exclusive, is_fresh
+from vae_jax.model import num_parameters
 from vae_jax.postmortem import examine
 from vae_jax.record import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs import describe
@@ -45,6 +47,7 @@ class Layout(NamedTuple):
     devices: int | None = None  # of this process to use; all by default
 
 
+@short_repr
 class Tick(NamedTuple):
     """What a progress bar is told after each epoch of a block."""
 
@@ -55,8 +58,9 @@ class Tick(NamedTuple):
     progress: MembersProgress
 
 
-def read_sweep(path: Path) -> tuple[list[Config], dict[str, Any]]:
+def read_sweep(path: PathLike) -> tuple[list[Config], dict[str, Any]]:
     """The members of a sweep directory, and all of sweep.json."""
+    path = as_path(path)
     if not (path / "sweep.json").exists():
         raise UserError(f"{path}: not a sweep directory (it has no sweep.json).")
     content = read_json(path / "sweep.json", "members", "data")
@@ -74,8 +78,9 @@ def read_sweep(path: Path) -> tuple[list[Config], dict[str, Any]]:
         raise UserError(f"{path / 'sweep.json'}: cannot be read: {error}") from None
 
 
-def merge(members: Sequence[Config], out: Path, resume: bool) -> list[Config]:
+def merge(members: Sequence[Config], out: PathLike, resume: bool) -> list[Config]:
     """All members of the sweep, those that the directory has already first."""
+    out = as_path(out)
     if not resume or is_fresh(out):
         return list(members)
     old, _ = read_sweep(out)
@@ -88,7 +93,7 @@ def merge(members: Sequence[Config], out: Path, resume: bool) -> list[Config]:
 
 def run_sweep(
     members: Sequence[Config],
-    out: Path,
+    out: PathLike,
     *,
     resume: bool = False,
     layout: Layout | None = None,
@@ -109,13 +114,14 @@ def run_sweep(
       arguments: recorded in sweep.json, for whoever wants to continue it.
       data_dir: where TFDS finds prepared data.
       checkpoint_seconds: least time between checkpoints, written at the end of an epoch.
-      on_block: called with a group, why it is laid out as it is, the epochs done, and notes for the user, when a block starts.
+      on_block: called when a block starts, with a group, its parameter count and why it is laid out as it is, the epochs done,
+        and notes for the user.
       on_epoch: called after each epoch; a true answer ends the sweep after it.
 
     Returns:
       Whether all members have ended. If not, the sweep was interrupted.
     """
-    layout, processes = layout or Layout(), processes or Processes()
+    out, layout, processes = as_path(out), layout or Layout(), processes or Processes()
     check_members(members)
     processes.check_devices()
     if processes.size > len(members):
@@ -281,7 +287,8 @@ def _run_block(
             steps = len(built.dataset.train) // built.config.batch_size
             start = _progress(Lane(state, best), group, lines, epoch, steps)
         rewrite_metrics(path, lines)
-        on_block(group, placement.why, start.epoch if start else 0, [f"{path.name}: {note}" for note in notes])
+        why = f"{num_parameters(built.vae):,} parameters each; {placement.why}"
+        on_block(group, why, start.epoch if start else 0, [f"{path.name}: {note}" for note in notes])
         last_saved = time.perf_counter()
         num_used = len(built.dataset.train) // built.config.batch_size * built.config.batch_size
         seen = [len(history) for history in start.histories] if start else [0] * count

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.epochs import Lane
 from vae_jax.errors import UserError
 from vae_jax.files import read_json, write_json, write_text
+from vae_jax.folders import PathLike, as_path
 from vae_jax.runs import read_metrics
 from vae_jax.sweep.design import TRACED, groups, varying
 from vae_jax.sweep.directory import lane_template, read_block, read_sweep, told
@@ -24,6 +26,7 @@ from vae_jax.training import evaluation_params
 _TIMES = ("seconds", "wall_seconds", "train_examples_per_second")
 
 
+@short_repr
 class Results(NamedTuple):
     """A sweep directory, read back."""
 
@@ -54,8 +57,9 @@ def _is_table(rows: Any, members: Sequence[int]) -> bool:
     return numbers and words and [row["member"] for row in rows] == list(members)
 
 
-def load_sweep(path: Path) -> Results:
+def load_sweep(path: PathLike) -> Results:
     """Reads a sweep directory; of an unfinished one the members that have ended."""
+    path = as_path(path)
     members, description = read_sweep(path)
     rows, curves, placements = [], [], []
     for block in _ended(path):
@@ -79,8 +83,9 @@ def load_sweep(path: Path) -> Results:
     return Results(path, members, description, rows, points(rows, traced), curves, placements)
 
 
-def write_results(path: Path, wall_seconds: float | None = None) -> Results:
+def write_results(path: PathLike, wall_seconds: float | None = None) -> Results:
     """Writes results.csv, curves.csv and summary.json from the blocks."""
+    path = as_path(path)
     results = load_sweep(path)
     write_text(path / "results.csv", to_csv(results.rows, [name for name in results.rows[0] if name != "kl_per_dimension"]))
     names = list(dict.fromkeys(name for line in results.curves for name in line if name not in _TIMES))

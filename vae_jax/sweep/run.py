@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.config import Config
 from vae_jax.sharding import Placement, place
@@ -13,6 +14,7 @@ from vae_jax.sweep.table import Point, points, rows, to_arrays, with_settings
 from vae_jax.training import MembersFit, MembersProgress, fit_members
 
 
+@short_repr
 class Sweep(NamedTuple):
     """The result of `sweep`."""
 
