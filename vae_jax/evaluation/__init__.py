@@ -18,6 +18,7 @@ from vae_jax.evaluation.importance import importance_log_px as importance_log_px
 from vae_jax.evaluation.importance import log_px_from_weights as log_px_from_weights
 from vae_jax.evaluation.importance import log_px_means as log_px_means
 from vae_jax.evaluation.importance import pareto_k as pareto_k
+from vae_jax.evaluation.importance import pareto_k_limit as pareto_k_limit
 from vae_jax.evaluation.means import Evaluation as Evaluation
 from vae_jax.evaluation.means import Means as Means
 from vae_jax.evaluation.means import bits_per_dim as bits_per_dim
@@ -25,3 +26,4 @@ from vae_jax.evaluation.means import encode_dataset as encode_dataset
 from vae_jax.evaluation.means import evaluate as evaluate
 from vae_jax.evaluation.means import map_examples as map_examples
 from vae_jax.evaluation.means import means as means
+from vae_jax.evaluation.means import standard_error as standard_error
