@@ -27,3 +27,10 @@ from vae_jax.evaluation.means import evaluate as evaluate
 from vae_jax.evaluation.means import map_examples as map_examples
 from vae_jax.evaluation.means import means as means
 from vae_jax.evaluation.means import standard_error as standard_error
+from vae_jax.evaluation.not_finite import NOT_FINITE as NOT_FINITE
+from vae_jax.evaluation.not_finite import NotFiniteWarning as NotFiniteWarning
+from vae_jax.evaluation.not_finite import are_finite as are_finite
+from vae_jax.evaluation.not_finite import find_not_finite as find_not_finite
+from vae_jax.evaluation.not_finite import name_examples as name_examples
+from vae_jax.evaluation.not_finite import not_finite_rows as not_finite_rows
+from vae_jax.evaluation.not_finite import warn_not_finite as warn_not_finite
