@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -184,8 +185,9 @@ def main() -> int:
                 file=sys.stderr,
             )
             return 1
+    error = summary["test_elbo_standard_error"]  # not defined for a single test example
     print(
-        f"test ELBO {summary['test_elbo']:.3f} +- {summary['test_elbo_standard_error']:.3f} nats  =  log-likelihood "
+        f"test ELBO {summary['test_elbo']:.3f}{'' if math.isnan(error) else f' +- {error:.3f}'} nats  =  log-likelihood "
         f"{summary['test_log_likelihood']:.3f} - KL {summary['test_kl']:.3f}   ({summary['num_test_examples']} examples, "
         f"{fit.status} after {epochs} epochs, {summary['train_examples_per_second']:,.0f} examples/s)",
         flush=True,

@@ -268,7 +268,8 @@ def log_px_means(estimates: LogPx, num_samples: int) -> LogPxMeans:
     count = len(log_px)
     mean = float(np.mean(log_px))
     monte_carlo = float(np.sqrt(np.sum(np.square(error)))) / count
-    bias = max(float(np.mean(log_px - half)), 0.0) if num_samples > 1 else math.nan
+    with np.errstate(invalid="ignore"):  # of examples whose log p(x) is not finite
+        bias = max(float(np.mean(log_px - half)), 0.0) if num_samples > 1 else math.nan
     has_shape = not np.isnan(shape).all()
     above, above_limit = (float(np.mean(shape > k)) if has_shape else math.nan for k in (0.7, pareto_k_limit(num_samples)))
     low, high = mean - 3 * monte_carlo, mean + 3 * monte_carlo + 2 * bias
