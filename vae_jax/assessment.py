@@ -264,12 +264,11 @@ def _why_open(numbers: dict[str, Any]) -> str | None:
         why = f"{num_samples} samples say nothing of the tails of the importance weights. Use --num-samples 1000"
     else:
         why = (
-            f"the importance weights of {share:.1%} of the examples have a Pareto shape k above {pareto_k_limit(num_samples):.2g}, "
-            "so the estimate may be too low by more than its errors say. Use more samples"
+            f"the importance weights of {share:.1%} of the examples have a Pareto shape k above "
+            f"{pareto_k_limit(num_samples):.2g}, so the estimate may be too low by more than its errors say. Use more samples"
         )
-    annealing = (
-        "compare the annealed estimate" if "ais" in numbers else "annealing, which comes closer (--ais-temperatures 1000)"
-    )
+    annealing = "annealing, which comes closer (--ais-temperatures 1000)"
+    annealing = "compare the annealed estimate" if "ais" in numbers else annealing
     return f"log p(x): {bound}, because {why}, or {annealing}."
 
 
