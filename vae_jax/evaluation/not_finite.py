@@ -74,7 +74,8 @@ def describe(split: str, data: Any, evaluation: Evaluation) -> NotFinite | None:
     span = f"The values there go from {bad.min():.4g} to {bad.max():.4g}"
     if others.size:
         span += f", those of the other examples from {others.min():.4g} to {others.max():.4g}"
-    if others.size and (bad.min() < others.min() or bad.max() > others.max()):
+    width = np.ptp(others) if others.size else math.inf
+    if others.size and (bad.min() < others.min() - width or bad.max() > others.max() + width or not np.isfinite(bad).all()):
         advice = f"Correct or remove {'this row' if len(rows) == 1 else 'these rows'} of the {split} set"
         return NotFinite(examples, f"{found}. {span}. {advice}, or use a likelihood with heavy tails (student_t).")
     return NotFinite(examples, f"{found}. {span}. The model is at fault rather than the data: lower the learning rate.")
