@@ -1,6 +1,7 @@
 """Trains the same network under several likelihoods and prints one table in units that can be compared."""
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
         print(f"\n{unit}, per example:")
         print(f"{'likelihood':{width}}  {'test ELBO':>11}  {'+-':>7}  {'log-lik.':>11}  {'KL':>8}  {'bits/dim':>8}  what it is")
         for row in chosen:
+            error = "-" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3f}"
             bits = "-" if row["test_bits_per_dim"] is None else f"{row['test_bits_per_dim']:.4f}"
             print(
-                f"{row['likelihood']:{width}}  {row['test_elbo']:11.3f}  {row['standard_error']:7.3f}  "
+                f"{row['likelihood']:{width}}  {row['test_elbo']:11.3f}  {error:>7}  "
                 f"{row['test_log_likelihood']:11.3f}  {row['test_kl']:8.3f}  {bits:>8}  {row['why']}"
             )
 
@@ -117,6 +119,9 @@ def main() -> int:
             if fit.status == "diverged":
                 print(f"note: {entry.label} diverged and is left out of the table", file=sys.stderr)
                 continue
+            if fit.problem is not None:
+                print(f"note: {entry.label} is left out of the table: {fit.problem}", file=sys.stderr)
+                continue
             rows.append({**summary, "likelihood": entry.label, "seed": seed, "unit": entry.unit, "why": entry.why})
             if seed == arguments.seeds[0]:
                 originals, means = reconstructions(built, fit.params)
@@ -124,7 +129,7 @@ def main() -> int:
                 strips.append((entry.label, means))
 
     if not rows:
-        print("error: every run diverged: look at the range of the data, or try a lower --learning-rate.", file=sys.stderr)
+        print("error: no run ended well: look at the range of the data, or try a lower --learning-rate.", file=sys.stderr)
         return 1
     merged = []
     for label in dict.fromkeys(row["likelihood"] for row in rows):

@@ -27,7 +27,8 @@ class Arguments:
     elbo_samples: int = 10
     """Draws of z for the ELBO of each test example. 1 repeats the number in summary.json."""
     ais_temperatures: int = 0
-    """Also estimate log p(x) by annealed importance sampling with so many temperatures, such as 1000; 0: do not."""
+    """Also estimate log p(x) by annealed importance sampling with so many temperatures, such as 1000; 0: do not. Use it where \
+    the importance samples give only a lower end of log p(x)."""
     ais_chains: int = 16
     """Chains of it for each example."""
     ais_start: Literal["posterior", "prior"] = "posterior"
@@ -73,9 +74,29 @@ COLUMNS = (
 
 
 def cell(value: Any, form: str) -> str:
-    """A number, or a dash for one that is not defined."""
+    """Returns a number as a cell of the table, or a dash for one that is not defined."""
     width = int(form.split(".")[0].rstrip("d"))
-    return f"{'-':>{width}}" if value is None or value != value else f"{value:{form}}"
+    return f"{'-':>{width}}" if value is None else f"{value:{form}}"
+
+
+def table_row(numbers: dict[str, Any]) -> str:
+    """Returns a run's cells. A bias is marked ">" where the interval of log p(x) is open, because it is then larger."""
+    from vae_jax.assessment import interval_of
+
+    cells = {name: cell(numbers[name], form) for _, name, form in COLUMNS}
+    if interval_of(numbers)[1] is None and numbers["log_px_bias"] is not None:
+        cells["log_px_bias"] = f"{'>' + cells['log_px_bias'].strip():>{len(cells['log_px_bias'])}}"
+    return "  ".join(cells.values())
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Returns a number in words, or a dash for one that is not defined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """Returns a number and its standard error, where it has one."""
+    return number(value) + ("" if error is None else f" +- {error:.3f}")
 
 
 def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
@@ -120,8 +141,11 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
 
 def more(numbers: dict[str, Any]) -> list[str]:
     """The lines below a run's row: what the table has no column for."""
-    low, high = numbers["log_px_interval"]
-    interval = f"[{low:.3f}, {high:.3f}] has the exact mean log p(x) of these examples; " if high == high else ""
+    from vae_jax.assessment import interval_of
+
+    low, high = interval_of(numbers)
+    ends = f"at least {number(low)}" if high is None else f"in [{number(low)}, {number(high)}]"
+    interval = "" if low is None else f"mean log p(x) of these examples {ends}; "
     parts = (
         "mutual_information",
         "mutual_information_upper",
@@ -133,30 +157,30 @@ def more(numbers: dict[str, Any]) -> list[str]:
         "-" if numbers[name] is None else f"{numbers[name]:.2f}".replace("-0.00", "0.00") for name in parts
     )
     lines = [
-        f"{interval}{numbers['num_samples']} samples worth {numbers['effective_sample_size']:.0f}; mutual information "
+        f"{interval}{numbers['num_samples']} samples worth {number(numbers['effective_sample_size'], 0)}; mutual information "
         f"{least} to {most} (cap {cap}), total correlation {correlation}, dimension-wise KL {dimension_wise}"
     ]
     if "ais" in numbers:
         ais = numbers["ais"]
         lines.append(
             f"annealed ({ais['num_temperatures']} temperatures, {ais['num_chains']} chains, {ais['num_examples']} examples): "
-            f"log p(x) {ais['log_px_mean']:.3f} +- {ais['log_px_standard_error']:.3f}, "
-            f"MC +- {ais['log_px_monte_carlo_error']:.4f}, "
-            f"acceptance {ais['acceptance_rate']:.2f}"
+            f"log p(x) {with_error(ais['log_px_mean'], ais['log_px_standard_error'])}, a lower bound in expectation, "
+            f"MC +- {number(ais['log_px_monte_carlo_error'], 4)}, "
+            f"acceptance {number(ais['acceptance_rate'], 2)}"
         )
     if "bdmc" in numbers:
         bdmc = numbers["bdmc"]
+        gap = with_error(bdmc["gap"], bdmc["gap_standard_error"])
         lines.append(
-            f"annealing on {bdmc['num_examples']} simulated examples: log p(x) from {bdmc['lower']:.3f} to "
-            f"{bdmc['upper']:.3f}, gap {bdmc['gap']:.3f} +- {bdmc['gap_standard_error']:.3f}"
+            f"annealing on {bdmc['num_examples']} simulated examples: bounds of log p(x) in expectation "
+            f"{number(bdmc['lower'])} and {number(bdmc['upper'])}, gap {gap}"
         )
     if "gaps" in numbers:
         gaps = numbers["gaps"]
-        lines.append(
-            f"gaps ({gaps['num_examples']} examples): approximation {gaps['approximation_gap']:.3f} +- "
-            f"{gaps['approximation_gap_standard_error']:.3f}, amortisation {gaps['amortization_gap']:.3f} +- "
-            f"{gaps['amortization_gap_standard_error']:.3f}"
+        approximation, amortization = (
+            with_error(gaps[name], gaps[f"{name}_standard_error"]) for name in ("approximation_gap", "amortization_gap")
         )
+        lines.append(f"gaps ({gaps['num_examples']} examples): approximation {approximation}, amortisation {amortization}")
     return lines
 
 
@@ -178,7 +202,7 @@ def main() -> int:
             widths = [int(form.split(".")[0].rstrip("d")) for _, _, form in COLUMNS]
             titles = "  ".join(f"{title:>{w}}" for (title, _, _), w in zip(COLUMNS, widths, strict=True))
             print(f"{'run':{width}}  {titles}")
-        print(f"{path!s:{width}}  {'  '.join(cell(numbers[name], form) for _, name, form in COLUMNS)}", flush=True)
+        print(f"{path!s:{width}}  {table_row(numbers)}", flush=True)
         details += [f"{path}: {line}" for line in (*more(numbers), *(f"note: {remark}" for remark in remarks(numbers)))]
     print("\n" + "\n".join(details))
     return 0

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shlex
 import sys
@@ -210,6 +211,7 @@ class SweepProgress:
         terminal, epochs = sys.stderr.isatty(), tick.group.configs[0].epochs
         running = tick.progress.status.count("running")
         tests = [history[-1].test.elbo for history in tick.progress.histories if history]
+        tests = [elbo for elbo in tests if math.isfinite(elbo)]
         words = f"epoch {tick.progress.epoch}/{epochs}"
         words += f"  best ELBO {max(tests):.2f}" if tests else ""
         words += f"  {diverged} diverged" if (diverged := tick.progress.status.count("diverged")) else ""
@@ -256,6 +258,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.sweep.directory import Layout, run_sweep
     from vae_jax.sweep.results import write_results
+    from vae_jax.sweep.table import DONE
 
     if arguments.compilation_cache:
         enable_compilation_cache()
@@ -302,7 +305,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
         return 0
     results = write_results(out, time.perf_counter() - began)
     print_points(results)
-    lost = [f"{row['member']} ({row['status']})" for row in results.rows if row["status"].startswith("diverged")]
+    lost = [f"{row['member']} ({row['status']})" for row in results.rows if row["status"] not in DONE]
     if lost:
         print(f"note: left out of the means: member {', '.join(lost)}", file=sys.stderr)
     print(f"table: {out / 'results.csv'} ({len(results.rows)} members, {time.perf_counter() - began:.0f} s)", flush=True)
@@ -325,7 +328,7 @@ def print_points(results: Any) -> None:
     print(f"\n{'':{width}}  {header}   (nats per example; mean +- standard error over n seeds)")
     for label, point in zip(labels, results.points, strict=True):
         if not point.numbers:
-            print(f"{label:{width}}  all {point.num_lost} diverged")
+            print(f"{label:{width}}  none of {point.num_lost} ended well")
             continue
         cells = [
             f"{one.mean:.3f}" + (f" +- {one.standard_error:.3f}" if one.n > 1 else "")

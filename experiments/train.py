@@ -182,11 +182,15 @@ def main() -> int:
                 step = (built, config, fit.progress.state)
                 print(f"operation: {locate(*step, examine(*step)) or 'none, one by one'}", file=sys.stderr)
             return 1
-    if not math.isfinite(summary["test_elbo"]):
-        print("error: the test ELBO is not finite: look at the range of the test data. No report is drawn.", file=sys.stderr)
-        return 1
+        if fit.problem is not None:
+            print(
+                f"error: training ended after epoch {epochs}: {fit.problem} The run is kept in {out}; no report is drawn.",
+                file=sys.stderr,
+            )
+            return 1
+    error = summary["test_elbo_standard_error"]  # not defined for a single test example
     print(
-        f"test ELBO {summary['test_elbo']:.3f} +- {summary['test_elbo_standard_error']:.3f} nats  =  log-likelihood "
+        f"test ELBO {summary['test_elbo']:.3f}{'' if math.isnan(error) else f' +- {error:.3f}'} nats  =  log-likelihood "
         f"{summary['test_log_likelihood']:.3f} - KL {summary['test_kl']:.3f}   ({summary['num_test_examples']} examples, "
         f"{fit.status} after {epochs} epochs, {summary['train_examples_per_second']:,.0f} examples/s)",
         flush=True,

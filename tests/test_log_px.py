@@ -52,7 +52,7 @@ def test_with_the_exact_posterior_every_draw_is_the_answer(linear, num_samples):
         np.testing.assert_allclose(got.log_px_half, exact, atol=2e-5)
 
 
-@pytest.mark.parametrize(("shift", "widen"), [(0.1, 1.3), (0.3, 1.0), (0.0, 2.0)])
+@pytest.mark.parametrize(("shift", "widen"), [(0.1, 1.3), (0.2, 1.0), (0.0, 2.0)])
 def test_the_interval_has_the_exact_value(linear, shift, widen):
     w, mu, x, exact, posterior = linear
     vae = linear_vae(w, mu, lambda x: posterior(x, shift, widen))

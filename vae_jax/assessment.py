@@ -25,7 +25,11 @@ from vae_jax.evaluation import (
     importance_log_px,
     log_px_means,
     means,
+    name_examples,
+    not_finite_rows,
+    pareto_k_limit,
 )
+from vae_jax.files import as_json
 from vae_jax.keys import Stream, stream
 from vae_jax.model import prior_log_prob
 from vae_jax.runs import Run
@@ -72,7 +76,9 @@ def assess(
       progress: called with what is being done, examples done, and examples in all.
 
     Returns:
-      `Assessment`. Numbers are nats per example with standard errors beside them; see the README for each.
+      `Assessment`. Numbers are nats per example with standard errors beside them; see the README for each. None stands for one
+      that is not defined, such as the standard error over a single example, or not finite, such as the upper end of the
+      interval of log p(x) where only a lower one is known (`evaluation.log_px_means`).
     """
     vae, data, params = run.built.vae, run.built.data, run.params
     seed, test = run.built.config.test_seed, data.test
@@ -118,6 +124,7 @@ def assess(
         "log_px_monte_carlo_error": log_px.monte_carlo_error,
         "log_px_bias": log_px.bias,
         "log_px_interval": list(log_px.interval),
+        "pareto_k_above_limit": log_px.pareto_k_above_limit,
         "effective_sample_size": log_px.effective_sample_size,
         "pareto_k_above_0.7": log_px.pareto_k_above,
         "num_samples": num_samples,
@@ -126,6 +133,8 @@ def assess(
     numbers["log_px_bits_per_dim"] = test_bits_per_dim(run.built, log_px.log_px)
     numbers |= _of_code(count, vae.latent_dim, vae.prior is None, *of_posterior(params, test))
     examples = {"log_likelihood": elbo.log_likelihood, "kl": elbo.kl, **estimates._asdict()}
+    if len(bad := not_finite_rows(elbo.log_likelihood, elbo.kl, estimates.log_px)):
+        numbers["not_finite_examples"] = bad.tolist()
 
     def told(what: str, of: int) -> Callable[[int], None]:
         return lambda done: progress(what, done, of)
@@ -161,7 +170,7 @@ def assess(
         "test_seed": run.built.config.test_seed,
         "unit": "nats per example, beta = 1; standard errors over the test examples unless said otherwise",
     }
-    return Assessment(numbers, {name: np.asarray(values) for name, values in examples.items()})
+    return Assessment(as_json(numbers), {name: np.asarray(values) for name, values in examples.items()})
 
 
 def _in_pieces(function: Callable[..., Any], params: Any, data: Any, done: Callable[[int], None]) -> Any:
@@ -182,7 +191,8 @@ def _in_pieces(function: Callable[..., Any], params: Any, data: Any, done: Calla
 def _mean(values: Any) -> tuple[float, float]:
     """Mean and standard error in float64."""
     values = np.asarray(values, np.float64)
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    with np.errstate(invalid="ignore"):
+        return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def _of_code(
@@ -237,16 +247,49 @@ def _of_gaps(gaps: Any, steps: int) -> dict[str, Any]:
     return {**found, "num_examples": len(gaps.elbo), "steps": steps}
 
 
-def remarks(numbers: dict[str, Any]) -> list[str]:
-    """What a reader of these numbers should know: collapse, and estimates that are not to be trusted."""
-    words = diagnostics.collapse_words(len(numbers["collapsed_units"] or ()), numbers["latent_dim"], numbers["test_kl"])
-    found = [words] if words else []
-    share = numbers["pareto_k_above_0.7"]
-    if share is not None and share > 0.05:
-        found.append(
-            f"log p(x): for {share:.1%} of the examples the importance weights have a tail with Pareto k > 0.7, so the "
-            "estimate may be too low by more than its errors say; use more samples, or annealing (--ais-temperatures 1000)."
+def interval_of(numbers: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Returns the ends of the interval of the mean log p(x) that are known; None for one that is not.
+
+    An older version wrote an upper end for any weights, and no share above the limit that it holds for.
+    """
+    low, high = numbers["log_px_interval"]
+    return low, high if "pareto_k_above_limit" in numbers else None
+
+
+def _why_open(numbers: dict[str, Any]) -> str | None:
+    """Says why the interval of log p(x) has no upper end, and what helps; None where it has one."""
+    (low, high), share, num_samples = interval_of(numbers), numbers.get("pareto_k_above_limit"), numbers["num_samples"]
+    if high is not None or "not_finite_examples" in numbers:
+        return None
+    if "pareto_k_above_limit" not in numbers:
+        return "log p(x): an older version evaluated this run, whose upper ends do not always hold; evaluate it again."
+    bound = "the estimate is a lower bound in expectation" if low is None else f"only a lower end is known, {low:.3f}"
+    if share is None:
+        why = f"{num_samples} samples say nothing of the tails of the importance weights. Use --num-samples 1000"
+    else:
+        why = (
+            f"the importance weights of {share:.1%} of the examples have a Pareto shape k above "
+            f"{pareto_k_limit(num_samples):.2g}, so the estimate may be too low by more than its errors say. Use more samples"
         )
+    annealing = "annealing, which comes closer (--ais-temperatures 1000)"
+    annealing = "compare the annealed estimate" if "ais" in numbers else annealing
+    return f"log p(x): {bound}, because {why}, or {annealing}."
+
+
+def remarks(numbers: dict[str, Any]) -> list[str]:
+    """Returns what a reader of these numbers should know: collapse, and estimates that are bounds or not defined."""
+    found = []
+    if rows := numbers.get("not_finite_examples"):
+        examples = name_examples("test", np.asarray(rows), numbers["num_test_examples"])
+        found.append(
+            f"the ELBO or log p(x) of {examples}, counted from 0, is not finite, so means over the test set are not defined. "
+            "evaluation.npz has the values of every example. Look at the range of these rows of the test set."
+        )
+    if numbers["test_kl"] is not None:
+        words = diagnostics.collapse_words(len(numbers["collapsed_units"] or ()), numbers["latent_dim"], numbers["test_kl"])
+        found += [words] if words else []
+    if words := _why_open(numbers):
+        found.append(words)
     if (information := numbers["mutual_information"]) is not None and information > numbers["mutual_information_cap"] - 1:
         found.append(
             f"mutual information: within 1 nat of its cap, log {numbers['num_test_examples']}: "

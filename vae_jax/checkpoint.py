@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.errors import UserError
+from vae_jax.files import as_json
 from vae_jax.training import Best, Partial, StepMetrics, TrainState
 
 
@@ -153,7 +154,7 @@ class Checkpoints:
                 if name_of(meta, tree) != name:
                     raise ValueError(f"it is checkpoint {name_of(meta, tree)}")
                 if told is not None and "test_elbo" in meta:  # which older versions did not write
-                    here, there = (json.dumps(elbo) for elbo in (meta["test_elbo"], told(meta["epoch"])))
+                    here, there = (json.dumps(as_json(elbo)) for elbo in (meta["test_elbo"], told(meta["epoch"])))
                     if here != there:
                         raise ValueError(f"its test ELBO of epoch {meta['epoch']} is {here}, in metrics.jsonl it is {there}")
                 return (tree, meta), complaints

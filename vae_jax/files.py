@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """`write_text` of JSON, with null for numbers that are not finite."""
-    write_text(path, json.dumps(_finite(content), indent=2) + "\n")
+    write_text(path, json.dumps(as_json(content), indent=2) + "\n")
 
 
 def read_json(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
@@ -74,10 +74,10 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _finite(content: Any) -> Any:
-    """The same with null for numbers that are not finite, which JSON does not have."""
+def as_json(content: Any) -> Any:
+    """Returns the same with None for numbers that are not finite, which JSON does not have."""
     if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
+        return {name: as_json(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [as_json(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from vae_jax import networks
 from vae_jax._short_repr import short_repr
 from vae_jax.data.moments import Moments
-from vae_jax.keys import Part
+from vae_jax.keys import Part, Stream, stream
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model_checks import as_seen, latent_dim_of, of_one_example, shapes_of_output, shapes_of_parameters, wrong_shape
 from vae_jax.networks import Network

@@ -2,22 +2,26 @@
 
 import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from vae_jax.evaluation import Means
-from vae_jax.files import naming, write_text
+from vae_jax.files import as_json, naming, write_text
 from vae_jax.folders import PathLike, as_path
 from vae_jax.training import Epoch, TrainMeans
 
 
 def read_metrics(path: PathLike) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl up to the first that is not whole, such as one that a killed process left half-written."""
+    """Reads metrics.jsonl up to the first line that is not whole, such as one that a killed process left half-written.
+
+    A mean or standard error that is not defined, for which the file has null, is NaN.
+    """
     path, lines = as_path(path), []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         for text in (path / "metrics.jsonl").read_bytes().splitlines():
-            line = json.loads(text)
+            line = {name: _number(name, value) for name, value in json.loads(text).items()}
             if not isinstance(line["epoch"], int) or not all(isinstance(value, int | float) for value in line.values()):
                 break
             if not line.get("diverged"):
@@ -26,15 +30,19 @@ def read_metrics(path: PathLike) -> list[dict[str, Any]]:
     return lines
 
 
+def _number(name: str, value: Any) -> Any:
+    return math.nan if value is None and name.startswith(("train_", "test_", "validation_")) else value
+
+
 def rewrite_metrics(out: PathLike, lines: list[dict[str, Any]]) -> None:
     """Puts these lines in the place of metrics.jsonl."""
-    write_text(as_path(out) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(as_path(out) / "metrics.jsonl", "".join(json.dumps(as_json(line)) + "\n" for line in lines))
 
 
 def append_metrics(out: Path, line: dict[str, Any]) -> None:
     """Adds a line to metrics.jsonl. Opened anew each time, so that a full disk is an error of this line and of no later one."""
     with naming(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(as_json(line)) + "\n")
 
 
 def sync_metrics(out: Path) -> None:

@@ -26,6 +26,7 @@ from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.errors import DataWarning, UserError
+from vae_jax.evaluation import NotFiniteWarning
 from vae_jax.files import read_json, write_json
 from vae_jax.folders import PathLike, as_path, check_out, exclusive, is_fresh, remove
 from vae_jax.likelihoods import Likelihood
@@ -185,9 +186,11 @@ def _train(
                 save_partial(progress())
             return bool(on_chunk(steps * built.config.batch_size / num_used))
 
-        fit = training.fit(
-            built.vae, built.data, **built.fit_arguments, start=progress, on_epoch=after_epoch, on_chunk=after_chunk
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotFiniteWarning)  # the summary has it
+            fit = training.fit(
+                built.vae, built.data, **built.fit_arguments, start=progress, on_epoch=after_epoch, on_chunk=after_chunk
+            )
         sync_metrics(out)
         save_partial(fit.progress)
         epochs = len(fit.progress.history)

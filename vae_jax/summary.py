@@ -51,6 +51,8 @@ def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dic
         summary[name] = [float(value) for value in built.vae.likelihood.shared_values(fit.params["likelihood"])]
     if int(fit.progress.best.epoch):
         summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}
+    if fit.problem is not None:
+        summary["problem"] = fit.problem
     if fit.status == "diverged":
         summary["diverged_at_step"] = int(fit.progress.state.step)
     return summary

@@ -23,7 +23,7 @@ from vae_jax.epochs import evaluation_key as evaluation_key
 from vae_jax.epochs import make_epoch as make_epoch
 from vae_jax.epochs import run_keys as run_keys
 from vae_jax.errors import UserError
-from vae_jax.evaluation import Means, means
+from vae_jax.evaluation import NOT_FINITE, Means, are_finite, means, warn_not_finite
 from vae_jax.keys import Stream, stream
 from vae_jax.model import VAE, Params, with_moments
 from vae_jax.objectives import Objective
@@ -76,7 +76,7 @@ class MembersProgress(NamedTuple):
 
     lanes: Lane
     histories: tuple[tuple[Epoch, ...], ...]
-    status: tuple[str, ...]  # "running", "finished", "stopped early" or "diverged"
+    status: tuple[str, ...]  # "running", "finished", "stopped early", "diverged" or "not finite"
     epoch: int  # epochs that those which run have made
     partial: Partial | None = None  # as of `Progress`
 
@@ -86,10 +86,11 @@ class Fit(NamedTuple):
     """The outcome of `fit`."""
 
     progress: Progress
-    status: str  # "finished", "stopped early", "interrupted" or "diverged"
+    status: str  # "finished", "stopped early", "interrupted", "diverged" or "not finite" (the ELBO of some example)
     params: Params  # to evaluate: the best under early stopping, else the last (its moving average where there is one)
     epoch: int  # the epoch that params come from
     test: Means | None  # of params; of a diverged run, of its last whole epoch, None where there is none
+    problem: str | None = None  # the examples whose ELBO is not finite, and what to do
 
 
 @short_repr
@@ -184,7 +185,8 @@ def fit_members(
 
     Returns:
       `MembersFit`. A member whose loss or parameters are not finite is frozen at its last good step ("diverged"), like one
-      that stops early; the numbers of the others do not change.
+      that stops early; the numbers of the others do not change. A member whose ELBO is not finite on an example of the test
+      or validation set ends after that epoch ("not finite").
 
     Raises:
       UserError: as `fit`; hyperparameters that are neither one number nor one for each member.
@@ -235,7 +237,9 @@ def fit_members(
     interrupted = False
     while not interrupted:
         for i, history in enumerate(histories):
-            if status[i] == "running" and len(history) >= epochs:
+            if status[i] == "running" and history and not are_finite(history[-1].test, history[-1].validation):
+                status[i] = NOT_FINITE
+            elif status[i] == "running" and len(history) >= epochs:
                 status[i] = "finished"
             elif status[i] == "running" and early_stopping and history:
                 status[i] = "stopped early" if len(history) - best_epochs[i] >= early_stopping else "running"
@@ -330,6 +334,8 @@ def fit(
 
     Returns:
       `Fit`. Its status is "diverged" where a loss or a parameter was not finite; the state is then that of the last good step.
+      It is "not finite" where the ELBO of some example of the test or validation set was not, though the parameters are. The
+      run then ends after that epoch with a warning, and `problem` names the example.
 
     Raises:
       UserError: a batch larger than the training set, early stopping without validation data, or data outside the support of
@@ -374,4 +380,8 @@ def fit(
         on_epoch=lambda progress: progress.status[0] == "running" and on_epoch(alone(progress)),
         on_chunk=lambda steps, progress: on_chunk(steps, lambda: alone(now) if (now := progress()) else None),
     )
-    return Fit(alone(result.progress), result.status[0], only(result.params), result.epochs[0], result.tests[0])
+    progress, problem = alone(result.progress), None
+    if result.status[0] == NOT_FINITE:
+        params = params_to_evaluate(progress.state, objective)
+        problem = warn_not_finite(evaluation_key(test_seed), vae, params, data, eval_batch_size)
+    return Fit(progress, result.status[0], only(result.params), result.epochs[0], result.tests[0], problem)

@@ -48,7 +48,9 @@ def test_one_table_for_several_runs(healthy, collapsed):
         for name in ("log_px_mean", "test_elbo", "test_kl"):
             assert f"{found[name]:.3f}" in line
         low, high = found["log_px_interval"]
-        assert low < found["log_px_mean"] < high
+        assert low < found["log_px_mean"] < (np.inf if high is None else high)
+        ends = f"at least {low:.3f}" if high is None else f"in [{low:.3f}, {high:.3f}]"
+        assert f"{out}: mean log p(x) of these examples {ends}; 200 samples" in done.stdout
         assert found["test_elbo"] < found["log_px_mean"] + 0.01
         assert found["rate"] == found["test_kl"]
         assert found["distortion"] == -found["test_log_likelihood"]

@@ -18,6 +18,7 @@ from vae_jax.evaluation.importance import importance_log_px as importance_log_px
 from vae_jax.evaluation.importance import log_px_from_weights as log_px_from_weights
 from vae_jax.evaluation.importance import log_px_means as log_px_means
 from vae_jax.evaluation.importance import pareto_k as pareto_k
+from vae_jax.evaluation.importance import pareto_k_limit as pareto_k_limit
 from vae_jax.evaluation.means import Evaluation as Evaluation
 from vae_jax.evaluation.means import Means as Means
 from vae_jax.evaluation.means import bits_per_dim as bits_per_dim
@@ -25,3 +26,11 @@ from vae_jax.evaluation.means import encode_dataset as encode_dataset
 from vae_jax.evaluation.means import evaluate as evaluate
 from vae_jax.evaluation.means import map_examples as map_examples
 from vae_jax.evaluation.means import means as means
+from vae_jax.evaluation.means import standard_error as standard_error
+from vae_jax.evaluation.not_finite import NOT_FINITE as NOT_FINITE
+from vae_jax.evaluation.not_finite import NotFiniteWarning as NotFiniteWarning
+from vae_jax.evaluation.not_finite import are_finite as are_finite
+from vae_jax.evaluation.not_finite import find_not_finite as find_not_finite
+from vae_jax.evaluation.not_finite import name_examples as name_examples
+from vae_jax.evaluation.not_finite import not_finite_rows as not_finite_rows
+from vae_jax.evaluation.not_finite import warn_not_finite as warn_not_finite

@@ -36,7 +36,7 @@ class Gaps(NamedTuple):
 
     @property
     def approximation_gap(self) -> Array:
-        """What log p(x) has over L[q*]: what no diagonal Gaussian can reach."""
+        """Log p(x) - L[q*], what no diagonal Gaussian can reach; too small by what `log_px` lacks where it is a lower bound."""
         return self.log_px - self.best_elbo
 
     @property

@@ -1,5 +1,6 @@
 """Exact dataset means: every example once, whatever the batch size."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -35,17 +36,29 @@ class Means(NamedTuple):
     elbo: float
     log_likelihood: float
     kl: float
-    elbo_standard_error: float
+    elbo_standard_error: float  # NaN for one example
     num_examples: int
+
+
+def standard_error(values: Any) -> float:
+    """Standard error s/sqrt(n) of the mean of these values, in float64; NaN for a single one, whose spread is not defined.
+
+    Example:
+      >>> standard_error([1.0, 2.0, 3.0, 4.0]).__round__(4), standard_error([1.0])
+      (0.6455, nan)
+    """
+    values = np.asarray(values, np.float64)
+    with np.errstate(invalid="ignore"):  # infinities have no spread: NaN
+        return float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 def means(evaluation: Evaluation) -> Means:
     """Dataset means in float64 from per-example values, so that elbo = log_likelihood - kl holds to float64."""
     log_likelihood, kl = (np.asarray(values, np.float64) for values in evaluation)
-    count = len(kl)
-    spread = float(np.std(log_likelihood - kl, ddof=1)) if count > 1 else 0.0
-    mean_log_likelihood, mean_kl = float(np.mean(log_likelihood)), float(np.mean(kl))
-    return Means(mean_log_likelihood - mean_kl, mean_log_likelihood, mean_kl, spread / count**0.5, count)
+    with np.errstate(invalid="ignore"):
+        mean_log_likelihood, mean_kl = float(np.mean(log_likelihood)), float(np.mean(kl))
+        error = standard_error(log_likelihood - kl)
+    return Means(mean_log_likelihood - mean_kl, mean_log_likelihood, mean_kl, error, len(kl))
 
 
 def bits_per_dim(log_prob: float, num_dims: int) -> float:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from vae_jax.assessment import remarks
+from vae_jax.assessment import interval_of, remarks
 from vae_jax.diagnostics import collapse_words
 from vae_jax.report import page
 from vae_jax.runs import Run
@@ -52,24 +52,34 @@ def _value(value: float | None, error: float | None = None, digits: int = 3) -> 
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
+def _interval(numbers: dict[str, Any]) -> str:
+    """Where the mean log p(x) of these examples lies."""
+    low, high = interval_of(numbers)
+    if low is None:
+        return "; no interval is known"
+    ends = f"at least {_value(low)}" if high is None else f"in [{_value(low)}, {_value(high)}]"
+    return f"; the mean over these examples is {ends}"
+
+
 def _with_error(numbers: dict[str, Any], name: str) -> str:
     return _value(numbers[name], numbers.get(f"{name}_standard_error"))
 
 
 def _rows(numbers: dict[str, Any]) -> list[Row]:
-    k, low, high = numbers["num_samples"], *numbers["log_px_interval"]
+    k, or_more = numbers["num_samples"], " or more" if interval_of(numbers)[1] is None else ""
     trusted = "" if numbers["pareto_k_above_0.7"] is None else f"; Pareto k > 0.7 in {numbers['pareto_k_above_0.7']:.1%}"
     rows: list[Row] = [
         (
             "log p(x)",
             _value(numbers["log_px_mean"], numbers["log_px_standard_error"]),
-            f"importance-weighted, K = {k} samples, worth {numbers['effective_sample_size']:.0f} (median){trusted}",
+            f"importance-weighted, K = {k} samples, worth {_value(numbers['effective_sample_size'], digits=0)} "
+            f"(median){trusted}; a lower bound in expectation",
         ),
         (
             "its own errors",
-            f"± {_value(numbers['log_px_monte_carlo_error'], digits=4)}, too low by {_value(numbers['log_px_bias'], digits=4)}",
-            f"over the samples, and the bias estimated from K/2; [{_value(low)}, {_value(high)}] has the exact mean of these "
-            "examples",
+            f"± {_value(numbers['log_px_monte_carlo_error'], digits=4)}, "
+            f"too low by {_value(numbers['log_px_bias'], digits=4)}{or_more}",
+            f"over the samples, and the bias estimated from K/2{_interval(numbers)}",
         ),
         (
             "ELBO",
@@ -78,8 +88,8 @@ def _rows(numbers: dict[str, Any]) -> list[Row]:
         ),
     ]
     if numbers["log_px_bits_per_dim"] is not None:
-        bits = f"{numbers['log_px_bits_per_dim']:.4f}"
-        rows.append(("bits per dimension", bits, f"of log p(x); of the ELBO {numbers['test_bits_per_dim']:.4f}"))
+        bits, of_elbo = (_value(numbers[name], digits=4) for name in ("log_px_bits_per_dim", "test_bits_per_dim"))
+        rows.append(("bits per dimension", bits, f"of log p(x), an upper bound in expectation; of the ELBO {of_elbo}"))
     if "ais" in numbers:
         ais = numbers["ais"]
         rows.append(
@@ -87,18 +97,23 @@ def _rows(numbers: dict[str, Any]) -> list[Row]:
                 "log p(x), annealed",
                 _value(ais["log_px_mean"], ais["log_px_standard_error"]),
                 f"from the {ais['start']}, {ais['num_temperatures']} temperatures, {ais['num_chains']} chains, the first "
-                f"{ais['num_examples']} examples; ± {_value(ais['log_px_monte_carlo_error'], digits=4)} over the chains, "
+                f"{ais['num_examples']} examples; a lower bound in expectation, "
+                f"± {_value(ais['log_px_monte_carlo_error'], digits=4)} over the chains, "
                 f"acceptance {_value(ais['acceptance_rate'], digits=2)}",
             )
         )
     if "bdmc" in numbers:
         bdmc = numbers["bdmc"]
-        words = f"upper − lower bound (BDMC) of annealing, over {bdmc['num_examples']} examples simulated from the model"
+        words = f"upper − lower bound (BDMC) of annealing, over {bdmc['num_examples']} examples simulated from the model; "
+        words += "each is a bound in expectation"
         rows.append(("annealing's error", _with_error(bdmc, "gap"), words))
     if "gaps" in numbers:
         gaps = numbers["gaps"]
         for name, words in (
-            ("approximation_gap", "log p(x) − ELBO of the best diagonal Gaussian"),
+            (
+                "approximation_gap",
+                "best estimate of log p(x) − ELBO of the best diagonal Gaussian; too small by what the estimate lacks",
+            ),
             ("amortization_gap", "that ELBO − the encoder's"),
         ):
             rows.append(

@@ -151,11 +151,13 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
         "train_examples_per_second": last.get("train_examples_per_second"),
         "wall_seconds": last.get("wall_seconds", 0.0),
     }
+    error = summary["test_elbo_standard_error"]
+    over = f"standard error over {summary['num_test_examples']} test examples"
     rows = [
         (
             "test ELBO",
-            f"{summary['test_elbo']:.3f} ± {summary['test_elbo_standard_error']:.3f}",
-            f"nats per example, β = 1; standard error over {summary['num_test_examples']} test examples",
+            f"{summary['test_elbo']:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"),
+            f"nats per example, β = 1; {'one test example' if summary['num_test_examples'] == 1 else over}",
         ),
         ("log-likelihood", f"{summary['test_log_likelihood']:.3f}", "E log p(x|z), nats per example, summed over pixels"),
         ("KL", f"{summary['test_kl']:.3f}", f"KL(q(z|x) ‖ p(z)), nats per example{_kl_words(config)}"),

@@ -24,6 +24,7 @@ from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import Config
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError, fits
+from vae_jax.evaluation import are_finite
 from vae_jax.files import read_json, write_json
 from vae_jax.folders import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.model import num_parameters
@@ -365,7 +366,11 @@ def _progress(lanes: Lane, group: Group, lines: Sequence[dict[str, Any]], epoch:
 
     def is_whole(i: int) -> bool:
         count = len(histories[i])
-        stopped = count == epoch or (patience and count - best[i] >= patience)
+        stopped = (
+            count == epoch
+            or (patience and count - best[i] >= patience)
+            or (count and not are_finite(histories[i][-1].test, histories[i][-1].validation))
+        )
         ended = made[i] // steps == count if status[i] == "diverged" else made[i] == count * steps and stopped
         return [line["epoch"] for line in own[i]] == list(range(1, len(own[i]) + 1)) and bool(ended)
 

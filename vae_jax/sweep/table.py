@@ -13,10 +13,11 @@ from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.diagnostics import active_units
 from vae_jax.divergences import kl_per_dimension
-from vae_jax.evaluation import encode_dataset
+from vae_jax.evaluation import NOT_FINITE, encode_dataset, find_not_finite
+from vae_jax.files import as_json
 from vae_jax.summary import test_bits_per_dim
 from vae_jax.sweep.design import Group, groups, varying
-from vae_jax.training import MembersFit
+from vae_jax.training import MembersFit, evaluation_key, params_to_evaluate
 
 Row = dict[str, Any]
 _ALWAYS = ("beta", "seed", "learning_rate")
@@ -50,9 +51,10 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
     result = []
     for i, (number, config) in enumerate(zip(group.members, group.configs, strict=True)):
         history, test, diverged = fit.progress.histories[i], fit.tests[i], fit.status[i] == "diverged"
+        lost = diverged or fit.status[i] == NOT_FINITE
         row: Row = {"member": number}
         row |= {"beta": float(config.beta), "seed": config.seed, "learning_rate": float(config.learning_rate)}
-        row |= {"status": f"diverged at step {steps[i]}" if diverged else fit.status[i]}
+        row |= {"status": _status(built, fit, i, int(steps[i]))}
         row |= {
             "test_elbo": test and test.elbo,
             "test_log_likelihood": test and test.log_likelihood,
@@ -61,15 +63,28 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
             "rate": test and test.kl,
             "distortion": test and -test.log_likelihood,
             "test_bits_per_dim": test and test_bits_per_dim(built, test.elbo),
-            "active_units": None if diverged else int(active[i]),
+            "active_units": None if lost else int(active[i]),
             "epochs": len(history),
             "evaluated_epoch": fit.epochs[i],
             "steps": int(steps[i]),
             "wall_seconds": sum(epoch.seconds for epoch in history),
-            "kl_per_dimension": None if diverged else [float(value) for value in kl[i]],
+            "kl_per_dimension": None if lost else [float(value) for value in kl[i]],
         }
-        result.append(row)
+        result.append({name: as_json(value) for name, value in row.items()})
     return result
+
+
+def _status(built: Built, fit: MembersFit, i: int, step: int) -> str:
+    """The status of member i, with where it diverged, or the example whose ELBO is not finite."""
+    if fit.status[i] == "diverged":
+        return f"diverged at step {step}"
+    if fit.status[i] != NOT_FINITE:
+        return fit.status[i]
+    state = jax.tree.map(lambda leaf: leaf[i], fit.progress.lanes.state)
+    params, settings = params_to_evaluate(state, built.objective), built.config
+    key = evaluation_key(settings.test_seed)
+    found = find_not_finite(key, built.vae, params, built.data, settings.eval_batch_size)
+    return f"{NOT_FINITE} on {found.examples} after epoch {len(fit.progress.histories[i])}"
 
 
 def with_settings(table: Sequence[Row], members: Sequence[Config]) -> list[Row]:
@@ -92,11 +107,11 @@ def _plain(value: Any) -> Any:
 
 
 def to_csv(table: Sequence[Row], names: Sequence[str]) -> str:
-    """These columns as CSV: numbers with all their digits, nothing where there is none."""
+    """Returns these columns as CSV: numbers with all their digits, nothing where there is none or where it is not finite."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows(map(as_json, table))
     return buffer.getvalue()
 
 
@@ -149,7 +164,7 @@ class Point(NamedTuple):
     group: str
     settings: dict[str, Any]  # the traced settings that vary, without the seed; beta always
     members: tuple[int, ...]  # those that ended well
-    num_lost: int  # diverged
+    num_lost: int  # diverged, or not finite on an example
     numbers: dict[str, Interval]
 
 
