@@ -95,6 +95,9 @@ def _is_name(path: Any) -> bool:
 
 def parse(cls: type[T], default: T | None = None) -> T:
     """The command line as a `cls`; a mistake in it becomes one line as well."""
+    import environment
+
+    environment.expect_packages()
     import tyro
 
     box = io.StringIO()

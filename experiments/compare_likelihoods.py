@@ -1,5 +1,7 @@
 """Trains the same network under several likelihoods and prints one table in units that can be compared."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Disentanglement metrics of every member of a sweep over a data set with known factors: a table, intervals, a figure."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Evaluates trained runs on their test sets: log p(x) with its errors, the ELBO, and what the code carries."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import sys
 from pathlib import Path

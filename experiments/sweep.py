@@ -1,5 +1,7 @@
 """Trains a sweep over beta, seeds, learning rates ... as one compiled program and writes its table, figures and report."""
 
+import environment  # noqa: F401
+
 import contextlib
 import dataclasses
 import json
@@ -93,8 +95,8 @@ class Arguments(Config):
     def layout(self) -> list[str]:
         """The flags that say how it runs, where they are not the defaults."""
         own = [field for field in dataclasses.fields(self) if field.name in ("strategy", "chunk", "devices", "data_parallel")]
-        given = [(field.name, value) for field in own if (value := getattr(self, field.name)) != field.default]
-        return [word for name, value in given for word in (f"--{name.replace('_', '-')}", str(value))]
+        given = {field.name: getattr(self, field.name) for field in own if getattr(self, field.name) != field.default}
+        return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def parse_arguments() -> Arguments:
@@ -112,7 +114,7 @@ def parse_arguments() -> Arguments:
             raise ValueError("it was begun by run_sweep without arguments, so go on with it by run_sweep(..., resume=True)")
         base = from_dict(own["base"])
         settings: dict[str, Any] = {field.name: getattr(base, field.name) for field in dataclasses.fields(Config)}
-        settings |= {name: tuple(value) if isinstance(value := own[name], list) else value for name in _AXES}
+        settings |= {name: tuple(own[name]) if isinstance(own[name], list) else own[name] for name in _AXES}
         settings["points"] = settings["points"] and Path(settings["points"])
         default = Arguments(**settings, data_dir=content.get("data_dir"), out=arguments.out, resume=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -158,7 +160,8 @@ def make_members(arguments: Arguments) -> list[Config]:
         raise UserError("--ranges and --points exclude each other. Leave one out.")
     members = [arguments.base]
     if ranges:
-        if twice := set(ranges) & set(values):
+        twice = set(ranges) & set(values)
+        if twice:
             raise UserError(f"--ranges: {', '.join(twice)} is swept twice. Give all its values in one place.")
         members = design(arguments.base, ranges, arguments.num_points, arguments.design, arguments.design_seed)
     elif arguments.points is not None:
@@ -212,7 +215,8 @@ class SweepProgress:
         tests = [history[-1].test.elbo for history in tick.progress.histories if history]
         words = f"epoch {tick.progress.epoch}/{epochs}"
         words += f"  best ELBO {max(tests):.2f}" if tests else ""
-        words += f"  {diverged} diverged" if (diverged := tick.progress.status.count("diverged")) else ""
+        diverged = tick.progress.status.count("diverged")
+        words += f"  {diverged} diverged" if diverged else ""
         if self._bar is None:
             self._bar = tqdm(total=tick.total, unit=" member-epochs", disable=not terminal, dynamic_ncols=True)
             self._bar.n = self._bar.initial = self._shown = tick.done - running

@@ -1,5 +1,7 @@
 """Trains a VAE and writes a run directory: config.json, metrics.jsonl, summary.json, checkpoints/, figures/, report.html."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import importlib.util
 import math
@@ -190,7 +192,8 @@ def main() -> int:
     )
     print(f"active units {summary['active_units']} of {summary['latent_dim']}", flush=True)
     collapsed = len(summary.get("collapsed_units", ()))
-    if words := diagnostics.collapse_words(collapsed, summary["latent_dim"], summary["test_kl"]):
+    words = diagnostics.collapse_words(collapsed, summary["latent_dim"], summary["test_kl"])
+    if words:
         print(f"note: {words}", file=sys.stderr)
     if arguments.report:
         from vae_jax.report import write_report

@@ -1,13 +1,16 @@
 """Rebuilds the README's table of reproductions, and the tables in their own READMEs, from the committed results.json files."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import environment  # noqa: F401
+
 import dataclasses
 import importlib.util
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from tables import markdown
 
