@@ -1,6 +1,6 @@
 """What the figures of a sweep share: a panel for each unit, colours, scales and limits, bars, the legend."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -113,14 +113,13 @@ def axis_words(seen: Overview, settings: Sequence[Setting]) -> dict[float, str]:
     return dict(sorted(found.items()))
 
 
-def set_scale(axes: Any, settings: Sequence[Setting]) -> None:
-    """The axis of a hyperparameter; with a tick for each of a few values."""
-    ticks = {setting.values[0]: setting.words[0] for setting in settings}
+def set_scale(axes: Any, ticks: Mapping[float, str]) -> None:
+    """Sets the axis of a hyperparameter from its values and their words; with a tick for each of a few values."""
     kind = scale(list(ticks))
     axes.set_xscale(kind, **({"linthresh": min(value for value in ticks if value > 0)} if kind == "symlog" else {}))
     if kind == "log":
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter("{x:zg}")
     axes.xaxis.set_minor_locator(NullLocator())
     if len(ticks) <= FEW:
         axes.set_xticks(list(ticks), list(ticks.values()))
@@ -147,15 +146,27 @@ def _symlog(low: float, high: float) -> SymLogNorm:
 
 
 def scale(values: Sequence[float]) -> str:
-    """Logarithmic over more than a decade; linear about zero where that is among the values."""
-    positive = [value for value in values if value > 0]
-    if min(values) < 0 or not positive or max(positive) <= 10 * min(positive):
+    """Chooses the axis of a hyperparameter: logarithmic over more than a decade, and for values like 0.5, 1, 4.
+
+    Within a decade, it is the one on which the values are spaced more evenly; two values are linear. Where zero is among the
+    values the axis is linear about zero.
+    """
+    positive = np.unique([value for value in values if value > 0])
+    if min(values) < 0 or not len(positive):
+        return "linear"
+    if positive[-1] <= 10 * positive[0] and _unevenness(np.log(positive)) >= _unevenness(positive) - 1e-9:
         return "linear"
     return "log" if min(values) > 0 else "symlog"
+
+
+def _unevenness(places: np.ndarray) -> float:
+    """The sum of the squared gaps in units of the whole range: 1 / (n - 1) for n places that are spaced evenly."""
+    gaps = np.diff(places)
+    return float(np.sum(gaps**2) / np.sum(gaps) ** 2) if len(gaps) else 0.0
 
 
 def colour_bar(figure: Figure, mappable: ScalarMappable, axes: Any, name: str, shrink: float = 1.0) -> None:
     """Says which colour is which value of a hyperparameter."""
     ticks = LogLocator(subs=(1, 2, 5)) if isinstance(mappable.norm, LogNorm) else None
-    bar = figure.colorbar(mappable, ax=axes, label=in_words(name), shrink=shrink, ticks=ticks, format="{x:g}")
+    bar = figure.colorbar(mappable, ax=axes, label=in_words(name), shrink=shrink, ticks=ticks, format="{x:zg}")
     bar.minorticks_off()

@@ -122,7 +122,7 @@ def elbo(seen: Overview) -> Figure:
         if not own:
             sweep_axes.leave_empty(axes)
             continue
-        sweep_axes.set_scale(axes, [setting for _, _, line in own for setting in line])
+        sweep_axes.set_scale(axes, {setting.values[0]: setting.words[0] for _, _, line in own for setting in line})
         axes.set_ylim(*sweep_axes.reaching(*sweep_axes.spread(parts, "test_elbo")))
         for i, (part, key, line) in enumerate(own):
             colour, shift = colours[key], 5 * (i - (len(own) - 1) / 2) if few else 0.0
