@@ -34,7 +34,7 @@ TITLES = {
 class Arguments:
     """Score a sweep directory of a data set whose factors are known (sprites, sprites_grid, TFDS dsprites or shapes3d).
 
-    Writes disentanglement.csv (a row for each member), disentanglement.json (means and t-intervals over seeds) and
+    Writes disentanglement.csv (a row for each member), disentanglement.json (means, standard errors and t-intervals over seeds) and
     figures/disentanglement.png into it. The metrics and their sizes are the published ones (disentanglement_lib), on encoder
     means; `dci` trains a boosted tree for each value of each factor and takes most of the time.
 

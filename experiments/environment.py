@@ -81,7 +81,7 @@ def outdated():
     from importlib import metadata
 
     def numbers(version):
-        return [int(part) for part in re.match(r"[0-9.]*", version).group().split(".") if part]
+        return [int(part) for part in re.findall(r"^[0-9.]*", version)[0].split(".") if part]
 
     try:
         with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
@@ -90,7 +90,7 @@ def outdated():
         return []
     found = []
     for requirement in required:
-        name = re.match(r"[A-Za-z0-9_-]+", requirement).group()
+        name = re.findall(r"^[A-Za-z0-9_-]+", requirement)[0]
         try:
             installed = metadata.version(name)
         except metadata.PackageNotFoundError:

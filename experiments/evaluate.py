@@ -77,7 +77,8 @@ COLUMNS = (
 def cell(value: Any, form: str) -> str:
     """A number, or a dash for one that is not defined."""
     width = int(form.split(".")[0].rstrip("d"))
-    return f"{'-':>{width}}" if value is None or value != value else f"{value:{form}}"
+    unsigned_zero = "z" if form.endswith("f") else ""
+    return f"{'-':>{width}}" if value is None or value != value else f"{value:{unsigned_zero}{form}}"
 
 
 def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def more(numbers: dict[str, Any]) -> list[str]:
         "dimension_wise_kl",
     )
     least, most, cap, correlation, dimension_wise = (
-        "-" if numbers[name] is None else f"{numbers[name]:.2f}".replace("-0.00", "0.00") for name in parts
+        "-" if numbers[name] is None else f"{numbers[name]:z.2f}" for name in parts
     )
     lines = [
         f"{interval}{numbers['num_samples']} samples worth {numbers['effective_sample_size']:.0f}; mutual information "
@@ -142,21 +143,21 @@ def more(numbers: dict[str, Any]) -> list[str]:
         ais = numbers["ais"]
         lines.append(
             f"annealed ({ais['num_temperatures']} temperatures, {ais['num_chains']} chains, {ais['num_examples']} examples): "
-            f"log p(x) {ais['log_px_mean']:.3f} +- {ais['log_px_standard_error']:.3f}, "
+            f"log p(x) {ais['log_px_mean']:z.3f} +- {ais['log_px_standard_error']:.3f}, "
             f"MC +- {ais['log_px_monte_carlo_error']:.4f}, "
             f"acceptance {ais['acceptance_rate']:.2f}"
         )
     if "bdmc" in numbers:
         bdmc = numbers["bdmc"]
         lines.append(
-            f"annealing on {bdmc['num_examples']} simulated examples: log p(x) from {bdmc['lower']:.3f} to "
-            f"{bdmc['upper']:.3f}, gap {bdmc['gap']:.3f} +- {bdmc['gap_standard_error']:.3f}"
+            f"annealing on {bdmc['num_examples']} simulated examples: log p(x) from {bdmc['lower']:z.3f} to "
+            f"{bdmc['upper']:z.3f}, gap {bdmc['gap']:z.3f} +- {bdmc['gap_standard_error']:.3f}"
         )
     if "gaps" in numbers:
         gaps = numbers["gaps"]
         lines.append(
-            f"gaps ({gaps['num_examples']} examples): approximation {gaps['approximation_gap']:.3f} +- "
-            f"{gaps['approximation_gap_standard_error']:.3f}, amortisation {gaps['amortization_gap']:.3f} +- "
+            f"gaps ({gaps['num_examples']} examples): approximation {gaps['approximation_gap']:z.3f} +- "
+            f"{gaps['approximation_gap_standard_error']:.3f}, amortisation {gaps['amortization_gap']:z.3f} +- "
             f"{gaps['amortization_gap_standard_error']:.3f}"
         )
     return lines
@@ -182,7 +183,12 @@ def main() -> int:
             print(f"{'run':{width}}  {titles}")
         print(f"{path!s:{width}}  {'  '.join(cell(numbers[name], form) for _, name, form in COLUMNS)}", flush=True)
         details += [f"{path}: {line}" for line in (*more(numbers), *(f"note: {remark}" for remark in remarks(numbers)))]
-    print("\n" + "\n".join(details))
+    draws = f"{arguments.elbo_samples} draw{'' if arguments.elbo_samples == 1 else 's'} of z"
+    print(
+        f"\nnats per example, beta = 1; +- is the standard error over the test examples, MC +- that over the samples; the test "
+        f"ELBO is from {draws} per example (in summary.json and at the end of training: 1)\n"
+    )
+    print("\n".join(details))
     return 0
 
 

@@ -214,7 +214,7 @@ class SweepProgress:
         running = tick.progress.status.count("running")
         tests = [history[-1].test.elbo for history in tick.progress.histories if history]
         words = f"epoch {tick.progress.epoch}/{epochs}"
-        words += f"  best ELBO {max(tests):.2f}" if tests else ""
+        words += f"  best ELBO {max(tests):z.2f}" if tests else ""
         diverged = tick.progress.status.count("diverged")
         words += f"  {diverged} diverged" if diverged else ""
         if self._bar is None:
@@ -259,7 +259,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
 
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.sweep.directory import Layout, run_sweep
-    from vae_jax.sweep.results import write_results
+    from vae_jax.sweep.results import overfit_words, write_results
 
     if arguments.compilation_cache:
         enable_compilation_cache()
@@ -309,6 +309,9 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
     lost = [f"{row['member']} ({row['status']})" for row in results.rows if row["status"].startswith("diverged")]
     if lost:
         print(f"note: left out of the means: member {', '.join(lost)}", file=sys.stderr)
+    words = overfit_words(results)
+    if words:
+        print(f"note: {words}", file=sys.stderr)
     print(f"table: {out / 'results.csv'} ({len(results.rows)} members, {time.perf_counter() - began:.0f} s)", flush=True)
     if arguments.report:
         from vae_jax.report import write_sweep_report
@@ -322,7 +325,7 @@ def print_points(results: Any) -> None:
     """One line for each setting: means over its seeds, with standard errors."""
     header = f"{'test ELBO':>18}  {'rate':>16}  {'distortion':>18}  {'active':>6}  {'n':>2}"
     labels = [
-        "  ".join(filter(None, [point.group, *(f"{name} = {value:g}" for name, value in point.settings.items())]))
+        "  ".join(filter(None, [point.group, *(f"{name} = {value:zg}" for name, value in point.settings.items())]))
         for point in results.points
     ]
     width = max(map(len, labels))
@@ -332,7 +335,7 @@ def print_points(results: Any) -> None:
             print(f"{label:{width}}  all {point.num_lost} diverged")
             continue
         cells = [
-            f"{one.mean:.3f}" + (f" +- {one.standard_error:.3f}" if one.n > 1 else "")
+            f"{one.mean:z.3f}" + (f" +- {one.standard_error:.3f}" if one.n > 1 else "")
             for one in (point.numbers[name] for name in ("test_elbo", "rate", "distortion"))
         ]
         active = point.numbers["active_units"].mean

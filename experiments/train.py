@@ -132,8 +132,8 @@ def main() -> int:
             if not warned and diagnostics.is_collapsing(kl):
                 warned = True
                 progress.say(
-                    f"note: the KL is {line['test_kl']:.3f} nats after epoch {line['epoch']}: posterior collapse is under way; "
-                    f"{diagnostics.REMEDIES}."
+                    f"note: the KL is {line['test_kl']:z.3f} nats after epoch {line['epoch']}: posterior collapse is under "
+                    f"way; {diagnostics.REMEDIES}."
                 )
             if writer is not None:
                 for name, value in line.items():
@@ -185,9 +185,10 @@ def main() -> int:
         print("error: the test ELBO is not finite: look at the range of the test data. No report is drawn.", file=sys.stderr)
         return 1
     print(
-        f"test ELBO {summary['test_elbo']:.3f} +- {summary['test_elbo_standard_error']:.3f} nats  =  log-likelihood "
-        f"{summary['test_log_likelihood']:.3f} - KL {summary['test_kl']:.3f}   ({summary['num_test_examples']} examples, "
-        f"{fit.status} after {epochs} epochs, {summary['train_examples_per_second']:,.0f} examples/s)",
+        f"test ELBO {summary['test_elbo']:z.3f} +- {summary['test_elbo_standard_error']:.3f} nats  =  log-likelihood "
+        f"{summary['test_log_likelihood']:z.3f} - KL {summary['test_kl']:z.3f}   (+- is the standard error over "
+        f"{summary['num_test_examples']} examples; {fit.status} after {epochs} epochs, "
+        f"{summary['train_examples_per_second']:,.0f} examples/s)",
         flush=True,
     )
     print(f"active units {summary['active_units']} of {summary['latent_dim']}", flush=True)
@@ -195,6 +196,9 @@ def main() -> int:
     words = diagnostics.collapse_words(collapsed, summary["latent_dim"], summary["test_kl"])
     if words:
         print(f"note: {words}", file=sys.stderr)
+    overfit = diagnostics.overfit(runs.read_metrics(out), summary["evaluated_epoch"])
+    if overfit:
+        print(f"note: {diagnostics.overfit_words(overfit)}", file=sys.stderr)
     if arguments.report:
         from vae_jax.report import write_report
 

@@ -467,7 +467,7 @@ def test_the_sections_of_a_run_with_a_learned_prior(learned, tmp_path):
             assert (tmp_path / "figures" / f"{section.name}.png").exists()
     rows = by_name["traversal", False].picture.axes[1].get_yticklabels()
     kl = summary.posteriors(built, params)[2]
-    assert [row.get_text() for row in rows] == [f"z[{j}], KL {kl[j]:.2f} nats" for j in np.argsort(-kl)]
+    assert [row.get_text() for row in rows] == [f"z[{j}], mean KL {kl[j]:.2f} nats" for j in np.argsort(-kl)]
 
 
 def test_names_are_escaped(tmp_path):

@@ -37,7 +37,7 @@ def _numbers(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "—"
     digits = 0 if value == 0 else 4 if abs(value) < 0.1 else 2
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    return f"{value:z.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def _lines(name: str, content: dict[str, Any] | None) -> list[tuple[str, ...]]:
@@ -76,7 +76,9 @@ def own_tables(script: Path) -> str:
     spec.loader.exec_module(module)
     seconds, versions = content["wall_seconds"], content["versions"]
     made = f"{content['machine']}, jax {versions['jax']}, {seconds / 60:.0f} minutes"
-    return f"{module.tables(content)}\n\n{made}. [`results.json`](results.json) has every number and setting."
+    tables = module.tables(content)
+    about_errors = "± is the standard error over the seeds. " if "±" in tables else ""
+    return f"{tables}\n\n{about_errors}{made}. [`results.json`](results.json) has every number and setting."
 
 
 def table() -> str:

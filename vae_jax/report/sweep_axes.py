@@ -15,7 +15,7 @@ from vae_jax.report import figures
 from vae_jax.report.sweep_summary import Overview, Part, Setting, far_off, in_words
 from vae_jax.sweep.table import Interval
 
-GREY = "#7b8794"
+GREY, BAR = "#7b8794", "bar"
 FEW = 10  # values that colours and ticks of their own can tell apart
 
 
@@ -85,7 +85,18 @@ def bars(axes: Any, one: Interval, colour: Any, across: float, *, horizontal: bo
         ((one.low, one.high), {"linewidth": 0.9, "marker": "|" if horizontal else "_", "alpha": 0.7}),
     ):
         x, y = (ends, (across, across)) if horizontal else ((across, across), ends)
-        axes.plot(x, y, color=colour, solid_capstyle="butt", zorder=3, **style, **where)
+        axes.plot(x, y, color=colour, solid_capstyle="butt", zorder=3, gid=BAR, **style, **where)
+
+
+def cut_bars(figure: Figure) -> str:
+    """Says how many bars reach beyond the axes, for the caption; "" where none do."""
+    cut = total = 0
+    for axes in figure.axes:
+        limits = np.array([axes.get_xlim(), axes.get_ylim()])
+        ends = np.array([line.get_xydata() for line in axes.lines if line.get_gid() == BAR]).reshape(-1, 2, 2)
+        total += len(ends)
+        cut += int(((ends < limits[:, 0]) | (ends > limits[:, 1])).any(axis=(1, 2)).sum())
+    return f" Cut off at the edges: {cut} of {total // 2} intervals." if cut else ""
 
 
 def legend(figure: Figure, seen: Overview, series: Sequence[tuple[str, Any]], others: Sequence[Line2D]) -> None:

@@ -160,7 +160,7 @@ def kl_per_dimension(seen: Overview, most: int) -> Figure:
         axes.set_title(part.label, fontsize=10, loc="left")
         for (i, j), value in np.ndenumerate(picture if widest <= 16 else np.empty((0, 0))):
             axes.text(
-                j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if shades(value) > 0.6 else "black"
+                j, i, f"{value:z.2f}", ha="center", va="center", fontsize=8, color="white" if shades(value) > 0.6 else "black"
             )
     panels[-1].set_xlabel("latent dimension, largest KL first")
     figure.colorbar(ScalarMappable(shades, "Blues"), ax=panels, label="nats per example", shrink=min(1.0, 4.0 / sum(heights)))
@@ -187,13 +187,14 @@ def learning_curves(seen: Overview, most: int) -> Figure:
                     linewidth=0.9,
                     alpha=0.8,
                     marker="." if len(values) < 3 else None,
+                    gid="curve",
                 )
             if kept:  # the first epochs, or a few steep falls, would flatten all that follows
                 settled = np.array([line[f"test_{name}"] for member in kept for line in figures.settled(member.curve)])
                 usual = np.percentile(settled[np.isfinite(settled)], [1, 99])
                 axes.set_ylim(*figures.limits([*(member.row[f"test_{name}"] for member in kept), *usual]))
             axes.grid(alpha=0.3)
-            axes.set_xlabel("epoch")
+            axes.set(xlabel="epoch", label=figures.LABELS[name])
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             if part is parts[0]:
                 axes.set_title(title)

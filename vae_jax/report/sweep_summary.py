@@ -196,9 +196,9 @@ def strips(
     loaded = load_params(results, [setting.point.members[0] for _, setting in chosen], data_dir)
     views: dict[Config, summary.Views] = {}
     blocks: dict[str, list[tuple[str, np.ndarray | None]]] = {
-        "Reconstructions": [],
-        "Samples from the prior": [],
-        "The dimension with the most KL, from −3 to 3": [],
+        "Reconstructions: means E[x|z]": [],
+        "Means E[x|z] for z from the prior": [],
+        "Means E[x|z] along the dimension with the most KL, z from −3 to 3": [],
     }
     first = None
     for part, setting in chosen:
