@@ -35,8 +35,8 @@ class Arguments:
     """Score a sweep directory of a data set whose factors are known (sprites, sprites_grid, TFDS dsprites or shapes3d).
 
     Writes disentanglement.csv (a row for each member), disentanglement.json (means, standard errors and t-intervals over
-    seeds) and figures/disentanglement.png into it. The metrics and their sizes are the published ones (disentanglement_lib), on encoder
-    means; `dci` trains a boosted tree for each value of each factor and takes most of the time.
+    seeds) and figures/disentanglement.png into it. The metrics and their sizes are the published ones (disentanglement_lib), on
+    encoder means; `dci` trains a boosted tree for each value of each factor and takes most of the time.
 
     Example: python experiments/sweep.py --dataset sprites --betas 1 4 16 --seeds 0 1 2 --epochs 20 --out runs/sprites &&
     python experiments/disentanglement.py runs/sprites

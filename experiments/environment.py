@@ -43,7 +43,10 @@ def _stop(problem, install=None):
     """
     script, interpreter = _shown(os.path.abspath(sys.argv[0])), os.path.join(ROOT, ".venv", "bin", "python")
     advice = []
-    if not install and os.path.normpath(sys.executable or "") != interpreter:
+    if os.path.normpath(sys.executable or "") == interpreter:
+        if install == "":
+            advice.append("remove {} and run `make train`, which makes it anew".format(_shown(os.path.join(ROOT, ".venv"))))
+    elif not install:
         if os.path.exists(os.path.join(ROOT, ".venv", ".base")):
             advice.append("run {} {}".format(_shown(interpreter), script))
         else:
