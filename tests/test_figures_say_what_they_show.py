@@ -144,6 +144,7 @@ def test_a_sweeps_intervals_stay_where_rates_units_and_probabilities_are():
     row = {"group": "", "beta": 1.0, "status": "finished", "test_elbo": -1.0, "rate": 0.1, "distortion": 0.9}
     rows = [{"member": 0, **row, "active_units": 1}, {"member": 1, **row, "active_units": 3}]
     rows[1] |= {"rate": 1.1, "distortion": 1.9, "test_elbo": -3.0}
+    assert points([one | {"test_bits_per_dim": None} for one in rows], [])[0].numbers["rate"].low < 0  # so in summary.json
     for bits, elbo_high, distortion_low in ((0.2, 0.0, 0.0), (None, pytest.approx(10.7062, abs=1e-4), pytest.approx(-4.9531))):
         seen = overview_of([one | {"test_bits_per_dim": bits} for one in rows])
         numbers = seen.parts[0].settings[0].point.numbers
@@ -151,9 +152,6 @@ def test_a_sweeps_intervals_stay_where_rates_units_and_probabilities_are():
         assert (numbers["active_units"].low, numbers["active_units"].high) == (0.0, 3.0)
         assert numbers["test_elbo"].high == elbo_high  # a density may be above 1, a probability not
         assert numbers["distortion"].low == distortion_low
-        assert (
-            points([one | {"test_bits_per_dim": bits} for one in rows], [])[0].numbers["rate"].low < 0
-        )  # summary.json keeps the whole t-interval
     table = sweep_html._points_table(overview_of([one | {"test_bits_per_dim": 0.2} for one in rows]))
     assert "to 0.000" in table
     assert "one draw of z per example: mean ± standard error over n seeds" in table

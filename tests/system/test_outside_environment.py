@@ -13,8 +13,8 @@ import pytest
 from scripts import EXPERIMENTS
 
 ROOT = EXPERIMENTS.parent
-SCRIPTS = sorted(path for path in EXPERIMENTS.rglob("*.py") if "__main__" in path.read_text())
-PARTS = {"common.py", "tables.py", "environment.py"}
+SCRIPTS = sorted(path for path in EXPERIMENTS.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text())
+PARTS = {"common.py", "tables.py", "environment.py"}  # of scripts
 
 
 def one_line(done, *parts):
@@ -88,15 +88,19 @@ def test_a_package_that_is_missing_at_the_top_of_a_script_is_one_line():
 
 def test_an_old_python_is_told_which_one_is_needed(environment, monkeypatch, capsys):
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))
-    stderr = ended(lambda: importlib.reload(environment), capsys)
-    assert "3.9.18) is older than 3.11, which vae_jax needs: run " in stderr
-    assert "pip install" not in stderr  # pip of that Python would refuse
+    for executable, advice in (
+        ("/usr/bin/python3", r"run .*\.venv/bin/python "),
+        (f"{ROOT}/.venv/bin/python", r"remove .*\.venv and run `make train`"),
+    ):
+        monkeypatch.setattr(sys, "executable", executable)
+        stderr = ended(lambda: importlib.reload(environment), capsys)
+        assert f"error: this Python ({executable}, 3.9.18) is older than 3.11, which vae_jax needs: " in stderr
+        assert re.search(advice, stderr)
+        assert "pip install" not in stderr  # pip of that Python would refuse
 
 
 @pytest.mark.parametrize(("module", "named"), [("orbax", "orbax-checkpoint"), ("matplotlib", "matplotlib"), ("PIL", "pillow")])
-def test_a_missing_dependency_ends_a_script_before_it_writes_anything(
-    environment, monkeypatch, capsys, tmp_path, module, named
-):
+def test_a_missing_dependency_ends_a_script_at_its_start(environment, monkeypatch, capsys, tmp_path, module, named):
     common = importlib.import_module("common")
     monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(tmp_path / "run")])
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
@@ -145,9 +149,7 @@ def test_imports_that_fail_later_are_one_line(environment, capsys, monkeypatch, 
     assert "numpyro" not in words or "[bench]'" in stderr
 
 
-def test_another_vae_jax_than_the_scripts_is_named_and_an_error_of_our_own_keeps_its_traceback(
-    environment, capsys, monkeypatch
-):
+def test_another_vae_jax_is_named_and_an_error_of_our_own_keeps_its_traceback(environment, capsys, monkeypatch):
     shown = []
     monkeypatch.setattr(sys, "__excepthook__", lambda *error: shown.append(error[0]))
     own = ImportError("cannot import name 'x' from 'vae_jax.config'", name="vae_jax.config")
