@@ -37,7 +37,7 @@ NORMAL = PriorShape(np.zeros(3), np.ones(3), None)
 
 
 def test_the_heading_of_a_panel_tells_the_kl_of_the_curve_from_the_mean_kl():
-    """Each example's own posterior is far from the prior, and their mixture is nearly the prior itself."""
+    """The posteriors of single examples are far from the prior, and their mixture is nearly the prior itself."""
     rng = np.random.default_rng(0)
     mean = np.stack([rng.normal(size=2000), rng.normal(3, 1, 2000), np.zeros(2000)], axis=1).astype(np.float32)
     log_scale = np.tile(np.log([0.3, 0.2, 0.5]), (2000, 1)).astype(np.float32)

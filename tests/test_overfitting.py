@@ -57,7 +57,7 @@ def noisy(epochs=200, size=1.0, seed=0):
     "lines",
     [
         curve(noisy(size=0.02)),
-        *(curve(noisy(size=2.0, seed=seed)) for seed in range(5)),  # the best of many noisy epochs is no peak
+        *(curve(noisy(size=2.0, seed=seed)) for seed in range(5)),  # the best of many noisy epochs is not a peak
         curve(peaked(end=-87.3)),  # a fall of little more than one standard error
         curve([*noisy(size=0.02)[:-1], -99.0]),  # one bad epoch, the last
         curve(peaked(), train=np.linspace(-80, -90, 300)),  # the training ELBO falls as well: the objective is a different one

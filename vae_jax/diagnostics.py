@@ -92,9 +92,9 @@ def is_collapsing(kl: Sequence[float], patience: int = 10) -> bool:
 
 
 class Overfit(NamedTuple):
-    """Where the held-out ELBO of a run was best, and where the run was evaluated instead."""
+    """The best held-out ELBO of a run, beside the one of the parameters that it reports."""
 
-    split: str  # "validation", or "test" where there is no validation set
+    split: str  # "validation", or "test" without a validation set
     best_epoch: int
     best_elbo: float
     epoch: int
@@ -146,12 +146,12 @@ def overfit(lines: Sequence[Mapping[str, Any]], epoch: int | None = None) -> Ove
 
 
 def _running_median(values: Sequence[float], width: int) -> list[float]:
-    """The median of each value and those before it, `width` in all; the first windows are left out."""
+    """Returns the median of every window of `width` values."""
     return [statistics.median(values[i : i + width]) for i in range(len(values) - width + 1)]
 
 
 def overfit_words(found: Overfit) -> str:
-    """One sentence for a user on what `overfit` found, and what to do."""
+    """Tells a user in one or two sentences what `overfit` found, and what to do."""
     return (
         f"overfitting: the {found.split} ELBO was best after epoch {found.best_epoch} ({found.best_elbo:z.2f}) and is "
         f"{found.elbo:z.2f} after epoch {found.epoch}, while the training ELBO rose. {how_to_stop(found.split)}"
@@ -159,7 +159,7 @@ def overfit_words(found: Overfit) -> str:
 
 
 def how_to_stop(split: str) -> str:
-    """The remedy for overfitting that was seen on this split."""
+    """Returns the remedy for overfitting that was seen on this split."""
     if split == "validation":
         return "Add --early-stopping 10, which keeps the best parameters by the validation ELBO."
     return (

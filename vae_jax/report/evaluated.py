@@ -57,7 +57,7 @@ def _with_error(numbers: dict[str, Any], name: str) -> str:
 
 
 def _draws(count: int) -> str:
-    """Why this ELBO differs from the one at the top of the report."""
+    """Says how many draws this ELBO is from, and why it differs from the one at the top of the report."""
     if count == 1:
         return "one draw of z per example, as at the top"
     return f"{count} draws of z per example; the one at the top is of one draw, and differs by the noise of the draws alone"

@@ -49,14 +49,14 @@ def _sections(run: Run) -> list[Section]:
         ),
         Section(
             "prior_means",
-            "Samples from the prior: means",
-            f"E[x|z] for z drawn from the {'prior N(0, I)' if run.built.vae.prior is None else 'learned prior'}: means, which "
-            f"are no draws of x.{seen.views.scale}",
+            "Means E[x|z] for z from the prior",
+            f"E[x|z] for z drawn from the {'prior N(0, I)' if run.built.vae.prior is None else 'learned prior'}: means, not "
+            f"draws of x.{seen.views.scale}",
             figures.grid(seen.prior_means, 16),
         ),
         Section(
             "prior_samples",
-            "Samples from the prior: data",
+            "Samples of x from the model",
             f"x drawn from p(x|z) for the same z, with the likelihood's own noise.{seen.views.scale}",
             figures.grid(seen.prior_samples, 16),
         ),
@@ -166,7 +166,7 @@ def _chosen(shown: int, count: int) -> str:
 
 
 def _observations(run: Run) -> list[str]:
-    """Overfitting, as the curves show it."""
+    """Returns what the curves show that a reader should know first."""
     found = overfit(run.metrics, run.epoch)
     words = "" if found is None else overfit_words(found)
     return [f"{words[0].upper()}{words[1:]}"] if words else []

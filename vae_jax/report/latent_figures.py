@@ -22,7 +22,7 @@ def name(dimension: int, kl: np.ndarray) -> str:
 
 
 def panel_name(dimension: int, kl: np.ndarray, aggregate: float | None) -> str:
-    """The heading of a panel with q(z_j) and p(z_j): the mean KL of the single posteriors, and that of q(z_j) if it is known.
+    """Writes the heading of a panel with q(z_j) and p(z_j): the mean KL of the single posteriors and, if known, that of q(z_j).
 
     The two differ by the information that z_j has of x, so the first says nothing about how far the two curves are apart.
     """

@@ -54,7 +54,7 @@ def against(points: Sequence[Point], rows: Sequence[Mapping[str, Any]], across: 
 
 
 def _marks(points: Sequence[Point]) -> list[Line2D]:
-    """The legend of the bars, over as many seeds as there are."""
+    """Returns the legend of the bars, or of the dots alone where every setting has one seed."""
     dot = Line2D([], [], color=GREY, linestyle="", marker="o", markersize=4, alpha=0.5, label="one member")
     if all(len(point.members) < 2 for point in points):
         return [dot]

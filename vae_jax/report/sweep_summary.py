@@ -103,7 +103,7 @@ def _unit(config: Config) -> str:
 
 
 def _shown(point: Point, config: Config) -> Point:
-    """The point with its intervals cut at what each measure can be: no rate is negative, no ELBO of discrete data positive."""
+    """Cuts the intervals of a point at the range of each measure: rates are above 0, ELBOs of discrete data below."""
     amount = (0.0, math.inf)
     ranges: dict[str, Range] = {"rate": amount, "active_units": (0.0, float(config.latent_dim))}
     if "test_bits_per_dim" in point.numbers:  # the data are discrete, so that log p is that of a probability

@@ -81,7 +81,7 @@ def load_sweep(path: Path) -> Results:
 
 
 def overfit_words(results: Results) -> str | None:
-    """One sentence for a user on the members whose held-out ELBO had peaked before the end; None if there are none."""
+    """Tells a user which members' held-out ELBO had peaked before the end, and what to do; None if there are none."""
     curves: dict[int, list[Row]] = {}
     for line in results.curves:
         curves.setdefault(line["member"], []).append(line)
