@@ -311,7 +311,7 @@ def test_a_sweeps_captions_say_which_curves_and_intervals_are_cut_off():
         (bernoulli(), 1, 1, ""),
         (bernoulli(), 255, 4, " Of 4 channels the first is shown."),
         (gaussian(), 255, 3, " Black is 0 and white the highest level; means and draws beyond are cut there."),
-        (gaussian(), None, 1, " Black is -2 and white 3, the range of the test images shown; others are cut there."),
+        (gaussian(), None, 1, " Black is −2 and white 3, the range of the test images shown; others are cut there."),
         (poisson(), None, 1, " Black is 0 and white 3, the largest count of the test images shown; others are cut there."),
     ],
 )

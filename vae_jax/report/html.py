@@ -72,8 +72,8 @@ def _sections(run: Run) -> list[Section]:
     if len(kl) >= 2:
         first, second = (int(j) for j in np.argsort(-kl)[:2])
         dimensions = (0, 1) if len(kl) == 2 else (first, second)
-        words = "the two" if len(kl) == 2 else "the two that carry the most KL"
-        caption = f"Posterior means of the test set in {words} dimensions."
+        words = "" if len(kl) == 2 else " that carry the most KL"
+        caption = f"Posterior means of the test set in the two dimensions{words}."
         scatter = figures.latent_scatter(seen.posterior_means, dimensions, run.built.dataset.test_labels)
         sections.append(Section("latent_space", "Latent space", caption, scatter))
     if seen.manifold is not None:
@@ -152,7 +152,7 @@ def _latent_sections(run: Run, seen: summary.Pictures) -> list[Section]:
         caption = (
             "E[x|z] along the straight line between the posterior means of two test images, shown at either end and numbered "
             "on the left. Straight lines rather than great circles: posterior means do not lie on the sphere that draws of "
-            "N(0, I) are near."
+            f"N(0, I) are near.{seen.views.scale}"
         )
         figure = latent_figures.interpolation(
             lines, seen.originals[: len(pairs)], seen.originals[half : half + len(pairs)], row_names

@@ -84,7 +84,8 @@ def _scale_words(built: Built, low: float, high: float, channels: int) -> str:
     words = "" if channels in (1, 3) else f" Of {channels} channels the first is shown."
     if built.dataset.max_level is None or built.vae.likelihood.support == "counts":
         which = "largest count" if built.vae.likelihood.support == "counts" else "range"
-        return f"{words} Black is {low:z.4g} and white {high:z.4g}, the {which} of the test images shown; others are cut there."
+        ends = f"Black is {low:z.4g} and white {high:z.4g}".replace("-", "−")
+        return f"{words} {ends}, the {which} of the test images shown; others are cut there."
     if built.vae.likelihood.support == "real":
         return f"{words} Black is 0 and white the highest level; means and draws beyond are cut there."
     return words
