@@ -115,6 +115,9 @@ def _is_name(path: Any) -> bool:
 
 def parse(cls: type[T], default: T | None = None) -> T:
     """The command line as a `cls`; a mistake in it becomes one line as well."""
+    import environment
+
+    environment.expect_packages()
     import tyro
 
     box = io.StringIO()
@@ -291,7 +294,7 @@ class EpochProgress:
     def update(self, line: dict[str, Any]) -> None:
         """Shows one line of metrics.jsonl."""
         words = (
-            f"ELBO {line['test_elbo']:.2f}  log-likelihood {line['test_log_likelihood']:.2f}  KL {line['test_kl']:.2f}  "
+            f"ELBO {line['test_elbo']:z.2f}  log-likelihood {line['test_log_likelihood']:z.2f}  KL {line['test_kl']:z.2f}  "
             f"{line['train_examples_per_second']:,.0f} examples/s"
         )
         self._done, self._said = line["epoch"], time.monotonic()

@@ -1,5 +1,7 @@
 """Trains the same network under several likelihoods and prints one table in units that can be compared."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import math
 import sys
@@ -59,10 +61,10 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
         print(f"{'likelihood':{width}}  {'test ELBO':>11}  {'+-':>7}  {'log-lik.':>11}  {'KL':>8}  {'bits/dim':>8}  what it is")
         for row in chosen:
             error = "-" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.3f}"
-            bits = "-" if row["test_bits_per_dim"] is None else f"{row['test_bits_per_dim']:.4f}"
+            bits = "-" if row["test_bits_per_dim"] is None else f"{row['test_bits_per_dim']:z.4f}"
             print(
-                f"{row['likelihood']:{width}}  {row['test_elbo']:11.3f}  {error:>7}  "
-                f"{row['test_log_likelihood']:11.3f}  {row['test_kl']:8.3f}  {bits:>8}  {row['why']}"
+                f"{row['likelihood']:{width}}  {row['test_elbo']:z11.3f}  {error:>7}  "
+                f"{row['test_log_likelihood']:z11.3f}  {row['test_kl']:z8.3f}  {bits:>8}  {row['why']}"
             )
 
 
@@ -82,6 +84,7 @@ def main() -> int:
     from vae_jax.build import build, load_dataset
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.comparison import check_base, plan
+    from vae_jax.diagnostics import overfit, overfit_words
     from vae_jax.files import write_json
     from vae_jax.folders import check_out
     from vae_jax.model import num_parameters
@@ -122,6 +125,9 @@ def main() -> int:
             if fit.problem is not None:
                 print(f"note: {entry.label} is left out of the table: {fit.problem}", file=sys.stderr)
                 continue
+            observed = overfit(runs.read_metrics(folder), summary["evaluated_epoch"])
+            if observed is not None:
+                print(f"note: {entry.label}, seed {seed}: {overfit_words(observed)}", file=sys.stderr)
             rows.append({**summary, "likelihood": entry.label, "seed": seed, "unit": entry.unit, "why": entry.why})
             if seed == arguments.seeds[0]:
                 originals, means = reconstructions(built, fit.params)

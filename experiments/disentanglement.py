@@ -1,7 +1,10 @@
 """Disentanglement metrics of every member of a sweep over a data set with known factors: a table, intervals, a figure."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,9 @@ TITLES = {
 class Arguments:
     """Score a sweep directory of a data set whose factors are known (sprites, sprites_grid, TFDS dsprites or shapes3d).
 
-    Writes disentanglement.csv (a row for each member), disentanglement.json (means and t-intervals over seeds) and
-    figures/disentanglement.png into it. The metrics and their sizes are the published ones (disentanglement_lib), on encoder
-    means; `dci` trains a boosted tree for each value of each factor and takes most of the time.
+    Writes disentanglement.csv (a row for each member), disentanglement.json (means, standard errors and t-intervals over
+    seeds) and figures/disentanglement.png into it. The metrics and their sizes are the published ones (disentanglement_lib), on
+    encoder means; `dci` trains a boosted tree for each value of each factor and takes most of the time.
 
     Example: python experiments/sweep.py --dataset sprites --betas 1 4 16 --seeds 0 1 2 --epochs 20 --out runs/sprites &&
     python experiments/disentanglement.py runs/sprites
@@ -81,6 +84,21 @@ def score(results: Any, arguments: Arguments, settings: Any, names: tuple[str, .
     return rows
 
 
+def print_tables(gathered: Sequence[Any], titles: dict[str, str]) -> None:
+    """Prints a table for each metric: a line for each setting, with its mean, standard error and interval over the seeds."""
+    words = [", ".join([*([p.group] if p.group else []), *(f"{k} = {v:zg}" for k, v in p.settings.items())]) for p in gathered]
+    width = max(map(len, words))
+    for name, title in titles.items():
+        print(f"\n{title}")
+        for word, point in zip(words, gathered, strict=True):
+            one = point.numbers.get(name)
+            if one is None:
+                continue
+            errors = f" +- {one.standard_error:.4f}   [{one.low:z.4f}, {one.high:z.4f}]" if one.n > 1 else ""
+            print(f"  {word:{width}}  {one.mean:z8.4f}{errors}   (n = {one.n})")
+    print("\nmeans over n seeds +- standard error; [ ]: 95 % t-interval, cut at the least and greatest value of the metric")
+
+
 def main() -> int:
     """Parses, scores, writes, prints."""
     arguments = parse(Arguments)
@@ -92,7 +110,7 @@ def main() -> int:
             raise UserError(f"--{flag}: expected a whole number >= {least}, got {getattr(arguments, name)}.")
     if not 0 <= arguments.metric_seed < 2**31:
         raise UserError(f"--metric-seed: expected a whole number from 0 to 2147483647, got {arguments.metric_seed}.")
-    from vae_jax.disentanglement import METRICS, PUBLISHED
+    from vae_jax.disentanglement import METRICS, PUBLISHED, RANGES
 
     for name in arguments.metrics:
         if name not in METRICS:
@@ -119,7 +137,7 @@ def main() -> int:
     rows = score(results, arguments, settings, names)
     titles = {name: title for name, title in TITLES.items() if name in rows[0]}
     varied = [name for name in varying(results.members) if name in TRACED and name != "seed"]
-    gathered = points(rows, varied, list(titles))
+    gathered = points(rows, varied, list(titles), RANGES)
     across = next(iter(varied), "beta")
     figure = against(gathered, rows, across, titles)
     (out / "figures").mkdir(exist_ok=True)
@@ -129,22 +147,13 @@ def main() -> int:
             {"group": p.group, **p.settings, **{name: numbers._asdict() for name, numbers in p.numbers.items()}}
             for p in gathered
         ],
-        "interval": "t, 95 %, over seeds",
+        "interval": "t, 95 %, over seeds, cut at the least and the greatest value that a score can have",
         "settings": settings._asdict() | {"rows": arguments.rows, "metric_seed": arguments.metric_seed},
     }
     write_json(out / "disentanglement.json", content)
     picture = out / "figures" / "disentanglement.png"
     write_picture(picture, figure)
-    words = [", ".join([*([p.group] if p.group else []), *(f"{k} = {v:g}" for k, v in p.settings.items())]) for p in gathered]
-    width = max(map(len, words))
-    for name, title in titles.items():
-        print(f"\n{title}")
-        for word, point in zip(words, gathered, strict=True):
-            one = point.numbers.get(name)
-            if one is not None:
-                reach = f"+- {one.high - one.mean:.4f}" if one.n > 1 else ""
-                print(f"  {word:{width}}  {one.mean:8.4f} {reach}   (n = {one.n})")
-    print("\nmeans over seeds +- half the 95 % t-interval")
+    print_tables(gathered, titles)
     print(f"table: {out / 'disentanglement.csv'}\nfigure: {picture}")
     return 0
 

@@ -1,5 +1,7 @@
 """Evaluates trained runs on their test sets: log p(x) with its errors, the ELBO, and what the code carries."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import sys
 from pathlib import Path
@@ -76,7 +78,8 @@ COLUMNS = (
 def cell(value: Any, form: str) -> str:
     """Returns a number as a cell of the table, or a dash for one that is not defined."""
     width = int(form.split(".")[0].rstrip("d"))
-    return f"{'-':>{width}}" if value is None else f"{value:{form}}"
+    unsigned_zero = "z" if form.endswith("f") else ""
+    return f"{'-':>{width}}" if value is None or value != value else f"{value:{unsigned_zero}{form}}"
 
 
 def table_row(numbers: dict[str, Any]) -> str:
@@ -91,7 +94,7 @@ def table_row(numbers: dict[str, Any]) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Returns a number in words, or a dash for one that is not defined."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:z.{digits}f}"
 
 
 def with_error(value: float | None, error: float | None) -> str:
@@ -154,7 +157,7 @@ def more(numbers: dict[str, Any]) -> list[str]:
         "dimension_wise_kl",
     )
     least, most, cap, correlation, dimension_wise = (
-        "-" if numbers[name] is None else f"{numbers[name]:.2f}".replace("-0.00", "0.00") for name in parts
+        "-" if numbers[name] is None else f"{numbers[name]:z.2f}" for name in parts
     )
     lines = [
         f"{interval}{numbers['num_samples']} samples worth {number(numbers['effective_sample_size'], 0)}; mutual information "
@@ -204,7 +207,12 @@ def main() -> int:
             print(f"{'run':{width}}  {titles}")
         print(f"{path!s:{width}}  {table_row(numbers)}", flush=True)
         details += [f"{path}: {line}" for line in (*more(numbers), *(f"note: {remark}" for remark in remarks(numbers)))]
-    print("\n" + "\n".join(details))
+    draws = f"{arguments.elbo_samples} draw{'' if arguments.elbo_samples == 1 else 's'} of z"
+    print(
+        f"\nnats per example, beta = 1; +- is the standard error over the test examples, MC +- that over the samples; the test "
+        f"ELBO is from {draws} per example (in summary.json and at the end of training: 1)\n"
+    )
+    print("\n".join(details))
     return 0
 
 

@@ -1,5 +1,7 @@
 """Looks into the latent space of a trained run: one test image along the latent dimensions, or on the way to another image."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -55,7 +57,8 @@ def check(arguments: Arguments) -> None:
         raise UserError("--dimensions belongs to traversals; between two images all of them move. Leave out it or --to.")
     if len(set(arguments.dimensions)) < len(arguments.dimensions):
         raise UserError(f"--dimensions: expected each once, got {' '.join(map(str, arguments.dimensions))}.")
-    if (out := arguments.out) is not None:
+    out = arguments.out
+    if out is not None:
         if out.suffix not in (".png", ".gif"):
             raise UserError(f"--out {out}: expected a name ending in .png or .gif.")
         if out.is_dir() or not out.parent.is_dir():

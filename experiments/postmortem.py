@@ -1,5 +1,7 @@
 """Replays the step at which a run, or a member of a sweep, diverged, and explains it."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import sys
 from pathlib import Path

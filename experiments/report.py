@@ -1,5 +1,7 @@
 """Rebuilds the figures and report.html of run directories and of sweep directories."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import sys
 from pathlib import Path
@@ -35,7 +37,8 @@ def main() -> int:
     for path in arguments.runs:
         if is_sweep(path):
             results = load_sweep(path)
-            if missing := len(results.members) - len(results.rows):
+            missing = len(results.members) - len(results.rows)
+            if missing:
                 print(f"note: {path}: unfinished; {missing} of {len(results.members)} members are left out.", file=sys.stderr)
             print(f"report: {write_sweep_report(results, arguments.data_dir)}")
             continue

@@ -1,5 +1,7 @@
 """Trains a sweep over beta, seeds, learning rates ... as one compiled program and writes its table, figures and report."""
 
+import environment  # noqa: F401
+
 import contextlib
 import dataclasses
 import json
@@ -94,8 +96,8 @@ class Arguments(Config):
     def placement(self) -> list[str]:
         """The flags that say how it runs, where they are not the defaults."""
         own = [field for field in dataclasses.fields(self) if field.name in ("strategy", "chunk", "devices", "data_parallel")]
-        given = [(field.name, value) for field in own if (value := getattr(self, field.name)) != field.default]
-        return [word for name, value in given for word in (f"--{name.replace('_', '-')}", str(value))]
+        given = {field.name: getattr(self, field.name) for field in own if getattr(self, field.name) != field.default}
+        return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def parse_arguments() -> Arguments:
@@ -113,7 +115,7 @@ def parse_arguments() -> Arguments:
             raise ValueError("it was begun by run_sweep without arguments, so go on with it by run_sweep(..., resume=True)")
         base = from_dict(own["base"])
         settings: dict[str, Any] = {field.name: getattr(base, field.name) for field in dataclasses.fields(Config)}
-        settings |= {name: tuple(value) if isinstance(value := own[name], list) else value for name in _AXES}
+        settings |= {name: tuple(own[name]) if isinstance(own[name], list) else own[name] for name in _AXES}
         settings["points"] = settings["points"] and Path(settings["points"])
         default = Arguments(**settings, data_dir=content.get("data_dir"), out=arguments.out, resume=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -159,7 +161,8 @@ def make_members(arguments: Arguments) -> list[Config]:
         raise UserError("--ranges and --points exclude each other. Leave one out.")
     members = [arguments.base]
     if ranges:
-        if twice := set(ranges) & set(values):
+        twice = set(ranges) & set(values)
+        if twice:
             raise UserError(f"--ranges: {', '.join(twice)} is swept twice. Give all its values in one place.")
         members = design(arguments.base, ranges, arguments.num_points, arguments.design, arguments.design_seed)
     elif arguments.points is not None:
@@ -213,8 +216,9 @@ class SweepProgress:
         tests = [history[-1].test.elbo for history in tick.progress.histories if history]
         tests = [elbo for elbo in tests if math.isfinite(elbo)]
         words = f"epoch {tick.progress.epoch}/{epochs}"
-        words += f"  best ELBO {max(tests):.2f}" if tests else ""
-        words += f"  {diverged} diverged" if (diverged := tick.progress.status.count("diverged")) else ""
+        words += f"  best ELBO {max(tests):z.2f}" if tests else ""
+        diverged = tick.progress.status.count("diverged")
+        words += f"  {diverged} diverged" if diverged else ""
         if self._bar is None:
             self._bar = tqdm(total=tick.total, unit=" member-epochs", disable=not terminal, dynamic_ncols=True)
             self._bar.n = self._bar.initial = self._shown = tick.done - running
@@ -257,7 +261,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
 
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.sweep.directory import Layout, run_sweep
-    from vae_jax.sweep.results import write_results
+    from vae_jax.sweep.results import overfit_words, write_results
     from vae_jax.sweep.table import DONE
 
     if arguments.compilation_cache:
@@ -308,6 +312,9 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
     lost = [f"{row['member']} ({row['status']})" for row in results.rows if row["status"] not in DONE]
     if lost:
         print(f"note: left out of the means: member {', '.join(lost)}", file=sys.stderr)
+    words = overfit_words(results)
+    if words:
+        print(f"note: {words}", file=sys.stderr)
     print(f"table: {out / 'results.csv'} ({len(results.rows)} members, {time.perf_counter() - began:.0f} s)", flush=True)
     if arguments.report:
         from vae_jax.report import write_sweep_report
@@ -321,7 +328,7 @@ def print_points(results: Any) -> None:
     """One line for each setting: means over its seeds, with standard errors."""
     header = f"{'test ELBO':>18}  {'rate':>16}  {'distortion':>18}  {'active':>6}  {'n':>2}"
     labels = [
-        "  ".join(filter(None, [point.group, *(f"{name} = {value:g}" for name, value in point.settings.items())]))
+        "  ".join(filter(None, [point.group, *(f"{name} = {value:zg}" for name, value in point.settings.items())]))
         for point in results.points
     ]
     width = max(map(len, labels))
@@ -331,7 +338,7 @@ def print_points(results: Any) -> None:
             print(f"{label:{width}}  none of {point.num_lost} ended well")
             continue
         cells = [
-            f"{one.mean:.3f}" + (f" +- {one.standard_error:.3f}" if one.n > 1 else "")
+            f"{one.mean:z.3f}" + (f" +- {one.standard_error:.3f}" if one.n > 1 else "")
             for one in (point.numbers[name] for name in ("test_elbo", "rate", "distortion"))
         ]
         active = point.numbers["active_units"].mean

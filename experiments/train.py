@@ -1,5 +1,7 @@
 """Trains a VAE and writes a run directory: config.json, metrics.jsonl, summary.json, checkpoints/, figures/, report.html."""
 
+import environment  # noqa: F401
+
 import dataclasses
 import importlib.util
 import math
@@ -133,8 +135,8 @@ def main() -> int:
             if not warned and diagnostics.is_collapsing(kl):
                 warned = True
                 progress.say(
-                    f"note: the KL is {line['test_kl']:.3f} nats after epoch {line['epoch']}: posterior collapse is under way; "
-                    f"{diagnostics.REMEDIES}."
+                    f"note: the KL is {line['test_kl']:z.3f} nats after epoch {line['epoch']}: posterior collapse is under "
+                    f"way; {diagnostics.REMEDIES}."
                 )
             if writer is not None:
                 for name, value in line.items():
@@ -190,15 +192,20 @@ def main() -> int:
             return 1
     error = summary["test_elbo_standard_error"]  # not defined for a single test example
     print(
-        f"test ELBO {summary['test_elbo']:.3f}{'' if math.isnan(error) else f' +- {error:.3f}'} nats  =  log-likelihood "
-        f"{summary['test_log_likelihood']:.3f} - KL {summary['test_kl']:.3f}   ({summary['num_test_examples']} examples, "
-        f"{fit.status} after {epochs} epochs, {summary['train_examples_per_second']:,.0f} examples/s)",
+        f"test ELBO {summary['test_elbo']:z.3f}{'' if math.isnan(error) else f' +- {error:.3f}'} nats  =  log-likelihood "
+        f"{summary['test_log_likelihood']:z.3f} - KL {summary['test_kl']:z.3f}   (+- is the standard error over "
+        f"{summary['num_test_examples']} examples; {fit.status} after {epochs} epochs, "
+        f"{summary['train_examples_per_second']:,.0f} examples/s)",
         flush=True,
     )
     print(f"active units {summary['active_units']} of {summary['latent_dim']}", flush=True)
     collapsed = len(summary.get("collapsed_units", ()))
-    if words := diagnostics.collapse_words(collapsed, summary["latent_dim"], summary["test_kl"]):
+    words = diagnostics.collapse_words(collapsed, summary["latent_dim"], summary["test_kl"])
+    if words:
         print(f"note: {words}", file=sys.stderr)
+    overfit = diagnostics.overfit(runs.read_metrics(out), summary["evaluated_epoch"])
+    if overfit:
+        print(f"note: {diagnostics.overfit_words(overfit)}", file=sys.stderr)
     if arguments.report:
         from vae_jax.report import write_report
 

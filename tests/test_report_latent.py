@@ -457,6 +457,13 @@ def test_the_sections_of_a_run_with_a_learned_prior(learned, tmp_path):
     ]
     by_name = {name: section for name, section in zip(names, sections, strict=True)}
     assert "the learned prior, from draws" in by_name["aggregate_posterior", False].caption
+    assert "which is not the distance of the two curves" in by_name["aggregate_posterior", False].caption
+    assert "means, not draws of x" in by_name["prior_means", False].caption
+    assert [by_name[name, False].title for name in ("prior_means", "prior_samples")] == [
+        "Means E[x|z] for z from the prior",
+        "Samples of x from the model",
+    ]
+    assert f"Test images as the model sees them ({built.data.description})" in by_name["reconstructions", False].caption
     assert "from the learned prior's mean" in by_name["traversal", False].caption
     page = write_sections(sections, tmp_path / "figures")
     (embedded,) = re.findall(r'src="data:image/gif;base64,([^"]*)"', page)
@@ -467,7 +474,7 @@ def test_the_sections_of_a_run_with_a_learned_prior(learned, tmp_path):
             assert (tmp_path / "figures" / f"{section.name}.png").exists()
     rows = by_name["traversal", False].picture.axes[1].get_yticklabels()
     kl = summary.posteriors(built, params)[2]
-    assert [row.get_text() for row in rows] == [f"z[{j}], KL {kl[j]:.2f} nats" for j in np.argsort(-kl)]
+    assert [row.get_text() for row in rows] == [f"z[{j}], mean KL {kl[j]:.2f} nats" for j in np.argsort(-kl)]
 
 
 def test_names_are_escaped(tmp_path):

@@ -1,8 +1,10 @@
 """What the latent code carries: from the posteriors of a data set, (examples, latent) means and log standard deviations."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +79,7 @@ def collapse(mean: Array, log_scale: Array, *, epsilon: float = 0.01, delta: flo
 def collapse_words(num_collapsed: int, latent_dim: int, kl: float) -> str | None:
     """One sentence for a user on the dimensions that `collapse` found and the mean KL of all, in nats; None if all is well."""
     if num_collapsed == latent_dim or kl < _NOTHING:
-        # Adding 0.0 takes the sign off a negative zero.
-        return f"posterior collapse: the {latent_dim} latent dimensions together carry {kl + 0.0:.3f} nats of x; {REMEDIES}."
+        return f"posterior collapse: the {latent_dim} latent dimensions together carry {kl:z.3f} nats of x; {REMEDIES}."
     if num_collapsed:
         return f"{num_collapsed} of {latent_dim} latent dimensions are collapsed onto the prior and carry nothing of x."
     return None
@@ -90,6 +91,83 @@ def is_collapsing(kl: Sequence[float], patience: int = 10) -> bool:
     True when the last `patience` epochs are all below 0.1 nats: a healthy run may pass through there in its first epochs.
     """
     return len(kl) >= patience and max(kl[-patience:]) < _NOTHING
+
+
+class Overfit(NamedTuple):
+    """The best held-out ELBO of a run, beside the one of the parameters that it reports."""
+
+    split: str  # "validation", or "test" without a validation set
+    best_epoch: int
+    best_elbo: float
+    epoch: int
+    elbo: float
+
+    @property
+    def fall(self) -> float:
+        """Nats that were lost since the best epoch."""
+        return self.best_elbo - self.elbo
+
+
+def overfit(lines: Sequence[Mapping[str, Any]], epoch: int | None = None) -> Overfit | None:
+    """Finds a held-out ELBO that had clearly peaked before the epoch that is evaluated, while the training ELBO still rose.
+
+    Both curves are smoothed by a running median over a tenth of the epochs (at most five) first. The fall counts as clear
+    beyond two standard errors over the examples, and beyond four times the usual change from one epoch to the next. The
+    standard error is that of one epoch's mean; the difference of two epochs on the same examples is less uncertain.
+
+    Args:
+      lines: of the epochs in order, as in metrics.jsonl: epoch, train_elbo, and test_elbo or validation_elbo with its
+        standard error.
+      epoch: that of the parameters which are evaluated; the last one by default.
+
+    Returns:
+      The observation, by the validation set where there is one; None where there is nothing to say.
+
+    Example:
+      >>> curves = zip([-9, -7, -6, -5, -4], [-9, -7, -6.5, -7.5, -9])
+      >>> lines = [{"epoch": i, "train_elbo": a, "test_elbo": b} for i, (a, b) in enumerate(curves, 1)]
+      >>> overfit(lines)
+      Overfit(split='test', best_epoch=3, best_elbo=-6.5, epoch=5, elbo=-9)
+    """
+    split = "validation" if lines and "validation_elbo" in lines[0] else "test"
+    name = f"{split}_elbo"
+    until = [line for line in lines if epoch is None or line["epoch"] <= epoch]
+    if len(until) < 3 or not all(math.isfinite(line.get(key, math.nan)) for line in until for key in (name, "train_elbo")):
+        return None
+    values = [line[name] for line in until]
+    width = max(1, min(5, len(until) // 10))
+    held_out, train = (_running_median([line[key] for line in until], width) for key in (name, "train_elbo"))
+    peak = max(range(len(held_out)), key=held_out.__getitem__)
+    usual = statistics.median(abs(b - a) for a, b in itertools.pairwise(values))
+    error = until[-1].get(f"{name}_standard_error", math.nan)
+    least = max(2 * error if error == error else 1.0, 4 * usual if len(values) > 10 else 0.0)  # no NaN, which one example has
+    if held_out[peak] - held_out[-1] <= least or train[-1] <= train[peak]:
+        return None
+    best = max(range(len(values)), key=values.__getitem__)
+    return Overfit(split, until[best]["epoch"], values[best], until[-1]["epoch"], values[-1])
+
+
+def _running_median(values: Sequence[float], width: int) -> list[float]:
+    """Returns the median of every window of `width` values."""
+    return [statistics.median(values[i : i + width]) for i in range(len(values) - width + 1)]
+
+
+def overfit_words(found: Overfit) -> str:
+    """Tells a user in one or two sentences what `overfit` found, and what to do."""
+    return (
+        f"overfitting: the {found.split} ELBO was best after epoch {found.best_epoch} ({found.best_elbo:z.2f}) and is "
+        f"{found.elbo:z.2f} after epoch {found.epoch}, while the training ELBO rose. {how_to_stop(found.split)}"
+    )
+
+
+def how_to_stop(split: str) -> str:
+    """Returns the remedy for overfitting that was seen on this split."""
+    if split == "validation":
+        return "Add --early-stopping 10, which keeps the best parameters by the validation ELBO."
+    return (
+        "Hold out validation data and stop by them (--validation-fraction 0.1 --early-stopping 10): an epoch chosen by the "
+        "test set would make its numbers too good."
+    )
 
 
 @short_repr

@@ -11,19 +11,21 @@ One step is (time of an epoch - time of an epoch of one step) / (steps - 1); the
 The share of the roof is the products of a step against the rate of large products alone, in the same arithmetic.
 """
 
-import argparse
-import functools
-import importlib.util
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import environment  # noqa: F401
+
+import argparse
+import functools
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 from common import run_script
 from members import VARIANTS, Case, Trainer, blobs, correctness, kernels, repeat, timed
 from peers import PyTorch
@@ -121,7 +123,8 @@ class Benchmark:
         found = []
         for row in self.results["rows"]:
             many = row.get("strategy") == "vmap" and row["members"] == TARGET_MEMBERS and not row["variant"]
-            if many and (ratio := self.ratio(row, "step_seconds")):
+            ratio = self.ratio(row, "step_seconds") if many else None
+            if ratio:
                 of = {"network": row["network"], "dtype": row["dtype"], "ratio": ratio}
                 found.append({**of, "at_most": TARGET_RATIO, "met": ratio <= TARGET_RATIO})
         return found
@@ -176,7 +179,8 @@ class Benchmark:
                 f"{check['spread_between_members']:.1e}): {'passed' if check['passed'] else 'FAILED'}."
             )
         for row in self.results["rows"]:
-            if row.get("variant") and (plain := self.find(row, variant="")):
+            plain = self.find(row, variant="") if row.get("variant") else None
+            if plain:
                 share = row["epoch_seconds"] / plain["epoch_seconds"]
                 what = f"{row['members']} members, {row['network']}, {VARIANTS[row['variant']]}"
                 lines.append(f"{what}: the epoch takes {share:.2f} of its time.")
@@ -233,28 +237,33 @@ def run_members(bench: Benchmark, network: str, dtype: str, numbers: list[int], 
     trainers: dict[int, Trainer] = {}
     for members in numbers:
         case = Case(network, dtype, "vmap" if members > 1 else "map", members)
-        if trainer := run_case(bench, case, prepared):
+        trainer = run_case(bench, case, prepared)
+        if trainer:
             trainers[members] = trainer
     measure_roof(bench, dtype)
     several = [members for members in trainers if members > 1]
     if 1 in trainers and several:
         compare = functools.partial(correctness, trainers[1], trainers[several[0]])
-        if found := bench.attempt("correctness", f"{network} {dtype} correctness", compare):
+        found = bench.attempt("correctness", f"{network} {dtype} correctness", compare)
+        if found:
             bench.results.setdefault("correctness", []).append({"network": network, "dtype": dtype, **found})
     if dtype == "float32" and bench.results["device"]["platform"] != "cpu":
         for members in (1, TARGET_MEMBERS):
             if members in trainers:
                 do = functools.partial(kernels, trainers[members])
-                if found := bench.attempt("profile", f"{network} profile of {members}", do, guess=15):
+                found = bench.attempt("profile", f"{network} profile of {members}", do, guess=15)
+                if found:
                     bench.results.setdefault("kernels", []).append(found)
 
 
 def measure_roof(bench: Benchmark, dtype: str) -> None:
     """The rate of large products alone, once for each arithmetic."""
     side, repeats = (1024, 5) if bench.results["device"]["platform"] == "cpu" else (8192, 20)
-    if dtype not in (roofs := bench.results["roof_flops_per_second"]):
+    roofs = bench.results["roof_flops_per_second"]
+    if dtype not in roofs:
         do = functools.partial(product_rate, side, side, side, repeats=repeats, dtype=dtype)
-        if rate := bench.attempt("roof", f"{dtype} roof", do):
+        rate = bench.attempt("roof", f"{dtype} roof", do)
+        if rate:
             roofs[dtype] = rate
 
 
@@ -279,7 +288,8 @@ def run_peers(bench: Benchmark, kinds: list[str], network: str, dtype: str, data
         if device == "cpu" or torch.cuda.is_available():
             for kind in kinds:
                 do = functools.partial(peer, dataset, test, device, network, dtype, kind)
-                if row := bench.attempt(kind, f"PyTorch {kind} {network} {dtype}", do, guess=PEERS[kind].guess):
+                row = bench.attempt(kind, f"PyTorch {kind} {network} {dtype}", do, guess=PEERS[kind].guess)
+                if row:
                     bench.results["rows"].append(row)
             return
     bench.results["notes"] = ["PyTorch is not installed or does not see this device, so its rows are left out."]

@@ -7,20 +7,22 @@ before and after. pythae's `get_nll` has a network of the same size and the same
 a process of its own, without gradients.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import environment  # noqa: F401
+
 import dataclasses
 import importlib.util
 import math
 import multiprocessing
 import resource
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from tables import check_counts, markdown, write_results
 from workload import product_rate

@@ -5,15 +5,17 @@ for all, and this script can be stopped and started again. Seconds are those of 
 and checkpoints are left out.
 """
 
-import dataclasses
-import json
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import environment  # noqa: F401
+
+import dataclasses
+import json
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from tables import check_counts, markdown, write_results
 

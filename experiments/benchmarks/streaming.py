@@ -1,19 +1,21 @@
 """Throughput and memory of training on data read from disk (`--stream`) against the same data in memory, epoch by epoch."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import environment  # noqa: F401
+
 import dataclasses
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from tables import check_counts, markdown, write_results
 from workload import BATCH, HIDDEN, LATENT, RATE

@@ -6,6 +6,12 @@ work; they take turns, for as many member-epochs each, so that a noisy machine i
 rounds. Start-up is the wall time of `sweep.py` with a few epochs against as many `train.py` one after another.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import environment  # noqa: F401
+
 import dataclasses
 import importlib.util
 import itertools
@@ -13,17 +19,13 @@ import multiprocessing
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from peers import BATCH, HIDDEN, LATENT, RATE, PyTorch
 from tables import check_counts, markdown, write_results
@@ -170,12 +172,12 @@ def run_scripts(commands: list[list[Any]], cache: Path) -> float:
     """Wall time of scripts run one after another as a user would, with this cache folder."""
     from vae_jax.errors import UserError
 
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    environment["VAE_JAX_CACHE"] = str(cache)
+    variables = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    variables["VAE_JAX_CACHE"] = str(cache)
     began = time.perf_counter()
     for script, *flags in commands:
         command = [sys.executable, str(EXPERIMENTS / script), *map(str, flags)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=variables, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{script} failed: {done.stderr.strip().splitlines()[-1:]}")
     return time.perf_counter() - began

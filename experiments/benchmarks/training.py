@@ -11,22 +11,24 @@ as zeros and ones; and the default convolutional network on 4,096 binary sprites
 the first `steps` batches of the data, the same in every epoch.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import environment  # noqa: F401
+
 import dataclasses
 import gc
 import importlib.util
 import os
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from peers import Problem, Pythae, pytorch
 from peers_jax import FlaxConv, NumPyro, VaeJax
@@ -273,7 +275,8 @@ def main() -> int:
     if any(setting.size == 64 for setting in settings):
         datasets[64] = sprites()
     for setting in settings:
-        if setting.batch_size > (most := len(datasets[setting.size].train)):
+        most = len(datasets[setting.size].train)
+        if setting.batch_size > most:
             raise UserError(f"--batch-size: expected at most {most} training images, got {setting.batch_size}.")
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > 0.3 * cores:

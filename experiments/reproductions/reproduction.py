@@ -42,7 +42,7 @@ def summarise(values: Sequence[float]) -> dict[str, Any]:
 def with_error(number: dict[str, Any], digits: int = 2) -> str:
     """Mean and error of what `summarise` gave, such as -98.58 ± 0.06."""
     error = number["standard_error"]
-    return f"{number['mean']:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    return f"{number['mean']:z.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def write(out: Path, settings: dict[str, Any], rows: Sequence[Row], details: dict[str, Any], seconds: float) -> None:
@@ -62,7 +62,7 @@ def say_epochs(name: str, epochs: int) -> Callable[[Any, Any], None]:
         done = max(len(history) for history in progress.histories)
         if done % max(1, epochs // 10) == 0 or done == epochs:
             elbo = np.mean([history[-1].test.elbo for history in progress.histories if history])
-            print(f"{name}  epoch {done}/{epochs}  test ELBO {elbo:.2f}, mean of {len(progress.histories)}", flush=True)
+            print(f"{name}  epoch {done}/{epochs}  test ELBO {elbo:z.2f}, mean of {len(progress.histories)}", flush=True)
 
     return say
 

@@ -1,13 +1,16 @@
 """Rebuilds the README's table of reproductions, and the tables in their own READMEs, from the committed results.json files."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import environment  # noqa: F401
+
 import dataclasses
 import importlib.util
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import parse, run_script
 from tables import markdown
 
@@ -34,7 +37,7 @@ def _numbers(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "—"
     digits = 0 if value == 0 else 4 if abs(value) < 0.1 else 2
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    return f"{value:z.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def _lines(name: str, content: dict[str, Any] | None) -> list[tuple[str, ...]]:
@@ -73,7 +76,9 @@ def own_tables(script: Path) -> str:
     spec.loader.exec_module(module)
     seconds, versions = content["wall_seconds"], content["versions"]
     made = f"{content['machine']}, jax {versions['jax']}, {seconds / 60:.0f} minutes"
-    return f"{module.tables(content)}\n\n{made}. [`results.json`](results.json) has every number and setting."
+    tables = module.tables(content)
+    about_errors = "± is the standard error over the seeds. " if "±" in tables else ""
+    return f"{tables}\n\n{about_errors}{made}. [`results.json`](results.json) has every number and setting."
 
 
 def table() -> str:

@@ -116,7 +116,11 @@ def test_disentanglement_of_a_sweep_on_sprites(tmp_path, script):
         own = [float(row["mig"]) for row in rows if float(row["beta"]) == beta]
         assert point["mig"]["mean"] == pytest.approx(np.mean(own))
         assert point["mig"]["n"] == 2
-        assert f"{point['mig']['mean']:.4f}" in done.stdout
+        assert f"{point['mig']['mean']:.4f} +- {point['mig']['standard_error']:.4f}   [" in done.stdout
+        assert point["mig"]["standard_error"] == pytest.approx(np.std(own, ddof=1) / 2**0.5)
+        for name in ("mig", "sap", "factor_vae_score"):
+            assert 0 <= point[name]["low"] <= point[name]["mean"] <= point[name]["high"] <= 1
+        assert point["gaussian_total_correlation"]["low"] >= 0
     assert (out / "figures" / "disentanglement.png").stat().st_size > 10_000
     before = (out / "disentanglement.csv").read_bytes()
     for arguments, message in (

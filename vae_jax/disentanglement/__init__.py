@@ -25,6 +25,7 @@ from vae_jax.disentanglement.mutual_information import mutual_information_matrix
 from vae_jax.disentanglement.settings import PUBLISHED as PUBLISHED
 from vae_jax.disentanglement.settings import Settings as Settings
 from vae_jax.disentanglement.table import METRICS as METRICS
+from vae_jax.disentanglement.table import RANGES as RANGES
 from vae_jax.disentanglement.table import all_metrics as all_metrics
 from vae_jax.disentanglement.unsupervised import WassersteinCorrelation as WassersteinCorrelation
 from vae_jax.disentanglement.unsupervised import gaussian_total_correlation as gaussian_total_correlation

@@ -1,5 +1,6 @@
 """All metrics of one model in one flat table."""
 
+import math
 from collections.abc import Callable, Collection
 
 import jax
@@ -60,6 +61,23 @@ _METRICS: dict[str, Callable[[Array, Codes, Labels, Settings], Scores]] = {
     "unsupervised": _unsupervised,
 }
 METRICS = tuple(_METRICS)
+
+_SHARE, _AMOUNT = (0.0, 1.0), (0.0, math.inf)
+RANGES: dict[str, tuple[float, float]] = {  # of every score: the least and the greatest value that it can have
+    "beta_vae_score": _SHARE,
+    "factor_vae_score": _SHARE,
+    "mig": _SHARE,
+    "sap": _SHARE,
+    "dci_disentanglement": _SHARE,
+    "dci_completeness": _SHARE,
+    "dci_informativeness": _SHARE,
+    "modularity": _SHARE,
+    "explicitness": _SHARE,
+    "gaussian_total_correlation": _AMOUNT,
+    "gaussian_wasserstein_correlation": _AMOUNT,
+    "gaussian_wasserstein_correlation_normalised": (0.0, 2.0),
+    "average_mutual_information": _AMOUNT,
+}
 
 
 def all_metrics(

@@ -49,7 +49,7 @@ def section(run: Run) -> str:
 def _value(value: float | None, error: float | None = None, digits: int = 3) -> str:
     if value is None:
         return "–"
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    return f"{value:z.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def _interval(numbers: dict[str, Any]) -> str:
@@ -63,6 +63,13 @@ def _interval(numbers: dict[str, Any]) -> str:
 
 def _with_error(numbers: dict[str, Any], name: str) -> str:
     return _value(numbers[name], numbers.get(f"{name}_standard_error"))
+
+
+def _draws(count: int) -> str:
+    """Says how many draws this ELBO is from, and why it differs from the one at the top of the report."""
+    if count == 1:
+        return "one draw of z per example, as at the top"
+    return f"{count} draws of z per example; the one at the top is of one draw, and differs by the noise of the draws alone"
 
 
 def _rows(numbers: dict[str, Any]) -> list[Row]:
@@ -84,7 +91,7 @@ def _rows(numbers: dict[str, Any]) -> list[Row]:
         (
             "ELBO",
             _value(numbers["test_elbo"], numbers["test_elbo_standard_error"]),
-            f"{numbers['elbo_samples']} draws of z; rate {_value(numbers['rate'])}, distortion {_value(numbers['distortion'])}",
+            f"{_draws(numbers['elbo_samples'])}; rate {_value(numbers['rate'])}, distortion {_value(numbers['distortion'])}",
         ),
     ]
     if numbers["log_px_bits_per_dim"] is not None:

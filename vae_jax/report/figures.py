@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 TRAIN, TEST, VALIDATION = "#9aa5b1", "#0b6e99", "#d9822b"
+LABELS, PATH = {"elbo": "ELBO", "log_likelihood": "log-likelihood", "kl": "KL"}, "the path"  # of the axes, for `cut_off`
 TERMS = (("elbo", "ELBO (β = 1)"), ("log_likelihood", "log-likelihood  E log p(x|z)"), ("kl", "KL(q(z|x) ‖ p(z))"))
 
 
@@ -62,14 +63,42 @@ def learning_curves(metrics: list[dict]) -> Figure:
         for split, colour in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
             if f"{split}_{name}" in metrics[0]:
                 values = [line[f"{split}_{name}"] for line in metrics]
-                axes.plot(epochs, values, color=colour, label=split, marker="." if len(epochs) < 3 else None)
-        axes.set(title=title, xlabel="epoch", ylabel="nats per example")
+                marker = "." if len(epochs) < 3 else None
+                axes.plot(epochs, values, color=colour, label=split, marker=marker, gid="curve")
+        axes.set(title=title, xlabel="epoch", ylabel="nats per example", label=LABELS[name])
         axes.grid(alpha=0.3)
         if len(epochs) > 3 and name != "kl":  # the first epochs would flatten all that follows
-            shown = [line[f"{split}_{name}"] for line in settled(metrics) for split in ("train", "test")]
-            axes.set_ylim(*limits(shown))
+            drawn = [split for split in ("train", "validation", "test") if f"{split}_{name}" in metrics[0]]
+            shown = [line[f"{split}_{name}"] for line in settled(metrics) for split in drawn]
+            shown = [value for value in shown if np.isfinite(value)]
+            if shown:
+                axes.set_ylim(*limits(shown))
     figure.axes[0].legend()
     return figure
+
+
+def cut_off(figure: Figure) -> str:
+    """Says which epochs of the curves, or of the path, lie outside of the axes, for the caption; "" where none do."""
+    found: dict[str, list[tuple[float, float, int]]] = {}  # axes -> (how far outside, value, epoch)
+    for axes in figure.axes:
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        for line in axes.lines:
+            if line.get_gid() not in ("curve", "path"):
+                continue
+            x, y = (np.asarray(values, float) for values in line.get_data())
+            epochs = x if line.get_gid() == "curve" else np.asarray(axes.collections[0].get_array(), float)
+            beyond = np.fmax.reduce([left - x, x - right, bottom - y, y - top])
+            outside = (beyond > 0) & np.isfinite(x) & np.isfinite(y)
+            points = zip(beyond[outside], y[outside], epochs[outside].astype(int), strict=True)
+            found.setdefault(str(axes.get_label()), []).extend(points)
+    words = []
+    for name, points in found.items():
+        if points:
+            first, last = (end(epoch for _, _, epoch in points) for end in (min, max))
+            when = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+            value = "" if name == PATH else f" (as far as {max(points)[1]:z.2f})".replace("-", "−")
+            words.append(f"{name} in {when}{value}")
+    return f" Cut off at the edges: {'; '.join(words)}." if words else ""
 
 
 def rate_distortion(metrics: list[dict], epoch: int) -> Figure:
@@ -80,6 +109,7 @@ def rate_distortion(metrics: list[dict], epoch: int) -> Figure:
     final = next((line for line in lines if line["epoch"] == epoch), lines[-1] if lines else None)
     axes.set(xlabel="rate  KL(q(z|x) ‖ p(z)), nats per example", ylabel="distortion  −E log p(x|z), nats per example")
     axes.set_title("Rate and distortion on the test set, epoch by epoch", pad=18)
+    axes.set_label(PATH)
     if final is None:
         axes.text(0.5, 0.5, "no epoch with finite numbers", transform=axes.transAxes, ha="center")
         axes.set(xticks=[], yticks=[])
@@ -91,7 +121,7 @@ def rate_distortion(metrics: list[dict], epoch: int) -> Figure:
         points = axes.scatter(rates, distortions, c=numbers, cmap="viridis", s=16, linewidths=0, zorder=3)
         figure.colorbar(points, label="epoch", ticks=MaxNLocator("auto", integer=True))
     x, y = final["test_kl"], -final["test_log_likelihood"]
-    label = f"epoch {final['epoch']}, with an ELBO of {-x - y:.2f} nats".replace("-", "−")
+    label = f"epoch {final['epoch']}, with an ELBO of {-x - y:z.2f} nats".replace("-", "−")
     axes.plot(x, y, "o", color=VALIDATION, markersize=9, markerfacecolor="none", markeredgewidth=2, zorder=4, label=label)
     shown = [final, *(line for line in settled(metrics) if line in lines)]  # the first epochs would flatten all that follows
     left, right = limits([line["test_kl"] for line in shown])
@@ -109,7 +139,8 @@ def equal_elbos(axes: Any) -> None:
     style: dict[str, Any] = {"fontsize": 8, "color": "#7b8794", "clip_on": False}
     for level in MaxNLocator(10).tick_values(left + bottom, right + top):
         axes.axline((left, level - left), slope=-1, color="#cbd2d9", linewidth=0.8, zorder=0)
-        words = f" {-level:g}".replace("-", "−")
+        nearby = 0.0 if abs(level) < 1e-9 * (right - left) else level  # ticks are rounded, and no zero has a sign
+        words = f" {-nearby:zg}".replace("-", "−")
         if bottom <= level - right < top - 0.04 * (top - bottom):
             axes.text(right, level - right, words, va="center", **style)
         elif left + 0.03 * (right - left) < level - bottom < right:

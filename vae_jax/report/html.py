@@ -6,6 +6,7 @@ import numpy as np
 
 from vae_jax.build import repeat_command
 from vae_jax.config import describe_network
+from vae_jax.diagnostics import overfit, overfit_words
 from vae_jax.model import num_parameters
 from vae_jax.report import evaluated, figures, latent, latent_figures, page, summary
 from vae_jax.report.page import Section
@@ -13,6 +14,13 @@ from vae_jax.runs import Run, read_config
 
 _SPAN = 3  # of traversals, in prior standard deviations
 _MOST_ROWS, _MOST_PANELS, _MOST_PAIRS, _STEPS = 10, 12, 6, 7
+_ABOUT_KL = {
+    False: (
+        "Above each panel, the mean over the test set of KL(q(z_j|x) ‖ p(z_j)), and KL(q(z_j) ‖ p(z_j)), the distance of the "
+        "two curves; the difference is the information that z_j has of x."
+    ),
+    True: "Above each panel, the mean over the test set of the KL of q(z_j|x), which is not the distance of the two curves.",
+}
 _PRIOR_WORDS = {False: "the prior N(0, 1)", True: "the learned prior, from draws"}
 
 
@@ -22,39 +30,42 @@ def _sections(run: Run) -> list[Section]:
     kl = seen.kl_per_dimension
     sections: list[Section] = []
     if run.metrics:
-        caption = "Training values are means over the epoch, with the weights changing underneath."
-        sections.append(Section("learning_curves", "Learning curves", caption, figures.learning_curves(run.metrics)))
+        curves = figures.learning_curves(run.metrics)
+        caption = f"Training values are means over the epoch, with the weights changing underneath.{figures.cut_off(curves)}"
+        sections.append(Section("learning_curves", "Learning curves", caption, curves))
+        path = figures.rate_distortion(run.metrics, run.epoch)
         caption = (
             "On the test set after each epoch, β = 1 whatever was trained on; the ring marks the parameters that this report "
             "shows. Grey lines: equal ELBO, −(rate + distortion), which grows towards the lower left. The epochs after the "
-            "first tenth set the scale."
+            f"first tenth set the scale.{figures.cut_off(path)}"
         )
-        path = figures.rate_distortion(run.metrics, run.epoch)
         sections.append(Section("rate_distortion", "Rate and distortion", caption, path))
     sections += [
         Section(
             "reconstructions",
             "Reconstructions",
-            "Test images, each above the likelihood's mean E[x|z] at the posterior mean of z.",
+            f"Test images as the model sees them ({run.built.data.description}), each above the likelihood's mean E[x|z] at "
+            f"the posterior mean of z.{seen.views.scale}",
             figures.reconstructions(seen.originals, seen.reconstructions),
         ),
         Section(
             "prior_means",
-            "Samples from the prior: means",
-            f"E[x|z] for z drawn from the {'prior N(0, I)' if run.built.vae.prior is None else 'learned prior'}.",
+            "Means E[x|z] for z from the prior",
+            f"E[x|z] for z drawn from the {'prior N(0, I)' if run.built.vae.prior is None else 'learned prior'}: means, not "
+            f"draws of x.{seen.views.scale}",
             figures.grid(seen.prior_means, 16),
         ),
         Section(
             "prior_samples",
-            "Samples from the prior: data",
-            "x drawn from p(x|z) for the same z, with the likelihood's own noise.",
+            "Samples of x from the model",
+            f"x drawn from p(x|z) for the same z, with the likelihood's own noise.{seen.views.scale}",
             figures.grid(seen.prior_samples, 16),
         ),
         Section(
             "kl_per_dimension",
             "KL per latent dimension",
             f"{'' if run.built.vae.prior is None else 'Against N(0, I), not the learned prior. '}Mean over the test set; "
-            f"together {kl.sum():.2f} nats{_most_of(kl)}. A dimension near 0 is not used.",
+            f"together {kl.sum():z.2f} nats{_most_of(kl)}. A dimension near 0 is not used.",
             figures.kl_per_dimension(kl),
         ),
         *_latent_sections(run, seen),
@@ -62,8 +73,8 @@ def _sections(run: Run) -> list[Section]:
     if len(kl) >= 2:
         first, second = (int(j) for j in np.argsort(-kl)[:2])
         dimensions = (0, 1) if len(kl) == 2 else (first, second)
-        words = "the two" if len(kl) == 2 else "the two that carry the most KL"
-        caption = f"Posterior means of the test set in {words} dimensions."
+        words = "" if len(kl) == 2 else " that carry the most KL"
+        caption = f"Posterior means of the test set in the two dimensions{words}."
         scatter = figures.latent_scatter(seen.posterior_means, dimensions, run.built.dataset.test_labels)
         sections.append(Section("latent_space", "Latent space", caption, scatter))
     if seen.manifold is not None:
@@ -86,7 +97,8 @@ def _latent_sections(run: Run, seen: summary.Pictures) -> list[Section]:
     prior = latent.prior_shape(run.built, run.params)
     panels = latent.by_kl(kl, _MOST_PANELS)
     aggregate = latent.aggregate(seen.posterior_means, seen.posterior_log_scales, panels, prior)
-    panel_names = [latent_figures.name(j, kl) for j in panels]
+    aggregate_kl = [None] * len(panels) if learned else latent.aggregate_kl(aggregate).tolist()
+    panel_names = [latent_figures.panel_name(j, kl, own) for j, own in zip(panels, aggregate_kl, strict=True)]
     moved = latent.by_kl(kl, _MOST_ROWS)
     offsets = np.linspace(-_SPAN, _SPAN, 2 * _STEPS - 1)  # the animation's; every other one is a column of the grid
     half = len(seen.codes) // 2
@@ -109,15 +121,15 @@ def _latent_sections(run: Run, seen: summary.Pictures) -> list[Section]:
             "Aggregate posterior and prior",
             f"Filled: q(z_j) = 1/N Σ q(z_j|x_n) over the {len(seen.posterior_means)} test examples, the mixture itself without "
             f"draws of z. Dashed: {_PRIOR_WORDS[learned]}. Where the two differ, codes drawn from the prior are not like those "
-            f"of data. {_chosen(len(panels), len(kl))}{against}",
+            f"of data. {_ABOUT_KL[learned]} Each panel has its own scales. {_chosen(len(panels), len(kl))}{against}",
             latent_figures.aggregate_panels(aggregate, panel_names, _PRIOR_WORDS[learned]),
         ),
         Section(
             "traversal",
             "Latent traversal",
             f"E[x|z] as one dimension at a time moves from −{_SPAN} to {_SPAN} {unit}, the others at the posterior mean of the "
-            f"test image at the top; {chosen}, largest first. In a row without change the decoder ignores the dimension."
-            f"{against}",
+            f"test image at the top; {chosen}, largest first. In a row without change the decoder ignores the dimension. KL: "
+            f"of q(z_j|x), the mean over the test set.{against}{seen.views.scale}",
             latent_figures.traversal(
                 along[:, ::2],
                 names,
@@ -141,7 +153,7 @@ def _latent_sections(run: Run, seen: summary.Pictures) -> list[Section]:
         caption = (
             "E[x|z] along the straight line between the posterior means of two test images, shown at either end and numbered "
             "on the left. Straight lines rather than great circles: posterior means do not lie on the sphere that draws of "
-            "N(0, I) are near."
+            f"N(0, I) are near.{seen.views.scale}"
         )
         figure = latent_figures.interpolation(
             lines, seen.originals[: len(pairs)], seen.originals[half : half + len(pairs)], row_names
@@ -154,6 +166,13 @@ def _chosen(shown: int, count: int) -> str:
     return f"The {shown} of {count} dimensions with the most KL." if shown < count else "Largest KL first."
 
 
+def _observations(run: Run) -> list[str]:
+    """Returns what the curves show that a reader should know first."""
+    found = overfit(run.metrics, run.epoch)
+    words = "" if found is None else overfit_words(found)
+    return [f"{words[0].upper()}{words[1:]}"] if words else []
+
+
 def write_report(run: Run) -> Path:
     """Draws figures/*.png and traversal.gif, and writes report.html into the run directory; returns the path of the page."""
     config, description = read_config(run.path)
@@ -162,7 +181,7 @@ def write_report(run: Run) -> Path:
     lead = f"{page.data_words(dataset, description['data'])} {network}"
     command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
     body = [
-        page.notes([*run.notes, *evaluated.warnings(run)]),
+        page.notes([*run.notes, *_observations(run), *evaluated.warnings(run)]),
         page.table(summary.numbers(run), ("", "value", "remark")),
         evaluated.section(run),
         page.write_sections(_sections(run), run.path / "figures"),

@@ -17,8 +17,17 @@ _WIDE = 10.0  # inches of a row of images
 
 
 def name(dimension: int, kl: np.ndarray) -> str:
-    """Such as "z[3], KL 1.24 nats": a latent dimension and its KL."""
-    return f"z[{dimension}], KL {kl[dimension]:.2f} nats"
+    """Such as "z[3], mean KL 1.24 nats": a latent dimension and the mean of KL(q(z_j|x) || p(z_j)) over the examples."""
+    return f"z[{dimension}], mean KL {kl[dimension]:z.2f} nats"
+
+
+def panel_name(dimension: int, kl: np.ndarray, aggregate: float | None) -> str:
+    """Writes the heading of a panel with q(z_j) and p(z_j): the mean KL of the single posteriors and, if known, that of q(z_j).
+
+    The two differ by the information that z_j has of x, so the first says nothing about how far the two curves are apart.
+    """
+    of_aggregate = "" if aggregate is None else f", of q(z) {aggregate:z.2f}"
+    return f"z[{dimension}]\nKL of q(z|x) {kl[dimension]:z.2f}{of_aggregate} nats"
 
 
 def signed(value: float) -> str:
@@ -166,7 +175,7 @@ def aggregate_panels(aggregate: Aggregate, names: Sequence[str], prior: str) -> 
     """A panel for each dimension: the aggregate posterior filled, the prior dashed."""
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(max(5.0, 2.75 * columns + 0.3), 1.9 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 2.85 * columns + 0.3), 2.05 * rows + 0.9), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(names) :]:
         axes.set_axis_off()
@@ -176,7 +185,7 @@ def aggregate_panels(aggregate: Aggregate, names: Sequence[str], prior: str) -> 
             aggregate.posterior[i], edges, color=TEST, alpha=0.55, fill=True, label="aggregate posterior q(z_j)"
         )
         (dashed,) = axes.plot((edges[1:] + edges[:-1]) / 2, aggregate.prior[i], color="#1f2933", lw=1.2, ls="--", label=prior)
-        axes.set_title(names[i], fontsize=10)
+        axes.set_title(names[i], fontsize=9)
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)

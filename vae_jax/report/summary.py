@@ -49,6 +49,7 @@ class Views(NamedTuple):
     means: Callable[[Any, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]
     shown: Callable[[Any], np.ndarray]  # puts other images on the same scale
     places: np.ndarray  # of the originals in the test set
+    scale: str  # what black and white are, and which channels are left out: for captions, with a space in front
 
 
 def views(built: Built, count: int = _SHOWN, first: Sequence[int] = ()) -> Views:
@@ -70,6 +71,7 @@ def views(built: Built, count: int = _SHOWN, first: Sequence[int] = ()) -> Views
         return (np.asarray(images, np.float64) - low) / max(high - low, 1e-12)
 
     stored = np.asarray(built.dataset.images(built.dataset.test[index]))
+    channels = built.dataset.data_shape[-1] if len(built.dataset.data_shape) == 3 else 1
     return Views(
         shown(x),
         stored / built.dataset.max_level if built.dataset.max_level else shown(stored),
@@ -77,7 +79,20 @@ def views(built: Built, count: int = _SHOWN, first: Sequence[int] = ()) -> Views
         lambda params, z: shown(mean(params, z)),
         shown,
         index,
+        _scale_words(built, low, high, channels),
     )
+
+
+def _scale_words(built: Built, low: float, high: float, channels: int) -> str:
+    """Says which values are black and white, where the model knows others, and which channels are not shown."""
+    words = "" if channels in (1, 3) else f" Of {channels} channels the first is shown."
+    if built.dataset.max_level is None or built.vae.likelihood.support == "counts":
+        which = "largest count" if built.vae.likelihood.support == "counts" else "range"
+        ends = f"Black is {low:z.4g} and white {high:z.4g}".replace("-", "−")
+        return f"{words} {ends}, the {which} of the test images shown; others are cut there."
+    if built.vae.likelihood.support == "real":
+        return f"{words} Black is 0 and white the highest level; means and draws beyond are cut there."
+    return words
 
 
 def reconstructions(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -152,19 +167,20 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
         "wall_seconds": last.get("wall_seconds", 0.0),
     }
     error = summary["test_elbo_standard_error"]
-    over = f"standard error over {summary['num_test_examples']} test examples"
+    count = summary["num_test_examples"]
+    over = "one test example" if count == 1 else f"± standard error over {count} test examples"
     rows = [
         (
             "test ELBO",
-            f"{summary['test_elbo']:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"),
-            f"nats per example, β = 1; {'one test example' if summary['num_test_examples'] == 1 else over}",
+            f"{summary['test_elbo']:z.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"),
+            f"nats per example, β = 1, one draw of z per example; {over}",
         ),
-        ("log-likelihood", f"{summary['test_log_likelihood']:.3f}", "E log p(x|z), nats per example, summed over pixels"),
-        ("KL", f"{summary['test_kl']:.3f}", f"KL(q(z|x) ‖ p(z)), nats per example{_kl_words(config)}"),
+        ("log-likelihood", f"{summary['test_log_likelihood']:z.3f}", "E log p(x|z), nats per example, summed over pixels"),
+        ("KL", f"{summary['test_kl']:z.3f}", f"KL(q(z|x) ‖ p(z)), nats per example{_kl_words(config)}"),
     ]
     if (bits := test_bits_per_dim(run.built, summary["test_elbo"])) is not None:
         pixels = math.prod(run.built.dataset.data_shape)
-        rows.append(("bits per dimension", f"{bits:.4f}", f"−ELBO / ({pixels} log 2): an upper bound, of the discrete data"))
+        rows.append(("bits per dimension", f"{bits:z.4f}", f"−ELBO / ({pixels} log 2): an upper bound, of the discrete data"))
     for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
         if key in summary:
             value = ", ".join(f"{np.exp(value):.4f}" for value in summary[key])
@@ -174,7 +190,7 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
         ("epochs", f"{summary['epochs']} of {config.epochs}", str(summary["status"])),
     ]
     if "best_epoch" in summary:
-        rows.append(("best epoch", str(summary["best_epoch"]), f"validation ELBO {summary['best_validation_elbo']:.3f}"))
+        rows.append(("best epoch", str(summary["best_epoch"]), f"validation ELBO {summary['best_validation_elbo']:z.3f}"))
     if summary["train_examples_per_second"]:
         rows.append(("training speed", f"{summary['train_examples_per_second']:,.0f}", "examples per second"))
     rows.append(("wall time", f"{summary['wall_seconds']:.1f} s", "training, evaluation and checkpoints"))

@@ -1,6 +1,6 @@
 """What the figures of a sweep share: a panel for each unit, colours, scales and limits, bars, the legend."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,7 +15,7 @@ from vae_jax.report import figures
 from vae_jax.report.sweep_summary import Overview, Part, Setting, far_off, in_words
 from vae_jax.sweep.table import Interval
 
-GREY = "#7b8794"
+GREY, BAR = "#7b8794", "bar"
 FEW = 10  # values that colours and ticks of their own can tell apart
 
 
@@ -85,7 +85,18 @@ def bars(axes: Any, one: Interval, colour: Any, across: float, *, horizontal: bo
         ((one.low, one.high), {"linewidth": 0.9, "marker": "|" if horizontal else "_", "alpha": 0.7}),
     ):
         x, y = (ends, (across, across)) if horizontal else ((across, across), ends)
-        axes.plot(x, y, color=colour, solid_capstyle="butt", zorder=3, **style, **where)
+        axes.plot(x, y, color=colour, solid_capstyle="butt", zorder=3, gid=BAR, **style, **where)
+
+
+def cut_bars(figure: Figure) -> str:
+    """Says how many bars reach beyond the axes, for the caption; "" where none do."""
+    cut = total = 0
+    for axes in figure.axes:
+        limits = np.array([axes.get_xlim(), axes.get_ylim()])
+        ends = np.array([line.get_xydata() for line in axes.lines if line.get_gid() == BAR]).reshape(-1, 2, 2)
+        total += len(ends)
+        cut += int(((ends < limits[:, 0]) | (ends > limits[:, 1])).any(axis=(1, 2)).sum())
+    return f" Cut off at the edges: {cut} of {total // 2} intervals." if cut else ""
 
 
 def legend(figure: Figure, seen: Overview, series: Sequence[tuple[str, Any]], others: Sequence[Line2D]) -> None:
@@ -113,14 +124,13 @@ def axis_words(seen: Overview, settings: Sequence[Setting]) -> dict[float, str]:
     return dict(sorted(found.items()))
 
 
-def set_scale(axes: Any, settings: Sequence[Setting]) -> None:
-    """The axis of a hyperparameter; with a tick for each of a few values."""
-    ticks = {setting.values[0]: setting.words[0] for setting in settings}
+def set_scale(axes: Any, ticks: Mapping[float, str]) -> None:
+    """Sets the axis of a hyperparameter from its values and their words; with a tick for each of a few values."""
     kind = scale(list(ticks))
     axes.set_xscale(kind, **({"linthresh": min(value for value in ticks if value > 0)} if kind == "symlog" else {}))
     if kind == "log":
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter("{x:zg}")
     axes.xaxis.set_minor_locator(NullLocator())
     if len(ticks) <= FEW:
         axes.set_xticks(list(ticks), list(ticks.values()))
@@ -147,15 +157,27 @@ def _symlog(low: float, high: float) -> SymLogNorm:
 
 
 def scale(values: Sequence[float]) -> str:
-    """Logarithmic over more than a decade; linear about zero where that is among the values."""
-    positive = [value for value in values if value > 0]
-    if min(values) < 0 or not positive or max(positive) <= 10 * min(positive):
+    """Chooses the axis of a hyperparameter: logarithmic over more than a decade, and for values like 0.5, 1, 4.
+
+    Within a decade, it is the one on which the values are spaced more evenly; two values are linear. Where zero is among the
+    values the axis is linear about zero.
+    """
+    positive = np.unique([value for value in values if value > 0])
+    if min(values) < 0 or not len(positive):
+        return "linear"
+    if positive[-1] <= 10 * positive[0] and _unevenness(np.log(positive)) >= _unevenness(positive) - 1e-9:
         return "linear"
     return "log" if min(values) > 0 else "symlog"
+
+
+def _unevenness(places: np.ndarray) -> float:
+    """The sum of the squared gaps in units of the whole range: 1 / (n - 1) for n places that are spaced evenly."""
+    gaps = np.diff(places)
+    return float(np.sum(gaps**2) / np.sum(gaps) ** 2) if len(gaps) else 0.0
 
 
 def colour_bar(figure: Figure, mappable: ScalarMappable, axes: Any, name: str, shrink: float = 1.0) -> None:
     """Says which colour is which value of a hyperparameter."""
     ticks = LogLocator(subs=(1, 2, 5)) if isinstance(mappable.norm, LogNorm) else None
-    bar = figure.colorbar(mappable, ax=axes, label=in_words(name), shrink=shrink, ticks=ticks, format="{x:g}")
+    bar = figure.colorbar(mappable, ax=axes, label=in_words(name), shrink=shrink, ticks=ticks, format="{x:zg}")
     bar.minorticks_off()

@@ -122,7 +122,7 @@ def elbo(seen: Overview) -> Figure:
         if not own:
             sweep_axes.leave_empty(axes)
             continue
-        sweep_axes.set_scale(axes, [setting for _, _, line in own for setting in line])
+        sweep_axes.set_scale(axes, {setting.values[0]: setting.words[0] for _, _, line in own for setting in line})
         axes.set_ylim(*sweep_axes.reaching(*sweep_axes.spread(parts, "test_elbo")))
         for i, (part, key, line) in enumerate(own):
             colour, shift = colours[key], 5 * (i - (len(own) - 1) / 2) if few else 0.0
@@ -160,7 +160,7 @@ def kl_per_dimension(seen: Overview, most: int) -> Figure:
         axes.set_title(part.label, fontsize=10, loc="left")
         for (i, j), value in np.ndenumerate(picture if widest <= 16 else np.empty((0, 0))):
             axes.text(
-                j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if shades(value) > 0.6 else "black"
+                j, i, f"{value:z.2f}", ha="center", va="center", fontsize=8, color="white" if shades(value) > 0.6 else "black"
             )
     panels[-1].set_xlabel("latent dimension, largest KL first")
     figure.colorbar(ScalarMappable(shades, "Blues"), ax=panels, label="nats per example", shrink=min(1.0, 4.0 / sum(heights)))
@@ -187,13 +187,14 @@ def learning_curves(seen: Overview, most: int) -> Figure:
                     linewidth=0.9,
                     alpha=0.8,
                     marker="." if len(values) < 3 else None,
+                    gid="curve",
                 )
             if kept:  # the first epochs, or a few steep falls, would flatten all that follows
                 settled = np.array([line[f"test_{name}"] for member in kept for line in figures.settled(member.curve)])
                 usual = np.percentile(settled[np.isfinite(settled)], [1, 99])
                 axes.set_ylim(*figures.limits([*(member.row[f"test_{name}"] for member in kept), *usual]))
             axes.grid(alpha=0.3)
-            axes.set_xlabel("epoch")
+            axes.set(xlabel="epoch", label=figures.LABELS[name])
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             if part is parts[0]:
                 axes.set_title(title)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vae_jax.report import figures, page, sweep_figures, sweep_words
 from vae_jax.report.page import Section
-from vae_jax.report.sweep_axes import FEW
+from vae_jax.report.sweep_axes import FEW, cut_bars
 from vae_jax.report.sweep_summary import Overview, Setting, in_words, kl_rows, overview, strips
 from vae_jax.sweep.design import varying
 from vae_jax.sweep.results import Results
@@ -40,16 +40,18 @@ def _sections(results: Results, seen: Overview, data_dir: str | None) -> list[Se
     hull = f"Dashed: lower convex hull of the means{' of each program' if len(seen.parts) > 1 else ''}."
     labels = f"labelled by {'; '.join(in_words(name) for name in seen.names)} (those on the hull first, where room is short)"
     lines = "Grey lines: equal ELBO, −(rate + distortion)."
-    caption = f"Means over the seeds of each setting, {labels}. {bars} {hull} {lines}{outside}"
+    plane = sweep_figures.rate_distortion(seen)
+    caption = f"Means over the seeds of each setting, {labels}. {bars} {hull} {lines}{cut_bars(plane)}{outside}"
     if not any(setting.is_known for setting in settings):
         caption = "No member ended well: there is nothing to draw."
-    sections = [Section("rate_distortion", "Rate and distortion", caption, sweep_figures.rate_distortion(seen))]
+    sections = [Section("rate_distortion", "Rate and distortion", caption, plane)]
     if any(setting.is_known for setting in settings):
         what = "the β that was trained with" if seen.names[0] == "beta" else f"the {axis}; β does not vary"
         joined = {(part.label, *one.words[1:]) for part in seen.parts for one in part.settings if one.is_known}
         lines = " Lines join settings that are otherwise alike, drawn a little apart." if 1 < len(joined) <= FEW else ""
-        caption = f"The ELBO itself (β = 1) against {what}.{lines} {bars}{outside}"
-        sections.append(Section("elbo_against_beta", f"ELBO against {axis}", caption, sweep_figures.elbo(seen)))
+        figure = sweep_figures.elbo(seen)
+        caption = f"The ELBO itself (β = 1) against {what}.{lines} {bars}{cut_bars(figure)}{outside}"
+        sections.append(Section("elbo_against_beta", f"ELBO against {axis}", caption, figure))
     if num_rows := sum(len(kl_rows(part)) for part in seen.parts):
         caption = (
             f"{'Against N(0, I), also where the prior is learned. ' if learned else ''}Mean over the test set, sorted within "
@@ -59,11 +61,11 @@ def _sections(results: Results, seen: Overview, data_dir: str | None) -> list[Se
         sections.append(Section("kl_per_dimension", "KL per latent dimension", caption, figure))
     if results.curves:
         coloured = f", coloured by {axis}" if len({setting.values[0] for setting in settings}) > 1 else ""
+        figure = sweep_figures.learning_curves(seen, _MOST_CURVES)
         caption = (
             f"On the test set, a line for each member{coloured}; one that diverged ends where it did. The epochs after the "
-            f"first tenth set the scale.{outside}{_some(_MOST_CURVES, len(seen.parts), 'programs')}"
+            f"first tenth set the scale.{figures.cut_off(figure)}{outside}{_some(_MOST_CURVES, len(seen.parts), 'programs')}"
         )
-        figure = sweep_figures.learning_curves(seen, _MOST_CURVES)
         sections.append(Section("learning_curves", "Learning curves", caption, figure))
     if rows := strips(results, seen, data_dir, _MOST_STRIPS):
         same = "the same z for all settings with as many latent dimensions"
@@ -94,8 +96,9 @@ def _points_table(seen: Overview) -> str:
     left = len(static) + len(seen.names)
     classes = ["value"] * left + ["number"] * (len(header) - left)
     return page.table(rows, classes, header) + (
-        "<p>Nats per example, β = 1: mean ± standard error over n seeds; the t-interval holds the expectation over seeds with "
-        "95 % confidence.</p>"
+        "<p>Nats per example, β = 1, one draw of z per example: mean ± standard error over n seeds; the t-interval holds the "
+        "expectation over seeds with 95 % confidence. Intervals are cut at the least and greatest value that a measure can "
+        "have.</p>"
     )
 
 
@@ -119,7 +122,7 @@ def _mean(one: Interval, digits: int) -> str:
 def _number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
-    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
+    return f"{value:z.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _members_table(results: Results) -> str:
@@ -127,7 +130,7 @@ def _members_table(results: Results) -> str:
     rows = {row["member"]: row for row in results.rows}
     varied = varying(results.members)
     header = ["member", *(in_words(name) for name in varied), "status"]
-    header += ["test ELBO", "± over examples", "rate", "distortion", "active units", "epochs"]
+    header += ["test ELBO", "standard error over examples", "rate", "distortion", "active units", "epochs"]
     numbers = ("test_elbo", "test_elbo_standard_error", "rate", "distortion")
 
     def cells(number: int) -> list[str]:

@@ -1,6 +1,7 @@
 """What a sweep's report shows, computed once: settings in order and in words, what is comparable, images by setting."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ from vae_jax.keys import Stream, stream
 from vae_jax.report import summary
 from vae_jax.sweep.design import groups, varying
 from vae_jax.sweep.results import Results, load_params
-from vae_jax.sweep.table import DONE, Point, Row
+from vae_jax.sweep.table import DONE, UNBOUNDED, Point, Range, Row, within
 
 T = TypeVar("T")
 
@@ -102,6 +103,15 @@ def _unit(config: Config) -> str:
     return f"{config.likelihood}{treatment}{', dequantised' if config.dequantize else ''}"
 
 
+def _shown(point: Point, config: Config) -> Point:
+    """Cuts the intervals of a point at the range of each measure: rates are above 0, ELBOs of discrete data below."""
+    amount = (0.0, math.inf)
+    ranges: dict[str, Range] = {"rate": amount, "active_units": (0.0, float(config.latent_dim))}
+    if "test_bits_per_dim" in point.numbers:  # the data are discrete, so that log p is that of a probability
+        ranges |= {"test_elbo": (-math.inf, 0.0), "distortion": amount, "test_bits_per_dim": amount}
+    return point._replace(numbers={name: within(one, ranges.get(name, UNBOUNDED)) for name, one in point.numbers.items()})
+
+
 def overview(results: Results) -> Overview:
     """Orders the points of each program by their settings, with defaults that depend on other settings filled in."""
     everything = groups(results.members)
@@ -122,7 +132,11 @@ def overview(results: Results) -> Overview:
     for group in everything:
         ordered = sorted((values(point), i) for i, point in enumerate(results.points) if point.group == group.label)
         settings = [
-            Setting(row, tuple(word[value] for word, value in zip(words, row, strict=True)), results.points[i])
+            Setting(
+                row,
+                tuple(word[value] for word, value in zip(words, row, strict=True)),
+                _shown(results.points[i], group.configs[0]),
+            )
             for row, i in ordered
         ]
         members = {
@@ -183,9 +197,9 @@ def strips(
     loaded = load_params(results, [setting.point.members[0] for _, setting in chosen], data_dir)
     views: dict[Config, summary.Views] = {}
     blocks: dict[str, list[tuple[str, np.ndarray | None]]] = {
-        "Reconstructions": [],
-        "Samples from the prior": [],
-        "The dimension with the most KL, from −3 to 3": [],
+        "Reconstructions: means E[x|z]": [],
+        "Means E[x|z] for z from the prior": [],
+        "Means E[x|z] along the dimension with the most KL, z from −3 to 3": [],
     }
     first = None
     for part, setting in chosen:

@@ -10,7 +10,7 @@ from vae_jax.config import NETWORKS, OBJECTIVES, Config, from_dict
 from vae_jax.report import page
 from vae_jax.report.sweep_summary import Overview, far_off, in_words
 from vae_jax.sweep.design import STATIC, varying
-from vae_jax.sweep.results import Results
+from vae_jax.sweep.results import Results, overfit_words
 from vae_jax.sweep.table import DONE
 
 _REPEATED = Path("runs/repeated")
@@ -91,6 +91,9 @@ def notes(results: Results, seen: Overview, most: int = 10) -> list[str]:
     empty = [str(row["member"]) for row in results.rows if row["status"] in DONE and row["test_elbo"] is None]
     if empty:
         found.append(f"No finite test ELBO: member {_listed(empty)}. Settings with such a member have no mean.")
+    words = overfit_words(results)
+    if words is not None:
+        found.append(f"{words[0].upper()}{words[1:]}")
     if len(seen.units) > 1:
         found.append(
             f"Each likelihood ({'; '.join(seen.units)}) has a panel of its own, because their numbers are in different units: "
@@ -121,7 +124,7 @@ def about_bars(seen: Overview) -> str:
     return (
         f"Thick bars: ± standard error of the mean; thin bars: 95 % t-interval; n = {words}. Faint dots: single members."
         + (" A setting with one seed has no bars." if counts[0] == 1 else "")
-        + (" The intervals of so few seeds are wide, and may be cut at the edge." if few[0] <= 3 else "")
+        + (" The intervals of so few seeds are wide." if few[0] <= 3 else "")
     )
 
 

@@ -12,6 +12,7 @@ from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
+from vae_jax.diagnostics import how_to_stop, overfit
 from vae_jax.epochs import Lane
 from vae_jax.errors import UserError
 from vae_jax.files import read_json, write_json, write_text
@@ -81,6 +82,25 @@ def load_sweep(path: PathLike) -> Results:
     traced = [name for name in varying(members) if name in TRACED]
     curves.sort(key=lambda line: (line["member"], line["epoch"]))
     return Results(path, members, description, rows, points(rows, traced), curves, placements)
+
+
+def overfit_words(results: Results) -> str | None:
+    """Tells a user which members' held-out ELBO had peaked before the end, and what to do; None if there are none."""
+    curves: dict[int, list[Row]] = {}
+    for line in results.curves:
+        curves.setdefault(line["member"], []).append(line)
+    good = {row["member"]: row for row in results.rows if row["status"] in DONE and row["member"] in curves}
+    observed = {number: overfit(curves[number], row.get("evaluated_epoch")) for number, row in good.items()}
+    found = {number: one for number, one in observed.items() if one is not None}
+    if not found:
+        return None
+    worst = max(found, key=lambda number: found[number].fall)
+    one, several = found[worst], len(found) > 1
+    return (
+        f"overfitting: in {len(found)} of {len(good)} members the {one.split} ELBO fell after its best epoch, while the "
+        f"training ELBO rose; {'most of all ' if several else ''}in member {worst}, from {one.best_elbo:z.2f} after epoch "
+        f"{one.best_epoch} to {one.elbo:z.2f} after epoch {one.epoch}. {how_to_stop(one.split)}"
+    )
 
 
 def write_results(path: PathLike, wall_seconds: float | None = None) -> Results:

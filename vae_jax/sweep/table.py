@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -158,6 +159,27 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     return Interval(mean, error, mean - reach, mean + reach, n)
 
 
+Range = tuple[float, float]  # least and greatest value that a measure can have
+UNBOUNDED: Range = (-math.inf, math.inf)
+
+
+def within(one: Interval, bounds: Range) -> Interval:
+    """Cuts an interval at the least and the greatest value that its measure can have.
+
+    The expectation of a bounded measure lies within the bounds, so the part that is cut off never holds it: the interval that
+    remains has the same coverage. An interval on a transformed scale would be one of a different expectation, and is undefined
+    for a score of exactly 0 or 1; a bootstrap of a handful of seeds covers too little.
+
+    Example: three scores of at most 1.
+      >>> [round(x, 3) for x in within(interval([0.8, 0.9, 1.0]), (0.0, 1.0))]
+      [0.9, 0.058, 0.652, 1.0, 3]
+    """
+    least, greatest = min(bounds[0], one.mean), max(bounds[1], one.mean)  # an estimate may lie outside by its own noise
+    if not one.n > 1:
+        return one
+    return one._replace(low=max(one.low, least), high=min(one.high, greatest))
+
+
 class Point(NamedTuple):
     """All seeds of one setting."""
 
@@ -168,13 +190,16 @@ class Point(NamedTuple):
     numbers: dict[str, Interval]
 
 
-def points(table: Sequence[Row], traced: Sequence[str], measures: Sequence[str] = MEASURES) -> list[Point]:
+def points(
+    table: Sequence[Row], traced: Sequence[str], measures: Sequence[str] = MEASURES, ranges: Mapping[str, Range] | None = None
+) -> list[Point]:
     """Rows gathered over seeds, in order of appearance.
 
     Args:
       table: a row for each member.
       traced: names of the traced settings that vary.
       measures: columns to average; those that no good row lacks are.
+      ranges: measure -> the values that it can have; its interval is cut there.
     """
     names = list(dict.fromkeys(["beta", *(name for name in traced if name != "seed")]))
     gathered: dict[tuple[Any, ...], list[Row]] = {}
@@ -184,7 +209,7 @@ def points(table: Sequence[Row], traced: Sequence[str], measures: Sequence[str] 
     for (group, *values), same in gathered.items():
         good = [row for row in same if row["status"] in DONE]
         known = [name for name in measures if good and all(row[name] is not None for row in good)]
-        numbers = {name: interval([row[name] for row in good]) for name in known}
+        numbers = {name: within(interval([row[name] for row in good]), (ranges or {}).get(name, UNBOUNDED)) for name in known}
         settings = dict(zip(names, values, strict=True))
         result.append(Point(group, settings, tuple(row["member"] for row in good), len(same) - len(good), numbers))
     return result

@@ -1,13 +1,16 @@
 """How far importance sampling is off: the NLL of one trained VAE by k samples from the encoder, k up to 50,000, and by AIS."""
 
-import dataclasses
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
+import environment  # noqa: F401
+
+import dataclasses
+import time
+from typing import Any
+
 from common import EpochProgress, Interrupt, parse, run_script
 from reproduction import Row, check_seeds, summarise, with_error, write
 from tables import check_counts, markdown

@@ -5,14 +5,17 @@ Both networks are evaluated under the normalised density; that of the one traine
 taken as the density's parameter, and the parameter whose mean is the sigmoid of its logits.
 """
 
-import dataclasses
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
+import environment  # noqa: F401
+
+import dataclasses
+import time
+from typing import Any
+
 from common import parse, run_script
 from reproduction import Row, check_seeds, say_epochs, summarise, with_error, write
 from tables import check_counts, markdown

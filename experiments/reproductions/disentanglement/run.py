@@ -1,14 +1,17 @@
 """beta-VAE and beta-TCVAE over the strengths of Locatello et al. (2019), all metrics, as one sweep; and what a model costs."""
 
-import dataclasses
-import json
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
+import environment  # noqa: F401
+
+import dataclasses
+import json
+import subprocess
+from typing import Any, Literal
+
 from common import parse, run_script
 from reproduction import Row, check_seeds, train_sweep, with_error, write
 from tables import check_counts, markdown

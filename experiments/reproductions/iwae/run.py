@@ -1,14 +1,17 @@
 """Tables 1 and 3 of Burda et al. (2016) on MNIST: VAE, IWAE, STL, DReG, one stochastic layer or two; NLL by 5,000 samples."""
 
-import dataclasses
-import json
 import sys
-import time
 from pathlib import Path
-from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
+import environment  # noqa: F401
+
+import dataclasses
+import json
+import time
+from typing import Any, Literal
+
 from common import parse, run_script
 from reproduction import Row, check_seeds, summarise, train_sweep, with_error, write
 from tables import check_counts, markdown

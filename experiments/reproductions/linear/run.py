@@ -6,20 +6,22 @@ With beta = 1 and a learned sigma the best ELBO is the log-likelihood of probabi
 2019), since a linear encoder with a diagonal covariance is exact there.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+import environment  # noqa: F401
+
 import dataclasses
 import math
-import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from common import parse, run_script
 from reproduction import Row, check_seeds, summarise, write
 from tables import check_counts, markdown

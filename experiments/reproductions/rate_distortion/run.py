@@ -1,14 +1,17 @@
 """The rate-distortion curve of one network on MNIST by a sweep over beta (Alemi et al. 2018): equal ELBOs, different codes."""
 
-import dataclasses
-import itertools
-import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
+import environment  # noqa: F401
+
+import dataclasses
+import itertools
+import shutil
+from typing import Any
+
 from common import parse, run_script
 from reproduction import Row, check_seeds, train_sweep, with_error, write
 from tables import check_counts, markdown

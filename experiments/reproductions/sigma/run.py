@@ -1,13 +1,16 @@
 """What the decoder's scale is worth (Rybkin et al. 2021), on Frey faces and MNIST, and that a tuned beta is a tuned sigma."""
 
-import dataclasses
-import math
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
+import environment  # noqa: F401
+
+import dataclasses
+import math
+from typing import Any
+
 from common import parse, run_script
 from reproduction import Row, check_seeds, summarise, train_sweep, with_error, write
 from tables import check_counts, markdown
@@ -133,7 +136,8 @@ def compare(name: str, dataset: str, arguments: Arguments) -> tuple[int | None, 
         rows = [results.rows[numbers[identity(config)]] for config in listed]
         return [row for row in rows if not row["status"].startswith("diverged")]
 
-    table = {entry: summarise_rows(rows, validation) for entry, listed in entries.items() if (rows := rows_of(listed))}
+    found = {entry: rows_of(listed) for entry, listed in entries.items()}
+    table = {entry: summarise_rows(rows, validation) for entry, rows in found.items() if rows}
     tuned = max(
         (entry for entry in table if entry.startswith("beta ")), key=lambda entry: table[entry]["validation_elbo"]["mean"]
     )
