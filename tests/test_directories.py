@@ -13,6 +13,7 @@ from vae_jax.build import build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.model import num_parameters
 from vae_jax.report.summary import numbers
 from vae_jax.sweep import directory
 from vae_jax.sweep.directory import Layout, read_sweep, run_sweep
@@ -207,10 +208,11 @@ def test_and_one_that_says_what_it_belongs_to_is_passed_over(whole, block):
         sweep.grid(CONFIG, beta=(0.5, 4.0)),
         block.parents[1],
         resume=True,
-        on_block=lambda *args: said.extend(args[3]),
+        on_block=lambda group, why, done, notes: said.extend([*notes, why]),
         **ALWAYS,
     )
     assert "checkpoint 3 is damaged or belongs to another run" in said[0]
+    assert said[-1].startswith(f"{num_parameters(build(CONFIG).vae):,} parameters each; ")
     assert [row["test_elbo"] for row in load_sweep(block.parents[1]).rows] == [
         row["test_elbo"] for row in load_sweep(whole / "sweep").rows
     ]

@@ -39,6 +39,7 @@ def test_rows_of_one_unit_stand_together_and_the_rest_says_why(compared):
         assert row["standard_error"] == pytest.approx(abs(elbos[0] - elbos[1]) / 2)
         assert re.search(rf"{re.escape(row['likelihood'])} +{row['test_elbo']:.3f}", printed)
     assert "over the seeds" in printed
+    assert re.search(r"^poisson, seed 1: [\d,]+ parameters$", printed, re.MULTILINE)
     assert (out / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -38,6 +38,9 @@ def test_a_run_directory_has_its_files_and_fields(trained):
     assert metrics(out)[-1]["test_elbo"] == written["test_elbo"]
     config = json.loads((out / "config.json").read_text())
     assert config["config"]["hidden"] == [16]
+    count = (64 * 16 + 16 + 16 * 4 + 4) + (2 * 16 + 16 + 16 * 64 + 64)
+    assert (full["num_parameters"], config["num_parameters"]) == (count, count)
+    assert f"\n{count:,} parameters\n" in done.stdout
     assert config["versions"]["jax"]
     assert len(config["data"]["sha256"]) == 64
     names = {path.stem for path in (out / "figures").iterdir()}
@@ -54,6 +57,7 @@ def test_the_report_is_one_self_contained_page(trained):
     out, _ = trained
     page = (out / "report.html").read_text()
     assert f"{summary(out)['test_elbo']:.3f}" in page
+    assert "mlp 16-2, bernoulli likelihood. 2,244 parameters." in page
     assert page.index("test ELBO") < page.index("Learning curves") < page.index("How to repeat this run")
     assert page.count("data:image/png;base64,") == len(list((out / "figures").glob("*.png")))
     assert page.count("data:image/gif;base64,") == len(list((out / "figures").glob("*.gif"))) == 1
