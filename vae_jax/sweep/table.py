@@ -49,7 +49,8 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
     steps = np.asarray(jax.device_get(fit.progress.lanes.state.step))
     result = []
     for i, (number, config) in enumerate(zip(group.members, group.configs, strict=True)):
-        history, test, diverged = fit.progress.histories[i], fit.tests[i], fit.status[i] == "diverged"
+        history, diverged = fit.progress.histories[i], fit.status[i] == "diverged"
+        test = fit.tests[i] if fit.epochs[i] else None  # it diverged in its first epoch
         row: Row = {"member": number}
         row |= {"beta": float(config.beta), "seed": config.seed, "learning_rate": float(config.learning_rate)}
         row |= {"status": f"diverged at step {steps[i]}" if diverged else fit.status[i]}
