@@ -10,12 +10,13 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vae_jax.config import Config
-from vae_jax.errors import UserError
+from vae_jax.errors import DivergenceWarning, UserError
 
 T = TypeVar("T")
 _PATHS = ("out", "data_dir", "points", "dataset")  # options that are paths, or may be
@@ -45,6 +46,7 @@ def run_script(main: Callable[[], int | None]) -> None:
         with contextlib.suppress(AttributeError, OSError):
             getattr(sys, name).reconfigure(errors="backslashreplace")  # a terminal that has no β
     sys.unraisablehook = _unraisable
+    warnings.simplefilter("ignore", DivergenceWarning)  # every script says it in its own line
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's reads of a damaged checkpoint: each is reported as well
     try:
         status = main()

@@ -10,7 +10,7 @@ import pytest
 from vae_jax import training
 from vae_jax.build import build
 from vae_jax.config import Config, Hyperparams
-from vae_jax.errors import UserError
+from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.sharding import place
 from vae_jax.sweep import grid, sweep
 from vae_jax.sweep.design import groups
@@ -122,7 +122,8 @@ def test_a_member_that_diverges_does_so_alone(strategy):
             chex.assert_trees_all_equal(member(fit, i), member(with_bad, j))
             assert fit.tests[i] == with_bad.tests[j]
     # It is frozen at its last good step: one more makes something not finite, and no step is missing.
-    single = alone(bad)
+    with pytest.warns(DivergenceWarning):
+        single = alone(bad)
     assert single.status == "diverged"
     frozen = member(with_bad, 1)
     chex.assert_tree_all_finite(frozen.state.params)
