@@ -12,8 +12,10 @@ import optax
 import pytest
 from optax import contrib
 from speed import slow_but
+from test_training import small_data, small_vae
 
-from vae_jax import optimizers
+from vae_jax import evaluation, optimizers, training
+from vae_jax.config import Hyperparams
 from vae_jax.errors import UserError
 
 RATE = 0.0625
@@ -197,6 +199,20 @@ def test_a_moving_average_is_of_the_parameters_that_are_evaluated():
     chex.assert_trees_all_close(params, states[-1][0], rtol=1e-6)
     got = optimizers.evaluation_params(params, state, jnp.int32(STEPS))
     chex.assert_trees_all_close(got, expected, rtol=1e-5)
+
+
+def test_fit_evaluates_what_optax_says():
+    """The slow parameters of lookahead, around an optimizer whose rate is injected."""
+    vae, prepared = small_vae(), small_data()
+    slow = lambda rate: optax.lookahead(optax.inject_hyperparams(optax.adam)(learning_rate=rate), 3, 0.5)  # noqa: E731
+    result = training.fit(vae, prepared, epochs=2, batch_size=16, seed=0, optimizer=slow, hyperparams=Hyperparams(1.0, 0.01))
+    state = result.progress.state
+    assert largest_change(result.params, state.params) > 1e-3  # after ten steps, which three do not divide
+    chex.assert_trees_all_equal(result.params, state.opt_state.slow)
+    chosen = evaluation.evaluate(training.evaluation_key(0), vae, result.params, prepared.test, to_input=prepared.eval_input)
+    assert result.test.elbo == pytest.approx(evaluation.means(chosen).elbo, rel=1e-5)
+    start = training.init_state(vae, optax.adam, training.run_keys(0).init).params
+    assert largest_change(state.params, start) > 0.01
 
 
 def test_a_random_key_in_a_state_is_stored_as_numbers():
