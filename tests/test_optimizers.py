@@ -27,7 +27,7 @@ def climbing(rate, **options):
 
 
 def is_optimizer(value):
-    """Whether it can be called with a learning rate alone."""
+    """Returns true for a function that can be called with a learning rate alone."""
     if not inspect.isfunction(value) and not isinstance(value, functools.partial):
         return False
     parameters = inspect.signature(value).parameters.values()

@@ -181,8 +181,9 @@ optimal_sigma (gaussian, its scale set by each batch)."""
     mmd_kernel: Literal["gaussian", "inverse_multiquadratic"] = "gaussian"
     """info_vae: kernel of the MMD."""
     optimizer: str = "adam"
-    """adam, adamw, adamax, nadam, radam, adabelief, lamb, lion, rmsprop or sgd, from optax, with its defaults. The weight decay of \
-adamw (1e-4) and lion (1e-3) acts on the kernels of encoder and decoder alone: not on biases, norms, learned scales or priors."""
+    """adam, adamw, adamax, nadam, radam, adabelief, lamb, lion, rmsprop or sgd, from optax, with its defaults. The weight decay \
+of adamw (1e-4) and lion (1e-3) acts on the kernels of encoder and decoder alone, not on biases, norms, learned scales or \
+priors."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     learning_rate_schedule: Literal["constant", "cosine", "linear", "burda"] = "constant"
@@ -199,8 +200,8 @@ times as long as the one before, down to a tenth (3,280 epochs are those of the 
     eval_batch_size: int = 1000
     """Examples evaluated at once. On CPU always 128, so no bit depends on this; elsewhere results change by rounding alone."""
     early_stopping: int = 0
-    """Stop after this many epochs without a better validation ELBO and report the best; 0 for never. Epochs count from the end of \
-every warm-up on (of --beta-schedule cyclical: of the last rise); a decay of the learning rate and geco's multiplier are not \
+    """Stop after this many epochs without a better validation ELBO and report the best; 0 for never. Epochs count once every \
+warm-up (of --beta-schedule cyclical: the last rise) has ended. A decay of the learning rate and geco's multiplier are not \
 waited for."""
     prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
     """Generator of the noise in training steps. The other two may be faster on accelerators (not on CPU), but depend on \

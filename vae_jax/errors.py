@@ -17,7 +17,7 @@ class DivergenceWarning(UserWarning):
 
 
 def diverged(step: int, epochs: int, learning_rate: float) -> DivergenceWarning:
-    """Returns the warning about a run whose loss or parameters were not finite at a step, after so many whole epochs."""
+    """Returns the warning about a run whose loss or parameters were not finite at a step, after some number of whole epochs."""
     test = f"its test result is that of epoch {epochs}" if epochs else "its test result is NaN because no epoch was completed"
     advice = (
         f"Try a learning rate below {learning_rate:g}, let it rise slowly (optimization.warm_up), or clip the gradient "

@@ -73,7 +73,7 @@ def first_step_at_full_values(schedules: Mapping[str, Schedule] | None, total_st
     after it may last to the end of the run.
 
     Args:
-      schedules: as of `make_train_step`; any functions of the step.
+      schedules: see `make_train_step`; any functions of the step.
       total_steps: of the whole run.
 
     Example:
@@ -97,5 +97,5 @@ def first_step_at_full_values(schedules: Mapping[str, Schedule] | None, total_st
 
 
 def first_epoch_at_full_values(schedules: Mapping[str, Schedule] | None, epochs: int, steps: int) -> int:
-    """Returns the first epoch, counted from 1, at whose end every schedule of a run of so many epochs of steps has ended."""
+    """Returns the first epoch, counted from 1, at whose end every schedule of a run of `epochs` times `steps` has ended."""
     return max(1, -(-first_step_at_full_values(schedules, epochs * steps) // max(steps, 1)))

@@ -46,7 +46,7 @@ class WithSlowParams(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StoredKey:
-    """A random key in an optimizer's state, such as of `optax.noisy_sgd`, as numbers that a checkpoint can hold."""
+    """A random key in an optimizer's state, which `optax.noisy_sgd` has, as numbers that a checkpoint can hold."""
 
     data: Array
     impl: Any = dataclasses.field(metadata={"static": True})
@@ -107,7 +107,7 @@ def make_step(
     """Returns (gradient, state, params, value of the loss) -> (params, state) after one update of the optimizer.
 
     Args:
-      optimizer: as of `make_train_step`.
+      optimizer: see `make_train_step`.
       peak_rate: learning rate without its schedule.
       rate: learning rate of this step.
       step: updates made before this one.
