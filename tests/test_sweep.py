@@ -135,7 +135,8 @@ def test_a_member_that_diverges_does_so_alone(strategy):
 def test_the_last_good_state_is_as_far_as_everything_is_finite():
     """By hand: the same epoch with ever fewer steps, until loss and parameters are finite."""
     bad = dataclasses.replace(BASE, learning_rate=1e3)
-    built, stopped = build(bad), alone(bad).progress
+    with pytest.warns(DivergenceWarning):
+        built, stopped = build(bad), alone(bad).progress
     step = training.make_train_step(built.vae, objective=built.objective, train_input=built.data.train_input)
     run_epoch = jax.jit(training.make_epoch(step, bad.batch_size))
     keys, hyperparams = training.run_keys(0), jax.tree.map(np.float32, bad.hyperparams)

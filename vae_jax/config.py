@@ -182,8 +182,8 @@ optimal_sigma (gaussian, its scale set by each batch)."""
     """info_vae: kernel of the MMD."""
     optimizer: str = "adam"
     """adam, adamw, adamax, nadam, radam, adabelief, lamb, lion, rmsprop or sgd, from optax, with its defaults. The weight \
-decay of adamw (1e-4) and lion (1e-3) acts on the kernels of encoder and decoder alone, not on biases, norms, learned scales or \
-priors."""
+decay of adamw (1e-4) and lion (1e-3) acts on the kernels of encoder and decoder alone, not on biases, norms, learned scales \
+or priors."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     learning_rate_schedule: Literal["constant", "cosine", "linear", "burda"] = "constant"
