@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vae_jax.config import Config
-from vae_jax.errors import DataWarning, UserError
+from vae_jax.errors import DataWarning, DivergenceWarning, UserError
 
 T = TypeVar("T")
 _PATHS = ("out", "data_dir", "points", "dataset")  # options that are paths, or may be
@@ -64,6 +64,7 @@ def run_script(main: Callable[[], int | None]) -> None:
         with contextlib.suppress(AttributeError, OSError):
             getattr(sys, name).reconfigure(errors="backslashreplace")  # a terminal that has no β
     sys.unraisablehook = _unraisable
+    warnings.simplefilter("ignore", DivergenceWarning)  # every script says it in its own line
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's reads of a damaged checkpoint: each is reported as well
     try:
         with _notes():

@@ -85,6 +85,7 @@ def main() -> int:
     from vae_jax.cache import enable_compilation_cache
     from vae_jax.folders import check_out
     from vae_jax.model import num_parameters
+    from vae_jax.optimization import first_epoch_at_full_values
 
     expect_outside_data(out, config)
     check_out(out, arguments.resume, runs.read_config)
@@ -105,6 +106,11 @@ def main() -> int:
         f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )
+    first_epoch = first_epoch_at_full_values(
+        built.fit_arguments["schedules"], config.epochs, len(dataset.train) // config.batch_size
+    )
+    if config.early_stopping and first_epoch > 1:
+        print(f"early stopping counts from epoch {first_epoch} on, when every warm-up has ended", flush=True)
     progress: EpochProgress | None = None
     # Until then a small KL may be what was asked for.
     warm_up = max(config.capacity_warmup_steps, config.learning_rate_warmup_steps)

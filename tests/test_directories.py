@@ -12,7 +12,7 @@ from vae_jax import likelihoods, runs, sweep
 from vae_jax.build import build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
-from vae_jax.errors import UserError
+from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.model import num_parameters
 from vae_jax.report.summary import numbers
 from vae_jax.sweep import directory
@@ -183,7 +183,8 @@ def test_nothing_of_a_divergence_outlives_it(tmp_path):
         return likelihoods.bernoulli_log_prob(logits, x)
 
     config = dataclasses.replace(CONFIG, binarize="threshold")
-    fit, _ = runs.train(build(config, likelihood=broken), tmp_path / "run")
+    with pytest.warns(DivergenceWarning):
+        fit, _ = runs.train(build(config, likelihood=broken), tmp_path / "run")
     assert fit.status == "diverged"
     assert (tmp_path / "run" / "last_good").is_dir()
     fit, _ = runs.train(build(config, likelihood=repaired), tmp_path / "run", resume=True)

@@ -35,6 +35,7 @@ LAYERS = {
     "evaluation": 5,
     "diagnostics": 5,
     "disentanglement": 5,
+    "optimizers": 4,
     "optimization": 5,
     "checks": 5,
     "sharding": 1,
@@ -121,7 +122,7 @@ def test_each_library_has_its_place(path):
     if own in ONLY_JAX:
         assert roots <= {"jax"}
     assert "flax" not in roots or own == "networks"
-    assert "optax" not in roots or own in {"train_step", "training", "optimization", "build", "evaluation", "postmortem"}
+    assert "optax" not in roots or own in {"train_step", "training", "optimizers", "optimization", "build", "evaluation"}
     assert "matplotlib" not in roots or own == "report"
     assert not roots & {"orbax"} or own == "checkpoint"
     assert not roots & {"tensorflow_datasets", "PIL", "grain"} or own == "data"

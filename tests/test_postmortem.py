@@ -12,6 +12,7 @@ import pytest
 from vae_jax import likelihoods, postmortem, runs, sweep, training
 from vae_jax.build import build
 from vae_jax.config import Config
+from vae_jax.errors import DivergenceWarning
 from vae_jax.sweep.directory import run_sweep
 from vae_jax.sweep.results import load_states, load_sweep
 
@@ -127,7 +128,8 @@ def test_the_step_is_that_of_the_run(tmp_path):
 def test_a_run_and_a_lane_say_the_same(tmp_path):
     config = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e30)
     built = build(config)
-    fit, _ = runs.train(built, tmp_path / "run")
+    with pytest.warns(DivergenceWarning):
+        fit, _ = runs.train(built, tmp_path / "run")
     assert fit.status == "diverged"
     again, state = runs.load_last_good(tmp_path / "run")
     alone = postmortem.examine(again, again.config, state)

@@ -1,17 +1,19 @@
 """Every likelihood and every objective that train.py names: built from a Config and trained; states saved and resumed."""
 
 import dataclasses
+import inspect
 import math
 
 import jax
 import numpy as np
+import optax
 import pytest
 from speed import slow_but
 
 from vae_jax import likelihoods, optimization, runs, training
 from vae_jax.build import build, load_dataset
 from vae_jax.comparison import plan
-from vae_jax.config import LIKELIHOODS, OBJECTIVES, Config, Hyperparams, from_dict
+from vae_jax.config import LIKELIHOODS, OBJECTIVES, OPTIMIZERS, Config, Hyperparams, from_dict
 from vae_jax.errors import UserError
 from vae_jax.objectives import elbo
 from vae_jax.summary import test_bits_per_dim as bits_of  # pytest would collect its own name
@@ -151,6 +153,59 @@ def test_schedules_rise_as_they_say():
     np.testing.assert_allclose(cyclical[:26], [*np.minimum(steps[:25] / 12.5, 1), 0], atol=1e-5)
     np.testing.assert_array_equal(factors("linear", 0, 100, 4), 1)
     np.testing.assert_array_equal(factors("cosine", 0, 100, 4), 1)
+
+
+def test_burda_ends_at_a_tenth_however_short_the_run():
+    """Against the stages counted one by one: those that end at the same step all count."""
+    for total in (1, *range(20, 29), 200, 400, 3280):
+        ends = [round(total * (3**i - 1) / 2 / 3280) for i in range(1, 8)]
+        steps = np.arange(total)
+        expected = 10 ** (-sum((steps >= end).astype(float) for end in ends) / 7)
+        factors = jax.jit(optimization.learning_rate_schedule("burda", 0, total))(steps)
+        np.testing.assert_allclose(factors, np.broadcast_to(expected, total), rtol=2e-6)
+        assert factors[-1] == pytest.approx(0.1, rel=1e-6)
+
+
+def test_long_runs_of_burda_have_the_bits_that_they_had():
+    """Where no stages collide, the schedule is optax's with seven equal factors."""
+    for total in (3280, 10_000):
+        stages = {round(total * (3**i - 1) / 2 / 3280): 10 ** (-1 / 7) for i in range(1, 8)}
+        assert len(stages) == 7
+        steps = np.arange(total)
+        before = optax.piecewise_constant_schedule(1.0, stages)(steps)
+        np.testing.assert_array_equal(optimization.learning_rate_schedule("burda", 0, total)(steps), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("adamw", {"prior": "vamp", "prior_components": 3}),
+        ("lion", {"likelihood": "gaussian", "scale": "shared", "prior": "hierarchical", "prior_hidden": (4,)}),
+        ("adamw", {"network": "resnet", "norm": "group", "channels": (2,), "dense": (4,), "output_bias": "train_mean"}),
+    ],
+)
+def test_weights_decay_and_nothing_else(name, settings):
+    """Without a gradient, an update is the decay alone; a bias for each pixel has three axes and is no kernel either."""
+    settings = settings if "network" in settings else {"hidden": (4,), **settings}
+    built = build(Config(latent_dim=2, optimizer=name, **settings))
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), jax.eval_shape(built.vae.init, jax.random.key(0)))
+    optimizer = optimization.transformation(built.optimizer, 0.5)
+    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+    decay = inspect.signature(getattr(optax, name)).parameters["weight_decay"].default
+    seen = set()
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        names = [entry.key for entry in path]
+        decays = names[0] in ("encoder", "decoder") and names[-1] == "kernel"
+        np.testing.assert_allclose(update, -0.5 * decay if decays else 0.0, rtol=1e-6)
+        seen.add((names[0], names[-1] if len(names) > 1 else "", update.ndim))
+    assert {("decoder", "kernel", 2), ("encoder", "bias", 1)} <= seen
+    assert len(seen - {("encoder", "kernel", 2), ("decoder", "kernel", 2), ("encoder", "bias", 1), ("decoder", "bias", 1)}) >= 1
+
+
+def test_optimizers_without_decay_are_optaxs_own():
+    for name in OPTIMIZERS:
+        decay = inspect.signature(getattr(optax, name)).parameters.get("weight_decay")
+        assert (optimization.named_optimizer(name) is getattr(optax, name)) == (decay is None or decay.default == 0)
 
 
 def test_schedules_reach_the_hyperparameters_by_name():

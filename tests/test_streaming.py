@@ -17,7 +17,7 @@ from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.data import Rows, archives, stream
 from vae_jax.data.rows import chunks
-from vae_jax.errors import UserError
+from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.sweep import grid, sweep
 
 SLOW = pytest.mark.slow
@@ -227,8 +227,10 @@ def test_a_run_that_diverges_in_a_chunk_stops_where_it_does_in_memory(folder, tm
     np.save(tmp_path / "bytes.npy", images)
     in_memory, on_disk = both(tmp_path, "bytes", binarize="threshold")
     looks = []
-    expected = fit(in_memory, objective=poisoned)
-    got = fit(on_disk, objective=poisoned, on_chunk=lambda steps, progress: looks.append(progress()) if look else None)
+    with pytest.warns(DivergenceWarning):
+        expected = fit(in_memory, objective=poisoned)
+    with pytest.warns(DivergenceWarning):
+        got = fit(on_disk, objective=poisoned, on_chunk=lambda steps, progress: looks.append(progress()) if look else None)
     assert expected.status == got.status == "diverged"
     assert int(got.progress.state.step) == 12 + step
     assert got.progress.partial is None

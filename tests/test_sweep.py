@@ -10,7 +10,7 @@ import pytest
 from vae_jax import training
 from vae_jax.build import build
 from vae_jax.config import Config, Hyperparams
-from vae_jax.errors import UserError
+from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.sharding import place
 from vae_jax.sweep import grid, sweep
 from vae_jax.sweep.design import groups
@@ -122,7 +122,8 @@ def test_a_member_that_diverges_does_so_alone(strategy):
             chex.assert_trees_all_equal(member(fit, i), member(with_bad, j))
             assert fit.tests[i] == with_bad.tests[j]
     # It is frozen at its last good step: one more makes something not finite, and no step is missing.
-    single = alone(bad)
+    with pytest.warns(DivergenceWarning):
+        single = alone(bad)
     assert single.status == "diverged"
     frozen = member(with_bad, 1)
     chex.assert_tree_all_finite(frozen.state.params)
@@ -134,7 +135,8 @@ def test_a_member_that_diverges_does_so_alone(strategy):
 def test_the_last_good_state_is_as_far_as_everything_is_finite():
     """By hand: the same epoch with ever fewer steps, until loss and parameters are finite."""
     bad = dataclasses.replace(BASE, learning_rate=1e3)
-    built, stopped = build(bad), alone(bad).progress
+    with pytest.warns(DivergenceWarning):
+        built, stopped = build(bad), alone(bad).progress
     step = training.make_train_step(built.vae, objective=built.objective, train_input=built.data.train_input)
     run_epoch = jax.jit(training.make_epoch(step, bad.batch_size))
     keys, hyperparams = training.run_keys(0), jax.tree.map(np.float32, bad.hyperparams)

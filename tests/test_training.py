@@ -10,7 +10,7 @@ import pytest
 from vae_jax import data, likelihoods, model, objectives, optimization, training
 from vae_jax.config import Hyperparams
 from vae_jax.data import Prepared
-from vae_jax.errors import UserError
+from vae_jax.errors import DivergenceWarning, UserError
 
 SHAPE = (4, 4, 1)
 
@@ -190,7 +190,8 @@ def test_a_diverging_run_keeps_its_last_good_state():
     images[7] = 1
     bad = clean._replace(train=jnp.asarray(images), train_input=lambda key, batch: batch)
     told = []
-    result = fit(small_vae(), bad, objective=poisoned, on_epoch=told.append)
+    with pytest.warns(DivergenceWarning, match="diverged"):
+        result = fit(small_vae(), bad, objective=poisoned, on_epoch=told.append)
     stopped = int(result.progress.state.step)
     assert result.status == "diverged"
     assert told == []  # no epoch ended
@@ -263,7 +264,8 @@ def test_early_stopping_reports_the_best_epoch():
 def test_parameters_that_are_not_finite_to_begin_with_end_the_run():
     vae = small_vae()
     infinite = vae._replace(init=lambda key: jax.tree.map(lambda leaf: leaf + jnp.inf, vae.init(key)))
-    result = fit(infinite, small_data(), epochs=2)
+    with pytest.warns(DivergenceWarning, match=r"at step 0 \(epoch 1\).*Look at the range of the data"):
+        result = fit(infinite, small_data(), epochs=2)
     assert (result.status, int(result.progress.state.step)) == ("diverged", 0)
 
 

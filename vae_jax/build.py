@@ -226,6 +226,11 @@ def build(
                 f"--{name.replace('_', '-')}: the warm-up would not end within the run: {getattr(config, name)} steps, "
                 f"and the run has {total_steps}. Shorten it or train for more epochs."
             )
+    if config.beta_schedule == "cyclical" and 0 < total_steps < 2 * config.beta_cycles:
+        raise UserError(
+            f"--beta-cycles: expected at most {total_steps // 2} in a run of {total_steps} steps, so that beta rises in every "
+            f"cycle, got {config.beta_cycles}. Use fewer or train for more epochs."
+        )
     counts = likelihood.support == "counts" and config.binarization == "none"
     prepared = data.prepare(
         dataset, binarization=config.binarization, dequantize=config.dequantize, counts=counts, seed=config.test_seed
@@ -247,7 +252,7 @@ def build(
         standardize=prepared.moments if likelihood.support in ("real", "counts") else None,
         prior=make_prior(config, prepared),
     )
-    optimizer: Optimizer = getattr(optax, config.optimizer)
+    optimizer: Optimizer = optimization.named_optimizer(config.optimizer)
     if config.ema_decay:
         optimizer = optimization.with_params_ema(optimizer, config.ema_decay)
     fit_arguments: dict[str, Any] = dict(

@@ -36,6 +36,18 @@ class _Seen(NamedTuple):
     first_bad: Array  # (), int32: the first example with a number that is not finite, or the number of examples
 
 
+def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
+    """Raises `UserError` where these data cannot be trained on like this."""
+    num_train = data.train.shape[0]
+    if batch_size > num_train:
+        raise UserError(f"--batch-size: expected at most the {num_train} training examples, got {batch_size}.")
+    if early_stopping and data.validation is None:
+        raise UserError(
+            "--early-stopping chooses by validation data and there is none: add --validation-fraction 0.1 "
+            "(validation_fraction=0.1 of data.load)."
+        )
+
+
 def check_values(vae: VAE, data: Prepared) -> None:
     """Checks every example of every split, as the model will see it, in one pass over each.
 

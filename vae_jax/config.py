@@ -186,7 +186,9 @@ optimal_sigma (gaussian, its scale set by each batch)."""
     mmd_kernel: Literal["gaussian", "inverse_multiquadratic"] = "gaussian"
     """info_vae: kernel of the MMD."""
     optimizer: str = "adam"
-    """adam, adamw, adamax, nadam, radam, adabelief, lamb, lion, rmsprop or sgd, from optax."""
+    """adam, adamw, adamax, nadam, radam, adabelief, lamb, lion, rmsprop or sgd, from optax, with its defaults. The weight \
+decay of adamw (1e-4) and lion (1e-3) acts on the kernels of encoder and decoder alone, not on biases, norms, learned scales \
+or priors."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     learning_rate_schedule: Literal["constant", "cosine", "linear", "burda"] = "constant"
@@ -203,7 +205,9 @@ times as long as the one before, down to a tenth (3,280 epochs are those of the 
     eval_batch_size: int = 1000
     """Examples evaluated at once. On CPU always 128, so no bit depends on this; elsewhere results change by rounding alone."""
     early_stopping: int = 0
-    """Stop after this many epochs without a better validation ELBO and report the best; 0 for never."""
+    """Stop after this many epochs without a better validation ELBO and report the best; 0 for never. Epochs count once every \
+warm-up (of --beta-schedule cyclical: the last rise) has ended. A decay of the learning rate and geco's multiplier are not \
+waited for."""
     prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
     """Generator of the noise in training steps. The other two may be faster on accelerators (not on CPU), but depend on \
 backend and compiler: such a run repeats on the same machine only, and not as a member under vmap."""
@@ -332,10 +336,8 @@ backend and compiler: such a run repeats on the same machine only, and not as a 
         _expect_scale("scale", self.scale, ("auto", "shared", "per_pixel"), numbers_allowed)
         _expect_scale("dispersion", self.dispersion, ("shared", "per_pixel"), True)
         if self.dequantize and self.binarization != "none":
-            fix = "Leave out --dequantize, or use a density such as --likelihood gaussian."
-            if self.likelihood != "bernoulli":
-                fix = "Leave one out."
-            raise UserError(f"--dequantize and binarized data exclude each other. {fix}")
+            fix = "--dequantize, or use --likelihood gaussian" if self.likelihood == "bernoulli" else "one"
+            raise UserError(f"--dequantize and binarized data exclude each other. Leave out {fix}.")
 
     def unused(self) -> dict[str, tuple[str, list[str]]]:
         """The settings that this configuration does not use: (kind, the names of that kind that do) by setting."""
@@ -374,9 +376,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     if not isinstance(values, dict):
         raise UserError(f"expected settings by name, got {values!r:.40}.")
     if newer := set(values) - known:
-        raise UserError(
-            f"config.json has unknown settings {sorted(newer)}: written by a newer version? Update vae_jax to read it."
-        )
+        raise UserError(f"config.json has unknown settings {sorted(newer)}, as of a newer version. Update vae_jax to read it.")
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     config = Config(**arguments)
     return dataclasses.replace(config, **{setting: getattr(Config, setting) for setting in config.unused()})

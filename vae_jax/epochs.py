@@ -1,10 +1,11 @@
 """An epoch of one member as a pure function: its keys, its order, its steps as one loop, its evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vae_jax._short_repr import short_repr
@@ -172,6 +173,16 @@ class Lane(NamedTuple):
     best: Best
 
 
+def without_early_best(lanes: Lane, first_epoch: int, running: Sequence[bool]) -> Lane:
+    """Forgets the best of running members, stacked, where it is from before `first_epoch`: older versions chose it there."""
+    if first_epoch <= 1:
+        return lanes
+    early = np.asarray(running) & (np.asarray(lanes.best.epoch) < first_epoch)
+    epoch = np.where(early, 0, np.asarray(lanes.best.epoch)).astype(np.int32)
+    elbo = np.where(early, -np.inf, np.asarray(lanes.best.elbo)).astype(np.float32)
+    return lanes._replace(best=lanes.best._replace(epoch=epoch, elbo=elbo))
+
+
 @short_repr
 class Outcome(NamedTuple):
     """What an epoch of a member returns to the host."""
@@ -197,10 +208,17 @@ def init_lane(
 
 
 def make_ending(
-    vae: VAE, data: Prepared, objective: Objective | BatchObjective | None, eval_batch_size: int, test_seed: int
+    vae: VAE,
+    data: Prepared,
+    objective: Objective | BatchObjective | None,
+    eval_batch_size: int,
+    test_seed: int,
+    first_epoch: int = 1,
 ) -> Callable[..., tuple[Lane, Outcome]]:
     """(lane before the epoch, state, mean metrics and good_steps after it, epoch, steps to make, test, validation) -> (lane,
     outcome): the evaluation. A lane whose epoch had a number that is not finite is returned as it was before the epoch.
+
+    The best is chosen among the epochs from `first_epoch` on, counted from 1; of equal ones the first.
     """
 
     def ending(
@@ -224,7 +242,10 @@ def make_ending(
             of_validation = of_split(validation, Stream.VALIDATION_EVALUATION)
             elbo = jnp.mean(of_validation.log_likelihood - of_validation.kl)
             now = Best(epoch.astype(jnp.int32) + 1, elbo, params)
-            best = jax.tree.map(lambda new, old: jnp.where(elbo > best.elbo, new, old), now, best)
+            better = elbo > best.elbo
+            if first_epoch > 1:
+                better &= now.epoch >= first_epoch
+            best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
         outcome = Outcome(metrics, good_steps, of_split(test, Stream.EVALUATION), of_validation, best.epoch)
         new = jax.tree.map(lambda n, o: jnp.where(good_steps == num_steps, n, o), Lane(state, best), lane)
         return new, outcome
@@ -239,9 +260,10 @@ def make_member_epoch(
     objective: Objective | BatchObjective | None,
     eval_batch_size: int,
     test_seed: int,
+    first_epoch: int = 1,
 ) -> Callable[..., tuple[Lane, Outcome]]:
     """(lane, (keys, hyperparams), epoch, steps to make, train, test, validation) -> (lane, outcome): an epoch, evaluated."""
-    ending = make_ending(vae, data, objective, eval_batch_size, test_seed)
+    ending = make_ending(vae, data, objective, eval_batch_size, test_seed, first_epoch)
 
     def member_epoch(
         lane: Lane,

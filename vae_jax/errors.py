@@ -16,6 +16,23 @@ class DataWarning(UserWarning):
     """A note on data that were read otherwise than a user may expect; scripts print it as a line."""
 
 
+class DivergenceWarning(UserWarning):
+    """Training ended because a loss or a parameter was not finite."""
+
+
+def diverged(step: int, epochs: int, learning_rate: float) -> DivergenceWarning:
+    """Returns the warning about a run whose loss or parameters were not finite at a step, after some number of whole epochs."""
+    test = f"its test result is that of epoch {epochs}" if epochs else "its test result is NaN because no epoch was completed"
+    advice = (
+        f"Try a learning rate below {learning_rate:g}, let it rise slowly (optimization.warm_up), or clip the gradient "
+        "(optimizer=lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))."
+    )
+    return DivergenceWarning(
+        f"training diverged: the loss or a parameter was not finite at step {step} (epoch {epochs + 1}). The result holds the "
+        f"last good state, and {test}. {advice if step else 'Look at the range of the data and at the initial parameters.'}"
+    )
+
+
 def unknown(kind: str, name: str, options: Iterable[str], hint: str = "", list_all: bool = True) -> UserError:
     """The error for a name that is not among `options`, with the near names first and then, where they are few, all."""
     options = list(options)

@@ -1,21 +1,26 @@
-"""What optax does not have ready for a traced learning rate: optimisers by name, schedules as factors, averaged parameters."""
+"""Schedules as factors on a traced value, and where they end; the optimizers are in `optimizers`."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
+from vae_jax.optimizers import Optimizer as Optimizer
+from vae_jax.optimizers import evaluation_params as evaluation_params
+from vae_jax.optimizers import kernels as kernels
+from vae_jax.optimizers import make_step as make_step
+from vae_jax.optimizers import named_optimizer as named_optimizer
+from vae_jax.optimizers import transformation as transformation
+from vae_jax.optimizers import with_params_ema as with_params_ema
+
 Schedule = Callable[[Any], Any]  # step -> factor on a traced hyperparameter; any optax schedule
-# learning rate -> optimiser, such as optax.adam; or a finished optimiser, which brings its own learning rate
-Optimizer = Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation
-
-
-def transformation(optimizer: Optimizer, learning_rate: Any) -> optax.GradientTransformation:
-    """The optimiser at this (traced) learning rate."""
-    return optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(learning_rate)
+# A schedule that moves less than this share of its whole way has ended: rounding of float32.
+_ENDED = 1e-6
+_MOST_POINTS = 2**20  # at which a schedule is looked at; of a longer run, as many steps evenly spread
 
 
 def constant(step: Any) -> Array:
@@ -31,10 +36,13 @@ def warm_up(steps: int, then: Schedule = constant) -> Schedule:
 def learning_rate_schedule(name: str, warmup_steps: int, total_steps: int) -> Schedule:
     """The course of the learning rate as a factor: warm-up, then "constant", or "cosine" or "linear" down to 0 at the end.
 
-    "burda": stages i = 0 ... 7 of 3^i / 3280 of the steps at 10^(-i/7) (Burda et al. 2016).
+    "burda": stages i = 0 ... 7 of 3^i / 3280 of the steps at 10^(-i/7) (Burda et al. 2016). In a short run the first stages may
+    have no step.
     """
     decay_steps = max(total_steps - warmup_steps, 1)
-    stages = {round(decay_steps * (3**i - 1) / 2 / 3280): 10 ** (-1 / 7) for i in range(1, 8)}
+    # In a short run several stages end at the same step: the next one then starts lower by all of them.
+    ends = [round(decay_steps * (3**i - 1) / 2 / 3280) for i in range(1, 8)]
+    stages = {end: 10 ** (-ends.count(end) / 7) for end in ends}
     course = {
         "constant": constant,
         "cosine": optax.cosine_decay_schedule(1.0, decay_steps),
@@ -57,36 +65,37 @@ def rise(name: str, warmup_steps: int, total_steps: int, cycles: int) -> Schedul
     return warm_up(warmup_steps)
 
 
-class ParamsEma(NamedTuple):
-    """State of `track_params_ema`."""
+def first_step_at_full_values(schedules: Mapping[str, Schedule] | None, total_steps: int) -> int:
+    """Returns the first step of a run from which no schedule raises or changes a weight of the loss any more.
 
-    decay: Array  # ()
-    average: Any  # not yet corrected for its start at zero
+    Before it a validation ELBO tells how far the schedules have come rather than how good the model is. A weight's schedule has
+    ended when it keeps its last value of the run. The warm-up of the learning rate has ended at its largest value. A decay
+    after it may last to the end of the run.
+
+    Args:
+      schedules: see `make_train_step`; any functions of the step.
+      total_steps: of the whole run.
+
+    Example:
+      >>> first_step_at_full_values({"beta": warm_up(20), "learning_rate": learning_rate_schedule("cosine", 5, 100)}, 100)
+      20
+      >>> first_step_at_full_values({"beta": rise("cyclical", 0, 100, 4)}, 100)
+      88
+    """
+    moving = {name: schedule for name, schedule in (schedules or {}).items() if schedule is not constant}
+    if not moving or total_steps < 1:
+        return 0
+    steps = np.linspace(0, total_steps - 1, min(total_steps, _MOST_POINTS)).round().astype(np.int32)
+    course_of = jax.jit(jax.vmap(lambda step: {name: jnp.float32(schedule(step)) for name, schedule in moving.items()}))
+    ends = [0]
+    for name, course in jax.device_get(course_of(steps)).items():
+        rounding = _ENDED * (course.max() - course.min())
+        final = course >= course.max() - rounding if name == "learning_rate" else abs(course - course[-1]) <= rounding
+        first = np.argmax(final) if name == "learning_rate" else len(final) - np.argmin(final[::-1]) if not final.all() else 0
+        ends.append(int(steps[first]))
+    return max(ends)
 
 
-def track_params_ema(decay: float) -> optax.GradientTransformation:
-    """Last link of an optax chain: keeps an exponential moving average of the parameters; updates pass unchanged."""
-
-    def init(params: Any) -> ParamsEma:
-        return ParamsEma(jnp.asarray(decay, jnp.float32), jax.tree.map(jnp.zeros_like, params))
-
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, ParamsEma]:
-        new = optax.apply_updates(params, updates)
-        average = jax.tree.map(lambda a, p: state.decay * a + (1 - state.decay) * p, state.average, new)
-        return updates, ParamsEma(state.decay, average)
-
-    return optax.GradientTransformation(init, update)
-
-
-def with_params_ema(optimizer: Optimizer, decay: float) -> Optimizer:
-    """The optimiser, tracking a moving average of the parameters as well."""
-    return lambda learning_rate: optax.chain(transformation(optimizer, learning_rate), track_params_ema(decay))
-
-
-def evaluation_params(params: Any, opt_state: Any, step: Array) -> Any:
-    """The parameters to evaluate: the moving average where one is tracked, else the current ones."""
-    last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
-    if not isinstance(last, ParamsEma):
-        return params
-    correction = -jnp.expm1(jnp.maximum(step, 1) * jnp.log(last.decay))  # 1 - decay^step
-    return jax.tree.map(lambda a, p: jnp.where(step > 0, a / correction, p), last.average, params)
+def first_epoch_at_full_values(schedules: Mapping[str, Schedule] | None, epochs: int, steps: int) -> int:
+    """Returns the first epoch, counted from 1, at whose end every schedule of a run of `epochs` times `steps` has ended."""
+    return max(1, -(-first_step_at_full_values(schedules, epochs * steps) // max(steps, 1)))

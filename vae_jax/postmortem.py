@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.epochs import epoch_order, run_keys
-from vae_jax.optimization import transformation
+from vae_jax.optimization import make_step
 from vae_jax.train_step import TrainState, make_terms, scheduled
 
 # In the order in which a step computes them; the first that is not finite is the cause of the others.
@@ -42,6 +41,7 @@ class _Step(NamedTuple):
     key: Array
     batch: Array
     now: Any  # hyperparameters, schedules included
+    peak_rate: Array  # the learning rate without its schedule
 
 
 def examine(built: Built, config: Config, state: TrainState) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def examine(built: Built, config: Config, state: TrainState) -> dict[str, Any]:
       not finite, or None), bad_examples (of train_indices, those where it is so), bad_leaves (of the parameters, likewise),
       ranges (least and greatest number of every part, NaN left out), and the step's hyperparams, schedules included.
     """
-    epoch, indices, key, batch, now = step = _step_after(built, config, state)
+    epoch, indices, key, batch, now, _ = step = _step_after(built, config, state)
     parts = jax.device_get(jax.jit(_make_parts(built, state, step))(state.params))
     term = next((name for name in ADVICE if not all(map(_is_finite, jax.tree.leaves(parts[name])))), None)
     bad_examples, bad_leaves = [], []
@@ -123,14 +123,15 @@ def _step_after(built: Built, config: Config, state: TrainState) -> _Step:
     epoch, position = divmod(step, num_train // config.batch_size)
     indices = epoch_order(keys, epoch, num_train, config.batch_size)[position]
     batch = jnp.asarray(data.train_rows(indices))
-    now = scheduled(jax.tree.map(jnp.float32, config.hyperparams), built.fit_arguments["schedules"], state.step)
-    return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, now)
+    hyperparams = jax.tree.map(jnp.float32, config.hyperparams)
+    now = scheduled(hyperparams, built.fit_arguments["schedules"], state.step)
+    return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, now, hyperparams.learning_rate)
 
 
 def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Any], dict[str, Any]]:
     """A function of the parameters that computes everything that a step does, by name."""
     vae, to_input = built.vae, built.data.train_input
-    _, _, key, batch, now = step
+    _, _, key, batch, now, peak_rate = step
     terms_of = make_terms(vae, built.objective, to_input)
 
     def loss(params: Any) -> tuple[Array, Any]:
@@ -139,7 +140,8 @@ def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Any],
 
     def parts(params: Any) -> dict[str, Any]:
         gradient, terms = jax.grad(loss, has_aux=True)(params)
-        updates, _ = transformation(built.optimizer, now.learning_rate).update(gradient, state.opt_state, params)
+        mean_loss = jnp.mean(terms.loss)
+        update = make_step(built.optimizer, peak_rate, now.learning_rate, state.step, lambda params: loss(params)[0])
         x = to_input(jax.random.split(key, batch.shape[0] + 1)[0], batch)
         mean, log_scale = jax.vmap(lambda x: vae.encode(params, x))(x)
         return {
@@ -150,7 +152,7 @@ def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Any],
             "kl": terms.kl,
             "loss": terms.loss,
             "gradient": gradient,
-            "update": optax.apply_updates(params, updates),
+            "update": update(gradient, state.opt_state, params, mean_loss)[0],
         }
 
     return parts

@@ -32,6 +32,7 @@ class Work(NamedTuple):
     hyperparams: Any  # each (members,)
     prng: str  # generator of the steps' keys
     start: Lane | None  # the members' lanes where they go on from; None: from their seeds
+    first_epoch: int  # from which on the best is chosen, counted from 1
 
 
 Snapshot = Callable[[], tuple[Lane, Partial] | None]  # where the epoch is now, on the host; None where it is not finite
@@ -103,7 +104,9 @@ def resident(work: Work, placement: Placement) -> Program:
         lanes = _start_lanes(work, placement, keys.init)
         shared = placement.replicate((work.data.train, work.data.test, work.data.validation))
         run_epoch = make_epoch(work.train_step, work.batch_size, constrain=placement.constrain_batch)
-        member_epoch = make_member_epoch(work.vae, work.data, run_epoch, work.objective, work.eval_batch_size, work.test_seed)
+        member_epoch = make_member_epoch(
+            work.vae, work.data, run_epoch, work.objective, work.eval_batch_size, work.test_seed, work.first_epoch
+        )
         program = jax.jit(over_members(member_epoch, placement), donate_argnums=0)
         # Compiled before the clock starts, and by hand, so that nothing can compile a second time unseen.
         everyone = placement.put(np.ones(num_lanes, bool))

@@ -75,7 +75,7 @@ def streamed(work: Work, placement: Placement) -> Program:
         carry = run_steps(train_step, carry, batch_of, step_keys, hyperparams, num_steps, first)
         return carry, all_finite(carry[1].loss)
 
-    ending = make_ending(work.vae, work.data, work.objective, work.eval_batch_size, work.test_seed)
+    ending = make_ending(work.vae, work.data, work.objective, work.eval_batch_size, work.test_seed, work.first_epoch)
 
     def end(lanes: Lane, carry: Carry, epoch: Array, num_steps: Array, *splits: Array | None) -> tuple[Lane, Outcome]:
         metrics, good_steps = close_record(*carry, num_steps)

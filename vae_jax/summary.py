@@ -23,12 +23,13 @@ def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dic
     """The content of summary.json."""
     history = fit.progress.history
     seconds = sum(epoch.seconds for epoch in history)
+    test = fit.test if fit.epoch else None  # it diverged in its first epoch
     summary: dict[str, Any] = {
         "status": fit.status,
-        "test_elbo": fit.test and fit.test.elbo,
-        "test_log_likelihood": fit.test and fit.test.log_likelihood,
-        "test_kl": fit.test and fit.test.kl,
-        "test_elbo_standard_error": fit.test and fit.test.elbo_standard_error,
+        "test_elbo": test and test.elbo,
+        "test_log_likelihood": test and test.log_likelihood,
+        "test_kl": test and test.kl,
+        "test_elbo_standard_error": test and test.elbo_standard_error,
         "num_test_examples": len(built.dataset.test),
         "num_parameters": num_parameters(built.vae),
         "unit": "nats per example, beta = 1",
@@ -40,15 +41,18 @@ def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dic
         "train_examples_per_second": num_used * len(history) / seconds if seconds else None,
         "wall_seconds": wall_seconds,
     }
-    if fit.test and (bits := test_bits_per_dim(built, fit.test.elbo)) is not None:
+    if test and (bits := test_bits_per_dim(built, test.elbo)) is not None:
         summary["test_bits_per_dim"] = bits
-    if fit.test:
+    if test:
         summary |= _code(built, fit.params)
     if built.data.log_jacobian:
         summary["log_jacobian"] = built.data.log_jacobian
     if built.vae.likelihood.shared_start:
         name = "log_dispersion" if built.config.likelihood == "negative_binomial" else "log_scale"
         summary[name] = [float(value) for value in built.vae.likelihood.shared_values(fit.params["likelihood"])]
+    if built.data.validation is not None:
+        # Before this epoch a schedule had not ended, and neither the best nor early stopping counted it.
+        summary["validation_counted_from_epoch"] = fit.first_epoch
     if int(fit.progress.best.epoch):
         summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}
     if fit.problem is not None:

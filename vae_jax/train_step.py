@@ -24,7 +24,7 @@ from vae_jax.objectives import (
     check_objective,
     check_terms,
 )
-from vae_jax.optimization import Optimizer, Schedule, evaluation_params, transformation
+from vae_jax.optimization import Optimizer, Schedule, evaluation_params, make_step, transformation
 
 
 @short_repr
@@ -51,7 +51,7 @@ def init_state(vae: VAE, optimizer: Optimizer, key: Array, objective: Objective 
     """The state before the first step."""
     params = vae.init(key)
     remembered = objective.init(jax.random.fold_in(key, Part.OBJECTIVE)) if isinstance(objective, BatchObjective) else ()
-    # No learning rate is known here, and no optimiser's state depends on it.
+    # The learning rate is not known here: the first step puts it wherever the state holds it (`optimizers.make_step`).
     return TrainState(jnp.zeros((), jnp.int32), params, transformation(optimizer, 0.0).init(params), remembered)
 
 
@@ -110,7 +110,8 @@ def make_train_step(
       vae: the model.
       optimizer: learning rate -> optax optimiser, such as `optax.adam` or
         `lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr))`. The learning rate is traced. A finished
-        optimiser such as `optax.adam(1e-3)` serves too; it brings its own rate and `hyperparams.learning_rate` is unused.
+        optimizer such as `optax.adam(1e-3)` serves too; it brings its own rate and `hyperparams.learning_rate` is unused.
+        `vae_jax.optimizers` says which ones serve, and what each is given.
       objective: what to minimise: a function of one example (see `objectives.Objective`), or a `cross_batch.BatchObjective`;
         `objectives.beta_elbo()` by default.
       train_input: (key, batch as stored) -> floats for the model: binarisation or dequantisation drawn anew at every step.
@@ -136,8 +137,10 @@ def make_train_step(
             return metrics.loss, (metrics, remembered)
 
         gradient, (metrics, remembered) = jax.grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = transformation(optimizer, now.learning_rate).update(gradient, state.opt_state, state.params)
-        params = keep_scaling(optax.apply_updates(state.params, updates), state.params)
+        rates = hyperparams.learning_rate, now.learning_rate
+        update = make_step(optimizer, *rates, state.step, lambda params: mean_loss(params)[0])
+        params, opt_state = update(gradient, state.opt_state, state.params, metrics.loss)
+        params = keep_scaling(params, state.params)
         return TrainState(state.step + 1, params, opt_state, remembered), metrics
 
     return train_step

@@ -1,6 +1,7 @@
 """`fit_members`: whole runs side by side in one program; `fit`: one of them. Functions of seeds, data, hyperparameters."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,24 +11,25 @@ import numpy as np
 import optax
 
 from vae_jax._short_repr import short_repr
+from vae_jax.checks import check_fit as check_fit
 from vae_jax.checks import check_values
 from vae_jax.config import Hyperparams
 from vae_jax.cross_batch import BatchObjective
 from vae_jax.data import Prepared, Rows, check_given
 from vae_jax.epochs import Best as Best
-from vae_jax.epochs import Lane, Outcome, init_lane
+from vae_jax.epochs import Lane, Outcome, init_lane, without_early_best
 from vae_jax.epochs import Partial as Partial
 from vae_jax.epochs import RunKeys as RunKeys
 from vae_jax.epochs import epoch_order as epoch_order
 from vae_jax.epochs import evaluation_key as evaluation_key
 from vae_jax.epochs import make_epoch as make_epoch
 from vae_jax.epochs import run_keys as run_keys
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, diverged
 from vae_jax.evaluation import NOT_FINITE, Means, are_finite, means, warn_not_finite
 from vae_jax.keys import Stream, stream
 from vae_jax.model import VAE, Params, with_moments
 from vae_jax.objectives import Objective
-from vae_jax.optimization import Optimizer, Schedule
+from vae_jax.optimization import Optimizer, Schedule, first_epoch_at_full_values
 from vae_jax.programs import Snapshot, Work, resident
 from vae_jax.sharding import Placement, place
 from vae_jax.streaming import streamed
@@ -89,7 +91,8 @@ class Fit(NamedTuple):
     status: str  # "finished", "stopped early", "interrupted", "diverged" or "not finite" (the ELBO of some example)
     params: Params  # to evaluate: the best under early stopping, else the last (its moving average where there is one)
     epoch: int  # the epoch that params come from
-    test: Means | None  # of params; of a diverged run, of its last whole epoch, None where there is none
+    test: Means  # of params; of a diverged run, of its last whole epoch, NaN of no examples where there is none
+    first_epoch: int = 1  # from which on epochs counted for the best and for early stopping
     problem: str | None = None  # the examples whose ELBO is not finite, and what to do
 
 
@@ -101,8 +104,12 @@ class MembersFit(NamedTuple):
     status: tuple[str, ...]  # of each member, as in `Fit`
     params: Params  # stacked, one for each member
     epochs: tuple[int, ...]
-    tests: tuple[Means | None, ...]
+    tests: tuple[Means, ...]
     placement: Placement  # as used: `chunk` is smaller than it was where memory was short
+    first_epoch: int = 1  # as in `Fit`
+
+
+NO_TEST = Means(np.nan, np.nan, np.nan, np.nan, 0)  # of a run that diverged in its first epoch
 
 
 def initial_progress(
@@ -133,15 +140,6 @@ def check_step(vae: VAE, data: Prepared, *, batch_size: int, **fit_arguments: An
         return jax.eval_shape(train_step, state, stream(0, Stream.STEP), batch, hyperparams)[1]
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
-    """Raises `UserError` where these data cannot be trained on like this."""
-    num_train = data.train.shape[0]
-    if batch_size > num_train:
-        raise UserError(f"--batch-size: expected at most the {num_train} training examples, got {batch_size}.")
-    if early_stopping and data.validation is None:
-        raise UserError("--early-stopping chooses by validation data and there is none: add --validation-fraction 0.1.")
 
 
 def _record(epoch: int, step: int, outcome: Outcome, member: int, log_jacobian: float, seconds: float) -> Epoch:
@@ -208,6 +206,10 @@ def fit_members(
         vae, optimizer=optimizer, objective=objective, train_input=data.train_input, schedules=schedules
     )
     steps = data.train.shape[0] // batch_size
+    first_epoch = 1 if data.validation is None else first_epoch_at_full_values(schedules, epochs, steps)
+    if start is not None:
+        running = [word == "running" for word in start.status]
+        start = start._replace(lanes=without_early_best(start.lanes, first_epoch, running))
     work = Work(
         vae,
         data,
@@ -221,6 +223,7 @@ def fit_members(
         columns,
         prng,
         start.lanes if start else None,
+        first_epoch,
     )
     lanes, run_epoch, placement = (streamed if isinstance(data.train, Rows) else resident)(work, placement)
     histories = [list(history) for history in start.histories] if start else [[] for _ in seeds]
@@ -242,7 +245,8 @@ def fit_members(
             elif status[i] == "running" and len(history) >= epochs:
                 status[i] = "finished"
             elif status[i] == "running" and early_stopping and history:
-                status[i] = "stopped early" if len(history) - best_epochs[i] >= early_stopping else "running"
+                waited = len(history) - max(best_epochs[i], first_epoch - 1)
+                status[i] = "stopped early" if waited >= early_stopping else "running"
         running = [i for i in range(count) if status[i] == "running"]
         if not running:
             break
@@ -277,8 +281,9 @@ def fit_members(
         tuple("interrupted" if word == "running" else word for word in status),
         evaluation_params(lanes, count, objective, early_stopping),
         tuple(evaluated),
-        tuple(history[e - 1].test if e else None for history, e in zip(histories, evaluated, strict=True)),
+        tuple(history[e - 1].test if e else NO_TEST for history, e in zip(histories, evaluated, strict=True)),
         placement,
+        first_epoch,
     )
 
 
@@ -321,7 +326,9 @@ def fit(
       hyperparams: traced values, `Hyperparams()` by default; or a NamedTuple of your own with at least a learning_rate.
       optimizer, objective, schedules: as in `make_train_step`. An optimiser made by
         `optimization.with_params_ema` has the moving average of the parameters evaluated.
-      early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`.
+      early_stopping: stop after this many epochs without a better validation ELBO (0: never); needs `data.validation`. Patience
+        and the choice of the best begin with the first epoch at whose end every schedule has its final value (the learning rate
+        its largest: its decay is not waited for). The multiplier of GECO has no final value and is not waited for either.
       eval_batch_size, test_seed: as in `evaluation.evaluate`; the seed fixes the draws of z.
       prng: generator of the noise in steps: "threefry2x32", "rbg" or "unsafe_rbg". The last two can be faster on accelerators
         (not on CPU); their numbers depend on the backend, on the compiler and on what is batched, so a run does not repeat
@@ -333,13 +340,13 @@ def fit(
         where it is not finite any more; a true answer ends the run there.
 
     Returns:
-      `Fit`. Its status is "diverged" where a loss or a parameter was not finite; the state is then that of the last good step.
-      It is "not finite" where the ELBO of some example of the test or validation set was not, though the parameters are. The
-      run then ends after that epoch with a warning, and `problem` names the example.
+      `Fit`. Its status is "diverged" where a loss or a parameter was not finite; the state is then that of the last good step,
+      and a `DivergenceWarning` says so. It is "not finite" where the ELBO of some example of the test or validation set was
+      not, though the parameters are. The run then ends after that epoch with a warning, and `problem` names the example.
 
     Raises:
-      UserError: a batch larger than the training set, early stopping without validation data, or data outside the support of
-        the likelihood, such as grey pixels for a Bernoulli.
+      UserError: a batch larger than the training set, early stopping without validation data, an optimizer that cannot serve,
+        or data outside the support of the likelihood, such as grey pixels for a Bernoulli.
 
     Example:
       >>> from vae_jax import data, likelihoods, model
@@ -381,7 +388,11 @@ def fit(
         on_chunk=lambda steps, progress: on_chunk(steps, lambda: alone(now) if (now := progress()) else None),
     )
     progress, problem = alone(result.progress), None
+    if result.status[0] == "diverged":
+        rate = (hyperparams or Hyperparams()).learning_rate
+        warnings.warn(diverged(int(progress.state.step), len(progress.history), float(rate)), stacklevel=2)
     if result.status[0] == NOT_FINITE:
         params = params_to_evaluate(progress.state, objective)
-        problem = warn_not_finite(evaluation_key(test_seed), vae, params, data, eval_batch_size)
-    return Fit(progress, result.status[0], only(result.params), result.epochs[0], result.tests[0], problem)
+        problem = warn_not_finite(test_seed, vae, params, data, eval_batch_size)
+    last = (result.epochs[0], result.tests[0], result.first_epoch, problem)
+    return Fit(progress, result.status[0], only(result.params), *last)

@@ -63,6 +63,8 @@ def factor(discriminator: Discriminator, optimizer: Any) -> BatchObjective:
     Source:
       Kim & Mnih (2018), algorithm 2.
     """
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise ValueError(f"factor: expected a finished optimizer such as optax.adam(1e-4), got {optimizer!r:.80}.")
 
     def init(key: Array) -> FactorState:
         params = discriminator.init(key)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import Array
 
 from vae_jax.evaluation.means import Evaluation, Means, evaluate
+from vae_jax.keys import Stream, stream
 from vae_jax.model import VAE, Params
 
 NOT_FINITE = "not finite"  # status of a run whose parameters are finite, and whose ELBO on some example is not
@@ -81,24 +81,27 @@ def describe(split: str, data: Any, evaluation: Evaluation) -> NotFinite | None:
     return NotFinite(examples, f"{found}. {span}. The model is at fault rather than the data: lower the learning rate.")
 
 
-def find_not_finite(key: Array, vae: VAE, params: Params, prepared: Any, batch_size: int = 1000) -> NotFinite:
+def find_not_finite(test_seed: int, vae: VAE, params: Params, prepared: Any, batch_size: int = 1000) -> NotFinite:
     """Evaluates the test set, and the validation set if there is one, and names the examples whose ELBO is not finite.
 
     Args:
-      key: of the evaluation in which a mean was not finite, like vae, params and batch_size.
+      test_seed: of the evaluation in which a mean was not finite, like vae, params and batch_size.
       prepared: `data.Prepared`.
     """
     options = {"to_input": prepared.eval_input, "batch_size": batch_size, "log_jacobian": prepared.log_jacobian}
-    of_split = jax.jit(lambda params, split: evaluate(key, vae, params, split, **options))
-    for name, split in (("test", prepared.test), ("validation", prepared.validation)):
-        if split is not None and (found := describe(name, split, jax.device_get(of_split(params, split)))):
+    of_split = jax.jit(lambda key, params, split: evaluate(key, vae, params, split, **options))
+    streams = ((Stream.EVALUATION, "test", prepared.test), (Stream.VALIDATION_EVALUATION, "validation", prepared.validation))
+    for use, name, split in streams:
+        if split is None:
+            continue
+        if found := describe(name, split, jax.device_get(of_split(stream(test_seed, use), params, split))):
             return found
     sentence = "an example had an ELBO that was not finite, and has a finite one when computed again: lower the learning rate."
     return NotFinite("an example", sentence)
 
 
-def warn_not_finite(key: Array, vae: VAE, params: Params, prepared: Any, batch_size: int = 1000) -> str:
+def warn_not_finite(test_seed: int, vae: VAE, params: Params, prepared: Any, batch_size: int = 1000) -> str:
     """Warns with what `find_not_finite` found, on behalf of the function that the user called, and returns its sentence."""
-    sentence = find_not_finite(key, vae, params, prepared, batch_size).sentence
+    sentence = find_not_finite(test_seed, vae, params, prepared, batch_size).sentence
     warnings.warn(f"training ended early: {sentence}", NotFiniteWarning, stacklevel=3)
     return sentence

@@ -190,7 +190,11 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
         ("epochs", f"{summary['epochs']} of {config.epochs}", str(summary["status"])),
     ]
     if "best_epoch" in summary:
-        rows.append(("best epoch", str(summary["best_epoch"]), f"validation ELBO {summary['best_validation_elbo']:z.3f}"))
+        remark = f"validation ELBO {summary['best_validation_elbo']:z.3f}"
+        if (first := summary.get("validation_counted_from_epoch", 1)) > 1:
+            stopping = "best epoch and early stopping" if config.early_stopping else "best epoch"
+            remark += f"; {stopping} counted from epoch {first}, when every warm-up had ended"
+        rows.append(("best epoch", str(summary["best_epoch"]), remark))
     if summary["train_examples_per_second"]:
         rows.append(("training speed", f"{summary['train_examples_per_second']:,.0f}", "examples per second"))
     rows.append(("wall time", f"{summary['wall_seconds']:.1f} s", "training, evaluation and checkpoints"))

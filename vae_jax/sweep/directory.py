@@ -360,7 +360,8 @@ def _progress(lanes: Lane, group: Group, lines: Sequence[dict[str, Any]], epoch:
     """Where a block was after `epoch` epochs of so many steps, from its checkpoint and its record."""
     own = [[line for line in lines if line.get("member") == number] for number in group.members]
     histories = tuple(tuple(to_epoch(line) for line in mine if not line.get("diverged")) for mine in own)
-    status = tuple("diverged" if mine and mine[-1].get("diverged") else "running" for mine in own)
+    ended = ("stopped early" if len(history) < epoch else "running" for history in histories)
+    status = tuple("diverged" if mine and mine[-1].get("diverged") else word for mine, word in zip(own, ended, strict=True))
     made, best = np.asarray(lanes.state.step), np.asarray(lanes.best.epoch)
     patience = group.configs[0].early_stopping
 

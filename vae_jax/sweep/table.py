@@ -18,7 +18,7 @@ from vae_jax.evaluation import NOT_FINITE, encode_dataset, find_not_finite
 from vae_jax.files import as_json
 from vae_jax.summary import test_bits_per_dim
 from vae_jax.sweep.design import Group, groups, varying
-from vae_jax.training import MembersFit, evaluation_key, params_to_evaluate
+from vae_jax.training import MembersFit, params_to_evaluate
 
 Row = dict[str, Any]
 _ALWAYS = ("beta", "seed", "learning_rate")
@@ -51,7 +51,8 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
     steps = np.asarray(jax.device_get(fit.progress.lanes.state.step))
     result = []
     for i, (number, config) in enumerate(zip(group.members, group.configs, strict=True)):
-        history, test, diverged = fit.progress.histories[i], fit.tests[i], fit.status[i] == "diverged"
+        history, diverged = fit.progress.histories[i], fit.status[i] == "diverged"
+        test = fit.tests[i] if fit.epochs[i] else None  # it diverged in its first epoch
         lost = diverged or fit.status[i] == NOT_FINITE
         row: Row = {"member": number}
         row |= {"beta": float(config.beta), "seed": config.seed, "learning_rate": float(config.learning_rate)}
@@ -83,8 +84,7 @@ def _status(built: Built, fit: MembersFit, i: int, step: int) -> str:
         return fit.status[i]
     state = jax.tree.map(lambda leaf: leaf[i], fit.progress.lanes.state)
     params, settings = params_to_evaluate(state, built.objective), built.config
-    key = evaluation_key(settings.test_seed)
-    found = find_not_finite(key, built.vae, params, built.data, settings.eval_batch_size)
+    found = find_not_finite(settings.test_seed, built.vae, params, built.data, settings.eval_batch_size)
     return f"{NOT_FINITE} on {found.examples} after epoch {len(fit.progress.histories[i])}"
 
 
