@@ -31,9 +31,12 @@ def log_ratio(z, start):
     return log_likelihood if start == "prior" else log_likelihood + stats.norm.logpdf(z) - stats.norm.logpdf(z, MEAN, SCALE)
 
 
-def shift(z, t):
-    """A transition that depends on where it is and on its temperature."""
-    return 0.8 * z + t * t
+CHAINS = 2
+
+
+def shift(z, t, chain):
+    """A transition that depends on where it is, on its temperature and on its chain, so that no two weights are equal."""
+    return 0.8 * z + t * t + 0.3 * chain
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def fixed_path(monkeypatch):
     """Transitions as `shift`; chains start at 0.3; uneven temperatures. Nothing adapts step sizes, which nobody needs."""
 
     def move_chains(keys, path, t, points, *rest):
-        moved = jax.vmap(lambda z, t: point_at(path, shift(z, t)))(points.z, t)
+        moved = jax.vmap(lambda z, t, chain: point_at(path, shift(z, t, chain)))(points.z, t, jnp.arange(len(t)) % CHAINS)
         return moved, jnp.full(t.shape, 0.5)
 
     def start(keys, problem):
@@ -54,20 +57,24 @@ def fixed_path(monkeypatch):
 
 
 def assert_both_sums(start):
-    settings = Annealing(start=start, num_temperatures=len(TEMPERATURES) - 1, num_chains=2)
+    settings = Annealing(start=start, num_temperatures=len(TEMPERATURES) - 1, num_chains=CHAINS)
     x, z = jnp.full(1, X), jnp.full(1, TRUE_CODE)
     bounds = jax.jit(lambda key: bdmc(key, model(), {}, x, z, settings))(jax.random.key(0))
-    forward, code = 0.0, 0.3
-    for i in range(1, len(TEMPERATURES)):  # z_(i-1) is weighed on the way from t_(i-1) to t_i, and then moved at t_i
-        forward += (TEMPERATURES[i] - TEMPERATURES[i - 1]) * log_ratio(code, start)
-        code = shift(code, TEMPERATURES[i])
-    reverse, code = 0.0, TRUE_CODE
-    for i in range(len(TEMPERATURES) - 2, -1, -1):  # and backwards: weighed from t_(i+1) down to t_i, then moved at t_i
-        reverse += (TEMPERATURES[i + 1] - TEMPERATURES[i]) * log_ratio(code, start)
-        code = shift(code, TEMPERATURES[i])
-    assert abs(forward - reverse) > 0.1
-    np.testing.assert_allclose(bounds.lower.log_px, forward, rtol=1e-5)
-    np.testing.assert_allclose(bounds.upper.log_px, reverse, rtol=1e-5)
+    weights, inverses = [], []
+    for chain in range(CHAINS):
+        log_w, code = 0.0, 0.3
+        for i in range(1, len(TEMPERATURES)):  # z_(i-1) is weighed on the way from t_(i-1) to t_i, and then moved at t_i
+            log_w += (TEMPERATURES[i] - TEMPERATURES[i - 1]) * log_ratio(code, start)
+            code = shift(code, TEMPERATURES[i], chain)
+        weights.append(math.exp(log_w))
+        log_w, code = 0.0, TRUE_CODE
+        for i in range(len(TEMPERATURES) - 2, -1, -1):  # and backwards: weighed from t_(i+1) down to t_i, then moved at t_i
+            log_w += (TEMPERATURES[i + 1] - TEMPERATURES[i]) * log_ratio(code, start)
+            code = shift(code, TEMPERATURES[i], chain)
+        inverses.append(math.exp(-log_w))
+    assert len({*np.round(weights, 2), *np.round(1 / np.array(inverses), 2)}) == 2 * CHAINS
+    np.testing.assert_allclose(bounds.lower.log_px, math.log(np.mean(weights)), rtol=1e-4)
+    np.testing.assert_allclose(bounds.upper.log_px, -math.log(np.mean(inverses)), rtol=1e-4)
     np.testing.assert_allclose([side.acceptance_rate for side in bounds], 0.5, rtol=1e-6)
 
 
@@ -98,7 +105,7 @@ def test_broken_copies_of_the_path_fail(broken, fixed_path, monkeypatch):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_estimate_and_error_over_few_chains_are_those_of_a_mean(reverse):
-    """Of the weights, or of their inverses in reverse; by SciPy, for three chains."""
+    """Compares with SciPy, for the weights of three chains, or for their inverses in reverse."""
     weights = np.array([0.5, 1.0, 3.0])
     found = annealed._summary(jnp.log(jnp.asarray(weights, jnp.float32)), jnp.array([0.2, 0.4, 0.9]), reverse=reverse)
     of_mean = 1 / weights if reverse else weights

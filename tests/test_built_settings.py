@@ -1,4 +1,4 @@
-"""What `build` takes from the data: the number of examples, the start of learned scales, the number of steps."""
+"""Settings that `build` takes from the data: the number of examples, the start of learned scales, the number of steps."""
 
 import math
 

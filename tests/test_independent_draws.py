@@ -1,4 +1,4 @@
-"""What is drawn for different purposes is drawn independently: no two uses have a key, or a number, in common."""
+"""Draws for different purposes are independent: no two uses have a key, or a number, in common."""
 
 import itertools
 import math

@@ -14,7 +14,7 @@ from scipy import stats
 from vae_jax import assessment, data, optimization, runs, training
 from vae_jax.build import build
 from vae_jax.config import Config, Hyperparams
-from vae_jax.evaluation import Annealing, Evaluation, Means, log_px_from_weights, log_px_means
+from vae_jax.evaluation import Annealing, Evaluation, log_px_from_weights, log_px_means
 from vae_jax.evaluation.importance import LogPx
 from vae_jax.evaluation.means import means
 from vae_jax.summary import summarise
@@ -137,23 +137,21 @@ def with_codes_of(vae):
     return vae._replace(encode=encode)
 
 
-def test_active_and_collapsed_units_are_of_the_parameters_that_are_reported(built):
+def test_active_and_collapsed_units_are_of_the_parameters_that_are_reported(built, averaged):
+    """In the summary of a run and in the row of a member of a sweep, whose last parameters use no dimension at all."""
     coded = built._replace(vae=with_codes_of(built.vae))
     reported, last = ({"used": jnp.int32(used)} for used in (2, 0))
-    numbers = Means(-9.0, -8.0, 1.0, 0.1, len(built.data.test))
-    epoch = training.Epoch(1, 1, training.TrainMeans(9.0, -8.0, 1.0, {}), numbers, numbers, 1.0)
-    state = training.TrainState(jnp.int32(2), last, ())
-    progress = training.Progress(state, training.Best(jnp.int32(1), jnp.float32(-9), reported), (epoch, epoch))
-    summary = summarise(coded, training.Fit(progress, "stopped early", reported, 1, numbers), 24, 1.0)
-    assert (summary["active_units"], summary["collapsed_units"], summary["evaluated_epoch"]) == (2, [2], 1)
-    # The same of the members of a sweep.
+    progress = averaged[0].progress._replace(state=averaged[0].progress.state._replace(params=last))
+    fit = averaged[0]._replace(params=reported, progress=progress)
+    summary = summarise(coded, fit, 24, 1.0)
+    assert (summary["active_units"], summary["collapsed_units"], summary["evaluated_epoch"]) == (2, [2], fit.epoch)
     stack = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
-    members = training.MembersProgress(stack(training.Lane(*progress[:2])), ((epoch, epoch),), ("stopped early",), 2)
-    fit = training.MembersFit(members, ("stopped early",), stack(reported), (1,), (numbers,), None)
+    status, lanes = (fit.status,), stack(training.Lane(progress.state, progress.best))
+    members = training.MembersProgress(lanes, (progress.history,), status, len(progress.history))
     [group] = groups([built.config])
-    [row] = rows(group, coded, fit)
-    assert (row["active_units"], row["evaluated_epoch"]) == (2, 1)
-    np.testing.assert_allclose(np.array(row["kl_per_dimension"]) > 0.1, [True, True, False])
+    [row] = rows(group, coded, training.MembersFit(members, status, stack(reported), (fit.epoch,), (fit.test,), None))
+    assert (row["active_units"], row["evaluated_epoch"]) == (2, fit.epoch)
+    np.testing.assert_array_equal(np.array(row["kl_per_dimension"]) > 0.1, [True, True, False])
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +210,7 @@ def test_bits_are_per_channel_of_each_pixel(assessed, built):
 
 @pytest.mark.parametrize("count", [1, 19, 20, 21, 25, 41])
 def test_parts_of_a_data_set_give_what_the_whole_does(count):
-    """Each value with the number of its example, as whose key it serves."""
+    """Returns every value once, with the number of its example, from which its keys are made."""
     values, done = jnp.arange(3.0, 3.0 + count), []
 
     def of_part(params, part, first):
@@ -226,9 +224,9 @@ def test_parts_of_a_data_set_give_what_the_whole_does(count):
 
 
 def estimates(log_px, half, error):
-    """Estimates with light tails, on which the errors can be relied."""
-    log_px, half, error = (jnp.asarray(a, jnp.float32) for a in (log_px, half, error))
-    return LogPx(log_px, half, error, jnp.full_like(log_px, 50.0), jnp.full_like(log_px, -0.2))
+    """Estimates whose weights have light tails, so that the errors can be trusted."""
+    given = {"log_px": log_px, "log_px_half": half, "standard_error": error, "pareto_k": [-0.2] * len(log_px)}
+    return LogPx(*(np.float32(given.get(name, [50.0] * len(log_px))) for name in LogPx._fields))
 
 
 def test_the_interval_of_log_p_has_two_biases_above_and_three_errors_to_both_sides():
@@ -249,7 +247,7 @@ def test_a_bias_below_zero_is_none():
 
 
 def test_errors_over_two_draws_or_two_examples_are_those_of_a_mean():
-    """Where one degree of freedom is half of all."""
+    """Uses the smallest samples, where a degree of freedom too many halves the variance."""
     weights = np.array([1.0, 3.0])
     found = jax.jit(log_px_from_weights)(jnp.log(jnp.asarray(weights, jnp.float32)))
     assert float(found.standard_error) == pytest.approx(stats.sem(weights) / weights.mean(), rel=1e-5)
