@@ -206,13 +206,17 @@ def test_chains_of_either_direction_and_those_that_adapt_have_keys_of_their_own(
         seen["chains"] = words(keys)
         return jnp.zeros(len(keys)), jnp.zeros(len(keys))
 
+    @jax.jit
+    def keys_of_both(key):
+        ais(key, vae, {}, x, settings)
+        of_one = dict(seen)
+        bdmc(key, vae, {}, x, z, settings)
+        return of_one, dict(seen)
+
     monkeypatch.setattr(annealed, "_adapt", adapt)
     monkeypatch.setattr(annealed, "_anneal", anneal)
-    vae = plain_vae(lambda params, x: (x, jnp.zeros(2)))
-    settings, x, z = Annealing(num_chains=3), jnp.zeros(2), jnp.ones(2)
-    ais(jax.random.key(0), vae, {}, x, settings)
-    assert len(seen["chains"]) == 3
-    assert_unrelated(**seen)
-    bdmc(jax.random.key(0), vae, {}, x, z, settings)
-    assert len(seen["chains"]) == 6
-    assert_unrelated(**seen)
+    vae, settings, x, z = plain_vae(lambda params, x: (x, jnp.zeros(2))), Annealing(num_chains=3), jnp.zeros(2), jnp.ones(2)
+    of_one, of_two = keys_of_both(jax.random.key(0))
+    assert (len(of_one["chains"]), len(of_two["chains"])) == (3, 6)
+    assert_unrelated(**of_one)
+    assert_unrelated(**of_two)
