@@ -319,7 +319,8 @@ def start_not_from_p_0(monkeypatch):
 @pytest.mark.parametrize(
     ("broken", "start"),
     [
-        (without_differences, "prior"),
+        # These three fail in the default run too: on one path, in test_annealed_path.
+        pytest.param(without_differences, "prior", marks=pytest.mark.slow),
         pytest.param(differences_off_by_one, "prior", marks=pytest.mark.slow),
         pytest.param(moves_at_the_temperature_after, "prior", marks=pytest.mark.slow),
         (no_metropolis, "posterior"),

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from vae_jax import likelihoods, runs, sweep
+from vae_jax import likelihoods, runs, sweep, training
 from vae_jax.build import build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
@@ -17,9 +19,10 @@ from vae_jax.model import num_parameters
 from vae_jax.report.summary import numbers
 from vae_jax.sweep import directory
 from vae_jax.sweep.directory import Layout, read_sweep, run_sweep
-from vae_jax.sweep.results import load_params, load_sweep
+from vae_jax.sweep.results import load_params, load_states, load_sweep
 
-CONFIG = Config(epochs=3, hidden=(8,), latent_dim=2, batch_size=256)
+DECAY = 0.6
+CONFIG = Config(epochs=3, hidden=(8,), latent_dim=2, batch_size=256, ema_decay=DECAY)
 ALWAYS = {"checkpoint_seconds": 0.0}
 
 
@@ -70,6 +73,25 @@ def go_on(built, run, **options):
 
 def same(one, other):
     return one["test_elbo"] == other["test_elbo"] and one["steps"] == other["steps"]
+
+
+def test_what_is_read_back_are_the_averaged_parameters(built, whole):
+    """Of a run and of a member of a sweep; the average corrected for its start at zero, from what the checkpoint holds."""
+
+    def average(state):
+        weight = 1 - DECAY ** int(state.step)
+        return jax.tree.map(lambda average: np.asarray(average) / weight, state.opt_state[-1].average)
+
+    like = training.initial_progress(built.vae, built.optimizer, 0, built.objective, keep_best=False)
+    with Checkpoints(whole / "run" / "checkpoints") as checkpoints:
+        of_run = checkpoints.restore(like[:2])[1]
+    results = load_sweep(whole / "sweep")
+    ((_, member),) = load_states(results, [1]).values()
+    ((_, of_member),) = load_params(results, [1]).values()
+    for params, state in ((runs.load_run(whole / "run").params, of_run), (of_member, member)):
+        chex.assert_trees_all_close(params, average(state), rtol=1e-5)
+        far = jax.tree.map(lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), params, state.params)
+        assert max(jax.tree.leaves(far)) > 1e-3  # the raw ones are others
 
 
 @pytest.mark.parametrize("state", ["another run's", "both another run's", "an older one", "newer than the record"])

@@ -79,6 +79,51 @@ def test_it_names_the_term():
     assert found["bad_leaves"]
 
 
+@pytest.fixture(scope="module")
+def plain():
+    built = build(CONFIG)
+    return built, start(built)
+
+
+ORDER = ("parameters", "data", "log_likelihood", "kl", "loss", "gradient", "update")  # as a step computes them
+
+
+@pytest.mark.parametrize("first", ORDER)
+def test_the_first_term_that_is_not_finite_is_the_cause_of_those_after_it(first, plain, monkeypatch):
+    """From one term on nothing is finite: the advice is for that term, and the examples are its own."""
+    bad = ORDER[ORDER.index(first) :]
+
+    def make_parts(built, state, step):
+        def parts(params):
+            values = {name: jnp.ones(64) for name in (*ORDER, *postmortem._INFERENCE)}
+            one = 5 if first in ("data", "log_likelihood", "kl", "loss") else 0
+            return {name: value.at[one].set(jnp.nan) if name in bad else value for name, value in values.items()}
+
+        return parts
+
+    monkeypatch.setattr(postmortem, "_make_parts", make_parts)
+    built, state = plain
+    found = postmortem.examine(built, built.config, state)
+    assert found["term"] == first
+    of_examples = first in ("data", "log_likelihood", "kl", "loss")
+    assert found["bad_examples"] == ([found["train_indices"][5]] if of_examples else [])
+    assert bool(found["bad_leaves"]) != of_examples
+
+
+def test_the_advice_is_about_its_term():
+    assert tuple(postmortem.ADVICE) == ORDER
+    for term, word in {
+        "parameters": "checkpoint",
+        "data": "data",
+        "log_likelihood": "decoder",
+        "kl": "encoder",
+        "loss": "weight",
+        "gradient": "derivative",
+        "update": "learning rate",
+    }.items():
+        assert word in postmortem.ADVICE[term]
+
+
 @pytest.mark.slow
 def test_it_names_the_operation_and_its_line():
     """Of NaN, of infinity, of a derivative; and none of a step that is finite."""

@@ -174,6 +174,40 @@ def test_two_stochastic_layers_have_the_weights_of_both():
     accept_mean(np.exp(np.asarray(estimates.log_px, np.float64)) / exact, 1.0)
 
 
+def of_every_leaf(prior, encoder):
+    """The gradients of log p(z) of a model's prior with respect to all of its parameters, and the parameters."""
+    decoder = networks.Network(lambda key: jnp.zeros(()), lambda params, z: z)
+    vae = model.make_vae(encoder, decoder, likelihoods.gaussian(1.0), (2,), prior)
+
+    @jax.jit
+    def gradients(key, z):
+        params = vae.init(key)
+        return params, jax.grad(lambda params: model.prior_log_prob(vae, params)(z))(params)
+
+    return gradients(jax.random.key(0), jnp.array([0.4, -0.7, 0.3][: vae.latent_dim]))
+
+
+def test_pseudo_inputs_and_the_encoder_learn_from_the_density_of_the_vamp_prior():
+    """Against its derivative: sum_k r_k (z - m_k)/s^2 dm_k, with m_k = w u_k and r_k the share of component k at z."""
+    inputs, w, s, z = np.array([[0.2, 1.0], [-0.5, 0.3], [1.0, 1.0]]), 2.0, 0.8, np.array([0.4, -0.7])
+    encoder = networks.Network(lambda key: jnp.float32(w), lambda w, x: (w * x, jnp.full(2, math.log(s), jnp.float32)))
+    params, gradient = of_every_leaf(priors.vamp(inputs), encoder)
+    np.testing.assert_allclose(params["prior"], inputs, rtol=1e-6)
+    densities = stats.norm.pdf(z, w * inputs, s).prod(axis=1)
+    pulls = (densities / densities.sum())[:, None] * (z - w * inputs) / s**2
+    np.testing.assert_allclose(gradient["prior"], w * pulls, rtol=1e-4)
+    np.testing.assert_allclose(gradient["encoder"], np.sum(pulls * inputs), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mixture", "hierarchical"])
+def test_every_number_of_a_learned_prior_has_a_gradient(name):
+    prior = priors.gaussian_mixture(2, 3) if name == "mixture" else two_layers()[0]
+    encoder = networks.Network(lambda key: jnp.zeros(()), lambda params, x: (x, jnp.zeros(2)))
+    _, gradient = of_every_leaf(prior, encoder)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient["prior"]):
+        assert np.all(np.abs(leaf) > 1e-6), jax.tree_util.keystr(path)
+
+
 LEARNED = {"mixture": {"prior_components": 5}, "vamp": {"prior_components": 5}}
 LEARNED["hierarchical"] = {"prior_latent_dim": 2, "prior_hidden": (8,)}
 
