@@ -352,8 +352,8 @@ def fit(
       and a `DivergenceWarning` says so.
 
     Raises:
-      UserError: a batch larger than the training set, early stopping without validation data, an optimizer that cannot serve, or
-        data outside the support of the likelihood, such as grey pixels for a Bernoulli.
+      UserError: a batch larger than the training set, early stopping without validation data, an optimizer that cannot serve,
+        or data outside the support of the likelihood, such as grey pixels for a Bernoulli.
 
     Example:
       >>> from vae_jax import data, likelihoods, model
