@@ -228,9 +228,12 @@ def test_warm_ups_scale_the_traced_values():
 def test_beta_zero_at_the_start_of_a_warm_up_leaves_the_kl_out_of_the_loss():
     vae, prepared = small_vae(), small_data()
     state = training.init_state(vae, optax.adam, jax.random.key(0))
-    step = jax.jit(training.make_train_step(vae, schedules={"beta": optimization.warm_up(10)}))
-    _, metrics = step(state, jax.random.key(1), prepared.eval_input(prepared.test), hyperparams(3.0))
+    schedules = {"beta": optimization.warm_up(10), "learning_rate": optimization.warm_up(10)}
+    step = jax.jit(training.make_train_step(vae, schedules=schedules))
+    new, metrics = step(state, jax.random.key(1), prepared.eval_input(prepared.test), hyperparams(3.0))
     np.testing.assert_allclose(metrics.loss, -metrics.log_likelihood, rtol=1e-6)
+    chex.assert_trees_all_equal(new.params, state.params)  # the learning rate is 0 at its start, too
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(new.opt_state[0].nu["decoder"]))  # and not the gradient
 
 
 def test_the_moving_average_is_the_corrected_mean_of_the_parameters():
