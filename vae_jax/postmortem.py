@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vae_jax import optimizers
 from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.epochs import epoch_order, run_keys
@@ -104,7 +105,8 @@ def locate(built: Built, config: Config, state: TrainState, found: dict[str, Any
         except FloatingPointError as error:
             own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_a_library(frame.filename)][-1]
             words = f"{str(error).split(' encountered in ')[-1].rstrip('.')} gives {name}"
-            if own.filename == __file__:  # called from here: the derivative of an operation, which has no line of its own
+            # Called from here is the derivative of an operation, which has no line of its own; from there, the update.
+            if own.filename in (__file__, optimizers.__file__):
                 return f"{words}, in the gradient or the update"
             return f"{words} at {Path(own.filename).name}:{own.lineno} ({own.name}): {own.line}"
     return None
