@@ -118,10 +118,10 @@ def test_one_hot_labels(tmp_path):
 def test_an_array_in_place_of_a_path_says_how_to_save_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x = RNG.random((20, 3, 4))
-    with pytest.raises(UserError, match=r"expected the name or path of a data set, got ndarray") as refused:
+    with pytest.raises(UserError, match=r"expected the name or path of a data set, got an array of shape") as refused:
         data.load(x)
-    save, load = re.search(r"(np.save\(.*\)), then (data.load\(.*\))", str(refused.value)).groups()
-    eval(save, {"np": np, "x": x})
+    save, load = re.search(r"(numpy.save\(.*\)), then use (data.load\(.*\))\.", str(refused.value)).groups()
+    eval(save, {"numpy": np, "array": x})
     assert eval(load, {"data": data}).data_shape == (3, 4, 1)
 
 

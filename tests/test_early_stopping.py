@@ -20,6 +20,7 @@ from vae_jax.report.summary import numbers
 STEPS = 5  # 80 training examples in batches of 16
 WARM_UP, FIRST = 37, 8  # it ends in the eighth epoch
 PATIENCE = 3
+SEED = 3  # of a run whose validation ELBO peaks inside the warm-up, and again after it
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def whole():
         if len(progress.history) == 2:
             kept.append((*jax.tree.map(np.array, progress[:2]), progress.history))
 
-    return fit(small_vae(), overfitting(), **OPTIONS, on_epoch=keep), training.Progress(*kept[0])
+    return fit(small_vae(), overfitting(), **OPTIONS, seed=SEED, on_epoch=keep), training.Progress(*kept[0])
 
 
 def by_hand(elbos, first, patience):
@@ -97,7 +98,7 @@ def test_early_stopping_waits_for_the_warm_up(whole):
     options = {**OPTIONS, "hyperparams": Hyperparams(1.0, np.array([1e-2, 0.0]))}
     place = sharding.place(2, "map", devices=jax.local_devices()[:1])
     result = training.fit_members(
-        small_vae(), overfitting(), batch_size=16, seeds=[0, 0], early_stopping=PATIENCE, placement=place, **options
+        small_vae(), overfitting(), batch_size=16, seeds=[SEED, SEED], early_stopping=PATIENCE, placement=place, **options
     )
     first, still = result.progress.histories
     assert result.status == ("stopped early", "stopped early")
@@ -114,7 +115,7 @@ def test_a_run_that_goes_on_in_its_warm_up_forgets_a_best_of_an_older_version(wh
     result, after_two = whole
     assert int(after_two.best.epoch) == 0
     early = after_two.best._replace(epoch=np.int32(1), elbo=np.float32(0.0))  # better than any that follows
-    rest = fit(small_vae(), overfitting(), **OPTIONS, start=after_two._replace(best=early))
+    rest = fit(small_vae(), overfitting(), **OPTIONS, seed=SEED, start=after_two._replace(best=early))
     jax.tree.map(np.testing.assert_array_equal, rest.progress.best, result.progress.best)
     jax.tree.map(np.testing.assert_array_equal, rest.progress.state, result.progress.state)
 

@@ -43,8 +43,8 @@ def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
         raise UserError(f"--batch-size: expected at most the {num_train} training examples, got {batch_size}.")
     if early_stopping and data.validation is None:
         raise UserError(
-            "--early-stopping chooses by validation data and there is none: add --validation-fraction 0.1 "
-            "(validation_fraction=0.1 of data.load)."
+            "--early-stopping chooses by validation data and there is none: add --validation-fraction 0.1. "
+            "In Python, load the data with validation_fraction=0.1."
         )
 
 

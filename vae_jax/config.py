@@ -376,7 +376,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     if not isinstance(values, dict):
         raise UserError(f"expected settings by name, got {values!r:.40}.")
     if newer := set(values) - known:
-        raise UserError(f"config.json has unknown settings {sorted(newer)}, as of a newer version. Update vae_jax to read it.")
+        raise UserError(f"config.json has unknown settings {sorted(newer)}: written by a newer version? Update vae_jax.")
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     config = Config(**arguments)
     return dataclasses.replace(config, **{setting: getattr(Config, setting) for setting in config.unused()})

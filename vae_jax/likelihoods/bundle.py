@@ -114,13 +114,21 @@ def invert_increasing(function: Callable[[Array], Array], target: Array, low: fl
 def check_positive(function: str, **values: ArrayLike) -> None:
     """Raises `ValueError` unless every value is a positive number, or an array of them."""
     for name, value in values.items():
-        if isinstance(value, str) or not (jnp.all(jnp.asarray(value) > 0) and jnp.all(jnp.isfinite(jnp.asarray(value)))):
+        numbers: list[Any] = [value] if isinstance(value, str) or jnp.ndim(value) == 0 else _numbers(value)
+        if isinstance(value, str) or not all(number > 0 and math.isfinite(number) for number in numbers):
             raise ValueError(f"{function}: expected {name} to be a positive number, got {value!r}.")
 
 
 def log_of(value: ArrayLike) -> float | Array:
     """Returns the natural logarithm of a number as a Python float, or of an array as an array."""
-    return math.log(value) if jnp.ndim(value) == 0 else jnp.log(jnp.asarray(value))  # pyright: ignore[reportArgumentType]
+    if jnp.ndim(value) == 0:
+        return math.log(value)  # pyright: ignore[reportArgumentType]
+    return jnp.asarray([math.log(number) for number in _numbers(value)], jnp.float32).reshape(jnp.shape(value))
+
+
+def _numbers(array: Any) -> list[float]:
+    """Returns the entries of an array as Python numbers, without an operation of JAX, which a trace would record."""
+    return jax.tree.leaves(array.tolist())
 
 
 class SecondParameter(NamedTuple):
@@ -148,7 +156,7 @@ def second_parameter(
       act: learned log -> the log that acts, such as one with a floor.
     """
     if value == "shared" and isinstance(start, Array):
-        level = float(jnp.mean(start))
+        level = math.fsum(_numbers(start)) / start.size
         apart = start - level
         fields = {"shared_start": (level,), "shared_values": lambda learned: act(learned[0]) + apart.ravel()}
         return SecondParameter(lambda output: (output[0], act(output[1][0]) + apart), lambda first: first, fields)
