@@ -57,6 +57,8 @@ def _stop(problem, install=None):
         advice.append("install it with {} -m pip install {}".format(sys.executable, target))
     version = ".".join(str(number) for number in sys.version_info[:3])
     words = ", or ".join(advice)
+    if script not in words:
+        words += ", and run {} again".format(script)
     sys.stderr.write("error: this Python ({}, {}) {}: {}\n".format(sys.executable, version, problem, words))
     sys.stderr.flush()
     sys.exit(2)
