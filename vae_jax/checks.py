@@ -14,7 +14,7 @@ from vae_jax.keys import Stream, stream
 from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE
 
-_AT_ONCE = 256  # examples
+_AT_ONCE = 1024  # examples
 _OF_RENDERED = 1000  # examples of images that are computed, whose values are known
 
 
@@ -33,7 +33,7 @@ class _Seen(NamedTuple):
     high: Array  # ()
     fractional: Array  # (), a number that is not whole; minus infinity where all are
     between: Array  # (), a number between the likelihood's levels; minus infinity where there is none
-    first_bad: Array  # (), int32: the first example with a number that is not finite, or the number of examples
+    first_bad: Array  # (), int32: the first example with a number that is not finite; past the end if there is none
 
 
 def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
@@ -57,54 +57,60 @@ def check_values(vae: VAE, data: Prepared) -> None:
       UserError: examples of a different shape than the model's; NaN or infinite numbers, with the first example that has them;
         numbers outside of the likelihood's support.
     """
-    draw = lambda i, batch: data.train_input(jax.random.fold_in(stream(0, Stream.CHECK), i), batch)  # noqa: E731
-    fixed = lambda i, batch: data.eval_input(batch)  # noqa: E731
+    key = stream(0, Stream.CHECK)
     train = _standing_for(data.train) if isinstance(data.train, Rows) else data.train
-    splits = [("training", train, draw), ("validation", data.validation, fixed), ("test", data.test, fixed)]
-    for name, rows, to_input in splits:
+    for name, rows in (("training", train), ("validation", data.validation), ("test", data.test)):
         if rows is None:
             continue
-        shape = jax.eval_shape(to_input, 0, jax.ShapeDtypeStruct((1, *rows.shape[1:]), rows.dtype)).shape[1:]
-        if shape != vae.data_shape:
-            raise UserError(f"{name} data: expected the shape {vae.data_shape} that the model is made for, got {shape}.")
         rows = jnp.asarray(rows[:_OF_RENDERED] if data.rendered else rows)
-        num_levels = vae.likelihood.num_levels or 2
-        seen = jax.device_get(jax.jit(lambda rows, f=to_input, n=num_levels: _look(f, rows, n))(rows))
-        if seen.first_bad < len(rows):
+        # Both programs are compiled once: for the same function, and for the same shapes.
+        draw, fixed = jax.jit(data.train_input), jax.jit(data.eval_input)
+        to_input = (lambda i, x: draw(jax.random.fold_in(key, i), x)) if name == "training" else (lambda i, x: fixed(x))  # noqa: B023
+        numbers, first_bad = _look(to_input, rows, vae.likelihood.num_levels or 2, name, vae.data_shape)
+        if first_bad is not None:
             raise UserError(
-                f"{name} data: expected finite numbers, got NaN or infinite ones, first in example {seen.first_bad}. Remove or "
+                f"{name} data: expected finite numbers, got NaN or infinite ones, first in example {first_bad}. Remove or "
                 "replace the rows that have them."
             )
-        numbers = np.array(seen[:4], np.float32)
-        if problem := outside_support(vae.likelihood, numbers[np.isfinite(numbers)]):
+        if problem := outside_support(vae.likelihood, numbers):
             raise UserError(f"{name} data: {problem}. {_FIXES[vae.likelihood.support]}, or choose another likelihood.")
 
 
-def _look(to_input: Callable[[Array, Array], Array], rows: Array, num_levels: int) -> _Seen:
-    """Looks at all rows, a few at a time; the last ones are filled up with the first row."""
-    count = rows.shape[0]
-    size = min(_AT_ONCE, count)
-    index = jnp.arange(-(-count // size) * size)
-    index = jnp.where(index < count, index, 0).reshape(-1, size)
+def _look(
+    to_input: Callable[[int, Array], Array], rows: Array, num_levels: int, name: str, shape: tuple[int, ...]
+) -> tuple[np.ndarray, int | None]:
+    """Looks at all rows, some at a time. Returns numbers that stand for all, and the first row that has one not finite."""
+    size = min(_AT_ONCE, len(rows))
+    seen = []
+    for i, first in enumerate(range(0, len(rows), size)):
+        start = min(first, len(rows) - size)  # the last rows overlap those before, so that all programs have one shape
+        x = to_input(i, jax.lax.dynamic_slice_in_dim(rows, start, size))
+        if x.shape[1:] != shape:
+            raise UserError(
+                f"{name} data: expected the shape {shape} that the model is made for, got {x.shape[1:]}. Make the model with "
+                "the data_shape of the data set."
+            )
+        seen.append((start, jax.jit(_seen, static_argnums=1)(x, num_levels)))
+    seen = jax.device_get(seen)
+    bad = [start + int(part.first_bad) for start, part in seen if part.first_bad < size]
+    ends = [(part.low, part.high, part.fractional, part.between) for _, part in seen]
+    low, high, fractional, between = np.array(ends, np.float32).T
+    numbers = np.array([low.min(), high.max(), fractional.max(), between.max()])
+    return numbers[np.isfinite(numbers)], min(bad, default=None)
 
-    def of_batch(batch: tuple[Array, Array]) -> _Seen:
-        i, index = batch
-        x = to_input(i, rows[index]).astype(jnp.float32)
-        x = x.reshape(size, -1)
-        scaled = x * (num_levels - 1)
-        largest = lambda where: jnp.max(jnp.where(where, x, -jnp.inf))  # noqa: E731
-        bad = ~jnp.all(jnp.isfinite(x), axis=1)
-        return _Seen(
-            x.min(),
-            x.max(),
-            largest(x != jnp.round(x)),
-            largest(jnp.abs(scaled - jnp.round(scaled)) >= 1e-3),
-            jnp.min(jnp.where(bad, index, count)),
-        )
 
-    seen = jax.lax.map(of_batch, (jnp.arange(len(index)), index))
-    high, fractional, between = (part.max() for part in (seen.high, seen.fractional, seen.between))
-    return _Seen(seen.low.min(), high, fractional, between, seen.first_bad.min())
+def _seen(x: Array, num_levels: int) -> _Seen:
+    flat = x.astype(jnp.float32).reshape(len(x), -1)
+    scaled = flat * (num_levels - 1)
+    largest = lambda where: jnp.max(jnp.where(where, flat, -jnp.inf))  # noqa: E731
+    bad = ~jnp.all(jnp.isfinite(flat), axis=1)
+    return _Seen(
+        flat.min(),
+        flat.max(),
+        largest(flat != jnp.round(flat)),
+        largest(jnp.abs(scaled - jnp.round(scaled)) >= 1e-3),
+        jnp.where(jnp.any(bad), jnp.argmax(bad), len(x)),
+    )
 
 
 def _standing_for(rows: Rows) -> np.ndarray:
