@@ -49,6 +49,7 @@ LAYERS = {
     "build": 11,
     "comparison": 12,
     "postmortem": 12,
+    "description": 12,
     "summary": 12,
     "runs": 13,
     "assessment": 14,

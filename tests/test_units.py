@@ -1,5 +1,7 @@
 """Data on scales of their own: entries in different units, counts in the hundreds; in scripts and in notebooks alike."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,10 @@ import optax
 import pytest
 import scipy.stats
 
-from vae_jax import data, likelihoods, model, training
+from vae_jax import data, likelihoods, model, runs, training
 from vae_jax.build import build
 from vae_jax.config import Config
+from vae_jax.errors import UserError
 from vae_jax.model import SCALING
 
 UNITS = np.array([1.0, 100.0, 10_000.0])
@@ -192,3 +195,17 @@ def test_a_mean_is_scaled_exactly():
     np.testing.assert_allclose(jax.nn.softplus(scaled), exact, rtol=1e-5)
     extreme = jax.vmap(jax.grad(lambda raw: likelihoods.poisson().scale_mean(raw, jnp.asarray(factor))))
     assert np.all(np.isfinite(extreme(jnp.array([-1e4, -200.0, 0.0, 1e4]))))
+
+
+def test_a_run_of_a_version_that_pooled_the_columns_is_refused(table, tmp_path):
+    """Its parameters fit, and would have been given data on another scale."""
+    built = build(settings(table, epochs=1, hidden=(4,)))
+    runs.train(built, tmp_path / "run")
+    runs.load_run(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    assert content["data"].pop("moments") == "per entry"
+    path.write_text(json.dumps(content))
+    for attempt in (lambda: runs.load_run(tmp_path / "run"), lambda: runs.train(built, tmp_path / "run", resume=True)):
+        with pytest.raises(UserError, match=r"standardizes each entry\. Train it anew"):
+            attempt()

@@ -5,13 +5,10 @@ data are trained on also partial/: checkpoints in the middle of an epoch. Of a r
 diverged.json, what `postmortem.examine` says of the step after it.
 """
 
-import dataclasses
-import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +22,13 @@ from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import CUSTOM, Config
 from vae_jax.cross_batch import BatchObjective
+from vae_jax.description import check_moments, check_same
+from vae_jax.description import describe as describe
 from vae_jax.errors import DataWarning, UserError
 from vae_jax.evaluation import NotFiniteWarning
 from vae_jax.files import read_json, write_json
 from vae_jax.folders import PathLike, as_path, check_out, exclusive, is_fresh, remove
 from vae_jax.likelihoods import Likelihood
-from vae_jax.model import num_parameters
 from vae_jax.objectives import Objective
 from vae_jax.postmortem import examine
 from vae_jax.record import append_metrics, sync_metrics
@@ -40,8 +38,6 @@ from vae_jax.record import to_epoch as to_epoch
 from vae_jax.record import to_line as to_line
 from vae_jax.summary import read_summary, summarise
 from vae_jax.training import Best, Fit, Progress, StepMetrics, TrainState
-
-_PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @short_repr
@@ -150,7 +146,8 @@ def _train(
     progress = jax.block_until_ready(_initial_progress(built))  # without memory for it nothing is written
     notes, lines = [], []
     if resume:
-        _check_same(read_config(out)[1], description, out)
+        check_same(read_config(out)[1], description, out)
+        check_moments(out, read_config(out)[1]["data"], built)
     else:
         write_json(out / "config.json", description)
     with Checkpoints(out / "checkpoints") as checkpoints, _partials(built, out) as partials:
@@ -257,48 +254,6 @@ def _initial_progress(built: Built) -> Progress:
     return training.initial_progress(built.vae, built.optimizer, built.config.seed, built.objective, keep_best)
 
 
-def describe(built: Built, data_dir: str | None) -> dict[str, Any]:
-    dataset = built.dataset
-    return {
-        "config": dataclasses.asdict(built.config),
-        "data_dir": data_dir,
-        "data": {
-            "sha256": dataset.fingerprint(),
-            "train_examples": len(dataset.train),
-            "validation_examples": 0 if dataset.validation is None else len(dataset.validation),
-            "test_examples": len(dataset.test),
-            "shape": list(dataset.data_shape),
-            "max_level": dataset.max_level,
-            "split": dataset.split,
-            "treatment": built.data.description,
-            "notes": list(dataset.notes),
-        },
-        "num_parameters": num_parameters(built.vae),
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _check_same(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
-    # An older version may not have had a setting; what it did is the default.
-    old_config = json.loads(json.dumps(dataclasses.asdict(config_module.from_dict(old["config"]))))
-    new_config = json.loads(json.dumps(new["config"]))
-    changed = [f"{k}: {old_config.get(k)} there, {v} here" for k, v in new_config.items() if old_config.get(k) != v]
-    if changed:
-        raise UserError(
-            f"--resume {out}: the run began with other settings ({'; '.join(changed)}). Repeat those, or start anew."
-        )
-    if old["data"]["sha256"] != new["data"]["sha256"]:
-        raise UserError(f"--resume {out}: the data set {new['config']['dataset']!r} is not the one that the run began with.")
-
-
 def _rebuild(
     path: Path,
     data_dir: str | None,
@@ -317,6 +272,7 @@ def _rebuild(
         built = build(config, data_dir=data_dir or description.get("data_dir"), likelihood=likelihood, objective=objective)
     if built.dataset.fingerprint() != description["data"]["sha256"]:
         raise UserError(f"{path}: the data set {config.dataset!r} is not the one that the run was trained on.")
+    check_moments(path, description["data"], built)
     return built
 
 

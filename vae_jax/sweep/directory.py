@@ -22,6 +22,7 @@ from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import Config
+from vae_jax.description import check_moments, describe
 from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError, fits
 from vae_jax.evaluation import are_finite
@@ -30,7 +31,6 @@ from vae_jax.folders import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.model import num_parameters
 from vae_jax.postmortem import examine
 from vae_jax.record import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
-from vae_jax.runs import describe
 from vae_jax.sharding import Placement, place
 from vae_jax.sweep.design import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
@@ -131,9 +131,17 @@ def run_sweep(
     everyone = merge(members, out, resume)
     # Everything is built before anything is written, so that the last group's mistake does not cost the first one's hours.
     kinds = groups(everyone)
-    *_, built = (_checked(build(group.configs[0], data_dir=data_dir), len(group.members), layout) for group in kinds)
+    recorded = read_sweep(out)[1]["data"] if resume and not is_fresh(out) else None
+
+    def built_for(group: Group) -> Built:
+        built = _checked(build(group.configs[0], data_dir=data_dir), len(group.members), layout)
+        if recorded is not None:
+            check_moments(out, recorded, built)
+        return built
+
+    *_, built = map(built_for, kinds)
     content = {"arguments": arguments, **_describe(everyone, built, data_dir)}
-    if resume and not is_fresh(out) and read_sweep(out)[1]["data"]["sha256"] != content["data"]["sha256"]:
+    if recorded is not None and recorded["sha256"] != content["data"]["sha256"]:
         raise UserError(f"--resume {out}: the data set {everyone[0].dataset!r} is not the one that the sweep began with.")
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
     with exclusive(out) if processes.rank == 0 else contextlib.nullcontext():  # one sweep; the others are its processes

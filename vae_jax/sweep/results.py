@@ -12,6 +12,7 @@ from vae_jax._short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
+from vae_jax.description import check_moments
 from vae_jax.diagnostics import how_to_stop, overfit
 from vae_jax.epochs import Lane
 from vae_jax.errors import UserError
@@ -169,6 +170,7 @@ def _load(
         built = builts[group.members]
         if built.dataset.fingerprint() != results.description["data"]["sha256"]:
             raise UserError(f"{results.path}: the data set {built.config.dataset!r} is not that of the sweep.")
+        check_moments(results.path, results.description["data"], built)
         template = lane_template(built, len(own))
         with Checkpoints(block.parent / "checkpoints") as checkpoints:
             restored = checkpoints.restore((template.state, template.best), told(block.parent, own))
