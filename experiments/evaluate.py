@@ -210,7 +210,7 @@ def main() -> int:
     draws = f"{arguments.elbo_samples} draw{'' if arguments.elbo_samples == 1 else 's'} of z"
     print(
         f"\nnats per example, beta = 1; +- is the standard error over the test examples, MC +- that over the samples; the test "
-        f"ELBO is from {draws} per example (in summary.json and at the end of training: 1)\n"
+        f"ELBO is from {draws} per example (in summary.json and at the end of training: 1)"
     )
     print("\n".join(details))
     return 0

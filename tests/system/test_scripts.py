@@ -352,7 +352,7 @@ def test_readers_refuse_what_is_no_run(name, script, tmp_path, trained):
 def test_latent_space_draws_a_traversal_and_an_interpolation(trained, tmp_path):
     out, _ = trained
     done = run("latent_space.py", out, "--image", 3, "--span", 2, "--steps", 5, "--out", tmp_path / "there.gif")
-    assert re.match(r"test image 3 \(label \d\): z\[\d\], KL \d+\.\d\d nats; z\[\d\], KL \d", done.stdout)
+    assert re.match(r"test image 3 \(label \d\): z\[\d\], mean KL \d+\.\d\d nats; z\[\d\], mean KL \d", done.stdout)
     assert done.stdout.splitlines()[-1] == f"wrote {tmp_path / 'there.gif'}"
     with Image.open(tmp_path / "there.gif") as gif:
         assert gif.n_frames == 8  # five there, three on the way back
