@@ -81,7 +81,7 @@ def test_training_and_evaluation_give_no_key_two_uses(small):
 
 @pytest.mark.parametrize("wrong", ["discriminator", "order", "validation", "estimate"])
 def test_the_recorder_notices_a_shared_key(wrong):
-    """What two uses of one key look like: the faults that the streams were made for."""
+    """Two uses of one key are reported, such as the faults that the streams were made for."""
     root, recorder = jax.random.key(0, impl="threefry2x32"), Recorder()
     vae = model.mlp_vae((2, 1, 1), likelihoods.bernoulli(), latent_dim=1, hidden=())
     with recorder.recording():
