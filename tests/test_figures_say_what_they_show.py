@@ -26,6 +26,7 @@ from vae_jax.report import (
     sweep_summary,
 )
 from vae_jax.report.latent import PriorShape
+from vae_jax.report.page import data_words
 from vae_jax.sweep.results import Results
 from vae_jax.sweep.table import UNBOUNDED, Point, interval, points, within
 
@@ -319,3 +320,13 @@ def test_captions_say_what_black_and_white_are(likelihood, max_level, channels, 
     built = SimpleNamespace(vae=SimpleNamespace(likelihood=likelihood), dataset=SimpleNamespace(max_level=max_level))
     low = 0.0 if likelihood.support == "counts" else -2.0
     assert summary._scale_words(built, low, 3.0, channels) == expected
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(0, ""), (2, ", 2 validation"), (None, "")])
+def test_a_report_counts_the_validation_examples(count, held_out):
+    """Without them the counts do not add up to those of the source. Directories of early versions have no such count."""
+    facts = {"train_examples": 8, "validation_examples": count, "test_examples": 3, "shape": [2, 2, 1]}
+    facts |= {"treatment": "counts", "split": "random with seed 0"}
+    facts = {name: value for name, value in facts.items() if value is not None}
+    expected = f"mine: 8 training{held_out} and 3 test examples of 2 × 2 × 1, counts; split: random with seed 0."
+    assert data_words("mine", facts) == expected

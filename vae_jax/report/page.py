@@ -90,12 +90,13 @@ def table(rows: Sequence[Sequence[str]], classes: Sequence[str], header: Sequenc
 
 
 def data_words(dataset: str, facts: dict[str, Any], with_treatment: bool = True) -> str:
-    """What was trained on, from the facts about the data in config.json or sweep.json."""
+    """Describes the data that was trained on, from the facts about it in config.json or sweep.json."""
     shape = " × ".join(str(size) for size in facts["shape"])
+    held_out = f", {facts['validation_examples']} validation" if facts.get("validation_examples") else ""
     treatment = f", {facts['treatment']}" if with_treatment else ""
     return (
-        f"{dataset}: {facts['train_examples']} training and {facts['test_examples']} test examples of {shape}{treatment}; "
-        f"split: {facts['split']}."
+        f"{dataset}: {facts['train_examples']} training{held_out} and {facts['test_examples']} test examples of {shape}"
+        f"{treatment}; split: {facts['split']}."
     )
 
 
