@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vae_jax.cli.messages import render
 from vae_jax.config import Config
 from vae_jax.errors import DataWarning, DivergenceWarning, UserError
 
 T = TypeVar("T")
+_PARAMETERS = {field.name for field in dataclasses.fields(Config)} | {"out", "resume", "data_dir"}
 _PATHS = ("out", "data_dir", "points", "dataset")  # options that are paths, or may be
 
 
@@ -71,7 +73,7 @@ def run_script(main: Callable[[], int | None]) -> None:
             status = main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {render(error, _PARAMETERS)}", file=sys.stderr)
         status = 2
     except BrokenPipeError:  # the reader of our output, such as `head`, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -231,7 +233,7 @@ def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int
 
 def expect_runs(paths: Sequence[Path], *, or_sweeps: bool = False) -> None:
     """Raises unless there is at least one path and all are run directories that may be written to, or sweep directories."""
-    from vae_jax.folders import refuse_links
+    from vae_jax.storage.directories import refuse_links
 
     if not paths:
         raise UserError("expected at least one run directory, such as runs/first, got none.")

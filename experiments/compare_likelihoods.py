@@ -46,8 +46,8 @@ class Arguments(Config):
 
 def draw_reconstructions(rows: list[tuple[str, Any]], path: Path) -> None:
     """A strip of test images and, below it, one of reconstructions for each likelihood."""
-    from vae_jax.report.figures import labelled_strips
-    from vae_jax.report.page import write_picture
+    from vae_jax.report.html import write_picture
+    from vae_jax.report.run.figures import labelled_strips
 
     write_picture(path, labelled_strips(rows))
 
@@ -82,13 +82,13 @@ def main() -> int:
 
     from vae_jax import runs
     from vae_jax.build import build, load_dataset
-    from vae_jax.cache import enable_compilation_cache
-    from vae_jax.comparison import check_base, plan
-    from vae_jax.diagnostics import overfit, overfit_words
-    from vae_jax.files import write_json
-    from vae_jax.folders import check_out
+    from vae_jax.evaluation.posterior_collapse import overfit, overfit_words
     from vae_jax.model import num_parameters
-    from vae_jax.report.summary import reconstructions
+    from vae_jax.report.run.content import reconstructions
+    from vae_jax.runs.likelihood_comparison import check_base, plan
+    from vae_jax.storage.atomic import write_json
+    from vae_jax.storage.cache import enable_compilation_cache
+    from vae_jax.storage.directories import check_out
 
     check_base(base)
     expect_outside_data(out, base)

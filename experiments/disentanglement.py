@@ -63,11 +63,11 @@ def score(results: Any, arguments: Arguments, settings: Any, names: tuple[str, .
     import jax
     from tqdm import tqdm
 
-    from vae_jax.assessment import representation
+    from vae_jax._numerics.keys import Stream, stream
     from vae_jax.disentanglement import all_metrics
-    from vae_jax.keys import Stream, stream
+    from vae_jax.runs.evaluate_run import representation
     from vae_jax.sweep.results import load_params
-    from vae_jax.sweep.table import DONE
+    from vae_jax.sweep.statistics import DONE
 
     good = [row for row in results.rows if row["status"] in DONE]
     if not good:
@@ -115,13 +115,13 @@ def main() -> int:
     for name in arguments.metrics:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
-    from vae_jax.cache import enable_compilation_cache
-    from vae_jax.files import write_json, write_text
-    from vae_jax.report.metric_figures import against
-    from vae_jax.report.page import write_picture
-    from vae_jax.sweep.design import TRACED, varying
+    from vae_jax.report.html import write_picture
+    from vae_jax.report.sweep.metric_figures import against
+    from vae_jax.storage.atomic import write_json, write_text
+    from vae_jax.storage.cache import enable_compilation_cache
+    from vae_jax.sweep.members import TRACED, varying
     from vae_jax.sweep.results import load_sweep
-    from vae_jax.sweep.table import points, to_csv
+    from vae_jax.sweep.statistics import points, to_csv
 
     enable_compilation_cache()
     out, names = arguments.sweep, arguments.metrics or METRICS

@@ -84,7 +84,7 @@ def cell(value: Any, form: str) -> str:
 
 def table_row(numbers: dict[str, Any]) -> str:
     """Returns a run's cells. A bias is marked ">" where the interval of log p(x) is open, because it is then larger."""
-    from vae_jax.assessment import interval_of
+    from vae_jax.runs.evaluate_run import interval_of
 
     cells = {name: cell(numbers[name], form) for _, name, form in COLUMNS}
     if interval_of(numbers)[1] is None and numbers["log_px_bias"] is not None:
@@ -106,10 +106,10 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
     """Evaluates, writes both files, and returns the content of evaluation.json."""
     from tqdm import tqdm
 
-    from vae_jax.assessment import assess
     from vae_jax.evaluation import Annealing
-    from vae_jax.files import write_arrays, write_json
     from vae_jax.runs import load_run
+    from vae_jax.runs.evaluate_run import assess
+    from vae_jax.storage.atomic import write_arrays, write_json
 
     run = load_run(path, data_dir=arguments.data_dir)
     for note in run.notes:
@@ -144,7 +144,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
 
 def more(numbers: dict[str, Any]) -> list[str]:
     """The lines below a run's row: what the table has no column for."""
-    from vae_jax.assessment import interval_of
+    from vae_jax.runs.evaluate_run import interval_of
 
     low, high = interval_of(numbers)
     ends = f"at least {number(low)}" if high is None else f"in [{number(low)}, {number(high)}]"
@@ -193,8 +193,8 @@ def main() -> int:
     expect_runs(arguments.runs)
     arguments.validate()
 
-    from vae_jax.assessment import remarks
-    from vae_jax.cache import enable_compilation_cache
+    from vae_jax.runs.evaluate_run import remarks
+    from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
     width = max(len("run"), *(len(str(path)) for path in arguments.runs))

@@ -87,7 +87,8 @@ def draw(arguments: Arguments) -> tuple[str, dict[str, Callable[[], Any]]]:
     """A name for the pictures, and by suffix what draws each; says on stdout what they show."""
     import numpy as np
 
-    from vae_jax.report import latent, latent_figures, summary
+    from vae_jax.report.run import content as summary
+    from vae_jax.report.run import latent, latent_figures
     from vae_jax.runs import load_run
 
     run = load_run(arguments.run, data_dir=arguments.data_dir)
@@ -132,8 +133,8 @@ def main() -> int:
     arguments = parse(Arguments)
     check(arguments)
 
-    from vae_jax.cache import enable_compilation_cache
-    from vae_jax.report.page import write_picture
+    from vae_jax.report.html import write_picture
+    from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
     name, pictures = draw(arguments)

@@ -33,8 +33,9 @@ class Arguments:
 
 def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any], tuple[Any, Any, Any]]:
     """(what the run wrote when it diverged, what its last good state gives now, what that was made of)."""
-    from vae_jax import postmortem, runs
-    from vae_jax.files import read_json
+    from vae_jax import runs
+    from vae_jax.runs import postmortem
+    from vae_jax.storage.atomic import read_json
     from vae_jax.sweep.results import load_states, load_sweep
 
     if not (arguments.run / "sweep.json").exists():
@@ -63,7 +64,7 @@ def replay(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any], tuple[
 def main() -> int:
     """Replays, explains."""
     arguments = parse(Arguments)
-    from vae_jax.postmortem import ADVICE, NOTHING, locate
+    from vae_jax.runs.postmortem import ADVICE, NOTHING, locate
 
     before, found, (built, config, state) = replay(arguments)
     numbers = ", ".join(f"{name} {found['hyperparams'][name]:g}" for name in ("learning_rate", "beta"))

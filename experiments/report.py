@@ -28,9 +28,9 @@ def main() -> int:
     arguments = parse(Arguments)
     expect_runs(arguments.runs, or_sweeps=True)
 
-    from vae_jax.cache import enable_compilation_cache
     from vae_jax.report import write_report, write_sweep_report
     from vae_jax.runs import load_run
+    from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.sweep import load_sweep
 
     enable_compilation_cache()

@@ -125,8 +125,9 @@ def parse_arguments() -> Arguments:
 
 def make_members(arguments: Arguments) -> list[Config]:
     """The members that the command line describes."""
-    from vae_jax.sweep import cross, design
-    from vae_jax.sweep.design import check_name, parse_range, parse_value, read_points
+    from vae_jax.sweep import cross
+    from vae_jax.sweep import design
+    from vae_jax.sweep.members import check_name, parse_range, parse_value, read_points
 
     values: dict[str, Any] = {}
 
@@ -259,10 +260,10 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
     with contextlib.suppress(RuntimeError):  # a backend that runs already keeps the devices that it has
         jax.config.update("jax_num_cpu_devices", arguments.devices or max(1, min(8, cores, share)))
 
-    from vae_jax.cache import enable_compilation_cache
+    from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.sweep.directory import Layout, run_sweep
     from vae_jax.sweep.results import overfit_words, write_results
-    from vae_jax.sweep.table import DONE
+    from vae_jax.sweep.statistics import DONE
 
     if arguments.compilation_cache:
         enable_compilation_cache()

@@ -24,7 +24,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_results(out: Path, content: dict[str, Any], packages: Sequence[str]) -> None:
     """Writes JSON: the content, the machine, and the versions of those packages that are installed."""
-    from vae_jax.files import write_json
+    from vae_jax.storage.atomic import write_json
 
     versions = {}
     for name in packages:

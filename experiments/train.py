@@ -54,8 +54,8 @@ def parse_arguments() -> Arguments:
     if not arguments.out:
         raise UserError("--out: expected a run directory to write, such as runs/first, got none.")
     if arguments.resume:
-        from vae_jax.folders import is_fresh
         from vae_jax.runs import read_config
+        from vae_jax.storage.directories import is_fresh
 
         if is_fresh(Path(arguments.out)):
             print(f"note: nothing to resume in {arguments.out}; starting from the beginning", file=sys.stderr)
@@ -80,12 +80,13 @@ def main() -> int:
     expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds)
     data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
 
-    from vae_jax import diagnostics, runs
+    from vae_jax import runs
     from vae_jax.build import build, repeat_command
-    from vae_jax.cache import enable_compilation_cache
-    from vae_jax.folders import check_out
+    from vae_jax.evaluation import posterior_collapse as diagnostics
     from vae_jax.model import num_parameters
-    from vae_jax.optimization import first_epoch_at_full_values
+    from vae_jax.storage.cache import enable_compilation_cache
+    from vae_jax.storage.directories import check_out
+    from vae_jax.training.schedules import first_epoch_at_full_values
 
     expect_outside_data(out, config)
     check_out(out, arguments.resume, runs.read_config)
@@ -185,7 +186,7 @@ def main() -> int:
                 file=sys.stderr,
             )
             if arguments.debug_nans:
-                from vae_jax.postmortem import examine, locate
+                from vae_jax.runs.postmortem import examine, locate
 
                 step = (built, config, fit.progress.state)
                 print(f"operation: {locate(*step, examine(*step)) or 'none, one by one'}", file=sys.stderr)

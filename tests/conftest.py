@@ -53,7 +53,7 @@ def pytest_unconfigure(config):
 # optax and matplotlib do not keep to strict promotion themselves.
 STRICT = (
     "test_mathematics",
-    "test_normalisation",
+    "test_normalization",
     "test_likelihoods",
     "test_divergences",
     "test_objectives",

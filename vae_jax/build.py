@@ -13,17 +13,19 @@ import numpy as np
 import optax
 from jax import Array
 
-from vae_jax import cross_batch, data, likelihoods, model, networks, objectives, optimization, priors, training
-from vae_jax._short_repr import short_repr
+from vae_jax import data, likelihoods, model, networks, objectives, priors, training
+from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import CUSTOM, Config
-from vae_jax.cross_batch import BatchObjective, stateless
 from vae_jax.data import Dataset, Prepared
 from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE
 from vae_jax.objectives import Objective, with_hyperparams
-from vae_jax.optimization import Optimizer
+from vae_jax.objectives import batch as cross_batch
+from vae_jax.objectives.batch import BatchObjective, stateless
 from vae_jax.priors import ConditionalGaussian, Prior
+from vae_jax.training import schedules as optimization
+from vae_jax.training.schedules import Optimizer
 
 
 @short_repr

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import one_event, promote
-from vae_jax._special import exp_finite, expm1_minus
+from vae_jax._numerics.arrays import one_event, promote
+from vae_jax._numerics.special import exp_finite, expm1_minus
 
 
 def kl_to_standard_normal(mean: ArrayLike, log_scale: ArrayLike) -> Array:

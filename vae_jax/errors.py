@@ -1,4 +1,4 @@
-"""The one exception that scripts turn into a single line and exit status 2."""
+"""The exception for bad input, which the command line turns into a single line and exit status 2, and the warnings."""
 
 import difflib
 import inspect
@@ -7,9 +7,31 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+_NOT_GIVEN = object()
+
 
 class UserError(ValueError):
-    """Bad input from a user: one sentence that says what was expected, what came, and the likely fix."""
+    """Bad input: says what was expected, what came, and the likely fix.
+
+    Parameters are named as in Python. In the texts a parameter stands in backquotes, alone or with a value: `batch_size`,
+    `binarize="dynamic"`, `stream=True`. The command line shows them as its options.
+
+    Args:
+      message: a sentence, for errors that do not compare a value with what was expected.
+      field: name of the parameter at fault; it comes first.
+      expected: the values that are allowed, as a noun phrase. Needs `got`.
+      got: the value that came. A string is shown as it stands, so pass `repr(value)` where quotes help.
+      fix: one or two sentences that say what to do.
+    """
+
+    def __init__(
+        self, message: str = "", *, field: str | None = None, expected: str = "", got: object = _NOT_GIVEN, fix: str = ""
+    ) -> None:
+        if expected:
+            message = f"expected {expected}." if got is _NOT_GIVEN else f"expected {expected}, got {got}."
+        self.field = field
+        self.text = " ".join(part for part in (message, fix) if part)
+        super().__init__(f"{field}: {self.text}" if field else self.text)
 
 
 class DataWarning(UserWarning):

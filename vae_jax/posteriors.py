@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._threefry import normal
+from vae_jax._numerics.threefry import normal
 from vae_jax.likelihoods import gaussian_log_prob
 
 

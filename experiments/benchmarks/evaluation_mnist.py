@@ -86,8 +86,8 @@ def main() -> int:
     import jax.numpy as jnp
 
     from vae_jax import data, evaluation, likelihoods, model, training
+    from vae_jax._numerics.keys import Stream, stream
     from vae_jax.evaluation.importance import chunk_sizes, draw_bytes
-    from vae_jax.keys import Stream, stream
 
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir)
     prepared = data.prepare(dataset, binarization="dynamic")

@@ -53,8 +53,10 @@ class Trainer:
         import optax
         from optax import adam
 
-        from vae_jax import epochs, sharding, train_step
         from vae_jax.config import Hyperparams
+        from vae_jax.training import epoch as epochs
+        from vae_jax.training import placement as sharding
+        from vae_jax.training import step as train_step
 
         self.case, self.steps, self.epoch = case, len(prepared.train) // BATCH, 0
         vae = make_vae(NETWORKS[case.network](prepared.train.shape[1:]), case.dtype)

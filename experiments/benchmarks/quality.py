@@ -62,7 +62,7 @@ def train(arguments: Arguments, name: str, seconds: float) -> None:
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.config import Config
-    from vae_jax.folders import is_fresh
+    from vae_jax.storage.directories import is_fresh
 
     config = Config(
         dataset=arguments.dataset,
@@ -131,8 +131,8 @@ def main() -> int:
     """Trains in turns, then tables and draws."""
     arguments = parse(Arguments)
     from vae_jax import runs
-    from vae_jax.cache import enable_compilation_cache
     from vae_jax.errors import UserError
+    from vae_jax.storage.cache import enable_compilation_cache
 
     check_counts(turns=arguments.turns)
     if not arguments.networks or not set(arguments.networks) <= set(NETWORKS):

@@ -101,8 +101,9 @@ class Program:
         import jax.numpy as jnp
         from optax import adam
 
-        from vae_jax import data, sharding, training
+        from vae_jax import data, training
         from vae_jax.config import Hyperparams
+        from vae_jax.training import placement as sharding
 
         dataset = data.Dataset("blobs", images[: point.examples], None, images[:1], None, 255, "synthetic")
         prepared = data.prepare(dataset, binarization="dynamic")
@@ -171,8 +172,9 @@ def compilations(run: Callable[[], Any]) -> int:
 
 def count_compilations(images: np.ndarray, batch_size: int) -> dict[str, int]:
     """Of sweeps with more and more epochs, betas and seeds."""
-    from vae_jax import data, sharding, training
+    from vae_jax import data, training
     from vae_jax.config import Hyperparams
+    from vae_jax.training import placement as sharding
 
     few = data.Dataset("blobs", images[: 2 * batch_size], None, images[:batch_size], None, 255, "synthetic")
     prepared, vae = data.prepare(few, binarization="dynamic"), make_vae(_network(20))

@@ -92,7 +92,8 @@ def train(entry: Entry, dataset: Any, members: int, pause: Callable[..., bool]) 
             peer.test_elbo()
             if pause():
                 return
-    from vae_jax import likelihoods, model, sharding, training
+    from vae_jax import likelihoods, model, training
+    from vae_jax.training import placement as sharding
 
     vae = model.mlp_vae(dataset.data_shape, likelihoods.bernoulli(), latent_dim=LATENT, hidden=(HIDDEN,))
     options: dict[str, Any] = {"epochs": sys.maxsize, "batch_size": BATCH, "on_epoch": pause}

@@ -12,7 +12,7 @@ from common import Interrupt
 from tables import write_results
 
 from vae_jax.errors import UserError
-from vae_jax.sweep.table import interval
+from vae_jax.sweep.statistics import interval
 
 PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -74,8 +74,8 @@ def train_sweep(members: Sequence[Any], out: Path, *, data_dir: str | None, minu
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # a backend that runs already keeps the devices that it has
         jax.config.update("jax_num_cpu_devices", max(1, min(8, cores, len(members))))
-    from vae_jax.cache import enable_compilation_cache
-    from vae_jax.folders import is_fresh
+    from vae_jax.storage.cache import enable_compilation_cache
+    from vae_jax.storage.directories import is_fresh
     from vae_jax.sweep.directory import run_sweep
 
     enable_compilation_cache()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scripts import EXPERIMENTS, run
 
-from vae_jax import data, sharding, training
+from vae_jax import data, training
+from vae_jax.training import placement as sharding
 
 BENCHMARKS = EXPERIMENTS / "benchmarks"
 NOT_ON_A_BARE_IMAGE = (
@@ -38,7 +39,7 @@ sys.argv, sys.path[0] = [script, *{[str(flag) for flag in flags]}], {str(BENCHMA
 try:
     runpy.run_path(script, run_name="__main__")
 finally:
-    import vae_jax.epochs, vae_jax.likelihoods, vae_jax.model, vae_jax.sharding, vae_jax.train_step
+    import vae_jax.training.epoch, vae_jax.likelihoods, vae_jax.model, vae_jax.sharding, vae_jax.train_step
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from scripts import EXPERIMENTS
 
 from vae_jax import runs
 from vae_jax.errors import UserError
-from vae_jax.files import write_json
+from vae_jax.storage.atomic import write_json
 
 SMALL = ("--hidden", 8, "--latent-dim", 2, "--batch-size", 16, "--epochs", 1)
 

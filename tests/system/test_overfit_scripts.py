@@ -4,7 +4,7 @@ import numpy as np
 from scripts import summary
 
 from vae_jax.sweep.results import Results
-from vae_jax.sweep.table import Point
+from vae_jax.sweep.statistics import Point
 
 SETTINGS = ("--hidden", 128, "--latent-dim", 8, "--batch-size", 10, "--epochs", 40, "--learning-rate", 0.01, "--no-report")
 NOTE = "note: overfitting: "

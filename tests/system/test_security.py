@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scripts import run
 
-from vae_jax import cache
+from vae_jax.storage import cache
 
 SMALL = ("--hidden", 8, "--latent-dim", 2, "--batch-size", 16, "--epochs", 1)
 

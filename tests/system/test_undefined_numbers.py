@@ -7,14 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from vae_jax import assessment, runs, sweep
-from vae_jax.assessment import assess, interval_of, remarks
+from vae_jax import runs, sweep
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.evaluation import Annealed, Annealing, Bounds, Gaps
-from vae_jax.files import as_json, write_json
-from vae_jax.report import evaluated
-from vae_jax.report.summary import numbers as report_numbers
+from vae_jax.report.run import evaluation_table as evaluated
+from vae_jax.report.run.content import numbers as report_numbers
+from vae_jax.runs import evaluate_run as assessment
+from vae_jax.runs.evaluate_run import assess, interval_of, remarks
+from vae_jax.storage.atomic import as_json, write_json
 
 SETTINGS = {"likelihood": "gaussian", "hidden": (4,), "latent_dim": 2, "batch_size": 16}
 BAD = 7

@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax import keys
-from vae_jax._short_repr import short_repr
-from vae_jax.data import sources, sprites, tfds_source
+from vae_jax._numerics import keys
+from vae_jax._numerics.short_repr import short_repr
+from vae_jax.data import sprites
+from vae_jax.data import tfds as tfds_source
 from vae_jax.data.checks import check_finite, check_range, check_shape
 from vae_jax.data.expect import check_given
 from vae_jax.data.levels import LAYOUTS, Layout, as_levels, channels_last, clipped, image_parts, top_level
-from vae_jax.data.listing import PARTS
-from vae_jax.data.rows import Rows, chunks, header, sum_images, sum_squares
+from vae_jax.data.on_disk import Rows, chunks, header, sum_images, sum_squares
+from vae_jax.data.readers import sources
+from vae_jax.data.readers.listing import PARTS
 from vae_jax.data.split import Rendering, Split
 from vae_jax.errors import DataWarning, UserError, unknown
 

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from vae_jax.data.checks import check_finite, check_range, check_shape, level_type, unusable
-from vae_jax.data.rows import Rows
+from vae_jax.data.on_disk import Rows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 

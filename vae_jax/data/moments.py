@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax.data.dataset import Dataset
-from vae_jax.data.rows import Rows, slices, sum_images
+from vae_jax.data.on_disk import Rows, slices, sum_images
 
 
 class Moments(NamedTuple):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from vae_jax._short_repr import short_repr
-from vae_jax.data.rows import Rows
+from vae_jax._numerics.short_repr import short_repr
+from vae_jax.data.on_disk import Rows
 
 
 class Rendering(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from vae_jax.data.dataset import Dataset
-from vae_jax.data.rows import Rows, chunks
+from vae_jax.data.on_disk import Rows, chunks
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, outside_support
 

@@ -1,13 +1,21 @@
 """What a trained model is worth: exact dataset means of the ELBO, estimates of log p(x) with their errors."""
 
-from vae_jax.evaluation.annealed import Annealed as Annealed
-from vae_jax.evaluation.annealed import Annealing as Annealing
-from vae_jax.evaluation.annealed import Bounds as Bounds
-from vae_jax.evaluation.annealed import ais as ais
-from vae_jax.evaluation.annealed import ais_dataset as ais_dataset
-from vae_jax.evaluation.annealed import bdmc as bdmc
-from vae_jax.evaluation.annealed import bdmc_simulated as bdmc_simulated
-from vae_jax.evaluation.annealed import temperatures as temperatures
+from vae_jax.evaluation.annealed_importance import Annealed as Annealed
+from vae_jax.evaluation.annealed_importance import Annealing as Annealing
+from vae_jax.evaluation.annealed_importance import Bounds as Bounds
+from vae_jax.evaluation.annealed_importance import ais as ais
+from vae_jax.evaluation.annealed_importance import ais_dataset as ais_dataset
+from vae_jax.evaluation.annealed_importance import bdmc as bdmc
+from vae_jax.evaluation.annealed_importance import bdmc_simulated as bdmc_simulated
+from vae_jax.evaluation.annealed_importance import temperatures as temperatures
+from vae_jax.evaluation.dataset_means import Evaluation as Evaluation
+from vae_jax.evaluation.dataset_means import Means as Means
+from vae_jax.evaluation.dataset_means import bits_per_dim as bits_per_dim
+from vae_jax.evaluation.dataset_means import encode_dataset as encode_dataset
+from vae_jax.evaluation.dataset_means import evaluate as evaluate
+from vae_jax.evaluation.dataset_means import map_examples as map_examples
+from vae_jax.evaluation.dataset_means import means as means
+from vae_jax.evaluation.dataset_means import standard_error as standard_error
 from vae_jax.evaluation.gaps import Gaps as Gaps
 from vae_jax.evaluation.gaps import fit_posterior as fit_posterior
 from vae_jax.evaluation.gaps import gaps as gaps
@@ -19,14 +27,6 @@ from vae_jax.evaluation.importance import log_px_from_weights as log_px_from_wei
 from vae_jax.evaluation.importance import log_px_means as log_px_means
 from vae_jax.evaluation.importance import pareto_k as pareto_k
 from vae_jax.evaluation.importance import pareto_k_limit as pareto_k_limit
-from vae_jax.evaluation.means import Evaluation as Evaluation
-from vae_jax.evaluation.means import Means as Means
-from vae_jax.evaluation.means import bits_per_dim as bits_per_dim
-from vae_jax.evaluation.means import encode_dataset as encode_dataset
-from vae_jax.evaluation.means import evaluate as evaluate
-from vae_jax.evaluation.means import map_examples as map_examples
-from vae_jax.evaluation.means import means as means
-from vae_jax.evaluation.means import standard_error as standard_error
 from vae_jax.evaluation.not_finite import NOT_FINITE as NOT_FINITE
 from vae_jax.evaluation.not_finite import NotFiniteWarning as NotFiniteWarning
 from vae_jax.evaluation.not_finite import are_finite as are_finite

@@ -8,12 +8,12 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._short_repr import short_repr
+from vae_jax._numerics.short_repr import short_repr
 from vae_jax.divergences import kl_to_standard_normal
-from vae_jax.evaluation.means import ToInput, map_examples
+from vae_jax.evaluation.dataset_means import ToInput, map_examples
 from vae_jax.model import VAE, Params, prior_log_prob
 from vae_jax.objectives import elbo
-from vae_jax.objectives.terms import Decode, LogProb, PriorLogProb, check_num_samples, draw
+from vae_jax.objectives.base import Decode, LogProb, PriorLogProb, check_num_samples, draw
 
 Posterior = tuple[Array, Array]  # (mean, log_scale) of a diagonal Gaussian
 

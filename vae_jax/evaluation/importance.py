@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._short_repr import short_repr
-from vae_jax.evaluation.means import ToInput, standard_error
+from vae_jax._numerics.short_repr import short_repr
+from vae_jax.evaluation.dataset_means import ToInput, standard_error
 from vae_jax.model import VAE, Params, prior_log_prob
 from vae_jax.objectives import draw, log_mean_exp_k
 

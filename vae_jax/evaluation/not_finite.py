@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vae_jax.evaluation.means import Evaluation, Means, evaluate
-from vae_jax.keys import Stream, stream
+from vae_jax._numerics.keys import Stream, stream
+from vae_jax.evaluation.dataset_means import Evaluation, Means, evaluate
 from vae_jax.model import VAE, Params
 
 NOT_FINITE = "not finite"  # status of a run whose parameters are finite, and whose ELBO on some example is not

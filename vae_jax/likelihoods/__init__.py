@@ -5,8 +5,8 @@ It returns a scalar, to be maximised, constants included, so that any two likeli
 Computed in at least float32; the result has the dtype of the inputs.
 """
 
+from vae_jax.likelihoods.base import DISCRETE, Likelihood, Support, from_log_prob, outside_support
 from vae_jax.likelihoods.binary import bernoulli, bernoulli_log_prob, bernoulli_log_prob_from_probs
-from vae_jax.likelihoods.bundle import DISCRETE, Likelihood, Support, from_log_prob, outside_support
 from vae_jax.likelihoods.counts import negative_binomial, negative_binomial_log_prob, poisson, poisson_log_prob
 from vae_jax.likelihoods.levels import (
     categorical,

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import one_event
-from vae_jax._special import sum_with_log1p
-from vae_jax.likelihoods.bundle import Likelihood
+from vae_jax._numerics.arrays import one_event
+from vae_jax._numerics.special import sum_with_log1p
+from vae_jax.likelihoods.base import Likelihood
 
 # Cross-entropy with logits, summed, and its derivative from one shared exp(-|l|): 7 % of a CPU train step cheaper than two
 # softplus. By hand, because autodiff of |l| and max has a second derivative of 0 at logit 0, where training may start.

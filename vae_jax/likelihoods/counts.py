@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import one_event
-from vae_jax._special import expm1_minus, stirling_error, stirling_error_of_count
-from vae_jax.keys import threefry_key
-from vae_jax.likelihoods.bundle import Likelihood, check_positive, log_of, second_parameter
+from vae_jax._numerics.arrays import one_event
+from vae_jax._numerics.keys import threefry_key
+from vae_jax._numerics.special import expm1_minus, stirling_error, stirling_error_of_count
+from vae_jax.likelihoods.base import Likelihood, check_positive, log_of, second_parameter
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 

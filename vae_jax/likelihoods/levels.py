@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import one_event
-from vae_jax._special import log1mexp, soft_floor
-from vae_jax.likelihoods.bundle import Likelihood, check_positive, invert_increasing, second_parameter
+from vae_jax._numerics.arrays import one_event
+from vae_jax._numerics.special import log1mexp, soft_floor
+from vae_jax.likelihoods.base import Likelihood, check_positive, invert_increasing, second_parameter
 
 # Scales are kept above 5 % of a bin: narrower ones change no probability by more than rounding, and gradients would explode.
 _MIN_SCALE_IN_BINS = 0.05

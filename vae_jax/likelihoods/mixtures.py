@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import one_event, promote
-from vae_jax._special import soft_floor
-from vae_jax.likelihoods.bundle import Likelihood
+from vae_jax._numerics.arrays import one_event, promote
+from vae_jax._numerics.special import soft_floor
+from vae_jax.likelihoods.base import Likelihood
 from vae_jax.likelihoods.levels import (
     check_bins,
     draw_level,

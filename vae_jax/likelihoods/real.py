@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import one_event
-from vae_jax._special import soft_floor, stirling_error
-from vae_jax.likelihoods.bundle import Likelihood, check_positive, log_of, second_parameter
+from vae_jax._numerics.arrays import one_event
+from vae_jax._numerics.special import soft_floor, stirling_error
+from vae_jax.likelihoods.base import Likelihood, check_positive, log_of, second_parameter
 
 Scale = float | Literal["shared", "per_pixel"]
 # A scale for each pixel is kept above exp(-6) of where it starts: at a pixel that never varies the density has no upper bound.

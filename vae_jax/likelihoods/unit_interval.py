@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax._arrays import one_event, promote
-from vae_jax.likelihoods.bundle import Likelihood, invert_increasing
+from vae_jax._numerics.arrays import one_event, promote
+from vae_jax.likelihoods.base import Likelihood, invert_increasing
 
 # log(sinh(a/2) / (a/2)) = sum_n B_2n a^(2n) / (2n (2n)!), B_2n the Bernoulli numbers; coefficients of (a^2)^1, (a^2)^2, ...
 _LOG_SINHC_SERIES = (1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800, 1 / 479001600, -691 / 15692092416000)

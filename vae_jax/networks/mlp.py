@@ -10,7 +10,7 @@ from flax import linen
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax.networks.adapters import Network, from_linen
+from vae_jax.networks.base import Network, from_linen
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,

@@ -1,8 +1,6 @@
 """Training objectives for one example: from (encode, decode, log_prob) to named terms in nats. See also `cross_batch`."""
 
-from vae_jax.objectives.elbo import Estimator, beta_elbo, capacity_elbo, elbo, free_bits_elbo
-from vae_jax.objectives.importance import ciwae, iwae, log_mean_exp_k, miwae, piwae
-from vae_jax.objectives.terms import (
+from vae_jax.objectives.base import (
     Decode,
     Encode,
     LogProb,
@@ -14,6 +12,8 @@ from vae_jax.objectives.terms import (
     draw,
     with_hyperparams,
 )
+from vae_jax.objectives.elbo import Estimator, beta_elbo, capacity_elbo, elbo, free_bits_elbo
+from vae_jax.objectives.importance import ciwae, iwae, log_mean_exp_k, miwae, piwae
 
 __all__ = [
     "Decode",

@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax.divergences import free_bits_per_dimension, free_bits_per_group, kl_per_dimension, kl_to_standard_normal
-from vae_jax.objectives.terms import (
+from vae_jax.objectives.base import (
     Decode,
     Encode,
     LogProb,

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax.objectives.elbo import Estimator, check_estimator
-from vae_jax.objectives.terms import (
+from vae_jax.objectives.base import (
     Decode,
     Draw,
     Encode,
@@ -20,6 +19,7 @@ from vae_jax.objectives.terms import (
     draw,
     split_k,
 )
+from vae_jax.objectives.elbo import Estimator, check_estimator
 
 _TINY = 1e-30  # least weight of a draw in PIWAE's decoder gradient, so that the encoder's, a quotient of it, exists
 

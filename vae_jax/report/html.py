@@ -1,191 +1,119 @@
-"""report.html of a run: one self-contained page; the numbers first, then the figures, then how to repeat the run."""
+"""What all reports share: figures saved beside the page and embedded in it, tables, and the page around them."""
 
+import base64
+import io
+import json
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
+from matplotlib.figure import Figure
 
-from vae_jax.build import repeat_command
-from vae_jax.config import describe_network
-from vae_jax.diagnostics import overfit, overfit_words
-from vae_jax.model import num_parameters
-from vae_jax.report import evaluated, figures, latent, latent_figures, page, summary
-from vae_jax.report.page import Section
-from vae_jax.runs import Run, read_config
+from vae_jax.storage.atomic import write_bytes
 
-_SPAN = 3  # of traversals, in prior standard deviations
-_MOST_ROWS, _MOST_PANELS, _MOST_PAIRS, _STEPS = 10, 12, 6, 7
-_ABOUT_KL = {
-    False: (
-        "Above each panel, the mean over the test set of KL(q(z_j|x) ‖ p(z_j)), and KL(q(z_j) ‖ p(z_j)), the distance of the "
-        "two curves; the difference is the information that z_j has of x."
-    ),
-    True: "Above each panel, the mean over the test set of the KL of q(z_j|x), which is not the distance of the two curves.",
-}
-_PRIOR_WORDS = {False: "the prior N(0, 1)", True: "the learned prior, from draws"}
-
-
-def _sections(run: Run) -> list[Section]:
-    """In the order of the page."""
-    seen = summary.pictures(run)
-    kl = seen.kl_per_dimension
-    sections: list[Section] = []
-    if run.metrics:
-        curves = figures.learning_curves(run.metrics)
-        caption = f"Training values are means over the epoch, with the weights changing underneath.{figures.cut_off(curves)}"
-        sections.append(Section("learning_curves", "Learning curves", caption, curves))
-        path = figures.rate_distortion(run.metrics, run.epoch)
-        caption = (
-            "On the test set after each epoch, β = 1 whatever was trained on; the ring marks the parameters that this report "
-            "shows. Grey lines: equal ELBO, −(rate + distortion), which grows towards the lower left. The epochs after the "
-            f"first tenth set the scale.{figures.cut_off(path)}"
-        )
-        sections.append(Section("rate_distortion", "Rate and distortion", caption, path))
-    sections += [
-        Section(
-            "reconstructions",
-            "Reconstructions",
-            f"Test images as the model sees them ({run.built.data.description}), each above the likelihood's mean E[x|z] at "
-            f"the posterior mean of z.{seen.views.scale}",
-            figures.reconstructions(seen.originals, seen.reconstructions),
-        ),
-        Section(
-            "prior_means",
-            "Means E[x|z] for z from the prior",
-            f"E[x|z] for z drawn from the {'prior N(0, I)' if run.built.vae.prior is None else 'learned prior'}: means, not "
-            f"draws of x.{seen.views.scale}",
-            figures.grid(seen.prior_means, 16),
-        ),
-        Section(
-            "prior_samples",
-            "Samples of x from the model",
-            f"x drawn from p(x|z) for the same z, with the likelihood's own noise.{seen.views.scale}",
-            figures.grid(seen.prior_samples, 16),
-        ),
-        Section(
-            "kl_per_dimension",
-            "KL per latent dimension",
-            f"{'' if run.built.vae.prior is None else 'Against N(0, I), not the learned prior. '}Mean over the test set; "
-            f"together {kl.sum():z.2f} nats{_most_of(kl)}. A dimension near 0 is not used.",
-            figures.kl_per_dimension(kl),
-        ),
-        *_latent_sections(run, seen),
-    ]
-    if len(kl) >= 2:
-        first, second = (int(j) for j in np.argsort(-kl)[:2])
-        dimensions = (0, 1) if len(kl) == 2 else (first, second)
-        words = "" if len(kl) == 2 else " that carry the most KL"
-        caption = f"Posterior means of the test set in the two dimensions{words}."
-        scatter = figures.latent_scatter(seen.posterior_means, dimensions, run.built.dataset.test_labels)
-        sections.append(Section("latent_space", "Latent space", caption, scatter))
-    if seen.manifold is not None:
-        caption = "E[x|z] on a grid of prior quantiles: each tile has the same prior probability."
-        sections.append(Section("manifold", "Latent manifold", caption, figures.grid(seen.manifold, 15)))
-    return sections
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .3rem; }
+p.lead { color: #616e7c; margin-top: .2rem; } .note { background: #fff3c4; padding: .5rem .8rem; border-radius: 4px; }
+table { border-collapse: collapse; margin: 1rem 0; } td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e4e7eb; }
+th { text-align: left; font-weight: 500; color: #616e7c; padding: .25rem .9rem .25rem 0; border-bottom: 2px solid #cbd2d9;
+  position: sticky; top: 0; background: white; vertical-align: bottom; }
+td.value { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; } td.remark { color: #616e7c; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.box { max-height: 34rem; overflow: auto; margin: 1rem 0; } .box table { margin: 0; font-size: .87rem; width: 100%; }
+summary { cursor: pointer; }
+img { max-width: 100%; }
+pre { background: #f5f7fa; padding: .8rem; overflow-x: auto; border-radius: 4px; white-space: pre-wrap; }
+figure { margin: 0; } figcaption { color: #616e7c; font-size: .9rem; }
+"""
 
 
-def _most_of(kl: np.ndarray) -> str:
-    """How many dimensions carry nearly all of the KL."""
-    if len(kl) < 2 or not kl.sum() > 0:
-        return ""
-    count = int(np.argmax(np.cumsum(np.sort(kl)[::-1]) >= 0.95 * kl.sum())) + 1
-    return f", of which {count} of the {len(kl)} dimensions carr{'ies' if count == 1 else 'y'} 95 %"
+class Section(NamedTuple):
+    """One picture of a page."""
+
+    name: str  # of the file, without its suffix
+    title: str
+    caption: str
+    picture: Figure | bytes  # a figure, or an animation as a GIF
 
 
-def _latent_sections(run: Run, seen: summary.Pictures) -> list[Section]:
-    """The aggregate posterior, one test image along the latent dimensions, and lines between test images."""
-    kl, learned = seen.kl_per_dimension, run.built.vae.prior is not None
-    prior = latent.prior_shape(run.built, run.params)
-    panels = latent.by_kl(kl, _MOST_PANELS)
-    aggregate = latent.aggregate(seen.posterior_means, seen.posterior_log_scales, panels, prior)
-    aggregate_kl = [None] * len(panels) if learned else latent.aggregate_kl(aggregate).tolist()
-    panel_names = [latent_figures.panel_name(j, kl, own) for j, own in zip(panels, aggregate_kl, strict=True)]
-    moved = latent.by_kl(kl, _MOST_ROWS)
-    offsets = np.linspace(-_SPAN, _SPAN, 2 * _STEPS - 1)  # the animation's; every other one is a column of the grid
-    half = len(seen.codes) // 2
-    pairs = range(min(_MOST_PAIRS, half))  # far apart in the test set, where the classes may be sorted
-    codes = latent.traversal_codes(seen.codes[0], moved, offsets, prior)
-    between = latent.interpolation_codes(seen.codes[:half][: len(pairs)], seen.codes[half : half + len(pairs)], _STEPS)
-    images = latent.decode(seen.views, run.params, np.concatenate([c.reshape(-1, len(kl)) for c in (codes, between)]))
-    along = images[: len(moved) * len(offsets)].reshape(len(moved), len(offsets), *images.shape[1:])
-    lines = images[len(moved) * len(offsets) :].reshape(len(pairs), _STEPS, *images.shape[1:])
-
-    own = (seen.codes[0, moved] - prior.mean[moved]) / prior.std[moved]
-    names = [latent_figures.name(j, kl) for j in moved]
-    reference = np.stack([seen.originals[0], seen.reconstructions[0]])
-    chosen = f"the {len(moved)} of {len(kl)} dimensions with the most KL" if len(moved) < len(kl) else "every dimension"
-    unit = "prior standard deviations" + (" from the learned prior's mean" if learned else "")
-    against = " KL against N(0, I)." if learned else ""
-    sections: list[Section] = [
-        Section(
-            "aggregate_posterior",
-            "Aggregate posterior and prior",
-            f"Filled: q(z_j) = 1/N Σ q(z_j|x_n) over the {len(seen.posterior_means)} test examples, the mixture itself without "
-            f"draws of z. Dashed: {_PRIOR_WORDS[learned]}. Where the two differ, codes drawn from the prior are not like those "
-            f"of data. {_ABOUT_KL[learned]} Each panel has its own scales. {_chosen(len(panels), len(kl))}{against}",
-            latent_figures.aggregate_panels(aggregate, panel_names, _PRIOR_WORDS[learned]),
-        ),
-        Section(
-            "traversal",
-            "Latent traversal",
-            f"E[x|z] as one dimension at a time moves from −{_SPAN} to {_SPAN} {unit}, the others at the posterior mean of the "
-            f"test image at the top; {chosen}, largest first. In a row without change the decoder ignores the dimension. KL: "
-            f"of q(z_j|x), the mean over the test set.{against}{seen.views.scale}",
-            latent_figures.traversal(
-                along[:, ::2],
-                names,
-                offsets[::2],
-                own,
-                reference,
-                latent.image_name(run.built, int(seen.views.places[0])),
-                learned,
-            ),
-        ),
-        Section(
-            "traversal",
-            "Latent traversal, moving",
-            f"The same in motion: each tile moves its own dimension from −{_SPAN} to {_SPAN} {unit} and back, all others as in "
-            "the test image. What changes in a tile is what its dimension stands for.",
-            latent_figures.animation(along, [f"z[{j}]" for j in moved], (f"−{_SPAN}", f"{_SPAN}")),
-        ),
-    ]
-    if pairs:
-        row_names = [f"{seen.views.places[i]} → {seen.views.places[half + i]}" for i in pairs]
-        caption = (
-            "E[x|z] along the straight line between the posterior means of two test images, shown at either end and numbered "
-            "on the left. Straight lines rather than great circles: posterior means do not lie on the sphere that draws of "
-            f"N(0, I) are near.{seen.views.scale}"
-        )
-        figure = latent_figures.interpolation(
-            lines, seen.originals[: len(pairs)], seen.originals[half : half + len(pairs)], row_names
-        )
-        sections.append(Section("interpolation", "Interpolation", caption, figure))
-    return sections
+def write_sections(sections: Sequence[Section], folder: Path, elsewhere: dict[str, Path] | None = None) -> str:
+    """Saves each as folder/NAME.png or .gif, or where `elsewhere` puts that name; returns the HTML with all embedded."""
+    folder.mkdir(exist_ok=True)
+    return "".join(_write(section, (elsewhere or {}).get(section.name, folder)) for section in sections)
 
 
-def _chosen(shown: int, count: int) -> str:
-    return f"The {shown} of {count} dimensions with the most KL." if shown < count else "Largest KL first."
+def _write(section: Section, folder: Path) -> str:
+    kind = "png" if isinstance(section.picture, Figure) else "gif"
+    encoded = base64.b64encode(write_picture(folder / f"{section.name}.{kind}", section.picture)).decode()
+    title = escape(section.title)
+    return (
+        f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/{kind};base64,{encoded}">'
+        f"<figcaption>{escape(section.caption)}</figcaption></figure>"
+    )
 
 
-def _observations(run: Run) -> list[str]:
-    """Returns what the curves show that a reader should know first."""
-    found = overfit(run.metrics, run.epoch)
-    words = "" if found is None else overfit_words(found)
-    return [f"{words[0].upper()}{words[1:]}"] if words else []
+def write_picture(path: Path, picture: Figure | bytes) -> bytes:
+    """Writes a figure as a PNG, or an animation as it is; returns the bytes."""
+    if isinstance(picture, Figure):
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="png", dpi=110)
+        picture = buffer.getvalue()
+    write_bytes(path, picture)
+    return picture
 
 
-def write_report(run: Run) -> Path:
-    """Draws figures/*.png and traversal.gif, and writes report.html into the run directory; returns the path of the page."""
-    config, description = read_config(run.path)
-    dataset = Path(config.dataset).name
-    network = f"{describe_network(config)}, {config.likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
-    lead = f"{page.data_words(dataset, description['data'])} {network}"
-    command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
-    body = [
-        page.notes([*run.notes, *_observations(run), *evaluated.warnings(run)]),
-        page.table(summary.numbers(run), ("", "value", "remark")),
-        evaluated.section(run),
-        page.write_sections(_sections(run), run.path / "figures"),
-        page.how_to_repeat("run", command, description),
-    ]
-    title = f"{dataset} · {config.likelihood} · vae_jax"
-    return page.write_page(run.path / "report.html", title, f"VAE on {dataset}", lead, "".join(body))
+def heading(words: str) -> str:
+    """Above a part of the page."""
+    return f"<h2>{escape(words)}</h2>"
+
+
+def caption(words: str) -> str:
+    """Below or beside it."""
+    return f"<figcaption>{escape(words)}</figcaption>"
+
+
+def notes(words: Sequence[str]) -> str:
+    """What a reader should know first, each in a box."""
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in words)
+
+
+def table(rows: Sequence[Sequence[str]], classes: Sequence[str], header: Sequence[str] = ()) -> str:
+    """Rows of words, a class of the style sheet for each column; with a header it scrolls by itself when it is long or wide."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="{name}">{escape(cell)}</td>' for name, cell in zip(classes, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="box"><table><tr>{head}</tr>{body}</table></div>' if head else f"<table>{body}</table>"
+
+
+def data_words(dataset: str, facts: dict[str, Any], with_treatment: bool = True) -> str:
+    """Describes the data that was trained on, from the facts about it in config.json or sweep.json."""
+    shape = " × ".join(str(size) for size in facts["shape"])
+    held_out = f", {facts['validation_examples']} validation" if facts.get("validation_examples") else ""
+    treatment = f", {facts['treatment']}" if with_treatment else ""
+    return (
+        f"{dataset}: {facts['train_examples']} training{held_out} and {facts['test_examples']} test examples of {shape}"
+        f"{treatment}; split: {facts['split']}."
+    )
+
+
+def how_to_repeat(what: str, command: str, description: dict[str, Any], remark: str = "") -> str:
+    """The command line and all that is recorded of the settings, for the end of the page."""
+    return (
+        f"<h2>How to repeat this {what}</h2><pre>{escape(command)}</pre><p>{escape(remark)} All settings, versions and the "
+        f"fingerprint of the data:</p><pre>{escape(json.dumps(description, indent=2))}</pre>"
+    )
+
+
+def write_page(path: Path, title: str, heading: str, lead: str, body: str) -> Path:
+    """Writes the page; title, heading and lead are plain words, the body is HTML. Returns the path."""
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{escape(heading)}</h1>"
+        f'<p class="lead">{escape(lead)}</p>{body}</body></html>\n'
+    )
+    write_bytes(path, page.encode())
+    return path

@@ -18,25 +18,25 @@ import jax
 import numpy as np
 
 from vae_jax import config as config_module
-from vae_jax._short_repr import short_repr
+from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, build
-from vae_jax.checkpoint import Checkpoints, Told
 from vae_jax.config import Config
-from vae_jax.description import check_moments, describe
-from vae_jax.epochs import Lane, init_lane
 from vae_jax.errors import UserError, fits
 from vae_jax.evaluation import are_finite
-from vae_jax.files import read_json, write_json
-from vae_jax.folders import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.model import num_parameters
-from vae_jax.postmortem import examine
-from vae_jax.record import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
-from vae_jax.sharding import Placement, place
-from vae_jax.sweep.design import SHARED, Group, check_members, groups, identity
+from vae_jax.runs.checkpoints import Checkpoints, Told
+from vae_jax.runs.description import check_moments, describe
+from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
+from vae_jax.runs.postmortem import examine
+from vae_jax.storage.atomic import read_json, write_json
+from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh
+from vae_jax.sweep.in_memory import run_group
+from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
-from vae_jax.sweep.run import run_group
-from vae_jax.sweep.table import rows
+from vae_jax.sweep.statistics import rows
 from vae_jax.training import MembersProgress, check_step, run_keys
+from vae_jax.training.epoch import Lane, init_lane
+from vae_jax.training.placement import Placement, place
 
 
 class Layout(NamedTuple):

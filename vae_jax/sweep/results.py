@@ -8,22 +8,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vae_jax._short_repr import short_repr
+from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, build
-from vae_jax.checkpoint import Checkpoints
 from vae_jax.config import Config
-from vae_jax.description import check_moments
-from vae_jax.diagnostics import how_to_stop, overfit
-from vae_jax.epochs import Lane
 from vae_jax.errors import UserError
-from vae_jax.files import read_json, write_json, write_text
-from vae_jax.folders import PathLike, as_path
+from vae_jax.evaluation.posterior_collapse import how_to_stop, overfit
 from vae_jax.runs import read_metrics
-from vae_jax.sweep.design import TRACED, groups, varying
+from vae_jax.runs.checkpoints import Checkpoints
+from vae_jax.runs.description import check_moments
+from vae_jax.storage.atomic import read_json, write_json, write_text
+from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.sweep.directory import lane_template, read_block, read_sweep, told
-from vae_jax.sweep.table import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
-from vae_jax.train_step import TrainState
+from vae_jax.sweep.members import TRACED, groups, varying
+from vae_jax.sweep.statistics import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
 from vae_jax.training import evaluation_params
+from vae_jax.training.epoch import Lane
+from vae_jax.training.step import TrainState
 
 _TIMES = ("seconds", "wall_seconds", "train_examples_per_second")
 

@@ -56,7 +56,7 @@ def trained(arguments: Arguments) -> Any:
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.config import Config
-    from vae_jax.folders import is_fresh
+    from vae_jax.storage.directories import is_fresh
 
     fresh = is_fresh(arguments.run)
     if fresh or not (arguments.run / "summary.json").exists():
@@ -98,9 +98,9 @@ def main() -> int:
     import jax
     import numpy as np
 
-    from vae_jax.cache import enable_compilation_cache
+    from vae_jax._numerics.keys import Stream, stream
     from vae_jax.evaluation import Annealing, ais_dataset, bdmc_simulated, importance_log_px
-    from vae_jax.keys import Stream, stream
+    from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
     run = trained(arguments)

@@ -72,8 +72,8 @@ def main() -> int:
     import numpy as np
 
     from vae_jax import evaluation, likelihoods, sweep, training
-    from vae_jax.cache import enable_compilation_cache
     from vae_jax.config import Config
+    from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
     config = Config(

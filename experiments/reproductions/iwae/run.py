@@ -124,12 +124,12 @@ def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
     import jax
     import numpy as np
 
+    from vae_jax._numerics.keys import Stream, stream
     from vae_jax.build import make_layers
-    from vae_jax.diagnostics import active_units
     from vae_jax.evaluation import encode_dataset, importance_log_px, log_px_means
-    from vae_jax.files import write_json
-    from vae_jax.keys import Stream, stream
+    from vae_jax.evaluation.posterior_collapse import active_units
     from vae_jax.posteriors import sample_posterior
+    from vae_jax.storage.atomic import write_json
     from vae_jax.sweep.results import load_params, load_sweep
 
     path = folder / f"{number}-{arguments.num_samples}.json"
@@ -201,7 +201,7 @@ def main() -> int:
     status = train_sweep(everyone, arguments.runs, data_dir=arguments.data_dir, minutes=arguments.minutes)
     if status is not None:
         return status
-    from vae_jax.sweep.design import identity
+    from vae_jax.sweep.members import identity
     from vae_jax.sweep.results import load_sweep
 
     results = load_sweep(arguments.runs)

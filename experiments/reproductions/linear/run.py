@@ -28,9 +28,9 @@ from tables import check_counts, markdown
 
 from vae_jax import likelihoods, model, networks, training
 from vae_jax.config import Hyperparams
-from vae_jax.diagnostics import collapse
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.errors import UserError
+from vae_jax.evaluation.posterior_collapse import collapse
 
 FOLDER = Path(__file__).parent
 EIGENVALUES = np.array([6.0, 3.0, 1.5, 0.7, 0.35, 0.1])

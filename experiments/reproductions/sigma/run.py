@@ -59,9 +59,10 @@ class Arguments:
 
 def make_members(name: str, dataset: str, arguments: Arguments) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
     """The members of each entry, and those of each pair of twins."""
-    from vae_jax import comparison, sweep
+    from vae_jax import sweep
     from vae_jax.build import load_dataset
     from vae_jax.config import Config
+    from vae_jax.runs import likelihood_comparison as comparison
 
     chosen = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     base = Config(dataset=dataset, hidden=(200, 200), validation_fraction=0.1, **{**SETTINGS[name], **chosen})
@@ -117,7 +118,7 @@ def summarise_rows(rows: list[dict[str, Any]], validation: dict[int, float]) -> 
 def compare(name: str, dataset: str, arguments: Arguments) -> tuple[int | None, dict[str, Any], list[Row], float]:
     """Exit status if interrupted; the numbers of one data set; its rows; seconds."""
     from vae_jax.build import build
-    from vae_jax.sweep.design import identity
+    from vae_jax.sweep.members import identity
     from vae_jax.sweep.results import load_sweep
 
     entries, twins = make_members(name, dataset, arguments)

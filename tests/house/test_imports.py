@@ -1,0 +1,121 @@
+"""The layers of DESIGN section 3: who may import whom, what each may import, and that importing computes nothing."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from paths import PACKAGE
+
+# A folder or module may import from those of smaller numbers and from itself.
+LAYERS = {
+    "_numerics": 0,
+    "errors": 0,
+    "storage": 1,
+    "config": 1,
+    "conventions": 1,
+    "likelihoods": 1,
+    "divergences": 1,
+    "posteriors": 2,
+    "priors": 3,
+    "objectives": 3,
+    "networks": 3,
+    "data": 4,
+    "model": 5,
+    "evaluation": 6,
+    "disentanglement": 6,
+    "training": 7,
+    "build": 8,
+    "runs": 9,
+    "sweep": 10,
+    "report": 11,
+    "cli": 12,
+}
+ONLY_JAX = {"likelihoods", "divergences", "posteriors", "priors", "objectives", "_numerics"}
+NO_FILES = ONLY_JAX | {"model", "networks", "training", "evaluation", "disentanglement", "config", "build", "conventions"}
+OLD_PATHS = PACKAGE / "_numerics" / "old_paths"  # they re-export from anywhere
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py" and path.parent != OLD_PATHS)
+
+
+def layer_name(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(imported module, name) for every import of a file, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def own_imports(path):
+    for module, name in imports(path):
+        parts = module.split(".")
+        if parts[0] == "vae_jax":
+            yield parts[1] if len(parts) > 1 else name
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    own = layer_name(path)
+    assert own in LAYERS, f"give {own} a layer"
+    for imported in own_imports(path):
+        assert imported == own or LAYERS[imported] < LAYERS[own], f"{own} imports {imported}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_library_has_its_place(path):
+    own, roots = layer_name(path), {module.split(".")[0] for module, _ in imports(path)}
+    roots -= {"vae_jax", *sys.stdlib_module_names}
+    if own in ONLY_JAX:
+        assert roots <= {"jax"}
+    assert "flax" not in roots or own == "networks"
+    assert "optax" not in roots or own in {"training", "build", "evaluation"}
+    assert "matplotlib" not in roots or own == "report"
+    assert not roots & {"orbax"} or own == "runs"
+    assert not roots & {"tensorflow_datasets", "PIL", "grain"} or own == "data"
+    assert "sklearn" not in roots or own in {"data", "disentanglement"}
+    assert not roots & {"tensorflow", "torch", "chex", "pytest", "tyro", "tqdm"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_are_touched_where_they_may_be(path):
+    if layer_name(path) in NO_FILES:
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert not names & {"open", "print", "input", "eval", "exec"}
+
+
+def test_no_module_is_two_things():
+    assert all(len(path.read_text().splitlines()) <= 400 for path in PACKAGE.parent.rglob("vae_jax/**/*.py"))
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_everything_allocates_compiles_and_jits_nothing():
+    names = [f"vae_jax.{str(p.relative_to(PACKAGE))[:-3].replace('/', '.').removesuffix('.__init__')}" for p in modules()]
+    code = f"""
+import importlib, jax
+made = []
+real = jax.jit
+jax.jit = lambda *a, **k: made.append(a) or real(*a, **k)
+import flax.linen, flax.nnx, optax  # their own jits at import are theirs
+made.clear()
+for name in {names}: importlib.import_module(name)
+from jax._src import xla_bridge
+print(len(made), len(xla_bridge._backends))
+"""
+    assert run(code).split() == ["0", "0"]  # no jit, and no backend was even started
+
+
+def test_heavy_libraries_wait_until_they_are_used():
+    code = "import sys, vae_jax, vae_jax.config, vae_jax.errors, vae_jax.storage.cache; print('jax' in sys.modules)"
+    assert run(code).strip() == "False"  # so that --help is quick
+    code = "import sys, vae_jax.runs; print([m for m in ('matplotlib', 'tensorflow_datasets', 'sklearn') if m in sys.modules])"
+    assert run(code).strip() == "[]"

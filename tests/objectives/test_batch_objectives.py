@@ -1,0 +1,437 @@
+"""Objectives of a batch, against direct computation on data so small that the aggregate posterior can be enumerated."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from budget import accept_mean
+from scipy import stats
+
+from vae_jax.config import Hyperparams
+from vae_jax.divergences import free_bits_per_dimension
+from vae_jax.likelihoods import gaussian, gaussian_log_prob
+from vae_jax.networks import Network
+from vae_jax.objectives import batch as cross_batch
+from vae_jax.objectives.batch import BatchObjective, kl_parts, log_importance_weights, mmd
+
+N, LATENT = 6, 3
+
+
+def posteriors(seed=0, count=N):
+    rng = np.random.default_rng(seed)
+    mean, log_scale = rng.normal(size=(count, LATENT)), rng.normal(-0.5, 0.3, size=(count, LATENT))
+    z = mean + np.exp(log_scale) * rng.normal(size=(count, LATENT))
+    return z, mean, log_scale
+
+
+def densities(z, mean, log_scale):
+    """q(z_i,d | x_m) for all pairs, (codes, posteriors, latent)."""
+    return stats.norm.pdf(z[:, None], mean[None], np.exp(log_scale)[None])
+
+
+def float32(*arrays):
+    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+
+
+@pytest.mark.parametrize(("batch", "total"), [(2, 6), (3, 6), (6, 6), (128, 1438)])
+def test_rows_of_weights_sum_as_the_paper_says(batch, total):
+    np.testing.assert_allclose(np.exp(log_importance_weights(batch, total, "stratified")).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_importance_weights(batch, total, "weighted")).sum(axis=1), 1 / total, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(np.diagonal(log_importance_weights(batch, total, "stratified"))), 1 / total, rtol=1e-5)
+
+
+def assert_unbiased(batch, change=lambda weights: weights):
+    """The estimate of q(z_i) for every code, averaged over every batch that its example can be in, is q(z_i)."""
+    z, mean, log_scale = posteriors()
+    table = densities(z, mean, log_scale).prod(axis=2)
+    weights = change(np.exp(np.asarray(log_importance_weights(batch, N, "stratified"), np.float64)))
+    for i in range(N):
+        rest = itertools.combinations([m for m in range(N) if m != i], batch - 1)
+        # The example itself takes each place in turn, as it does in a batch.
+        estimates = [np.mean([weights[k] @ table[i, [*r[:k], i, *r[k:]]] for k in range(batch)]) for r in rest]
+        np.testing.assert_allclose(np.mean(estimates), table[i].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 5, 6])
+def test_the_stratified_estimate_of_q_is_unbiased(batch):
+    assert_unbiased(batch)
+
+
+def test_the_papers_own_weights_have_the_same_mean_and_more_variance():
+    """One other example, by its place in the batch, gets (N - M)/(N M), the rest 1/M each; M = B - 1."""
+    z, mean, log_scale = posteriors()
+    table = densities(z, mean, log_scale).prod(axis=2)
+    batch, m = 4, 3
+    paper = np.array([1 / N, 1 / m, 1 / m, (N - m) / (N * m)])
+    ours = np.exp(np.asarray(log_importance_weights(batch, N, "stratified"), np.float64))[0]
+    assert paper.sum() == pytest.approx(1)
+    for i in range(N):
+        orders = list(itertools.permutations([k for k in range(N) if k != i], m))
+        values = np.array([[paper @ table[i, [i, *rest]], ours @ table[i, [i, *rest]]] for rest in orders])
+        np.testing.assert_allclose(values.mean(axis=0), table[i].mean(), rtol=1e-6)
+        assert values[:, 1].var() < values[:, 0].var()
+
+
+def test_the_whole_data_set_as_a_batch_gives_the_exact_decomposition():
+    z, mean, log_scale = posteriors()
+    table = densities(z, mean, log_scale)
+    log_q_given_x = np.log(np.einsum("iid->id", table)).sum(axis=1)
+    log_q, log_product = np.log(table.prod(axis=2).mean(axis=1)), np.log(table.mean(axis=1)).sum(axis=1)
+    log_p = stats.norm.logpdf(z).sum(axis=1)
+    parts = kl_parts(*float32(z, mean, log_scale), num_examples=N)
+    for got, expected in zip(parts, (log_q_given_x - log_q, log_q - log_product, log_product - log_p), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("weights", ["stratified", "weighted"])
+def test_the_parts_add_up_to_the_sampled_kl(weights):
+    z, mean, log_scale = posteriors()
+    parts = kl_parts(*float32(z, mean, log_scale), num_examples=50, weights=weights)
+    expected = stats.norm.logpdf(z, mean, np.exp(log_scale)).sum(axis=1) - stats.norm.logpdf(z).sum(axis=1)
+    np.testing.assert_allclose(sum(parts), expected, rtol=1e-4, atol=1e-4)
+    if weights == "weighted":  # log q(z) as the paper writes it
+        table = densities(z, mean, log_scale)
+        log_q = np.log(table.prod(axis=2).sum(axis=1) / (50 * N))
+        got = np.log(np.einsum("iid->id", table)).sum(axis=1) - np.asarray(parts.mutual_information)
+        np.testing.assert_allclose(got, log_q, rtol=1e-4, atol=1e-4)
+
+
+def _reference_code(w):
+    """1/N in the first column of every row rather than on the diagonal, so that one row sums to more than one."""
+    m = len(w) - 1
+    broken = np.full_like(w, 1 / m)
+    broken[:, 0] = 1 / N
+    broken[:, 1] = (N - m) / (N * m)
+    broken[m - 1, 0] = (N - m) / (N * m)
+    return broken
+
+
+BROKEN_WEIGHTS = {
+    "the reference code": _reference_code,
+    "uniform": lambda w: np.full_like(w, 1 / len(w)),
+    "no weight on its own example": lambda w: w * (1 - np.eye(len(w))),
+    "the weighted ones": lambda w: np.full_like(w, 1 / (N * len(w))),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN_WEIGHTS.values(), ids=BROKEN_WEIGHTS)
+def test_broken_twins_of_the_weights_fail(change):
+    with pytest.raises(AssertionError):
+        assert_unbiased(4, change)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match=r"a batch of 6 with num_examples=5"):
+        kl_parts(*float32(*posteriors()), num_examples=5)
+    with pytest.raises(ValueError, match="'stratified' or 'weighted'"):
+        log_importance_weights(3, 6, "other")
+
+
+def model_functions(scale=0.5):
+    """encode, decode, log_prob of a small model of (LATENT,) data; encode keeps the data's own statistics."""
+    return (
+        lambda x: (x, jnp.full_like(x, math.log(scale))),
+        lambda z: 2.0 * z,
+        lambda output, x: gaussian_log_prob(output, 0.0, x),
+    )
+
+
+X = jnp.asarray(np.random.default_rng(5).normal(size=(8, LATENT)), jnp.float32)
+
+
+def test_beta_tc_with_beta_one_is_the_elbo_and_beta_acts_on_the_total_correlation():
+    def run(beta):
+        return cross_batch.beta_tc_elbo(jax.random.key(0), *model_functions(), X, beta=beta, num_examples=20)
+
+    one, four = run(1.0), run(4.0)
+    sampled_kl = sum(one.extra.values())
+    np.testing.assert_allclose(one.loss, -one.log_likelihood + sampled_kl, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(four.loss - one.loss, 3 * one.extra["total_correlation"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["i", "ii"])
+def test_dip_is_the_covariance_by_numpy(variant):
+    _, mean, log_scale = posteriors(count=9)
+    covariance = np.cov(mean.T, bias=True)
+    if variant == "ii":
+        covariance += np.diag(np.exp(2 * log_scale).mean(axis=0))
+    off = covariance[~np.eye(LATENT, dtype=bool)]
+    expected = 3.0 * np.sum(off**2) + 7.0 * np.sum((np.diagonal(covariance) - 1) ** 2)
+    got = cross_batch.dip_penalty(*float32(mean, log_scale), lambda_od=3.0, lambda_d=7.0, variant=variant)
+    assert float(got) == pytest.approx(expected, rel=1e-5)
+    swapped = cross_batch.dip_penalty(*float32(mean, log_scale), lambda_od=7.0, lambda_d=3.0, variant=variant)
+    assert float(swapped) != pytest.approx(expected, rel=1e-2)
+    terms = cross_batch.dip_elbo(jax.random.key(0), *model_functions(), X, lambda_od=3.0, lambda_d=7.0, variant=variant)
+    np.testing.assert_allclose(terms.loss, -terms.log_likelihood + terms.kl + terms.extra["dip_penalty"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [cross_batch.gaussian_kernel, cross_batch.inverse_multiquadratic_kernel])
+def test_mmd_is_its_double_sum(kernel):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, LATENT)), rng.normal(1, 2, size=(4, LATENT))
+
+    def k(u, v):
+        square = np.sum((u - v) ** 2)
+        return np.exp(-square / 6) if kernel is cross_batch.gaussian_kernel else 6 / (6 + square)
+
+    within = [np.mean([k(u, v) for i, u in enumerate(s) for j, v in enumerate(s) if i != j]) for s in (a, b)]
+    expected = sum(within) - 2 * np.mean([k(u, v) for u in a for v in b])
+    assert float(mmd(*float32(a, b), kernel)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mmd_is_unbiased():
+    """Against its closed form for N(1, I) and N(0, I) and for equal samples, within 5.5 standard errors."""
+    for shift in (0.0, 1.0):
+
+        def one(key, shift=shift):
+            a, b = jax.random.normal(key, (2, 20, LATENT))
+            return mmd(a + shift, b)
+
+        values = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 2000)), np.float64)
+        # E k(u, v) for u - v ~ N(m, 2 I) and a kernel of variance s^2 = latent
+        factor = (LATENT / (LATENT + 2)) ** (LATENT / 2)
+        exact = 2 * factor * (1 - math.exp(-LATENT * shift**2 / (2 * (LATENT + 2))))
+        assert abs(values.mean() - exact) < 5.5 * values.std() / math.sqrt(len(values))
+    terms = cross_batch.info_elbo(jax.random.key(0), *model_functions(), X, mmd_weight=10.0, beta=0.3)
+    np.testing.assert_allclose(terms.loss, -terms.log_likelihood + 0.3 * terms.kl + 10 * terms.extra["mmd"], rtol=1e-5)
+
+
+def test_free_bits_of_the_batch_mean_are_less_than_those_of_each_example():
+    kl = jnp.array([[0.0, 1.0], [1.0, 1.0]])
+    assert float(cross_batch.free_bits_batch_mean(kl, 0.6)) == pytest.approx(0.6 + 1.0)
+    assert float(jnp.mean(jax.vmap(free_bits_per_dimension, in_axes=(0, None))(kl, 0.6))) == pytest.approx(0.8 + 1.0)
+    terms = cross_batch.free_bits_batch_mean_elbo(jax.random.key(0), *model_functions(), X, free_bits=1e6, beta=2.0)
+    np.testing.assert_allclose(terms.loss, -terms.log_likelihood + 2 * LATENT * 1e6, rtol=1e-6)
+
+
+def test_the_optimal_scale_is_the_best_and_its_gradient_needs_no_path_through_it():
+    objective = cross_batch.optimal_scale()
+    bundle = gaussian("shared")
+
+    def loss(gain, stop):
+        encode, _, _ = model_functions()
+        decode = lambda z: (gain * z, jnp.zeros(1))  # noqa: E731
+        state = objective.init(jax.random.key(0))
+        terms, _ = objective.terms(jax.random.key(0), encode, decode, bundle.log_prob, X, Hyperparams(beta=2.0), state)
+        if not stop:
+            return jnp.mean(terms.loss)
+        fixed = jax.lax.stop_gradient(terms.extra["log_scale"][0])
+        keys = jax.random.split(jax.random.key(0), len(X))
+
+        def one(key, x):
+            mean, log_scale = encode(x)
+            z = mean + jnp.exp(log_scale) * jax.random.normal(key, (LATENT,))
+            return -gaussian_log_prob(gain * z, fixed, x)
+
+        return jnp.mean(jax.vmap(one)(keys, X)) + 2 * jnp.mean(terms.kl)
+
+    through, stopped = (jax.value_and_grad(loss)(jnp.array(0.7), stop) for stop in (False, True))
+    np.testing.assert_allclose(through, stopped, rtol=1e-5)
+    encode, _, _ = model_functions()
+    state = objective.init(jax.random.key(0))
+    decode = lambda z: (0.7 * z, jnp.zeros(1))  # noqa: E731
+    terms, state = objective.terms(jax.random.key(0), encode, decode, bundle.log_prob, X, Hyperparams(), state)
+    best = float(terms.extra["log_scale"][0])
+    # D/2 (log(2 pi sigma^2) + 1) on average, and the average of the moving average is it after one step
+    assert float(jnp.mean(terms.log_likelihood)) == pytest.approx(
+        -LATENT / 2 * (math.log(2 * math.pi) + 2 * best + 1), rel=1e-5
+    )
+    params = objective.evaluation_params({"likelihood": jnp.zeros(1)}, state)
+    assert float(params["likelihood"][0]) == pytest.approx(best, abs=1e-5)
+    untouched = objective.evaluation_params({"likelihood": jnp.ones(1)}, objective.init(jax.random.key(0)))
+    assert float(untouched["likelihood"][0]) == 1
+    with pytest.raises(ValueError, match=r"gaussian\('shared'\)"):
+        objective.terms(jax.random.key(0), *model_functions(), X, Hyperparams(), state)
+
+
+def test_geco_raises_its_multiplier_while_the_distortion_is_above_the_target():
+    objective = cross_batch.geco(step_size=1e-3, max_step=0.01)
+
+    def multiplier(target, steps):
+        state = objective.init(jax.random.key(0))
+        for i in range(steps):
+            terms, state = objective.terms(
+                jax.random.key(i), *model_functions(), X, Hyperparams(target_distortion=target), state
+            )
+        return terms, math.exp(float(state.log_multiplier))
+
+    terms, raised = multiplier(-1000.0, 10)
+    assert raised == pytest.approx(math.exp(0.1), rel=1e-4)  # the largest step, ten times
+    assert multiplier(1000.0, 10)[1] == pytest.approx(math.exp(-0.1), rel=1e-4)
+    distortion = -terms.log_likelihood
+    np.testing.assert_allclose(terms.loss, terms.kl + terms.extra["multiplier"] * (distortion + 1000.0), rtol=1e-5)
+    near = -float(jnp.mean(terms.log_likelihood))
+    assert abs(math.log(multiplier(near, 3)[1])) < 3 * 1e-3 * 5  # within a few nats it moves in proportion
+
+
+def test_the_discriminator_of_factor_vae_finds_the_total_correlation():
+    """Codes from a correlated Gaussian, TC = -1/2 log(1 - rho^2); log 2 and 0 where the codes are independent."""
+
+    def quadratic(params, z):  # enough for the log ratio of two Gaussians
+        return params["w"] @ jnp.array([z[0] * z[1], z[0] ** 2, z[1] ** 2]) + params["b"]
+
+    network = Network(lambda key: {"w": jnp.zeros(3), "b": jnp.zeros(())}, quadratic)
+    objective = cross_batch.factor(network, optax.adam(0.02))
+    encode, decode, log_prob = (
+        lambda x: (x, jnp.full_like(x, -20.0)),
+        lambda z: z,
+        lambda out, x: gaussian_log_prob(out, 0.0, x),
+    )
+
+    def learned(rho):
+        factor = jnp.linalg.cholesky(jnp.array([[1.0, rho], [rho, 1.0]]))
+
+        def body(state, key):
+            key_x, key_step = jax.random.split(key)
+            x = jax.random.normal(key_x, (512, 2)) @ factor.T
+            terms, state = objective.terms(key_step, encode, decode, log_prob, x, Hyperparams(gamma=3.0), state)
+            return state, (jnp.mean(terms.extra["total_correlation"]), jnp.mean(terms.extra["discriminator_loss"]))
+
+        keys = jax.random.split(jax.random.key(1), 600)
+        _, (total_correlation, loss) = jax.lax.scan(body, objective.init(jax.random.key(0)), keys)
+        return float(jnp.mean(total_correlation[-200:])), float(jnp.mean(loss[-200:]))
+
+    for rho in (0.0, 0.8):
+        got, loss = learned(rho)
+        assert got == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.06)
+        assert (loss == pytest.approx(math.log(2), abs=0.01)) == (rho == 0.0)
+
+
+def test_gamma_weighs_the_total_correlation_and_no_gradient_reaches_the_codes_from_the_discriminators_loss():
+    network = Network(lambda key: jnp.array([1.0, -0.5, 0.2]), lambda params, z: params @ z)
+
+    class Sgd:
+        init = staticmethod(lambda params: ())
+        update = staticmethod(lambda gradient, state, params: (-0.1 * gradient, state))
+
+    objective = cross_batch.factor(network, Sgd)
+
+    def run(shift):
+        encode, decode, log_prob = model_functions()
+        moved = lambda x: (x + shift, encode(x)[1])  # noqa: E731
+        state = objective.init(jax.random.key(0))
+        terms, new = objective.terms(jax.random.key(0), moved, decode, log_prob, X, Hyperparams(gamma=3.0), state)
+        return terms, new
+
+    terms, new = run(0.0)
+    expected = -terms.log_likelihood + terms.kl + 3 * terms.extra["total_correlation"]
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-6)
+    assert not np.allclose(new.params, [1.0, -0.5, 0.2])
+    np.testing.assert_array_equal(jax.grad(lambda s: jnp.sum(run(s)[0].extra["discriminator_loss"]))(0.0), 0.0)
+
+
+def test_permuted_dimensions_keep_their_marginals():
+    z = jax.random.normal(jax.random.key(0), (50, LATENT))
+    shuffled = cross_batch.permute_dimensions(jax.random.key(1), z)
+    np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(z, axis=0))
+    assert np.unique(np.argsort(shuffled, axis=0) == np.argsort(z, axis=0)).size == 2
+
+
+def test_batch_objectives_are_pytrees_of_arrays_and_nothing_else():
+    for objective in (cross_batch.geco(), cross_batch.optimal_scale(), cross_batch.stateless(cross_batch.beta_tc_elbo, "beta")):
+        assert isinstance(objective, BatchObjective)
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(objective.init(jax.random.key(0))))
+
+
+def test_the_optimal_scale_of_an_exact_reconstruction_is_its_floor_and_its_gradient_zero():
+    gradient = jax.grad(lambda mean: cross_batch.optimal_log_scale(mean, X, min_log_scale=-6.0))(X)
+    assert float(cross_batch.optimal_log_scale(X, X, min_log_scale=-6.0)) == pytest.approx(-6)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_ranks_are_checked():
+    with pytest.raises(ValueError, match=r"free_bits_batch_mean: expected the KLs of a batch"):
+        cross_batch.free_bits_batch_mean(jnp.ones(3), 0.5)
+    with pytest.raises(ValueError, match=r"free_bits_per_dimension: .* use jax.vmap"):
+        free_bits_per_dimension(jnp.ones((3, 2)), 0.5)
+
+
+# What every objective of a batch is, term by term, from the same draws: so that a weight that is dropped or doubled is seen.
+WEIGHTS = Hyperparams(beta=3.0, gamma=5.0, lambda_od=2.0, lambda_d=7.0, mmd_weight=11.0, free_bits=0.4, target_distortion=2.0)
+
+
+def _linear_discriminator():
+    network = Network(lambda key: jnp.array([1.0, -0.5, 0.2]), lambda params, z: params @ z)
+    return cross_batch.factor(network, optax.sgd(0.1))
+
+
+OBJECTIVES = {
+    "beta_tcvae": (
+        lambda: cross_batch.stateless(cross_batch.beta_tc_elbo, "beta", num_examples=20),
+        lambda ll, kl, e: -ll + e["mutual_information"] + 3 * e["total_correlation"] + e["dimension_wise_kl"],
+    ),
+    "dip": (
+        lambda: cross_batch.stateless(cross_batch.dip_elbo, "lambda_od", "lambda_d", "beta", variant="i"),
+        lambda ll, kl, e: -ll + 3 * kl + e["dip_penalty"],
+    ),
+    "info": (
+        lambda: cross_batch.stateless(cross_batch.info_elbo, "mmd_weight", "beta"),
+        lambda ll, kl, e: -ll + 3 * kl + 11 * e["mmd"],
+    ),
+    "factor": (_linear_discriminator, lambda ll, kl, e: -ll + kl + 5 * e["total_correlation"]),
+    "geco": (cross_batch.geco, lambda ll, kl, e: kl + e["multiplier"] * (-ll - 2)),
+}
+
+
+def assert_terms(objective, expected):
+    terms, _ = objective.terms(jax.random.key(0), *model_functions(), X, WEIGHTS, objective.init(jax.random.key(1)))
+    np.testing.assert_allclose(terms.loss, expected(terms.log_likelihood, terms.kl, terms.extra), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "expected"), OBJECTIVES.values(), ids=OBJECTIVES)
+def test_each_term_has_its_weight(make, expected):
+    assert_terms(make(), expected)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("term", ["log_likelihood", "kl"])
+@pytest.mark.parametrize("factor", [-1.0, 0.5, 1 / LATENT])
+def test_broken_twins_of_each_objective_fail(name, term, factor, monkeypatch):
+    """A sign, a half, a mean for a sum, in a term of the loss alone."""
+    make, expected = OBJECTIVES[name]
+    objective = make()
+
+    def broken(*arguments):
+        terms, state = objective.terms(*arguments)
+        wrong = {"log_likelihood": -1.0, "kl": 3.0}[term] * (factor - 1) * getattr(terms, term)
+        return terms._replace(loss=terms.loss + wrong), state
+
+    with pytest.raises(AssertionError):
+        assert_terms(objective._replace(terms=broken), expected)
+
+
+def test_the_discriminator_compares_the_first_half_with_the_second_shuffled(monkeypatch):
+    """Its loss by hand, from the codes that forward draws."""
+    objective = _linear_discriminator()
+    seen = {}
+
+    def keep(logits_joint, logits_product):
+        seen["joint"], seen["product"] = logits_joint, logits_product
+        return jnp.mean(logits_joint) + jnp.mean(logits_product)
+
+    monkeypatch.setattr("vae_jax.objectives.batch.factor_vae.discriminator_loss", keep)
+    monkeypatch.setattr("vae_jax.objectives.batch.factor_vae.permute_dimensions", lambda key, z: z[::-1])
+    monkeypatch.setattr(jax, "value_and_grad", lambda f: lambda params: (f(params), params))
+    state = objective.init(jax.random.key(1))
+    objective.terms(jax.random.key(0), *model_functions(), X, WEIGHTS, state)
+    monkeypatch.undo()
+    terms, _ = objective.terms(jax.random.key(0), *model_functions(), X, WEIGHTS, state)
+    every = terms.extra["total_correlation"]  # the logits of all codes
+    np.testing.assert_allclose(seen["joint"], every[:4], rtol=1e-6)
+    np.testing.assert_allclose(seen["product"], every[:3:-1], rtol=1e-6)
+
+
+def test_the_mmd_is_with_draws_of_the_prior(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "vae_jax.objectives.batch.dip_info_vae.mmd", lambda a, b, kernel: seen.update(a=a, b=b) or jnp.zeros(())
+    )
+    many = jnp.zeros((4000, LATENT))
+    cross_batch.info_elbo(jax.random.key(0), *model_functions(), many, mmd_weight=1.0)
+    accept_mean(np.asarray(seen["b"]), 0.0)
+    accept_mean(np.square(np.asarray(seen["b"])), 1.0)
+    accept_mean(np.square(np.asarray(seen["a"])), 0.25)  # the codes, of scale 1/2 here

@@ -1,0 +1,7 @@
+"""Moved to `vae_jax.runs.evaluate_run`."""
+
+import warnings
+
+from vae_jax.runs.evaluate_run import *  # noqa: F403
+
+warnings.warn("vae_jax.assessment moved to vae_jax.runs.evaluate_run", DeprecationWarning, stacklevel=2)

@@ -1,0 +1,1 @@
+"""Readers of data files, one module for each family of formats."""

@@ -1,0 +1,143 @@
+"""The aggregate posterior from a minibatch, the three parts of its KL, and beta-TCVAE."""
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from vae_jax.objectives import Decode, Encode, LogProb, Terms
+from vae_jax.objectives.batch.base import forward
+
+Weights = Literal["stratified", "weighted"]
+
+
+class KLParts(NamedTuple):
+    """KL(q(z|x) || p(z)) in three parts, estimated for each draw, (batch,), nats; only their means over the data are >= 0."""
+
+    mutual_information: Array  # log q(z|x) - log q(z): of the index of the example and its code
+    total_correlation: Array  # log q(z) - sum_j log q(z_j)
+    dimension_wise_kl: Array  # sum_j [log q(z_j) - log p(z_j)]
+
+
+def log_importance_weights(batch_size: int, num_examples: int, weights: Weights) -> Array:
+    """Log weights w_im with which a batch stands for the aggregate posterior: log q(z_i) ~ log sum_m w_im q(z_i|x_m).
+
+        stratified:  w_ii = 1/N,   w_im = (N - 1) / (N (B - 1)) for m != i;   every row sums to 1
+        weighted:    w_im = 1/(N B);                                          every row sums to 1/N
+
+    Row i is for the code drawn from example i, which is in every batch that row i is computed for; the others are a random
+    choice from the rest. With the stratified weights the estimate of q(z_i) itself (not of its log) is unbiased. They are those
+    of the paper averaged over the order of the batch: the paper singles out one other example and gives it (N - M)/(N M),
+    M = B - 1, and 1/M to the rest, of the same sum and the same expectation, with more variance. (The reference code puts
+    1/N in the first column instead of on the diagonal, so that its rows do not sum to one.) The weighted ones
+    put q(z) and every q(z_j) too low, by log B where the codes do not overlap and by log N where all are the same: mutual
+    information is too high by that, and so is what the total correlation gains from one sum against many.
+
+    Args:
+      batch_size: B >= 2.
+      num_examples: N, examples in the training set, >= B.
+      weights: which.
+
+    Returns:
+      Shape (B, B), natural logs.
+
+    Source:
+      Chen et al. (2018), appendix C.1 (weighted) and C.2 (stratified).
+    """
+    if weights not in ("stratified", "weighted"):
+        raise ValueError(f"expected the weights to be 'stratified' or 'weighted', got {weights!r}.")
+    if not 2 <= batch_size <= num_examples:
+        raise ValueError(
+            f"expected a batch of 2 to num_examples examples, got a batch of {batch_size} with num_examples={num_examples}: "
+            "num_examples is the size of the whole training set."
+        )
+    if weights == "weighted":
+        return jnp.full((batch_size, batch_size), -math.log(num_examples * batch_size))
+    other = math.log((num_examples - 1) / (num_examples * (batch_size - 1)))
+    return jnp.where(jnp.eye(batch_size, dtype=bool), -math.log(num_examples), other)
+
+
+def _log_density(z: Array, mean: Array, log_scale: Array) -> Array:
+    """Log N(z; mean, exp(log_scale)^2), elementwise."""
+    return -0.5 * (jnp.square((z - mean) * jnp.exp(-log_scale)) + 2 * log_scale + math.log(2 * math.pi))
+
+
+def kl_parts(
+    z: ArrayLike, mean: ArrayLike, log_scale: ArrayLike, num_examples: int, weights: Weights = "stratified"
+) -> KLParts:
+    """Mutual information, total correlation and dimension-wise KL of a batch of codes.
+
+        mutual_information = log q(z|x) - log q(z)
+        total_correlation  = log q(z) - sum_j log q(z_j)
+        dimension_wise_kl  = sum_j [ log q(z_j) - log N(z_j; 0, 1) ]
+        log q(z_i) = log sum_m w_im q(z_i|x_m),   log q(z_ij) = log sum_m w_im q(z_ij|x_m)
+
+    Args:
+      z: one draw from each example's posterior, (batch, latent).
+      mean, log_scale: of the posteriors, (batch, latent).
+      num_examples: size of the training set that the batch is from.
+      weights: see `log_importance_weights`.
+
+    Returns:
+      `KLParts`; their sum is log q(z|x) - log p(z) exactly, whatever the weights. With the whole data set as the batch and
+      "stratified" the aggregate posterior is exact.
+
+    Example:
+      >>> parts = kl_parts(jnp.zeros((3, 2)), jnp.zeros((3, 2)), jnp.zeros((3, 2)), num_examples=3)
+      >>> print(abs(parts.total_correlation).max() < 1e-6)
+      True
+
+    Source:
+      Chen et al. (2018).
+    """
+    z, mean, log_scale = jnp.asarray(z), jnp.asarray(mean), jnp.asarray(log_scale)
+    if z.ndim != 2 or mean.shape != z.shape or log_scale.shape != z.shape:
+        raise ValueError(
+            "kl_parts: expected z, mean and log_scale of one shape (batch, latent), "
+            f"got {z.shape}, {mean.shape} and {log_scale.shape}."
+        )
+    log_w = log_importance_weights(z.shape[0], num_examples, weights).astype(z.dtype)
+    pairs = _log_density(z[:, None, :], mean[None, :, :], log_scale[None, :, :])  # (batch, batch, latent)
+    log_q_given_x = jnp.sum(_log_density(z, mean, log_scale), axis=1)
+    log_q = jax.nn.logsumexp(log_w + jnp.sum(pairs, axis=2), axis=1)
+    log_product = jnp.sum(jax.nn.logsumexp(log_w[:, :, None] + pairs, axis=1), axis=1)
+    log_p = jnp.sum(_log_density(z, jnp.zeros_like(z), jnp.zeros_like(z)), axis=1)
+    return KLParts(log_q_given_x - log_q, log_q - log_product, log_product - log_p)
+
+
+def beta_tc_elbo(
+    key: Array,
+    encode: Encode,
+    decode: Decode,
+    log_prob: LogProb,
+    x: Array,
+    *,
+    beta: ArrayLike,
+    num_examples: int,
+    weights: Weights = "stratified",
+) -> Terms:
+    """beta-TCVAE for a batch: the ELBO with beta on the total correlation alone.
+
+        loss = -log_likelihood + mutual_information + beta total_correlation + dimension_wise_kl
+
+    Args:
+      key: a new-style PRNG key.
+      encode, decode, log_prob: functions of one example.
+      x: a batch, (batch, ...).
+      beta: weight of the total correlation, >= 0; may be traced. 1 is the ELBO with its KL sampled.
+      num_examples: size of the training set (static).
+      weights: how the batch stands for the aggregate posterior, see `log_importance_weights` (static).
+
+    Returns:
+      `Terms` of shape (batch,); kl in closed form; the three parts in `extra`.
+
+    Source:
+      Chen et al. (2018) with alpha = gamma = 1.
+    """
+    codes = forward(key, encode, decode, log_prob, x)
+    parts = kl_parts(codes.z, codes.mean, codes.log_scale, num_examples, weights)
+    loss = -codes.log_likelihood + parts.mutual_information + beta * parts.total_correlation + parts.dimension_wise_kl
+    return Terms(loss, codes.log_likelihood, codes.kl, parts._asdict())

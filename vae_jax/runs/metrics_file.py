@@ -1,0 +1,85 @@
+"""metrics.jsonl: a line for every epoch, from `training.Epoch` and back."""
+
+import contextlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from vae_jax.evaluation import Means
+from vae_jax.storage.atomic import as_json, naming, write_text
+from vae_jax.storage.directories import PathLike, as_path
+from vae_jax.training import Epoch, TrainMeans
+
+
+def read_metrics(path: PathLike) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl up to the first line that is not whole, such as one that a killed process left half-written.
+
+    A mean or standard error that is not defined, for which the file has null, is NaN.
+    """
+    path, lines = as_path(path), []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        for text in (path / "metrics.jsonl").read_bytes().splitlines():
+            line = {name: _number(name, value) for name, value in json.loads(text).items()}
+            if not isinstance(line["epoch"], int) or not all(isinstance(value, int | float) for value in line.values()):
+                break
+            if not line.get("diverged"):
+                to_epoch(line)
+            lines.append(line)
+    return lines
+
+
+def _number(name: str, value: Any) -> Any:
+    return math.nan if value is None and name.startswith(("train_", "test_", "validation_")) else value
+
+
+def rewrite_metrics(out: PathLike, lines: list[dict[str, Any]]) -> None:
+    """Puts these lines in the place of metrics.jsonl."""
+    write_text(as_path(out) / "metrics.jsonl", "".join(json.dumps(as_json(line)) + "\n" for line in lines))
+
+
+def append_metrics(out: Path, line: dict[str, Any]) -> None:
+    """Adds a line to metrics.jsonl. Opened anew each time, so that a full disk is an error of this line and of no later one."""
+    with naming(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(as_json(line)) + "\n")
+
+
+def sync_metrics(out: Path) -> None:
+    """Returns when metrics.jsonl is on the disk: a checkpoint must never be ahead of the record."""
+    with naming(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
+        os.fsync(file.fileno())
+
+
+def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
+    line: dict[str, Any] = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
+    line |= {f"train_{name}": value for name, value in epoch.train._asdict().items() if name != "extra"}
+    line |= {f"train_{name}": value for name, value in epoch.train.extra.items()}
+    for name, means in (("test", epoch.test), ("validation", epoch.validation)):
+        if means is not None:
+            line |= {f"{name}_{field}": value for field, value in means._asdict().items()}
+    return line | {
+        "seconds": epoch.seconds,
+        "wall_seconds": wall_seconds,
+        "train_examples_per_second": num_used / epoch.seconds,
+    }
+
+
+def to_epoch(line: dict[str, Any]) -> Epoch:
+    names = [name for name in TrainMeans._fields if name != "extra"]
+    known = {"elbo", *names, "examples_per_second"}
+    recorded = {key.removeprefix("train_"): value for key, value in line.items() if key.startswith("train_")}
+    extra = {name: value for name, value in recorded.items() if name not in known}
+    train = TrainMeans(**{name: recorded[name] for name in names}, extra=extra)
+
+    def means(split: str) -> Means:
+        return Means(*(line[f"{split}_{field}"] for field in Means._fields))
+
+    return Epoch(
+        line["epoch"],
+        line["step"],
+        train,
+        means("test"),
+        means("validation") if "validation_elbo" in line else None,
+        line["seconds"],
+    )

@@ -1,0 +1,93 @@
+"""summary.json: what a run ended with, in nats per example at beta = 1."""
+
+import json
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax.build import Built
+from vae_jax.evaluation import bits_per_dim, encode_dataset
+from vae_jax.evaluation import posterior_collapse as diagnostics
+from vae_jax.likelihoods import DISCRETE
+from vae_jax.model import num_parameters
+from vae_jax.storage.directories import PathLike, as_path
+from vae_jax.training import Fit
+
+_MEANS = ("test_elbo", "test_log_likelihood", "test_kl", "test_elbo_standard_error")
+_NUMBERS = (*_MEANS, "train_examples_per_second", "epochs", "steps", "wall_seconds", "num_test_examples")
+
+
+def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dict[str, Any]:
+    """The content of summary.json."""
+    history = fit.progress.history
+    seconds = sum(epoch.seconds for epoch in history)
+    test = fit.test if fit.epoch else None  # it diverged in its first epoch
+    summary: dict[str, Any] = {
+        "status": fit.status,
+        "test_elbo": test and test.elbo,
+        "test_log_likelihood": test and test.log_likelihood,
+        "test_kl": test and test.kl,
+        "test_elbo_standard_error": test and test.elbo_standard_error,
+        "num_test_examples": len(built.dataset.test),
+        "num_parameters": num_parameters(built.vae),
+        "unit": "nats per example, beta = 1",
+        "beta": built.config.beta,
+        "seed": built.config.seed,
+        "epochs": len(history),
+        "evaluated_epoch": fit.epoch,
+        "steps": int(fit.progress.state.step),
+        "train_examples_per_second": num_used * len(history) / seconds if seconds else None,
+        "wall_seconds": wall_seconds,
+    }
+    if test and (bits := test_bits_per_dim(built, test.elbo)) is not None:
+        summary["test_bits_per_dim"] = bits
+    if test:
+        summary |= _code(built, fit.params)
+    if built.data.log_jacobian:
+        summary["log_jacobian"] = built.data.log_jacobian
+    if built.vae.likelihood.shared_start:
+        name = "log_dispersion" if built.config.likelihood == "negative_binomial" else "log_scale"
+        summary[name] = [float(value) for value in built.vae.likelihood.shared_values(fit.params["likelihood"])]
+    if built.data.validation is not None:
+        # Before this epoch a schedule had not ended, and neither the best nor early stopping counted it.
+        summary["validation_counted_from_epoch"] = fit.first_epoch
+    if int(fit.progress.best.epoch):
+        summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}
+    if fit.problem is not None:
+        summary["problem"] = fit.problem
+    if fit.status == "diverged":
+        summary["diverged_at_step"] = int(fit.progress.state.step)
+    return summary
+
+
+def _code(built: Built, params: Any) -> dict[str, Any]:
+    """Which latent dimensions the test set uses."""
+    encode = jax.jit(lambda params, test: encode_dataset(built.vae, params, test, to_input=built.data.eval_input))
+    mean, log_scale = encode(params, built.data.test)
+    found: dict[str, Any] = {"latent_dim": built.vae.latent_dim, "active_units": int(diagnostics.active_units(mean))}
+    if built.vae.prior is None:
+        found["collapsed_units"] = np.flatnonzero(diagnostics.collapse(mean, log_scale).collapsed).tolist()
+    return found
+
+
+def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:
+    """The bound -ELBO in bits per dimension, for discrete data; None for densities, which have none."""
+    if built.vae.likelihood.support in DISCRETE or built.data.log_jacobian:
+        return bits_per_dim(test_elbo, math.prod(built.dataset.data_shape))
+    return None
+
+
+def read_summary(path: PathLike) -> dict[str, Any] | None:
+    """summary.json; None where it is not there yet, or not as it was written: --resume writes it anew.
+
+    Means that were not finite, for which JSON has null, are NaN.
+    """
+    path = as_path(path)
+    try:
+        summary = json.loads((path / "summary.json").read_text())
+        whole = isinstance(summary["status"], str) and all(isinstance(summary[name], int | float | None) for name in _NUMBERS)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return {**summary, **{name: math.nan for name in _MEANS if summary[name] is None}} if whole else None

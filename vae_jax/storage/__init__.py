@@ -1,0 +1,1 @@
+"""Files and directories: atomic writes, locks on output directories, and the cache."""

@@ -1,0 +1,90 @@
+"""`sweep`: a list of members as tables in memory; every static group is one program, compiled once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vae_jax._numerics.short_repr import short_repr
+from vae_jax.build import Built, build
+from vae_jax.config import Config
+from vae_jax.sweep.members import TRACED, Group, check_members, groups, stacked, varying
+from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
+from vae_jax.training import MembersFit, MembersProgress, fit_members
+from vae_jax.training.placement import Placement, place
+
+
+@short_repr
+class Sweep(NamedTuple):
+    """The result of `sweep`."""
+
+    members: tuple[Config, ...]
+    table: dict[str, np.ndarray]  # columns of results.csv by name, one entry a member
+    points: list[Point]  # the same gathered over seeds, with intervals
+    curves: dict[str, np.ndarray]  # test_elbo, test_log_likelihood, test_kl: (members, epochs), NaN where a member had ended
+    fits: list[tuple[Group, Built, MembersFit]]  # the trained parameters among them
+
+
+def run_group(
+    group: Group,
+    built: Built,
+    placement: Placement,
+    start: MembersProgress | None = None,
+    on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None,
+) -> MembersFit:
+    """Trains the members of a group; `built` is from any of their configurations."""
+    arguments = {name: value for name, value in built.fit_arguments.items() if name not in ("seed", "hyperparams")}
+    return fit_members(
+        built.vae,
+        built.data,
+        **arguments,
+        seeds=[config.seed for config in group.configs],
+        hyperparams=stacked(group.configs),
+        placement=placement,
+        start=start,
+        on_epoch=on_epoch,
+    )
+
+
+def sweep(
+    members: Sequence[Config],
+    *,
+    strategy: str = "auto",
+    chunk: int | None = None,
+    data_parallel: int = 1,
+    data_dir: str | None = None,
+    on_epoch: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
+    **own: Any,
+) -> Sweep:
+    """Trains every member and tables the results; writes nothing.
+
+    Args:
+      members: from `grid`, `points`, `design` or by hand; member i is the run that `train.py` makes with these settings.
+      strategy, chunk, data_parallel: as of `sharding.place`.
+      data_dir: where TFDS finds prepared data.
+      on_epoch: called after each epoch of each group.
+      own: a likelihood= or objective= of your own, as of `build`.
+
+    Example: two values of beta, two seeds, one compilation.
+      >>> from vae_jax.sweep import grid
+      >>> result = sweep(grid(Config(hidden=(16,), epochs=1), beta=[1.0, 4.0], seed=[0, 1]))
+      >>> result.table["test_elbo"].shape, [point.numbers["rate"].n for point in result.points]
+      ((4,), [2, 2])
+    """
+    check_members(members)
+    prepared = [(group, build(group.configs[0], data_dir=data_dir, **own)) for group in groups(members)]
+    table, fits = [], []
+    for group, built in prepared:
+        placement = place(len(group.members), strategy, chunk=chunk, data_parallel=data_parallel)
+        fit = run_group(group, built, placement, on_epoch=lambda progress, group=group: on_epoch(group, progress))
+        table += rows(group, built, fit)
+        fits.append((group, built, fit))
+    complete = with_settings(table, members)
+    epochs = max(len(history) for _, _, fit in fits for history in fit.progress.histories)
+    curves = {name: np.full((len(members), epochs), np.nan) for name in ("test_elbo", "test_log_likelihood", "test_kl")}
+    for group, _, fit in fits:
+        for number, history in zip(group.members, fit.progress.histories, strict=True):
+            for name, values in curves.items():
+                values[number, : len(history)] = [getattr(epoch.test, name.removeprefix("test_")) for epoch in history]
+    traced = [name for name in varying(members) if name in TRACED]
+    return Sweep(tuple(members), to_arrays(complete), points(complete, traced), curves, fits)
