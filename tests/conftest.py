@@ -3,13 +3,15 @@
 import gc
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The cache of GPU autotuning puts the cache's path into the key of every program, on CPU as well.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 
 import jax
+import kept_programs
 import pytest
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -24,14 +26,23 @@ if jax.__version_info__ < (0, 11):
 def pytest_configure(config):
     """The default run compiles quickly, here and in the scripts that it starts; the slow tests compile as users do.
 
-    Each worker compiles a program once. JAX does not write its cache atomically, so none is shared with other workers or
-    with scripts, some of which are killed. Those have one together, below VAE_JAX_CACHE; both end with the run.
+    Programs are kept between runs, by `kept_programs`. Each worker has a cache folder of its own. Scripts have one together,
+    below VAE_JAX_CACHE, which holds decoded data sets too; those are not kept, since keeping them could hide errors.
     """
-    if "VAE_JAX_CACHE" not in os.environ:
-        config.cache_of_run = os.environ["VAE_JAX_CACHE"] = tempfile.mkdtemp(prefix="vae_jax-tests-")
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
-    jax.config.update("jax_compilation_cache_dir", str(Path(os.environ["VAE_JAX_CACHE"]) / f"xla-{worker}-{os.getpid()}"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    is_worker = hasattr(config, "workerinput")
+    if not is_worker:
+        kept_programs.tidy()
+        config.run_folder = kept_programs.new_folder()
+        os.environ["VAE_JAX_TEST_RUN"] = str(config.run_folder)
+        if "VAE_JAX_CACHE" not in os.environ:
+            config.script_programs = config.run_folder / "scripts" / "xla"
+            os.environ["VAE_JAX_CACHE"] = str(config.run_folder / "scripts")
+            kept_programs.start(config.script_programs)
+    if is_worker or not getattr(config.option, "numprocesses", None):
+        config.own_programs = Path(os.environ["VAE_JAX_TEST_RUN"]) / f"xla-{os.getpid()}"
+        kept_programs.start(config.own_programs)
+        jax.config.update("jax_compilation_cache_dir", str(config.own_programs))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if config.option.markexpr == "not slow":
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
@@ -46,8 +57,11 @@ def pytest_collection_finish(session):
 
 
 def pytest_unconfigure(config):
-    if own := getattr(config, "cache_of_run", None):
-        shutil.rmtree(own, ignore_errors=True)
+    for name in ("own_programs", "script_programs"):
+        if folder := getattr(config, name, None):
+            kept_programs.keep(folder)
+    if folder := getattr(config, "run_folder", None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # optax and matplotlib do not keep to strict promotion themselves.
