@@ -3,6 +3,7 @@
 Statistical tests compare with 5.5 standard errors; with the 60 or so comparisons here a false failure has a chance below 3e-6.
 """
 
+import functools
 import math
 
 import jax
@@ -48,20 +49,20 @@ def linear_loss(function, key, encoder, weights, x, **options):
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_at_the_true_posterior_every_draw_gives_log_p_and_no_encoder_gradient(function, estimator, x64):
     weights, encoder, x, log_px = linear_model()
-    for i in range(len(x)):
 
-        def loss(encoder, i=i):
-            return linear_loss(function, jax.random.key(i), encoder, weights, x[i], estimator=estimator)
+    def loss(encoder, key, x):
+        return linear_loss(function, key, encoder, weights, x, estimator=estimator)
 
-        value, gradient = jax.value_and_grad(loss)(encoder)
-        assert -float(value) == pytest.approx(log_px[i], abs=1e-10)
-        for leaf in jax.tree.leaves(gradient):
-            np.testing.assert_allclose(leaf, 0, atol=1e-9)
+    keys = jax.random.split(jax.random.key(0), len(x))
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss), in_axes=(None, 0, 0)))(encoder, keys, x)
+    np.testing.assert_allclose(-values, log_px, rtol=0, atol=1e-10)
+    for leaf in jax.tree.leaves(gradients):
+        np.testing.assert_allclose(leaf, 0, atol=1e-9)
 
 
 def test_the_plain_estimators_gradient_is_not_zero_there(x64):
     weights, encoder, x, _ = linear_model()
-    gradient = jax.grad(lambda e: linear_loss(iwae, jax.random.key(0), e, weights, x[0], num_samples=6))(encoder)
+    gradient = jax.jit(jax.grad(lambda e: linear_loss(iwae, jax.random.key(0), e, weights, x[0], num_samples=6)))(encoder)
     assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) > 1e-2
 
 
@@ -73,6 +74,11 @@ def one_dimensional(function, q, theta, key, **options):
     return function(
         key, encode, lambda z: z + theta, lambda out, x: gaussian_log_prob(out, 0.0, x), jnp.array([X_1D]), **options
     )
+
+
+def compiled(function, q, key, **options):
+    """Returns the terms for one key, as one program: op by op, dispatch would take most of the time."""
+    return jax.jit(lambda q, key: one_dimensional(function, q, jnp.zeros(1), key, **options))(q, key)
 
 
 Q = jnp.array([0.2, math.log(0.8) / 2])
@@ -110,12 +116,16 @@ def assert_bounds(count):
         assert abs(got - chi_square / (2 * k)) < 5.5 * error + 2 / k**2
 
 
+@functools.cache
+def plain_gradients(name):
+    return replicate(FUNCTIONS[name], 50_000, with_gradient=True, estimator="reparam")[1]
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_estimators_agree_in_expectation(name):
     """z-test of the encoder's gradient; stl at one draw only, beyond which it is biased, as it says."""
-    function = FUNCTIONS[name]
-    _, (plain_q, plain_theta) = replicate(function, 50_000, with_gradient=True, estimator="reparam")
-    _, (dreg_q, dreg_theta) = replicate(function, 50_000, with_gradient=True, estimator="dreg", seed=1)
+    plain_q, plain_theta = plain_gradients(name)
+    _, (dreg_q, dreg_theta) = replicate(FUNCTIONS[name], 50_000, with_gradient=True, estimator="dreg", seed=1)
     for plain, dreg in ((plain_q, dreg_q), (plain_theta, dreg_theta)):
         plain, dreg = np.asarray(plain, np.float64), np.asarray(dreg, np.float64)
         error = np.sqrt((plain.var(axis=0) + dreg.var(axis=0)) / len(plain))
@@ -157,7 +167,8 @@ def test_the_dreg_gradient_is_its_formula():
     v /= v.sum()
     slope = (X_1D - z) - z + (z - m) / s**2
     expected = [np.sum(v**2 * slope), np.sum(v**2 * slope * (z - m))]
-    got = jax.grad(lambda q: one_dimensional(iwae, q, jnp.zeros(1), jax.random.key(3), num_samples=5, estimator="dreg").loss)(Q)
+    loss = lambda q: one_dimensional(iwae, q, jnp.zeros(1), jax.random.key(3), num_samples=5, estimator="dreg").loss  # noqa: E731
+    got = jax.jit(jax.grad(loss))(Q)
     np.testing.assert_allclose(-got, expected, rtol=1e-5)
 
 
@@ -175,14 +186,14 @@ def test_the_signal_to_noise_of_dreg_grows_with_k_where_the_plain_ones_falls():
 
 
 def test_one_draw_is_the_elbo_with_the_same_key():
+    reference = compiled(elbo, Q, jax.random.key(5), estimator="stl")
     for function, options in (
         (iwae, {}),
         (miwae, {"num_groups": 1}),
         (ciwae, {"elbo_weight": 0.7}),
         (piwae, {"num_groups": 1}),
     ):
-        terms = one_dimensional(function, Q, jnp.zeros(1), jax.random.key(5), num_samples=1, **options)
-        reference = one_dimensional(elbo, Q, jnp.zeros(1), jax.random.key(5), estimator="stl")
+        terms = compiled(function, Q, jax.random.key(5), num_samples=1, **options)
         np.testing.assert_allclose(terms.loss, reference.loss, rtol=1e-6)
         np.testing.assert_allclose(terms.log_likelihood, reference.log_likelihood, rtol=1e-6)
         np.testing.assert_allclose(terms.kl, reference.kl, rtol=1e-6)
@@ -190,24 +201,26 @@ def test_one_draw_is_the_elbo_with_the_same_key():
 
 def test_the_family_has_its_members_at_the_ends():
     def run(function, **options):
-        return one_dimensional(function, Q, jnp.zeros(1), jax.random.key(2), **options)
+        return compiled(function, Q, jax.random.key(2), **options)
 
-    np.testing.assert_allclose(run(miwae, num_groups=1, num_samples=6).loss, run(iwae, num_samples=6).loss)
+    iwae_of_six = run(iwae, num_samples=6)
+    np.testing.assert_allclose(run(miwae, num_groups=1, num_samples=6).loss, iwae_of_six.loss)
     mean_of_one = run(miwae, num_groups=6, num_samples=1)
     np.testing.assert_allclose(mean_of_one.loss, run(elbo, num_samples=6, estimator="stl").loss, rtol=1e-6)
-    np.testing.assert_allclose(run(ciwae, elbo_weight=0.0, num_samples=6).loss, run(iwae, num_samples=6).loss, rtol=1e-6)
+    np.testing.assert_allclose(run(ciwae, elbo_weight=0.0, num_samples=6).loss, iwae_of_six.loss, rtol=1e-6)
     np.testing.assert_allclose(run(ciwae, elbo_weight=1.0, num_samples=6).loss, mean_of_one.loss, rtol=1e-6)
 
 
 def test_piwae_trains_the_decoder_as_iwae_and_the_encoder_as_miwae():
     def gradients(function, **options):
         loss = lambda q, theta: one_dimensional(function, q, theta, jax.random.key(7), **options).loss  # noqa: E731
-        return jax.grad(loss, argnums=(0, 1))(Q, jnp.zeros(1))
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(Q, jnp.zeros(1))
 
     encoder, decoder = gradients(piwae, num_groups=3, num_samples=4)
+    of_iwae = gradients(iwae, num_samples=12)
     np.testing.assert_allclose(encoder, gradients(miwae, num_groups=3, num_samples=4)[0], rtol=1e-5)
-    np.testing.assert_allclose(decoder, gradients(iwae, num_samples=12)[1], rtol=1e-5)
-    assert not np.allclose(encoder, gradients(iwae, num_samples=12)[0], rtol=1e-2)
+    np.testing.assert_allclose(decoder, of_iwae[1], rtol=1e-5)
+    assert not np.allclose(encoder, of_iwae[0], rtol=1e-2)
 
 
 def test_piwae_reaches_the_encoder_from_groups_of_no_weight_at_all():
@@ -220,7 +233,7 @@ def test_piwae_reaches_the_encoder_from_groups_of_no_weight_at_all():
                 jax.random.key(0), lambda x: (q[:1], q[1:]), lambda z: z, log_prob, jnp.array([X_1D]), **options
             ).loss
 
-        return jax.grad(loss)(Q)
+        return jax.jit(jax.grad(loss))(Q)
 
     np.testing.assert_allclose(
         run(piwae, 300.0, num_groups=2, num_samples=1), run(miwae, 300.0, num_groups=2, num_samples=1), rtol=1e-4
@@ -236,7 +249,7 @@ def test_another_prior_enters_the_weights():
         (iwae, {"num_samples": 4}),
         (ciwae, {"num_samples": 4, "elbo_weight": 0.5}),
     ):
-        terms = one_dimensional(function, q, jnp.zeros(1), jax.random.key(0), prior_log_prob=prior, **options)
+        terms = compiled(function, q, jax.random.key(0), prior_log_prob=prior, **options)
         assert -float(terms.loss) == pytest.approx(stats.norm(1, math.sqrt(2)).logpdf(X_1D), abs=1e-5)
 
 
