@@ -1,5 +1,6 @@
 """Random bits at the speed of the machine on CPU, where JAX runs the rounds of Threefry as a loop of ten small kernels."""
 
+import functools
 import math
 
 import jax
@@ -10,6 +11,7 @@ from jax.typing import DTypeLike
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
+@functools.partial(jax.jit, inline=True)  # JAX traces its 120 operations only once for each shape
 def threefry(key_words: tuple[Array, Array], high: Array, low: Array) -> tuple[Array, Array]:
     """Threefry-2x32, 20 rounds, of the 64-bit counters (high, low): elementwise, JAX's own numbers, fused into one kernel.
 
