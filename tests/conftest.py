@@ -82,6 +82,7 @@ def _strict(request):
     strict = request.module.__name__.split(".")[-1] in STRICT
     jax.config.update("jax_numpy_dtype_promotion", "strict" if strict else "standard")
     jax.config.update("jax_numpy_rank_promotion", "raise" if strict else "allow")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # scripts that ran in this process set another one
     yield
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     jax.config.update("jax_numpy_rank_promotion", "allow")
