@@ -166,7 +166,13 @@ def test_counts_in_a_notebook_train_as_in_a_script(counts, tmp_path):
     assert fit.test.elbo == pytest.approx(script.test.elbo, abs=0.01)
 
 
-@pytest.mark.parametrize("optimizer", [optax.adam, lambda rate: optax.adamw(rate, weight_decay=0.5)], ids=["adam", "adamw"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(optax.adam, id="adam", marks=pytest.mark.slow),
+        pytest.param(lambda rate: optax.adamw(rate, weight_decay=0.5), id="adamw"),
+    ],
+)
 def test_numbers_in_the_thousands_train_in_a_notebook(optimizer):
     """The scale of the data is part of the parameters, and no optimizer changes it."""
     x = (5000 + 300 * np.random.default_rng(0).normal(size=(200, 2, 2, 1))).astype(np.float32)

@@ -230,7 +230,7 @@ def test_the_length_of_a_trajectory_varies():
 # Annealed importance sampling.
 
 
-@pytest.mark.parametrize("num_temperatures", [1, 2, 9])
+@pytest.mark.parametrize("num_temperatures", [1, pytest.param(2, marks=pytest.mark.slow), 9])
 def test_from_the_true_posterior_every_weight_is_p_of_x(num_temperatures, x64):
     model = Linear()
     z, x, log_px = model.draw(5)
@@ -395,7 +395,7 @@ def test_the_standard_error_is_that_of_repetition():
     assert np.all((np.asarray(got.effective_sample_size) > 1) & (np.asarray(got.effective_sample_size) <= 32))
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", POSTERIOR_FIRST)
 def test_the_acceptance_rate_is_what_was_asked_for(start):
     model = Linear(shift=0.3, log_factor=0.2)
     z, x, _ = model.draw(40)

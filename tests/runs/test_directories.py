@@ -94,7 +94,10 @@ def test_what_is_read_back_are_the_averaged_parameters(built, whole):
         assert max(jax.tree.leaves(far)) > 1e-3  # the raw ones are others
 
 
-@pytest.mark.parametrize("state", ["another run's", "both another run's", "an older one", "newer than the record"])
+@pytest.mark.parametrize(
+    "state",
+    ["another run's", "both another run's", pytest.param("an older one", marks=pytest.mark.slow), "newer than the record"],
+)
 def test_a_checkpoint_that_is_not_this_epochs_is_passed_over(state, built, whole, run):
     before, folder = read(whole / "run" / "summary.json"), run / "checkpoints"
     if state == "newer than the record":  # as after a resume that could not read it for a moment, and a kill

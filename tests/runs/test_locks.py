@@ -14,7 +14,21 @@ from vae_jax.sweep.directory import run_sweep
 CONFIG = Config(epochs=1, hidden=(8,), latent_dim=2, batch_size=256)
 
 
-def test_a_second_writer_is_refused_and_changes_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run directory whose writer failed after the first epoch, and was then finished by another writer."""
+
+    def fail(line):
+        raise RuntimeError("stop")
+
+    built, out = build(CONFIG), tmp_path_factory.mktemp("written") / "run"
+    with pytest.raises(RuntimeError):
+        runs.train(built, out, on_epoch=fail)
+    runs.train(built, out, resume=True)
+    return built, out
+
+
+def test_a_second_writer_is_refused_and_changes_nothing(tmp_path, written):
     built, out = build(CONFIG), tmp_path / "run"
     refused = "another process is writing there"
     with exclusive(out):
@@ -25,7 +39,7 @@ def test_a_second_writer_is_refused_and_changes_nothing(tmp_path):
                 run_sweep(sweep.grid(CONFIG, seed=range(2)), out, resume=resume)
         assert [path.name for path in out.iterdir()] == [".lock"]
         assert is_fresh(out)
-    runs.train(built, out)
+    built, out = written
     before = json.loads((out / "summary.json").read_text())
     with exclusive(out), pytest.raises(UserError, match=refused):
         runs.train(built, out, resume=True)
@@ -35,14 +49,8 @@ def test_a_second_writer_is_refused_and_changes_nothing(tmp_path):
         runs.load_run(out)  # reading is free
 
 
-def test_a_writer_that_fails_lets_go(tmp_path):
-    def fail(line):
-        raise RuntimeError("stop")
-
-    built = build(CONFIG)
-    with pytest.raises(RuntimeError):
-        runs.train(built, tmp_path / "run", on_epoch=fail)
-    runs.train(built, tmp_path / "run", resume=True)
+def test_a_writer_that_fails_lets_go(written):
+    assert json.loads((written[1] / "summary.json").read_text())["status"] == "finished"
 
 
 def test_where_the_file_system_has_no_locks_it_goes_without(tmp_path, monkeypatch):

@@ -12,22 +12,13 @@ import socket
 import sys
 import warnings
 
+PACKAGES = ("jax", "flax.linen", "optax", "orbax.checkpoint", "matplotlib.pyplot", "scipy.stats", "tyro", "tqdm", "PIL.Image")
 PREFIXES = ("JAX_", "XLA_", "TF_", "PYTHON", "MPL", "OMP_", "LD_")  # what is read at import
 
 
 def serve(connection: socket.socket) -> list[str] | None:
     """Answers requests until the other side ends, and returns None; in a fork, returns the arguments of the script to run."""
-    for name in (
-        "jax",
-        "flax.linen",
-        "optax",
-        "orbax.checkpoint",
-        "matplotlib.pyplot",
-        "scipy.stats",
-        "tyro",
-        "tqdm",
-        "PIL.Image",
-    ):
+    for name in PACKAGES:
         __import__(name)
     gc.collect()
     gc.freeze()

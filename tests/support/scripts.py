@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import io
 import json
 import os
 import signal
@@ -56,7 +55,7 @@ def _server():
 def _run_in_a_fork(arguments):
     connection, _ = _server()
     request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as stdout, tempfile.TemporaryFile("w+", encoding="utf-8") as stderr:
         socket.send_fds(connection, [json.dumps(request).encode()], [stdout.fileno(), stderr.fileno()])
         pid = int(connection.recv(100))
         try:
@@ -65,11 +64,9 @@ def _run_in_a_fork(arguments):
             os.kill(pid, signal.SIGKILL)
             connection.recv(100)
             raise
-        texts = []
         for file in (stdout, stderr):
             file.seek(0)
-            texts.append(io.TextIOWrapper(file, encoding="utf-8").read())
-    return subprocess.CompletedProcess(arguments, status, *texts)
+        return subprocess.CompletedProcess(arguments, status, stdout.read(), stderr.read())
 
 
 def start(script, *arguments):

@@ -1,6 +1,7 @@
 """Members of a sweep: the run that each would be alone, whatever runs beside it; one compilation; lanes that end."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -21,9 +22,16 @@ NUMBERS = ("test_elbo", "test_log_likelihood", "test_kl", "steps", "active_units
 ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="members are alone, bit for bit, and under map on CPU")
 
 
-def alone(config, **options):
+@functools.cache
+def alone(config):
     built = build(config)
-    return training.fit(built.vae, built.data, **(built.fit_arguments | options))
+    return training.fit(built.vae, built.data, **built.fit_arguments)
+
+
+@functools.cache
+def diverged_alone(config):
+    with pytest.warns(DivergenceWarning):
+        return alone(config)
 
 
 def member(fit, i):
@@ -122,8 +130,7 @@ def test_a_member_that_diverges_does_so_alone(strategy):
             chex.assert_trees_all_equal(member(fit, i), member(with_bad, j))
             assert fit.tests[i] == with_bad.tests[j]
     # It is frozen at its last good step: one more makes something not finite, and no step is missing.
-    with pytest.warns(DivergenceWarning):
-        single = alone(bad)
+    single = diverged_alone(bad)
     assert single.status == "diverged"
     frozen = member(with_bad, 1)
     chex.assert_tree_all_finite(frozen.state.params)
@@ -135,8 +142,7 @@ def test_a_member_that_diverges_does_so_alone(strategy):
 def test_the_last_good_state_is_as_far_as_everything_is_finite():
     """By hand: the same epoch with ever fewer steps, until loss and parameters are finite."""
     bad = dataclasses.replace(BASE, learning_rate=1e3)
-    with pytest.warns(DivergenceWarning):
-        built, stopped = build(bad), alone(bad).progress
+    built, stopped = build(bad), diverged_alone(bad).progress
     step = training.make_train_step(built.vae, objective=built.objective, train_input=built.data.train_input)
     run_epoch = jax.jit(training.make_epoch(step, bad.batch_size))
     keys, hyperparams = training.run_keys(0), jax.tree.map(np.float32, bad.hyperparams)

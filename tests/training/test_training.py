@@ -99,7 +99,7 @@ def test_the_step_is_optaxs_own_update():
         return total
 
     adam = optax.adam(1e-2)
-    updates, _ = adam.update(jax.grad(mean_loss)(state.params), adam.init(state.params), state.params)
+    updates, _ = adam.update(jax.jit(jax.grad(mean_loss))(state.params), adam.init(state.params), state.params)
     expected = optax.apply_updates(state.params, updates)
     new, _ = jax.jit(training.make_train_step(vae))(state, key, x, hyperparams(2.0, 1e-2))
     chex.assert_trees_all_close(new.params, expected, rtol=1e-3, atol=1e-6)
@@ -116,9 +116,8 @@ def test_the_step_is_optaxs_own_update():
     ],
 )
 def test_any_optax_optimiser_trains(optimizer):
-    first = fit(small_vae(), small_data(), optimizer=optimizer, epochs=1)
-    last = fit(small_vae(), small_data(), optimizer=optimizer, epochs=6)
-    assert last.test.elbo > first.test.elbo
+    result = fit(small_vae(), small_data(), optimizer=optimizer, epochs=6)
+    assert result.test.elbo > result.progress.history[0].test.elbo
 
 
 def test_a_users_own_objective_trains():
