@@ -35,7 +35,7 @@ def test_the_monte_carlo_kl_is_that_by_quadrature():
     )
     keys = jax.random.split(jax.random.key(0), 20_000)
     one = lambda key: priors.kl_to_prior(key, jnp.array([mean]), jnp.array([math.log(scale)]), mixture)  # noqa: E731
-    accept_mean(np.asarray(jax.vmap(one)(keys), np.float64), exact)
+    accept_mean(np.asarray(jax.jit(jax.vmap(one))(keys), np.float64), exact)
 
 
 def test_vamp_is_the_mixture_of_its_posteriors():
@@ -53,10 +53,12 @@ def test_samplers_fit_their_density(name):
     else:
         prior = priors.gaussian_mixture(1, 2)
         params = {"logits": jnp.asarray(LOGITS), "means": jnp.asarray(MEANS), "log_scales": jnp.asarray(LOG_SCALES)}
-    draws = jax.vmap(lambda key: prior.sample(params, encode, key))(jax.random.split(jax.random.key(1), 20_000))[:, 0]
+    sample = jax.jit(jax.vmap(lambda key: prior.sample(params, encode, key)))
+    draws = sample(jax.random.split(jax.random.key(1), 20_000))[:, 0]
     pdf = lambda z: math.exp(float(prior.log_prob(params, encode, jnp.array([z], jnp.float32))))  # noqa: E731
     grid = np.linspace(-9, 9, 721)
-    values = np.exp(np.asarray(jax.vmap(lambda z: prior.log_prob(params, encode, z[None]))(jnp.asarray(grid, jnp.float32))))
+    log_prob = jax.jit(jax.vmap(lambda z: prior.log_prob(params, encode, z[None])))
+    values = np.exp(np.asarray(log_prob(jnp.asarray(grid, jnp.float32))))
     assert integrate.trapezoid(values, grid) == pytest.approx(1, abs=1e-4)
     assert pdf(0.5) == pytest.approx(values[380], rel=1e-4)
     for power in (1, 2):
@@ -67,16 +69,10 @@ def test_with_a_learned_prior_the_elbo_is_still_a_bound_and_exact_at_the_posteri
     """Prior N(1, 1) as a mixture of one, p(x|z) = N(z, 1): log p(x) = log N(x; 1, 2)."""
     prior = lambda z: priors.gaussian_mixture_log_prob(z, jnp.zeros(1), jnp.ones((1, 1)), jnp.zeros((1, 1)))  # noqa: E731
     encode = lambda x: ((x + 1) / 2, jnp.full_like(x, 0.5 * math.log(0.5)))  # noqa: E731
+    log_prob = lambda out, x: likelihoods.gaussian_log_prob(out, 0.0, x)  # noqa: E731
+    run = jax.jit(lambda x: elbo(jax.random.key(0), encode, lambda z: z, log_prob, x, num_samples=3, prior_log_prob=prior))
     for x in (-1.0, 0.3, 4.0):
-        terms = elbo(
-            jax.random.key(0),
-            encode,
-            lambda z: z,
-            lambda out, x: likelihoods.gaussian_log_prob(out, 0.0, x),
-            jnp.array([x]),
-            num_samples=3,
-            prior_log_prob=prior,
-        )
+        terms = run(jnp.array([x]))
         assert float(terms.elbo) == pytest.approx(stats.norm(1, math.sqrt(2)).logpdf(x), abs=1e-5)
 
 
@@ -118,7 +114,7 @@ def test_hierarchical_is_the_joint_density_in_the_noise_of_the_second_layer():
     # Without the noise it is the marginal of z1, N(b, a a' + 0.36 I), whatever the inference network.
     grid = np.linspace(-12, 12, 2001)
     points = jnp.asarray(np.column_stack([np.tile(z1, (len(grid), 1)), grid]), jnp.float32)
-    values = np.exp(np.asarray(jax.vmap(lambda z: prior.log_prob(params, None, z))(points), np.float64))
+    values = np.exp(np.asarray(jax.jit(jax.vmap(lambda z: prior.log_prob(params, None, z)))(points), np.float64))
     a, b = generate.T
     marginal = stats.multivariate_normal(b, np.outer(a, a) + 0.36 * np.eye(2)).pdf(z1)
     assert integrate.trapezoid(values, grid) == pytest.approx(marginal, rel=1e-4)
@@ -128,7 +124,8 @@ def test_hierarchical_samples_fit_their_density():
     """z2 that the draws stand for is N(0, 1), z1 has the marginal's moments, and E[q / p] = 1 for a q of known mass."""
     prior, params = two_layers()
     a, b = np.asarray(params["generate"], np.float64).T
-    draws = jax.vmap(lambda key: prior.sample(params, None, key))(jax.random.split(jax.random.key(1), 20_000))
+    sample = jax.jit(jax.vmap(lambda key: prior.sample(params, None, key)))
+    draws = sample(jax.random.split(jax.random.key(1), 20_000))
     z = np.asarray(draws, np.float64)
     z2 = z[:, :2] @ np.asarray(params["infer"], np.float64)[0, :2] + float(params["infer"][0, 2]) + 0.8 * z[:, 2]
     accept_mean(z2, 0.0)
@@ -136,7 +133,7 @@ def test_hierarchical_samples_fit_their_density():
     for j in range(2):
         accept_mean(z[:, j], b[j])
         accept_mean((z[:, j] - b[j]) * z2, a[j])
-    log_p = np.asarray(jax.vmap(lambda z: prior.log_prob(params, None, z))(draws), np.float64)
+    log_p = np.asarray(jax.jit(jax.vmap(lambda z: prior.log_prob(params, None, z)))(draws), np.float64)
     narrow = stats.multivariate_normal(z.mean(axis=0), np.cov(z.T) / 4)
     accept_mean(np.exp(narrow.logpdf(z) - log_p), 1.0)
 
@@ -151,13 +148,10 @@ def test_two_stochastic_layers_have_the_weights_of_both():
     all_params, x = {**vae.init(jax.random.key(0)), "prior": params}, np.array([0.4, -0.8])
     mean, log_scale = vae.encode(all_params, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(mean, [0.2, -0.4, 0], rtol=1e-6)
-    terms = elbo(
-        jax.random.key(0),
-        lambda x: (mean, log_scale),
-        lambda z: vae.decode(all_params, z),
-        vae.likelihood.log_prob,
-        jnp.asarray(x, jnp.float32),
-        prior_log_prob=model.prior_log_prob(vae, all_params),
+    encode, decode = lambda x: (mean, log_scale), lambda z: vae.decode(all_params, z)
+    log_prob, prior_log_prob = vae.likelihood.log_prob, model.prior_log_prob(vae, all_params)
+    terms = jax.jit(lambda x: elbo(jax.random.key(0), encode, decode, log_prob, x, prior_log_prob=prior_log_prob))(
+        jnp.asarray(x, jnp.float32)
     )
     *z1, noise = np.asarray(posteriors.sample_posterior(jax.random.key(0), mean, log_scale), np.float64)
     mean_z2 = np.asarray(params["infer"], np.float64) @ np.append(z1, 1)

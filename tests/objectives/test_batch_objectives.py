@@ -1,5 +1,6 @@
 """Objectives of a batch, against direct computation on data so small that the aggregate posterior can be enumerated."""
 
+import functools
 import itertools
 import math
 
@@ -144,6 +145,7 @@ X = jnp.asarray(np.random.default_rng(5).normal(size=(8, LATENT)), jnp.float32)
 
 
 def test_beta_tc_with_beta_one_is_the_elbo_and_beta_acts_on_the_total_correlation():
+    @jax.jit
     def run(beta):
         return cross_batch.beta_tc_elbo(jax.random.key(0), *model_functions(), X, beta=beta, num_examples=20)
 
@@ -191,7 +193,7 @@ def test_mmd_is_unbiased():
             a, b = jax.random.normal(key, (2, 20, LATENT))
             return mmd(a + shift, b)
 
-        values = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 2000)), np.float64)
+        values = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 2000)), np.float64)
         # E k(u, v) for u - v ~ N(m, 2 I) and a kernel of variance s^2 = latent
         factor = (LATENT / (LATENT + 2)) ** (LATENT / 2)
         exact = 2 * factor * (1 - math.exp(-LATENT * shift**2 / (2 * (LATENT + 2))))
@@ -212,7 +214,9 @@ def test_the_optimal_scale_is_the_best_and_its_gradient_needs_no_path_through_it
     objective = cross_batch.optimal_scale()
     bundle = gaussian("shared")
 
-    def loss(gain, stop):
+    @functools.partial(jax.jit, static_argnums=1)
+    @jax.value_and_grad
+    def with_gradient(gain, stop):
         encode, _, _ = model_functions()
         decode = lambda z: (gain * z, jnp.zeros(1))  # noqa: E731
         state = objective.init(jax.random.key(0))
@@ -229,7 +233,7 @@ def test_the_optimal_scale_is_the_best_and_its_gradient_needs_no_path_through_it
 
         return jnp.mean(jax.vmap(one)(keys, X)) + 2 * jnp.mean(terms.kl)
 
-    through, stopped = (jax.value_and_grad(loss)(jnp.array(0.7), stop) for stop in (False, True))
+    through, stopped = (with_gradient(jnp.array(0.7), stop) for stop in (False, True))
     np.testing.assert_allclose(through, stopped, rtol=1e-5)
     encode, _, _ = model_functions()
     state = objective.init(jax.random.key(0))
@@ -251,12 +255,14 @@ def test_the_optimal_scale_is_the_best_and_its_gradient_needs_no_path_through_it
 def test_geco_raises_its_multiplier_while_the_distortion_is_above_the_target():
     objective = cross_batch.geco(step_size=1e-3, max_step=0.01)
 
+    @jax.jit
+    def step(key, target, state):
+        return objective.terms(key, *model_functions(), X, Hyperparams(target_distortion=target), state)
+
     def multiplier(target, steps):
         state = objective.init(jax.random.key(0))
         for i in range(steps):
-            terms, state = objective.terms(
-                jax.random.key(i), *model_functions(), X, Hyperparams(target_distortion=target), state
-            )
+            terms, state = step(jax.random.key(i), target, state)
         return terms, math.exp(float(state.log_multiplier))
 
     terms, raised = multiplier(-1000.0, 10)
@@ -282,6 +288,7 @@ def test_the_discriminator_of_factor_vae_finds_the_total_correlation():
         lambda out, x: gaussian_log_prob(out, 0.0, x),
     )
 
+    @jax.jit
     def learned(rho):
         factor = jnp.linalg.cholesky(jnp.array([[1.0, rho], [rho, 1.0]]))
 
@@ -293,10 +300,10 @@ def test_the_discriminator_of_factor_vae_finds_the_total_correlation():
 
         keys = jax.random.split(jax.random.key(1), 600)
         _, (total_correlation, loss) = jax.lax.scan(body, objective.init(jax.random.key(0)), keys)
-        return float(jnp.mean(total_correlation[-200:])), float(jnp.mean(loss[-200:]))
+        return jnp.mean(total_correlation[-200:]), jnp.mean(loss[-200:])
 
     for rho in (0.0, 0.8):
-        got, loss = learned(rho)
+        got, loss = map(float, learned(rho))
         assert got == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.06)
         assert (loss == pytest.approx(math.log(2), abs=0.01)) == (rho == 0.0)
 
@@ -310,6 +317,7 @@ def test_gamma_weighs_the_total_correlation_and_no_gradient_reaches_the_codes_fr
 
     objective = cross_batch.factor(network, Sgd)
 
+    @jax.jit
     def run(shift):
         encode, decode, log_prob = model_functions()
         moved = lambda x: (x + shift, encode(x)[1])  # noqa: E731
@@ -377,31 +385,31 @@ OBJECTIVES = {
 }
 
 
-def assert_terms(objective, expected):
-    terms, _ = objective.terms(jax.random.key(0), *model_functions(), X, WEIGHTS, objective.init(jax.random.key(1)))
+@functools.cache
+def terms_of(name):
+    objective = OBJECTIVES[name][0]()
+    state = objective.init(jax.random.key(1))
+    return jax.jit(lambda state: objective.terms(jax.random.key(0), *model_functions(), X, WEIGHTS, state)[0])(state)
+
+
+def assert_terms(terms, expected):
     np.testing.assert_allclose(terms.loss, expected(terms.log_likelihood, terms.kl, terms.extra), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("make", "expected"), OBJECTIVES.values(), ids=OBJECTIVES)
-def test_each_term_has_its_weight(make, expected):
-    assert_terms(make(), expected)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_each_term_has_its_weight(name):
+    assert_terms(terms_of(name), OBJECTIVES[name][1])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("term", ["log_likelihood", "kl"])
 @pytest.mark.parametrize("factor", [-1.0, 0.5, 1 / LATENT])
-def test_broken_twins_of_each_objective_fail(name, term, factor, monkeypatch):
+def test_broken_twins_of_each_objective_fail(name, term, factor):
     """A sign, a half, a mean for a sum, in a term of the loss alone."""
-    make, expected = OBJECTIVES[name]
-    objective = make()
-
-    def broken(*arguments):
-        terms, state = objective.terms(*arguments)
-        wrong = {"log_likelihood": -1.0, "kl": 3.0}[term] * (factor - 1) * getattr(terms, term)
-        return terms._replace(loss=terms.loss + wrong), state
-
+    terms = terms_of(name)
+    wrong = {"log_likelihood": -1.0, "kl": 3.0}[term] * (factor - 1) * getattr(terms, term)
     with pytest.raises(AssertionError):
-        assert_terms(objective._replace(terms=broken), expected)
+        assert_terms(terms._replace(loss=terms.loss + wrong), OBJECTIVES[name][1])
 
 
 def test_the_discriminator_compares_the_first_half_with_the_second_shuffled(monkeypatch):
