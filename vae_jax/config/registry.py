@@ -67,7 +67,9 @@ class Setting(NamedTuple):
         numbers: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
         for number in numbers:
             if isinstance(number, int | float) and not isinstance(number, bool) and not self.low <= number <= self.high:
-                raise UserError(field=self.name, expected=self.expected, got=value)
+                largest = f"{self.high:,.0f}" if self.high < 1e10 else f"{self.high:g}"
+                is_too_large = number > self.high >= 1e6 and not self.bounds
+                raise UserError(field=self.name, expected=f"at most {largest}" if is_too_large else self.expected, got=value)
 
 
 class TrainingData(NamedTuple):
