@@ -93,13 +93,13 @@ QUICK = (
 def test_each_likelihood_starts_at_the_training_mean_and_gets_better(name, setting, value):
     config = dataclasses.replace(SMALL, likelihood=name, output_bias="train_mean", **{setting: value})
     built = build(config)
-    params = built.vae.init(jax.random.key(0))
+    params = jax.jit(built.vae.init)(jax.random.key(0))
     # With the last layer's weights at zero what is left is its bias: the decoder then predicts the mean image.
     layers = params["decoder"]
     last = max(layers, key=lambda layer: int(layer.rsplit("_", 1)[-1]) if layer.startswith("Dense") else -1)
     layers[last]["kernel"] = 0 * layers[last]["kernel"]
     unit = 16 if built.vae.likelihood.support == "counts" else 1
-    predicted = built.vae.likelihood.mean(built.vae.decode(params, jax.numpy.zeros(4)))
+    predicted = jax.jit(lambda params: built.vae.likelihood.mean(built.vae.decode(params, jax.numpy.zeros(4))))(params)
     np.testing.assert_allclose(predicted, built.dataset.train_mean * unit, atol=2e-3 * unit)
     fit = training.fit(built.vae, built.data, **built.fit_arguments)
     first, last = fit.progress.history

@@ -3,6 +3,7 @@
 Statistical comparisons go through `budget.accept`: none fails on correct code but with the probability stated there.
 """
 
+import functools
 import math
 
 import jax
@@ -80,6 +81,7 @@ QUARTIC = Path(lambda z: -jnp.sum(z**4) / 4 - z[0] * z[1], lambda z: -jnp.sum(jn
 SCALE = np.array([0.7, 1.5, 1.0])
 
 
+@functools.partial(jax.jit, static_argnames="num_steps")
 def flow(z, momentum, step_size, num_steps, t=0.6):
     return leapfrog(QUARTIC, t, point_at(QUARTIC, z), momentum, step_size, jnp.asarray(SCALE), num_steps)
 
@@ -98,7 +100,7 @@ def test_leapfrog_keeps_volumes(x64):
         end, momentum = flow(both[:3], both[3:], 0.15, 7)
         return jnp.concatenate([end.z, momentum])
 
-    jacobian = jax.jacobian(map_of)(jnp.array([0.3, -0.8, 1.1, 1.0, 0.4, -0.7]))
+    jacobian = jax.jit(jax.jacobian(map_of))(jnp.array([0.3, -0.8, 1.1, 1.0, 0.4, -0.7]))
     assert float(jnp.linalg.det(jacobian)) == pytest.approx(1, abs=1e-12)
 
 
@@ -152,7 +154,7 @@ def assert_invariant(step, t=0.4, chains=20_000, num_steps=6):
 
     points, rates = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(0), chains), jnp.asarray(draws, jnp.float32))
     # What is carried along belongs to the point at which the chain is, not to the one refused.
-    fresh = jax.vmap(lambda z: point_at(path, z))(points.z)
+    fresh = jax.jit(jax.vmap(lambda z: point_at(path, z)))(points.z)
     np.testing.assert_allclose(points.log_density(t), fresh.log_density(t), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(points.gradient_start, fresh.gradient_start, rtol=1e-4, atol=1e-4)
     white = np.linalg.solve(root, (float64(points.z) - centre).T).T

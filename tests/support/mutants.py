@@ -3,6 +3,8 @@
 A twin is a row's name and a function of the real function and its arguments.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,7 @@ def _logistic_twin(*, edges=True, half_width=1 / 510, density=False):
     return twin
 
 
+@jax.jit
 def _components(loc, s, x):
     """Log P of each component: the shape of loc."""
     one = jax.vmap(lambda loc, s, x: likelihoods.discretized_logistic_log_prob(loc, s, x))
@@ -42,6 +45,7 @@ def _rgb_means(loc, coefficients, x, offset=0.5):
     return loc + jnp.stack([jnp.zeros_like(c[:, 0]), c[:, 0] * red, c[:, 1] * red + c[:, 2] * green], axis=1)
 
 
+@functools.partial(jax.jit, static_argnames="per_channel")
 def _rgb(logits, means, s, x, per_channel=False):
     terms = _components(means, s, x)
     if per_channel:
@@ -49,6 +53,7 @@ def _rgb(logits, means, s, x, per_channel=False):
     return jnp.sum(logsumexp(log_softmax(logits) + jnp.sum(terms, axis=1), axis=-1))
 
 
+@functools.partial(jax.jit, static_argnames=("root", "transposed"))
 def _kl_full(mean_q, q, mean_p, p, *, root=False, transposed=False, log_determinant=1.0, constant=1.0):
     """KL of full covariances by dense algebra, with something wrong."""
     square = (lambda a: a.T @ a) if transposed else (lambda a: a if root else a @ a.T)
