@@ -14,6 +14,7 @@ import jax
 import kept_programs
 import pytest
 
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # they have no doctests, and importing two of one name is an error
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

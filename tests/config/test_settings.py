@@ -80,9 +80,8 @@ SETTINGS = [
 ] + [(name, "epochs", 2) for name in entries("likelihood") if name == "logistic_mixture" or not settings_of("likelihood", name)]
 
 
-# One without a setting, one with a value of all pixels, one with a value of each, one that is a mixture.
+# One with a value of all pixels, one with a value of each, one that is a mixture.
 QUICK = (
-    ("continuous_bernoulli", "epochs", 2),
     ("gaussian", "scale", "shared"),
     ("negative_binomial", "dispersion", "per_pixel"),
     ("logistic_mixture", "epochs", 2),

@@ -96,7 +96,11 @@ def test_what_is_read_back_are_the_averaged_parameters(built, whole):
 
 @pytest.mark.parametrize(
     "state",
-    ["another run's", "both another run's", pytest.param("an older one", marks=pytest.mark.slow), "newer than the record"],
+    [
+        "another run's",
+        "both another run's",
+        *(pytest.param(state, marks=pytest.mark.slow) for state in ("an older one", "newer than the record")),
+    ],
 )
 def test_a_checkpoint_that_is_not_this_epochs_is_passed_over(state, built, whole, run):
     before, folder = read(whole / "run" / "summary.json"), run / "checkpoints"

@@ -120,6 +120,7 @@ def test_any_optax_optimiser_trains(optimizer):
     assert result.test.elbo > result.progress.history[0].test.elbo
 
 
+@pytest.mark.slow
 def test_a_users_own_objective_trains():
     def squared_kl(key, encode, decode, log_prob, x, hyperparams):
         terms = objectives.elbo(key, encode, decode, log_prob, x)
@@ -139,6 +140,7 @@ def test_it_learns_and_repeats_bit_for_bit():
     assert -6 < first.test.elbo < -np.log(16)
 
 
+@pytest.mark.slow
 def test_going_on_from_the_middle_is_bit_for_bit():
     whole = fit(small_vae(), small_data(validation=True), epochs=5)
     kept = {}
@@ -262,6 +264,7 @@ def test_early_stopping_reports_the_best_epoch():
     assert result.test.elbo == result.progress.history[result.epoch - 1].test.elbo
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_finite_to_begin_with_end_the_run():
     vae = small_vae()
     infinite = vae._replace(init=lambda key: jax.tree.map(lambda leaf: leaf + jnp.inf, vae.init(key)))
