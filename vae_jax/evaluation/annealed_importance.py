@@ -24,7 +24,7 @@ from vae_jax.evaluation.hmc import (
 )
 from vae_jax.model import VAE, Params, prior_log_prob, sample_prior
 from vae_jax.objectives import log_mean_exp_k
-from vae_jax.objectives.base import log_likelihood_of, standard_normal_log_prob
+from vae_jax.objectives.base import scalar_log_prob, standard_normal_log_prob
 from vae_jax.posteriors import posterior_log_prob, sample_posterior
 
 Start = Literal["posterior", "prior"]
@@ -121,7 +121,7 @@ def _problem(vae: VAE, params: Params, x: Array, start: Start) -> _Problem:
     log_prior = prior_log_prob(vae, params) or standard_normal_log_prob
 
     def log_likelihood(z: Array) -> Array:
-        return log_likelihood_of(vae.likelihood.log_prob, vae.decode(params, z), x)
+        return scalar_log_prob(vae.likelihood.log_prob, vae.decode(params, z), x)
 
     if start == "prior":
         code = jax.eval_shape(lambda key: sample_prior(vae, params, key), stream(0, Stream.CHECK))

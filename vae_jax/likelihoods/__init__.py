@@ -5,7 +5,7 @@ It returns a scalar, to be maximized, summed over the event. Every likelihood is
 comparable on the same data. The arithmetic is at least float32, and the result has the dtype of the inputs.
 """
 
-from vae_jax.likelihoods.base import DISCRETE, Likelihood, Support, from_log_prob, outside_support
+from vae_jax.likelihoods.base import DISCRETE, DecoderOutput, Likelihood, Support, from_log_prob, outside_support
 from vae_jax.likelihoods.binary import bernoulli, bernoulli_log_prob, bernoulli_log_prob_from_probs
 from vae_jax.likelihoods.counts import negative_binomial, negative_binomial_log_prob, poisson, poisson_log_prob
 from vae_jax.likelihoods.levels import (
@@ -36,6 +36,7 @@ from vae_jax.likelihoods.unit_interval import (
 
 __all__ = [
     "DISCRETE",
+    "DecoderOutput",
     "Likelihood",
     "Support",
     "bernoulli",

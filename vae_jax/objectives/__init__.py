@@ -1,8 +1,12 @@
-"""Training objectives for one example: from (encode, decode, log_prob) to named terms in nats. See also `cross_batch`."""
+"""Training objectives for one example, from (encode, decode, log_prob) to named terms in nats.
+
+Objectives that need a whole batch are in `objectives.batch`.
+"""
 
 from vae_jax.objectives.base import (
     Decode,
     Encode,
+    HyperparamsLike,
     LogProb,
     Objective,
     PriorLogProb,
@@ -19,6 +23,7 @@ __all__ = [
     "Decode",
     "Encode",
     "Estimator",
+    "HyperparamsLike",
     "LogProb",
     "Objective",
     "PriorLogProb",
