@@ -37,8 +37,8 @@ def log_importance_weights(batch_size: int, num_examples: int, weights: Weights)
     the first column instead of on the diagonal, so its rows do not sum to one.
 
     With the weighted weights, log q(z) and every log q(z_j) are too low: by log B where the codes do not overlap, and by log N
-    where all codes coincide. Mutual information is too high by the error of log q(z). The total correlation is too high by the sum of the
-    errors of all log q(z_j) minus the error of log q(z).
+    where all codes coincide. Mutual information is too high by the error of log q(z). The total correlation is too high by the
+    sum of the errors of all log q(z_j) minus the error of log q(z).
 
     Args:
       batch_size: B >= 2.
