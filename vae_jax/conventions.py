@@ -1,7 +1,7 @@
 """Translates VAE losses of other code bases into the terms of this one, and ours into PyTorch.
 
-Both directions take and return plain numbers. Our loss, for one example, in nats, summed over pixels and latent dimensions, with
-a normalized likelihood, is
+Both directions take and return plain numbers. Our loss, for one example, in nats, summed over pixels and latent dimensions,
+with a normalized likelihood, is
 
     loss(x) = -(E_q[log p(x|z)] - beta KL(q(z|x) || N(0, I)))
 
@@ -91,7 +91,7 @@ class Implied(NamedTuple):
         size = "" if self.batch_size is None else f", in batches of {self.batch_size} (beta changes with that),"
         text = f"Up to a factor and a constant this loss is -(E log p(x|z) - {self.beta:.4g} KL) of one example{size}"
         if self.likelihood == "bernoulli":
-            text += " with a Bernoulli for every pixel, a likelihood only of 0 and 1: for grey pixels use continuous_bernoulli"
+            text += " with a Bernoulli for every pixel, a likelihood only of 0 and 1: for gray pixels use continuous_bernoulli"
         elif self.scale is None:
             text += " with a Gaussian whose standard deviation is learned"
         else:
@@ -117,7 +117,10 @@ class Recipe(NamedTuple):
 
     @property
     def code(self) -> str:
-        """Lines of PyTorch that compute a `loss` to minimize from `decoded`, `x`, `mean`, `log_scale` (and `decoded_log_scale`)."""
+        """Lines of PyTorch that compute a `loss` to minimize.
+
+        They use the names `decoded`, `x`, `mean` and `log_scale`, and `decoded_log_scale` for a learned scale.
+        """
         error = _ERRORS[self.reconstruction]
         reduced = {"sum": '"sum")', "mean": '"mean")', "batch_mean": '"sum") / len(x)'}[self.reconstruction_reduction]
         reduced_kl = {"sum": ".sum()", "mean": ".mean()", "batch_mean": ".sum() / len(x)"}[self.kl_reduction]
@@ -136,8 +139,8 @@ def _expect(is_valid: bool, argument: str, expected: str, got: object) -> None:
 
 
 def _is_within(value: object, least: float, most: float) -> bool:
-    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    return least <= number <= most
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and least <= value <= most  # pyright: ignore[reportOperatorIssue]
 
 
 def _canonical_name(kind: str, name: object, names: Mapping[str, str]) -> str:
@@ -191,7 +194,8 @@ def implied(
       batch_size: N. It is needed if one term is summed over the batch and the other is not.
 
     Returns:
-      `Implied`: beta, scale, the pairs with the same minimum, and the multiplier and the constant that turn L into our mean loss.
+      `Implied`: beta, scale, the pairs with the same minimum, and the multiplier and the constant that turn L into our mean
+      loss.
 
     Raises:
       ValueError: an argument is out of range, or a name is unknown.
@@ -214,9 +218,7 @@ def implied(
     _expect(_is_within(scale_factor, 1e-30, 1e30), "implied: scale_factor", "a number > 0", scale_factor)
     f_error, f_kl, size = _factors("implied", reduction, kl_reduction, data_dims, latent_dims, batch_size)
     beta, multiplier = float(kl_weight) * f_kl / f_error, float(data_dims) if reduction == "mean" else 1.0
-    if (
-        not error.power
-    ):  # a factor in front of such an error is not a parameter of its likelihood, but divides the weight of the KL
+    if not error.power:  # a factor of such an error is not a parameter of its likelihood, but it divides the weight of the KL
         beta, multiplier = beta / float(scale_factor), multiplier / float(scale_factor)
         return Implied(error.likelihood, beta, None, None, None, data_dims * error.constant, multiplier, size)
     scale = (error.weight * float(scale_factor)) ** (-1 / error.power)
