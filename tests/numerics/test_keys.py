@@ -88,7 +88,7 @@ def test_the_recorder_notices_a_shared_key(wrong):
         match wrong:
             case "discriminator":  # started from the key of the decoder
                 vae.init(root)
-                cross_batch.batch.forward(root, lambda x: (x, x), lambda z: z, lambda o, x: x.sum(), jnp.zeros((2, 1)))
+                cross_batch.base.forward(root, lambda x: (x, x), lambda z: z, lambda o, x: x.sum(), jnp.zeros((2, 1)))
             case "order":  # an epoch's order and the test set of one key
                 keys = training.RunKeys(root, root, root)
                 training.epoch_order(keys, 0, 4, 2)
