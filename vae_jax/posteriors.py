@@ -1,11 +1,16 @@
 """The approximate posterior q(z|x) of one example: reparameterized sampling and log q(z|x)."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from vae_jax._numerics.threefry import normal
 from vae_jax.likelihoods import gaussian_log_prob
+
+Encode: TypeAlias = Callable[[Array], tuple[Array, Array]]  # x -> (mean, log_scale) of q(z|x), each of shape (latent,)
 
 
 def sample_posterior(

@@ -9,10 +9,9 @@ from unittest import mock
 import jax
 import numpy as np
 
-import vae_jax
-from vae_jax._numerics import threefry as _threefry
+from vae_jax._numerics import threefry
 
-PACKAGE = str(Path(vae_jax.__file__).parent)
+PACKAGE = str(Path(threefry.__file__).parents[1])
 DRAWS = ["bernoulli", "bits", "categorical", "choice", "gumbel", "laplace", "loggamma", "logistic", "normal"]
 DRAWS += ["permutation", "poisson", "randint", "t", "truncated_normal", "uniform"]
 REPEATED = ("evaluate", "stream")  # functions that are meant to give the same draws, or keys, wherever they are called
@@ -71,8 +70,8 @@ class Recorder:
                 stack.enter_context(mock.patch.object(jax.random, name, self._wrap(getattr(jax.random, name), self._draw)))
             for name, note in (("fold_in", self._child), ("split", self._split)):
                 stack.enter_context(mock.patch.object(jax.random, name, self._wrap(getattr(jax.random, name), note)))
-            halves = self._wrap(_threefry._key_halves, self._draw)
-            stack.enter_context(mock.patch.object(_threefry, "_key_halves", halves))
+            halves = self._wrap(threefry._key_halves, self._draw)
+            stack.enter_context(mock.patch.object(threefry, "_key_halves", halves))
             yield
             jax.effects_barrier()
 

@@ -1,6 +1,7 @@
 """`VAE`: a bundle of pure functions (init, encode, decode) of one example, with its likelihood and its prior."""
 
 from vae_jax._numerics.arrays import Params as Params
+from vae_jax.model.architectures import assemble_vae as assemble_vae
 from vae_jax.model.architectures import conv_vae as conv_vae
 from vae_jax.model.architectures import mlp_vae as mlp_vae
 from vae_jax.model.scaling import FROM_DATA as FROM_DATA

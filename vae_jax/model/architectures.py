@@ -58,7 +58,7 @@ def mlp_vae(
       (5, 2)
     """
     reverse = tuple(reversed(hidden))
-    return _assemble(
+    return assemble_vae(
         networks.mlp_encoder(data_shape, latent_dim, hidden=hidden, activation=activation, dtype=dtype),
         partial(networks.mlp_decoder, latent_dim, data_shape, hidden=reverse, activation=activation, dtype=dtype),
         data_shape,
@@ -108,7 +108,7 @@ def conv_vae(
             make, channels=channels, dense=dense, num_blocks=num_blocks, norm=norm, activation=activation, dtype=dtype
         )
 
-    return _assemble(
+    return assemble_vae(
         shared(networks.conv_encoder)(data_shape, latent_dim),
         partial(shared(networks.conv_decoder), latent_dim, data_shape),
         data_shape,
@@ -119,7 +119,7 @@ def conv_vae(
     )
 
 
-def _assemble(
+def assemble_vae(
     encoder: Network,
     make_decoder: Callable[..., Network],
     data_shape: tuple[int, ...],

@@ -11,7 +11,8 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.networks import Network
-from vae_jax.priors import Encode, Prior
+from vae_jax.posteriors import Encode
+from vae_jax.priors import Prior
 
 
 def parameter_shapes(init: Callable[[Array], Params], encoder: Network, decoder: Network) -> Params:

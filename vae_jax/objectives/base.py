@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, Key, Real
 from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.errors import check_signature
 from vae_jax.likelihoods import DecoderOutput
-from vae_jax.posteriors import posterior_log_prob, sample_posterior
+from vae_jax.posteriors import Encode, posterior_log_prob, sample_posterior
 
-Encode: TypeAlias = Callable[[Array], tuple[Array, Array]]  # x -> (mean, log_scale) of q(z|x), each of shape (latent,)
 Decode: TypeAlias = Callable[[Array], DecoderOutput]  # z -> decoder_output
 LogProb: TypeAlias = Callable[[DecoderOutput, Array], Array]  # (decoder_output, x) -> log p(x|z), scalar nats
 PriorLogProb: TypeAlias = Callable[[Array], Array]  # z -> log p(z), scalar nats

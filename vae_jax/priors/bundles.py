@@ -10,9 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_monte_carlo
-from vae_jax.posteriors import posterior_log_prob, sample_posterior
-
-Encode = Callable[[Array], tuple[Array, Array]]  # x -> (mean, log_scale) of q(z|x)
+from vae_jax.posteriors import Encode, posterior_log_prob, sample_posterior
 
 
 def gaussian_mixture_log_prob(
