@@ -196,7 +196,7 @@ def check_positive(function: str, **values: ArrayLike | str) -> None:
             raise ValueError(f"{function}: expected {name} to be a positive number, got {value!r}.")
 
 
-def natural_log(value: ArrayLike) -> float | Array:
+def natural_log(value: Float[ArrayLike, "*shape"]) -> float | Float[Array, "*shape"]:
     """Returns the natural logarithm of a number as a Python float, or of an array as an array."""
     if jnp.ndim(value) == 0:
         return math.log(value)  # pyright: ignore[reportArgumentType]

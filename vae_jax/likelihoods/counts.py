@@ -128,7 +128,7 @@ def _scale_mean(raw: Array, factor: Array) -> Array:
     return scaled + jnp.log(-jnp.expm1(-scaled))
 
 
-def poisson(unit: ArrayLike = 1.0) -> Likelihood:
+def poisson(unit: Float[ArrayLike, "*#event"] = 1.0) -> Likelihood:
     """Makes the Poisson likelihood for counts. The decoder emits raw numbers with rate = unit softplus(raw).
 
     Use it for photon or event counts, whose variance equals their mean. Where they vary more, use `negative_binomial`.
@@ -156,7 +156,7 @@ def negative_binomial(
     dispersion: float | Literal["shared", "per_pixel"] = "shared",
     *,
     initial_dispersion: float = 1.0,
-    unit: ArrayLike = 1.0,
+    unit: Float[ArrayLike, "*#event"] = 1.0,
 ) -> Likelihood:
     """Makes the negative binomial likelihood for counts that vary more than under a Poisson distribution.
 

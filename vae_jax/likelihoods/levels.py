@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Float, Int, Key, Real
 
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.special import log1mexp, soft_floor
@@ -16,7 +16,9 @@ from vae_jax.likelihoods.base import Likelihood, check_positive, invert_increasi
 _MIN_SCALE_IN_BINS = 0.05
 
 
-def edges(loc: Array, level: Array, num_bins: int) -> tuple[Array, Array]:
+def edges(
+    loc: Float[Array, "*shape"], level: Real[Array, "*#shape"], num_bins: int
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """Computes the distances of a level's upper and lower bin edge from loc, in bins: level +- 1/2 - (num_bins - 1) loc.
 
     (num_bins - 1) is written as a power of two minus a remainder. The product with the power is exact, so digits are not lost
@@ -28,7 +30,9 @@ def edges(loc: Array, level: Array, num_bins: int) -> tuple[Array, Array]:
     return (level + 0.5 - scaled) + remainder, (level - 0.5 - scaled) + remainder
 
 
-def level_log_prob(loc: Array, log_scale: Array, level: Array, num_bins: int) -> Array:
+def level_log_prob(
+    loc: Float[Array, "*shape"], log_scale: Float[Array, "*shape"], level: Float[Array, "*#shape"], num_bins: int
+) -> Float[Array, "*shape"]:
     """Computes the log-probability of levels elementwise.
 
     It uses sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a)), in which nothing cancels.
@@ -122,7 +126,9 @@ def categorical_log_prob(logits: Float[ArrayLike, "*event classes"], x: Real[Arr
     return -jnp.sum(jax.nn.softplus(jax.nn.logsumexp(relative, axis=-1))).astype(dtype)
 
 
-def expected_level(loc: Array, log_scale: Array | float, num_bins: int) -> Array:
+def expected_level(
+    loc: Float[Array, "*shape"], log_scale: Float[Array, "*#shape"] | float, num_bins: int
+) -> Float[Array, "*shape"]:
     """Computes the mean of the discretized logistic on [0, 1] elementwise: sum_k P(level > k) / (num_bins - 1)."""
     steepness = jnp.exp(-log_scale) / (num_bins - 1)
 
@@ -133,7 +139,7 @@ def expected_level(loc: Array, log_scale: Array | float, num_bins: int) -> Array
     return total / (num_bins - 1)
 
 
-def loc_for_mean(mean: Array, start: float, floor: float, num_bins: int) -> Array:
+def loc_for_mean(mean: Float[Array, "*shape"], start: float, floor: float, num_bins: int) -> Float[Array, "*shape"]:
     """Computes the location with this mean at the initial scale.
 
     Means at the ends of [0, 1], which a logistic cannot have, are moved inwards.
@@ -142,13 +148,15 @@ def loc_for_mean(mean: Array, start: float, floor: float, num_bins: int) -> Arra
     return invert_increasing(lambda loc: expected_level(loc, log_scale, num_bins), jnp.clip(mean, 1e-3, 1 - 1e-3), -9.0, 10.0)
 
 
-def draw_level(key: Array, loc: Array, log_scale: Array | float, num_bins: int) -> Array:
+def draw_level(
+    key: Key[Array, ""], loc: Float[Array, "*shape"], log_scale: Float[Array, "*#shape"] | float, num_bins: int
+) -> Float[Array, "*shape"]:
     """Draws levels in [0, 1]: logistic draws, rounded to the nearest level and clipped to the ends."""
     y = loc + jnp.exp(log_scale) * jax.random.logistic(key, loc.shape, loc.dtype)
     return jnp.clip(jnp.round(y * (num_bins - 1)), 0, num_bins - 1) / (num_bins - 1)
 
 
-def to_levels(x: Array, num_bins: int) -> Array:
+def to_levels(x: Float[Array, "*shape"], num_bins: int) -> Float[Array, "*shape"]:
     """Converts values k/(num_bins - 1) in [0, 1] to the levels k."""
     return jnp.round(x * (num_bins - 1))
 

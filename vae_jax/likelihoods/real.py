@@ -145,7 +145,7 @@ def _location_scale(
     log_prob: Callable[[Array, Array | float, Array], Array],
     standard_sample: Callable[[Array, Array], Array],
     scale: Scale,
-    initial_scale: ArrayLike,
+    initial_scale: Float[ArrayLike, "*#event"],
 ) -> Likelihood:
     """Makes the bundle of a location-scale family. `standard_sample` (key, like) draws at location 0 and scale 1."""
     check_positive(name, initial_scale=initial_scale)
@@ -169,7 +169,7 @@ def _location_scale(
     )
 
 
-def gaussian(scale: Scale = 1.0, *, initial_scale: ArrayLike = 1.0) -> Likelihood:
+def gaussian(scale: Scale = 1.0, *, initial_scale: Float[ArrayLike, "*#event"] = 1.0) -> Likelihood:
     """Makes the Gaussian likelihood for real data. The decoder emits the mean.
 
     Use it for real data, or for gray data where squared errors are wanted although the density is not confined to [0, 1]. The
@@ -196,7 +196,7 @@ def gaussian(scale: Scale = 1.0, *, initial_scale: ArrayLike = 1.0) -> Likelihoo
     )
 
 
-def laplace(scale: Scale = 1.0, *, initial_scale: ArrayLike = 1.0) -> Likelihood:
+def laplace(scale: Scale = 1.0, *, initial_scale: Float[ArrayLike, "*#event"] = 1.0) -> Likelihood:
     """Makes the Laplace likelihood for real data: absolute instead of squared error. The decoder emits the median.
 
     Use it where edges and a few large errors should cost less than under a Gaussian.
@@ -213,7 +213,9 @@ def laplace(scale: Scale = 1.0, *, initial_scale: ArrayLike = 1.0) -> Likelihood
     )
 
 
-def student_t(scale: Scale = 1.0, *, degrees_of_freedom: float = 4.0, initial_scale: ArrayLike = 1.0) -> Likelihood:
+def student_t(
+    scale: Scale = 1.0, *, degrees_of_freedom: float = 4.0, initial_scale: Float[ArrayLike, "*#event"] = 1.0
+) -> Likelihood:
     """Makes the Student-t likelihood for real data with outliers.
 
     The decoder emits the location, which is the mean for more than one degree of freedom. Use it for corrupted pixels or
