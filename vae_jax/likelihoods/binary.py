@@ -1,4 +1,4 @@
-"""Bernoulli: binary data, from logits or from probabilities."""
+"""The Bernoulli likelihood for binary data, from logits or from probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def _sigmoid_from_exp(logits: Array, decay: Array) -> Array:
 @_sigmoid_from_exp.defjvp
 def _sigmoid_from_exp_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     logits, decay = primals
-    # The other factor is sigma(-l), not 1 - sigma(l): that would be 0 / 0 in precision for large logits.
+    # The other factor is sigma(-l) rather than 1 - sigma(l), which would lose all digits for large logits.
     slope = _sigmoid_from_exp(logits, decay) * _sigmoid_from_exp(-logits, decay)
     return _sigmoid_from_exp(logits, decay), slope * tangents[0]  # decay is a function of the logits, so this is all of it
 
