@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from sources import write_idx, write_tfds
 
 from vae_jax import data, likelihoods
-from vae_jax.data.readers import sources
+from vae_jax.data.readers import bundled
 from vae_jax.data.readers.idx import read_idx
 from vae_jax.errors import UserError
 
@@ -26,7 +26,7 @@ from vae_jax.errors import UserError
 def test_digits_are_scikit_learns(with_file, monkeypatch):
     if not with_file:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found, expected = sources.digits(), load_digits()
+    found, expected = bundled.digits(), load_digits()
     np.testing.assert_array_equal(found.train, expected.images)
     np.testing.assert_array_equal(found.train_labels, expected.target)
 
@@ -210,7 +210,7 @@ def test_what_unpacks_to_more_than_the_memory_is_refused_before(tmp_path, monkey
     assert data.load(str(tmp_path / "bomb.npz")).data_shape == (100, 100, 1)
     monkeypatch.setattr(os, "sysconf", lambda name: 724)
     for path in (tmp_path / "bomb.npz", tmp_path):
-        with pytest.raises(UserError, match=r"unpacks to 0 GiB, and this machine has 0 GiB of memory.*--stream"):
+        with pytest.raises(UserError, match=r"unpacks to 0 GiB, and this machine has 0 GiB of memory.*`stream=True`"):
             data.load(str(path))
 
 
@@ -377,7 +377,7 @@ def test_binary_data_stay_as_they_are_under_any_binarisation():
 
 def test_support_is_checked():
     grey = _dataset(np.full((4, 2, 2, 1), 100, np.uint8))
-    with pytest.raises(UserError, match=r"grey values.*--binarize dynamic.*continuous_bernoulli"):
+    with pytest.raises(UserError, match=r'grey values.*`binarize="dynamic"`.*continuous_bernoulli'):
         data.check_support(grey, likelihoods.bernoulli(), "none")
     data.check_support(grey, likelihoods.bernoulli(), "dynamic")
     data.check_support(_dataset(np.zeros((4, 2, 2, 1), np.uint8) + 255), likelihoods.bernoulli(), "none")
@@ -389,7 +389,7 @@ def test_support_is_checked():
         data.check_support(wide, likelihoods.categorical(2), "none")
     with pytest.raises(UserError, match=r"poisson expects counts .*got -1.5 to -1.5 with fractions"):
         data.check_support(wide, likelihoods.poisson(), "none")
-    with pytest.raises(UserError, match=r"--dequantize is for densities"):
+    with pytest.raises(UserError, match=r"dequantize: .* need a density, and categorical takes the integers"):
         data.check_support(grey, likelihoods.categorical(256), "none", dequantize=True)
     fine = _dataset(np.zeros((4, 2, 2, 1), np.uint8))
     with pytest.raises(UserError, match="grey values"):  # in the validation data alone

@@ -18,7 +18,7 @@ from vae_jax.config import Config
 from vae_jax.data import Rows
 from vae_jax.data import prefetch as stream
 from vae_jax.data.on_disk import chunks
-from vae_jax.data.readers import numpy_files as archives
+from vae_jax.data.readers.numpy_files import open_npy
 from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.sweep import grid, sweep
 
@@ -307,9 +307,9 @@ def _refused(tmp_path, kind):
 
 
 REFUSED = {
-    "archive": r"archive cannot be read row by row.*\.npy",
+    "archive": r"\.npz archives cannot be read row by row.*\.npy",
     "renamed": "archive of arrays",
-    "pictures": r"not read from their files.*\.npy",
+    "pictures": r"PNG/JPEG images cannot be read row by row.*\.npy",
     "fortran": "C order",
     "nan": "finite numbers, got 80 NaN",
     "levels": "0 to 255, got 300",
@@ -328,7 +328,7 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, kind, message):
 
 
 def test_streaming_is_for_one_run_on_files(folder):
-    with pytest.raises(UserError, match="digits is computed"):
+    with pytest.raises(UserError, match="stream: digits is not read from files"):
         data.load("digits", stream=True)
     dataset = data.load(str(folder / "bytes.npy"), stream=True)
     with pytest.raises(UserError, match="fixed draws the whole training set"):
@@ -356,7 +356,7 @@ def test_tfds_images_are_decoded_into_a_file(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
     reads = []
 
-    def decode(builder, split, image, label, factors, keep):
+    def decode(builder, split, features, keep):
         reads.append(split)
         for i, pixels in enumerate(images):
             keep(i, pixels)
@@ -365,13 +365,14 @@ def test_tfds_images_are_decoded_into_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_source, "_decode", decode)
     monkeypatch.setattr(tfds_source, "_stored", lambda *_: (images.shape, images.dtype))
     monkeypatch.setattr(tfds_source, "_cached", lambda builder, split, ending: tmp_path / "cache" / f"x-{split}{ending}")
+    features = tfds_source.Features("image", "label", None)
     for _ in range(2):
-        rows, labels, factors = tfds_source._on_disk(None, "train", "image", "label", None)
+        rows, labels, factors = tfds_source._read_on_disk(None, "train", features)
         np.testing.assert_array_equal(rows[:], images)
         assert (labels.tolist(), factors) == (list(range(30)), None)
     assert reads == ["train"]  # once
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["x-train-rows.npz", "x-train.npy"]
     (tmp_path / "cache" / "x-train.npy").write_bytes(b"damaged")
-    np.testing.assert_array_equal(tfds_source._on_disk(None, "train", "image", "label", None)[0][:], images)
+    np.testing.assert_array_equal(tfds_source._read_on_disk(None, "train", features).images[:], images)
     assert reads == ["train", "train"]
-    assert isinstance(archives.rows_of_npy(pathlib.Path(tmp_path / "cache" / "x-train.npy")), Rows)
+    assert isinstance(open_npy(pathlib.Path(tmp_path / "cache" / "x-train.npy")), Rows)
