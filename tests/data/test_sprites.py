@@ -419,6 +419,6 @@ def test_a_run_is_resumed_bit_for_bit_and_reported(short_epochs, tmp_path, monke
     np.testing.assert_array_equal(shown.stored, shown.originals)
     assert shown.stored.shape == (24, 64, 64, 1)
     real = sprites._rendering
-    monkeypatch.setattr(sprites, "_rendering", lambda drawn: real(drawn)._replace(name="sprites 2"))
+    monkeypatch.setattr(sprites, "_rendering", lambda is_drawn: real(is_drawn)._replace(name="sprites 2"))
     with pytest.raises(UserError, match="not the one that the run was trained on"):  # other images under the same name
         runs.load_run(tmp_path / "whole")

@@ -13,7 +13,7 @@ from jax import Array
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax._numerics.threefry import random_bits16
-from vae_jax.config import FIXED_IN_MEMORY
+from vae_jax.config import fixed_needs_memory
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.moments import Moments, train_moments
 from vae_jax.data.on_disk import Rows
@@ -132,7 +132,7 @@ def prepare(
         )
     check_preprocessing(dataset, binarization, dequantize, counts)
     if isinstance(dataset.train, Rows) and binarization == "fixed":
-        raise UserError(FIXED_IN_MEMORY)
+        raise fixed_needs_memory()
     if dequantize:
         return _dequantized(dataset, seed)
     if binarization == "none" or dataset.max_level == 1:  # zeros and ones stay the same under any binarization
