@@ -351,7 +351,7 @@ def test_a_run_in_the_middle_of_an_epoch_goes_on_with_streamed_data_only(folder)
 
 def test_tfds_images_are_decoded_into_a_file(tmp_path, monkeypatch):
     """A stand-in for the reader of records: the images of its `train` come back as rows of a file in the cache folder."""
-    from vae_jax.data import tfds as tfds_source
+    from vae_jax.data import tfds_records
 
     images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
     reads = []
@@ -362,17 +362,17 @@ def test_tfds_images_are_decoded_into_a_file(tmp_path, monkeypatch):
             keep(i, pixels)
         return np.arange(30), None
 
-    monkeypatch.setattr(tfds_source, "_decode", decode)
-    monkeypatch.setattr(tfds_source, "_stored", lambda *_: (images.shape, images.dtype))
-    monkeypatch.setattr(tfds_source, "_cached", lambda builder, split, ending: tmp_path / "cache" / f"x-{split}{ending}")
-    features = tfds_source.Features("image", "label", None)
+    monkeypatch.setattr(tfds_records, "_decode", decode)
+    monkeypatch.setattr(tfds_records, "_stored", lambda *_: (images.shape, images.dtype))
+    monkeypatch.setattr(tfds_records, "_cached", lambda builder, split, ending: tmp_path / "cache" / f"x-{split}{ending}")
+    features = tfds_records.Features("image", "label", None)
     for _ in range(2):
-        rows, labels, factors = tfds_source._read_on_disk(None, "train", features)
+        rows, labels, factors = tfds_records.read_on_disk(None, "train", features)
         np.testing.assert_array_equal(rows[:], images)
         assert (labels.tolist(), factors) == (list(range(30)), None)
     assert reads == ["train"]  # once
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["x-train-rows.npz", "x-train.npy"]
     (tmp_path / "cache" / "x-train.npy").write_bytes(b"damaged")
-    np.testing.assert_array_equal(tfds_source._read_on_disk(None, "train", features).images[:], images)
+    np.testing.assert_array_equal(tfds_records.read_on_disk(None, "train", features).images[:], images)
     assert reads == ["train", "train"]
     assert isinstance(open_npy(pathlib.Path(tmp_path / "cache" / "x-train.npy")), Rows)

@@ -1,4 +1,4 @@
-"""Mean and spread of training data that have a scale of their own, such as floats and counts.
+"""Mean and spread of training data that are not pixels in [0, 1], such as floats and counts.
 
 Networks and likelihoods start there.
 """

@@ -18,7 +18,7 @@ class Digest(Protocol):
     """A hash that is being computed, as `hashlib` makes it."""
 
     def update(self, data: bytes | memoryview, /) -> None:
-        """Adds bytes to what is hashed."""
+        """Adds bytes to the hash."""
 
     def copy(self) -> Self:
         """Returns an independent hash of the bytes so far."""
@@ -152,7 +152,7 @@ class Rows:
     def gather(self, index: np.ndarray, out: np.ndarray) -> None:
         """Reads rows into `out`, (rows, ...), in the order of `index`.
 
-        The file is read in its own order, which is faster on disks.
+        The rows are read in the order of the file, which is faster on disks.
         """
         self._file.check_unchanged()
         in_file = self.indices_in_file(index)
@@ -231,7 +231,7 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int)
 
 
 def header(rows: np.ndarray | Rows) -> bytes:
-    """Returns the bytes that stand for the shape and type of an array in a fingerprint, before its own bytes."""
+    """Returns the bytes that stand for the shape and type of an array in a fingerprint; the bytes of the array follow."""
     return f"{rows.shape}{rows.dtype}".encode()
 
 

@@ -17,7 +17,7 @@ _EXPECTED = {
 def check_pipeline_argument(function: str, value: object, expected: type | tuple[type, ...]) -> None:
     """Raises `UserError` unless a function got the result of the step before it.
 
-    The message has the calls that lead from what was passed to what is expected.
+    The message has the calls that turn the argument into the expected one.
 
     Args:
       function: "data.load", "data.prepare" or "fit".

@@ -41,8 +41,8 @@ class Prepared(NamedTuple):
       eval_input: (batch of `validation` or `test`) -> floats, the input of the model. It can be jitted.
       log_jacobian: nats to add to each example's log-likelihood so that it counts the discrete data; 0 unless dequantized.
       description: a phrase that says how the input of the model comes about.
-      moments: moments of the training data where they have a scale of their own (floats as they are, counts); None where
-        pixels lie in [0, 1].
+      moments: moments of the training data where these are counts or floats; None for integer levels scaled to [0, 1], and
+        for binarized and dequantized data.
       rendered: whether `train_input` computes images of zeros and ones from the stored rows.
     """
 
@@ -113,8 +113,8 @@ def prepare(
       dequantize: add uniform noise of one level, anew at every step. `log_jacobian` then turns densities on [0, 1] into nats
         of the discrete data, log P(level) >= E_u[log p(x)] - D log(max_level + 1) (Theis et al. 2016, equation 3).
       counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
-      seed: seed of everything that is drawn once. The run's own seed does not enter, so runs are compared on the same test
-        set.
+      seed: seed of everything that is drawn once. It is independent of the seed of a run, so that runs are compared on the
+        same test set.
 
     Returns:
       The data set on the device.

@@ -1,4 +1,4 @@
-"""Division of a source into training, validation and test set, where it does not bring its own."""
+"""Division of a source into training, validation and test set, as far as it does not bring them."""
 
 import numbers
 from typing import Literal, NamedTuple

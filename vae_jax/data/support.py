@@ -92,8 +92,8 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
     Args:
       dataset: the data.
       likelihood: the likelihood that is to model them.
-      binarization: as in `prepare`. Binarized data suit every likelihood.
-      dequantize: as in `prepare`. Dequantized data suit densities only.
+      binarization: the argument of `prepare`. Binarized data suit every likelihood.
+      dequantize: the argument of `prepare`. Dequantized data suit densities only.
 
     Raises:
       UserError: data that the likelihood is not a distribution over.

@@ -28,8 +28,7 @@ class Request(NamedTuple):
 class Reader(NamedTuple):
     """One file format.
 
-    A format is read either from a single file, which has one of the `endings`, or from a folder, whose files `recognizes`
-    accepts.
+    Its data are either a single file with one of the `endings`, or a folder of files that `recognizes` accepts.
 
     Attributes:
       name: unique name of the format.
@@ -38,7 +37,7 @@ class Reader(NamedTuple):
       read: reads a request. It imports heavy libraries itself, and raises `UserError` for files that cannot be read.
       endings: endings of single files in lower case, with the dot; empty for a format that is a folder.
       recognizes: returns whether a file of a folder has this format, by its name alone; None for single files.
-      skips_hidden_folders: leave out files in hidden folders, such as .thumbnails, unless there are no others.
+      skips_hidden_folders: leave out files in hidden folders, such as .thumbnails, unless the folder holds only those.
       can_stream: whether `read` can leave the training images on disk.
 
     Example: a format that is one function.
@@ -125,7 +124,7 @@ def expected_folders() -> str:
 
 
 def help_lines() -> list[str]:
-    """Returns what `data.load` takes as a name: a line for each bundled data set, for TFDS, and for each file format."""
+    """Returns a line for each kind of name that `data.load` takes: the bundled data sets, TFDS, and each file format."""
     names = [f"{source.name}: {source.help}" for source in _bundled.values()]
     return [*names, TFDS_HELP, *(reader.help for reader in _readers.values())]
 
