@@ -43,9 +43,7 @@ def test_a_bundled_data_set_registered_at_run_time_is_a_name():
     readers.register_bundled(readers.Bundled("squares", "five small images", lambda: data.Split(images, max_level=19)))
     assert data.load("squares").data_shape == (2, 2, 1)
     assert "squares: five small images" in readers.help_lines()
-    with pytest.raises(
-        UserError, match=r"unknown data set 'square'. Did you mean 'squares'.* Expected digits, sprites, .*squares"
-    ):
+    with pytest.raises(UserError, match=r"Did you mean 'squares'.* Expected digits, sprites, sprites_grid, squares, a TFDS"):
         data.load("square")
 
 
@@ -68,8 +66,7 @@ def test_a_folder_reader_registered_later_is_asked_first(tmp_path):
 
 def test_reading_the_registry_imports_no_heavy_library():
     heavy = "('jax', 'flax', 'PIL', 'tensorflow_datasets', 'grain', 'sklearn')"
-    code = (
-        f"import sys; from vae_jax.data import readers; readers.help_lines(); print([m for m in {heavy} if m in sys.modules])"
-    )
+    code = "import sys; from vae_jax.data import readers; readers.help_lines(); "
+    code += f"print([name for name in {heavy} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
