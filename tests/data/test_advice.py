@@ -1,4 +1,4 @@
-"""What the messages about data advise is done literally here, and then the data can be loaded."""
+"""The advice of messages about data is followed literally here, and then the data can be loaded."""
 
 import re
 

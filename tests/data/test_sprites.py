@@ -292,7 +292,7 @@ def test_all_images_by_brute_force(render):
 
 
 @pytest.mark.parametrize("name", ["sprites", "sprites_grid"])
-def test_what_reaches_the_model_does_not_depend_on_the_binarisation(name, render):
+def test_what_reaches_the_model_does_not_depend_on_the_binarization(name, render):
     dataset = data.load(name)
     dataset = dataset._replace(test=dataset.test[:50])
     expected = None
@@ -313,7 +313,7 @@ def test_what_reaches_the_model_does_not_depend_on_the_binarisation(name, render
         np.testing.assert_array_equal(expected[0][..., 0], render(dataset.train[::5000]))
 
 
-def test_dequantised_and_counted(render):
+def test_dequantized_and_counted(render):
     dataset = data.load("sprites")
     dataset = dataset._replace(test=dataset.test[:50])
     prepared = data.prepare(dataset, dequantize=True)

@@ -225,7 +225,7 @@ def test_a_run_that_diverges_in_a_chunk_stops_where_it_does_in_memory(folder, tm
     # An image of the second epoch that the first one leaves out: 200 examples, 12 steps of 16.
     first = set(np.asarray(training.epoch_order(training.run_keys(0), 0, len(in_memory.dataset.train), 16)).ravel().tolist())
     step, place = next((step, i) for step in range(3, 12) for i in order[step] if i not in first)
-    images[on_disk.data.train.places(np.array([place]))] = 255
+    images[on_disk.data.train.indices_in_file(np.array([place]))] = 255
     np.save(tmp_path / "bytes.npy", images)
     in_memory, on_disk = both(tmp_path, "bytes", binarize="threshold")
     looks = []
@@ -331,7 +331,7 @@ def test_streaming_is_for_one_run_on_files(folder):
     with pytest.raises(UserError, match="stream: digits is not read from files"):
         data.load("digits", stream=True)
     dataset = data.load(str(folder / "bytes.npy"), stream=True)
-    with pytest.raises(UserError, match="fixed draws the whole training set"):
+    with pytest.raises(UserError, match='`binarize="fixed"` draws the whole training set'):
         data.prepare(dataset, binarization="fixed")
     with pytest.raises(TypeError, match="index them"):
         np.asarray(dataset.train)

@@ -41,6 +41,7 @@ class Reader(NamedTuple):
       can_stream: whether `read` can leave the training images on disk.
 
     Example: a format that is one function.
+      >>> import numpy as np
       >>> def read_text(request):
       ...     images = np.loadtxt(request.path, dtype=np.uint8).reshape(-1, 8, 8)
       ...     return Split(images)
