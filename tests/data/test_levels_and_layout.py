@@ -117,9 +117,9 @@ def test_the_known_highest_level_may_be_given(name):
 
 
 def test_settings_of_the_reader_are_checked_without_data():
-    with pytest.raises(UserError, match=r"--max-level: expected a level from 1 to 255, got 256"):
+    with pytest.raises(UserError, match=r"max_level: expected a level from 1 to 255, got 256"):
         Config(max_level=256).validate()
-    with pytest.raises(UserError, match="--layout: expected"):
+    with pytest.raises(UserError, match="layout: expected"):
         Config(layout="first").validate()
 
 

@@ -183,7 +183,7 @@ def test_between_the_grids_points(render):
 
 def test_factors_of_another_kind_are_refused():
     for wrong in (jnp.zeros((3, 5), jnp.uint8), jnp.zeros(4, jnp.uint8), jnp.zeros(5)):
-        with pytest.raises(ValueError, match=r"expected the 5 integers of one image, got shape .*vmap it"):
+        with pytest.raises(ValueError, match=r"expected the 5 integers of one image, got shape .*Apply jax.vmap to a batch"):
             sprites.render(wrong)
 
 
