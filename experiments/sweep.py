@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from common import Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, supervised
+from common import Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, supervised, with_options
 
 from vae_jax.config import Config, from_dict
 from vae_jax.errors import UserError
@@ -125,8 +125,7 @@ def parse_arguments() -> Arguments:
 
 def make_members(arguments: Arguments) -> list[Config]:
     """The members that the command line describes."""
-    from vae_jax.sweep import cross
-    from vae_jax.sweep import design
+    from vae_jax.sweep import cross, design
     from vae_jax.sweep.members import check_name, parse_range, parse_value, read_points
 
     values: dict[str, Any] = {}
@@ -315,7 +314,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
         print(f"note: left out of the means: member {', '.join(lost)}", file=sys.stderr)
     words = overfit_words(results)
     if words:
-        print(f"note: {words}", file=sys.stderr)
+        print(f"note: {with_options(words)}", file=sys.stderr)
     print(f"table: {out / 'results.csv'} ({len(results.rows)} members, {time.perf_counter() - began:.0f} s)", flush=True)
     if arguments.report:
         from vae_jax.report import write_sweep_report
