@@ -15,7 +15,8 @@ from scipy import integrate, special, stats
 from vae_jax import likelihoods
 from vae_jax.evaluation import DataSlice, hmc
 from vae_jax.evaluation import annealed_importance as annealed
-from vae_jax.evaluation.annealed_importance import Annealing, ais, ais_dataset, bdmc, bdmc_simulated, temperatures
+from vae_jax.evaluation.annealed_importance import ais, ais_dataset, bdmc, bdmc_simulated
+from vae_jax.evaluation.annealing import Annealing, temperatures
 from vae_jax.evaluation.hmc import JITTER, Path, hmc_step, leapfrog, point_at
 from vae_jax.model import VAE
 from vae_jax.priors import gaussian_mixture

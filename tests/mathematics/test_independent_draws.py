@@ -12,7 +12,8 @@ from budget import accept_mean
 from vae_jax import data, likelihoods, model, training
 from vae_jax.config import Hyperparams
 from vae_jax.evaluation import annealed_importance as annealed
-from vae_jax.evaluation.annealed_importance import Annealing, ais, bdmc, bdmc_simulated
+from vae_jax.evaluation.annealed_importance import ais, bdmc, bdmc_simulated
+from vae_jax.evaluation.annealing import Annealing
 from vae_jax.evaluation.gaps import GapSettings, gaps
 from vae_jax.model import VAE
 from vae_jax.networks import Network

@@ -1,13 +1,13 @@
 """Evaluation of a trained model: exact dataset means of the ELBO, and estimates of log p(x) with their errors."""
 
 from vae_jax.evaluation.annealed_importance import Annealed as Annealed
-from vae_jax.evaluation.annealed_importance import Annealing as Annealing
 from vae_jax.evaluation.annealed_importance import Bounds as Bounds
 from vae_jax.evaluation.annealed_importance import ais as ais
 from vae_jax.evaluation.annealed_importance import ais_dataset as ais_dataset
 from vae_jax.evaluation.annealed_importance import bdmc as bdmc
 from vae_jax.evaluation.annealed_importance import bdmc_simulated as bdmc_simulated
-from vae_jax.evaluation.annealed_importance import temperatures as temperatures
+from vae_jax.evaluation.annealing import Annealing as Annealing
+from vae_jax.evaluation.annealing import temperatures as temperatures
 from vae_jax.evaluation.dataset_means import DataSlice as DataSlice
 from vae_jax.evaluation.dataset_means import Evaluation as Evaluation
 from vae_jax.evaluation.dataset_means import Means as Means
