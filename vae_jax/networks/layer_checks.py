@@ -22,18 +22,18 @@ DROPOUT = (
 )
 
 
-Norm = linen.GroupNorm | linen.InstanceNorm | nnx.GroupNorm | nnx.InstanceNorm
-Dropout = linen.Dropout | nnx.Dropout
+NormLayer = linen.GroupNorm | linen.InstanceNorm | nnx.GroupNorm | nnx.InstanceNorm
+DropoutLayer = linen.Dropout | nnx.Dropout
 Input = Array | np.ndarray
 
 
-def _is_first_axis_batch(layer: Norm, x: Input) -> bool:
+def _is_first_axis_batch(layer: NormLayer, x: Input) -> bool:
     """Returns true if the layer takes the first axis of x for the batch although this axis has more than one entry."""
     shape = jnp.shape(x)
     return getattr(layer, "reduction_axes", None) is None and len(shape) > 1 and shape[0] != 1
 
 
-def _raise_batch_axis_error(adapter: str, layer: Norm, x: Input, remedies: dict[str, str]) -> None:
+def _raise_batch_axis_error(adapter: str, layer: NormLayer, x: Input, remedies: dict[str, str]) -> None:
     """Raises `UserError` about a normalization layer that takes the first axis of one example for the batch."""
     shape = jnp.shape(x)
     name = next(base for base in ("GroupNorm", "InstanceNorm") if base in {cls.__name__ for cls in type(layer).__mro__})
@@ -46,7 +46,7 @@ def _raise_batch_axis_error(adapter: str, layer: Norm, x: Input, remedies: dict[
     )
 
 
-def _is_active(layer: Dropout, deterministic: bool | None) -> bool:
+def _is_active(layer: DropoutLayer, deterministic: bool | None) -> bool:
     """Returns true if a Dropout layer called with this argument would draw random numbers."""
     is_deterministic = layer.deterministic if deterministic is None else deterministic
     return layer.rate > 0 and not is_deterministic
@@ -64,7 +64,10 @@ def check_linen_call(
     kwargs: dict[str, Any],
     context: linen.module.InterceptorContext,
 ) -> Any:
-    """Raises `UserError` for a layer that is wrong for one example. An interceptor for `linen.intercept_methods`."""
+    """Calls a method of a Linen module, or raises `UserError` for a layer that is wrong for one example.
+
+    An interceptor for `linen.intercept_methods`.
+    """
     layer = context.module
     if context.method_name == "__call__":
         if isinstance(layer, linen.GroupNorm | linen.InstanceNorm) and args and _is_first_axis_batch(layer, args[0]):
