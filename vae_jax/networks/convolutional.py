@@ -204,7 +204,7 @@ def _checked_settings(
     if not channels or min(channels) < 1 or num_blocks < 0:
         raise ValueError(f"expected channels >= 1 and num_blocks >= 0, got channels {channels} and num_blocks {num_blocks}.")
     if norm not in ("none", "group"):
-        raise ValueError(f"norm: expected none or group, got {norm!r}. Batch statistics would mix examples.")
+        raise ValueError(f"norm: expected none or group, got {norm!r}. Batch statistics would mix the examples.")
     check_image(data_shape, len(channels))
     return channels, norm
 
