@@ -49,7 +49,7 @@ def _largest(folder):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "emptied", "file removed"])
-def test_a_damaged_checkpoint_is_passed_over_and_said(folder, progresses, damage):
+def test_a_damaged_checkpoint_is_skipped_and_reported(folder, progresses, damage):
     victim = _largest(folder / "3")
     content = bytearray(victim.read_bytes())
     if damage == "flipped":
@@ -82,7 +82,7 @@ def test_an_unfinished_write_is_no_checkpoint(folder, progresses):
 def test_another_models_checkpoints_are_an_error(folder):
     other = model.mlp_vae((4, 4, 1), likelihoods.gaussian("shared"), hidden=(9,), latent_dim=2)
     like = training.initial_progress(other, optimization.with_params_ema(optax.adam, 0.9), 0)
-    with pytest.raises(UserError, match=r"no good checkpoint.*another run or model"):
+    with pytest.raises(UserError, match=r"no good checkpoint.*a different run or model"):
         restore(folder, like[:2])
 
 

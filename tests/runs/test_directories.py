@@ -105,12 +105,12 @@ def test_a_checkpoint_that_is_not_this_epochs_is_passed_over(state, built, whole
             source = run if state == "an older one" else whole / "other"
             shutil.copytree(source / "checkpoints" / ("2" if source == run else name), folder / name)
     if state.startswith("both"):
-        with pytest.raises(UserError, match=r"no good checkpoint.*another run.* its test ELBO of epoch 3 is -"):
+        with pytest.raises(UserError, match=r"no good checkpoint.*a different run.* its test ELBO of epoch 3 is -"):
             go_on(built, run)
         return
     read_at = runs.load_run(run)
     assert read_at.epoch == 2
-    assert "checkpoint 3 is damaged or belongs to another run" in read_at.notes[0]
+    assert "checkpoint 3 is damaged or belongs to a different run" in read_at.notes[0]
     after, said = go_on(built, run)
     assert same(after, before)
     assert said == read_at.notes[:1]
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_is_missing_is_said_and_made_again(built, run):
     shutil.rmtree(run / "checkpoints" / "3")
     found = runs.load_run(run)
     assert (found.epoch, found.summary) == (2, None)
-    assert "summary.json tells of epoch 3, whose checkpoint is missing; read at epoch 2" in found.notes[0]
+    assert "summary.json describes epoch 3, whose checkpoint is missing; read at epoch 2" in found.notes[0]
     go_on(built, run)
     assert runs.load_run(run).notes == []
 
@@ -161,20 +161,20 @@ def test_a_record_with_another_name_in_it_ends_there(built, whole, run):
     text[1] = text[1].replace("train_kl", "train_kk")
     (run / "metrics.jsonl").write_text("\n".join(text) + "\n")
     assert [line["epoch"] for line in runs.read_metrics(run)] == [1]
-    with pytest.raises(UserError, match=r"in metrics\.jsonl it is null"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl has null"):
         go_on(built, run)
 
 
 def test_what_another_process_made_meanwhile_stays(whole, tmp_path, built, monkeypatch):
     """It comes and goes between the look at the folder and the lock."""
-    check_step, out = runs.training.check_step, tmp_path / "run"
+    check_step, out = training.check_step, tmp_path / "run"
 
     def meanwhile(*args, **options):
         if not out.exists():
             shutil.copytree(whole / "other", out)
         return check_step(*args, **options)
 
-    monkeypatch.setattr(runs.training, "check_step", meanwhile)
+    monkeypatch.setattr(training, "check_step", meanwhile)
     with pytest.raises(UserError, match="exists and is not empty"):
         runs.train(built, out)
     assert read(out / "summary.json") == read(whole / "other" / "summary.json")
@@ -234,7 +234,7 @@ def test_and_one_that_says_what_it_belongs_to_is_passed_over(whole, block):
         on_block=lambda group, why, done, notes: said.extend([*notes, why]),
         **ALWAYS,
     )
-    assert "checkpoint 3 is damaged or belongs to another run" in said[0]
+    assert "checkpoint 3 is damaged or belongs to a different run" in said[0]
     assert said[-1].startswith(f"{num_parameters(build(CONFIG).vae):,} parameters each; ")
     assert [row["test_elbo"] for row in load_sweep(block.parents[1]).rows] == [
         row["test_elbo"] for row in load_sweep(whole / "sweep").rows

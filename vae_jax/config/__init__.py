@@ -9,6 +9,4 @@ from vae_jax.config.settings import OPTIMIZERS as OPTIMIZERS
 from vae_jax.config.settings import PRIORS as PRIORS
 from vae_jax.config.settings import Config as Config
 from vae_jax.config.settings import Hyperparams as Hyperparams
-from vae_jax.config.settings import describe_network as describe_network
-from vae_jax.config.settings import describe_objective as describe_objective
 from vae_jax.config.settings import from_dict as from_dict

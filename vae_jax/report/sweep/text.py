@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_jax.build import repeat_command
+from vae_jax.runs.in_words import repeat_command
 from vae_jax.config import NETWORKS, OBJECTIVES, Config, from_dict
 from vae_jax.report import html as page
 from vae_jax.report.sweep.content import Overview, far_off, in_words
