@@ -6,6 +6,7 @@ import chex
 import jax
 import optax
 import pytest
+from orbax_deprecations import seen
 
 from vae_jax import likelihoods, model, training
 from vae_jax.errors import UserError
@@ -95,3 +96,11 @@ def test_the_digest_sees_values_shapes_and_names(progresses):
     assert digest(params) == digest(jax.tree.map(lambda leaf: leaf + 0, params))
     assert digest(params) != digest(jax.tree.map(lambda leaf: leaf + 1, params))
     assert digest({"a": params}) != digest({"b": params})
+
+
+def test_deprecations_of_orbax_are_noticed_although_its_log_is_off(folder):
+    """The fixture of every test fails for such messages; here they are produced and taken away."""
+    with Checkpoints(folder) as checkpoints:
+        checkpoints._manager.all_steps(read=True)
+    jax.monitoring.record_event("/jax/orbax/deprecation/checkpointer_legacy_args")
+    assert [message.split(":")[0] for message in seen()] == ["absl", "/jax/orbax/deprecation/checkpointer_legacy_args"]

@@ -17,8 +17,9 @@ from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.model import num_parameters
 from vae_jax.report.run.content import numbers
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.sweep import directory
-from vae_jax.sweep.directory import Layout, read_sweep, run_sweep
+from vae_jax.sweep import blocks, directory
+from vae_jax.sweep.blocks import Layout
+from vae_jax.sweep.directory import read_sweep, run_sweep
 from vae_jax.sweep.results import load_params, load_states, load_sweep
 
 DECAY = 0.6
@@ -189,7 +190,7 @@ def test_members_that_another_process_added_meanwhile_stay(block, monkeypatch):
         return check_step(*args, **options)
 
     monkeypatch.setattr(directory, "check_step", meanwhile)
-    with pytest.raises(UserError, match="another process has changed the sweep meanwhile"):
+    with pytest.raises(UserError, match="another process has changed the sweep"):
         run_sweep(sweep.grid(CONFIG, beta=(0.5, 4.0, 2.0)), out, resume=True)
     assert [member.beta for member in read_sweep(out)[0]] == [0.5, 4.0, 8.0]
     assert [row["beta"] for row in load_sweep(out).rows] == [0.5, 4.0, 8.0]
@@ -245,7 +246,9 @@ def test_parameters_that_are_not_those_of_the_table_are_refused(block):
     out = block.parents[1]
     assert len(load_params(load_sweep(out), [1])) == 1
     shutil.rmtree(block / "checkpoints" / "3")
-    with pytest.raises(UserError, match=r"damaged or missing. Remove its result.json and continue the sweep with --resume"):
+    with pytest.raises(
+        UserError, match=r"damaged or missing. Remove its result.json and continue the sweep with `resume=True`"
+    ):
         load_params(load_sweep(out), [1])
     (block / "result.json").unlink()
     run_sweep(sweep.grid(CONFIG, beta=(0.5, 4.0)), out, resume=True)
@@ -265,9 +268,9 @@ ALTERED = {
     "a layout of words": (
         "block.json",
         lambda content: {**content, "layout": {"strategy": "vmap", "chunk": "x"}},
-        "and how they run",
+        "and their layout",
     ),
-    "a layout of others": ("block.json", lambda content: {**content, "layout": {"x": 1}}, "and how they run"),
+    "a layout of others": ("block.json", lambda content: {**content, "layout": {"x": 1}}, "and their layout"),
     "rows without names": ("result.json", lambda content: {**content, "rows": [{}]}, "expected a row for each of the members"),
     "too few rows": ("result.json", lambda content: {**content, "rows": content["rows"][:1]}, "a row for each"),
 }
@@ -287,13 +290,13 @@ def test_files_of_a_sweep_that_were_altered(name, change, words, block):
 
 def test_a_block_goes_on_as_it_began():
     began = {"strategy": "vmap", "chunk": None, "data_parallel": 1, "devices": 1}
-    assert directory._as_begun(Layout(), began, "0000") == Layout("vmap", None, 1, 1)
-    assert directory._as_begun(Layout(devices=2), {"strategy": "map", "devices": None}, "0000") == Layout("map", devices=2)
-    with pytest.raises(UserError, match="--data-parallel: 0000 began with 1, not 2; leave it out to go on, bit for bit"):
-        directory._as_begun(Layout(data_parallel=2), began, "0000")
+    assert blocks.continued_layout(Layout(), began, "0000") == Layout("vmap", None, 1, 1)
+    assert blocks.continued_layout(Layout(devices=2), {"strategy": "map", "devices": None}, "0000") == Layout("map", devices=2)
+    with pytest.raises(UserError, match=r"data_parallel: 0000 began with 1, not 2\. Leave it out to continue bit for bit"):
+        blocks.continued_layout(Layout(data_parallel=2), began, "0000")
     many = len(jax.local_devices()) + 1
-    with pytest.raises(UserError, match=rf"0000 began on {many} devices, and this process has {many - 1}\. .*--devices {many}"):
-        directory._as_begun(Layout(), {**began, "devices": many}, "0000")
+    with pytest.raises(UserError, match=rf"0000 began on {many} devices, and this process has {many - 1}\. .*`devices={many}`"):
+        blocks.continued_layout(Layout(), {**began, "devices": many}, "0000")
 
 
 @pytest.mark.parametrize("name", ["figures", "checkpoints"])

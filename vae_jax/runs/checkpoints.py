@@ -20,7 +20,7 @@ from vae_jax.training import Best, Partial, StepMetrics, TrainState
 Arrays = Any  # a pytree of arrays
 
 # Maps an epoch to its test ELBO in metrics.jsonl, or None if it has none. For a block of a sweep: the list over its members.
-RecordedElbo = Callable[[int], float | None | list[float | None]]
+RecordedElbo = Callable[[int], float | list[float | None] | None]
 
 
 def digest(tree: Arrays) -> str:
@@ -89,7 +89,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(preservation_policy=ocp.checkpoint_managers.LatestN(keep))
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, epoch: int, state: TrainState, best: Best, test_elbo: float | None | list[float | None] = None) -> None:
+    def save(self, epoch: int, state: TrainState, best: Best, test_elbo: float | list[float | None] | None = None) -> None:
         """Copies the state to the host and returns. The files are written in the background and appear once complete.
 
         Args:
