@@ -99,7 +99,7 @@ def test_the_digest_sees_values_shapes_and_names(progresses):
 
 
 def test_deprecations_of_orbax_are_noticed_although_its_log_is_off(folder):
-    """The fixture of every test fails for such messages; here they are produced and taken away."""
+    """Every test fails if there are such messages at its end, so this one takes them away."""
     with Checkpoints(folder) as checkpoints:
         checkpoints._manager.all_steps(read=True)
     jax.monitoring.record_event("/jax/orbax/deprecation/checkpointer_legacy_args")

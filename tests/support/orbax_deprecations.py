@@ -17,7 +17,7 @@ def _watch():
     log = logger.log  # absl calls it for every message; the level is compared only within
 
     def watched(level, message, *arguments, **options):
-        if "deprecat" in str(message).lower():
+        if isinstance(message, str) and "deprecat" in message.lower():  # the text before its arguments, such as paths
             _seen.append(f"absl: {message % arguments if arguments else message}")
         log(level, message, *arguments, **options)
 

@@ -10,7 +10,7 @@ from jax import Array
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.data import Dataset
-from vae_jax.disentanglement import Scores, all_metrics
+from vae_jax.disentanglement import all_metrics
 from vae_jax.disentanglement.settings import Settings
 from vae_jax.errors import UserError
 from vae_jax.evaluation import encode_dataset
@@ -66,7 +66,7 @@ def codes_and_factors(built: Built, params: Params, key: Array, num_rows: int) -
 
 def disentanglement_scores(
     built: Built, params: Params, seed: int, num_rows: int, settings: Settings, metrics: Collection[str]
-) -> Scores:
+) -> dict[str, float]:
     """Computes disentanglement metrics of a model on images with known factors.
 
     Args:
