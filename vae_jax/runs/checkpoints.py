@@ -153,10 +153,10 @@ class Checkpoints:
             run and is skipped.
 
         Returns:
-          The checkpoint with complaints about the newer ones that were skipped, or None if there are no checkpoints.
+          The checkpoint with complaints about the newer ones that were skipped, or None if the folder has none.
 
         Raises:
-          UserError: checkpoints exist and none is good.
+          UserError: checkpoints exist, but none of them is good.
         """
         newest, complaints = self._newest(
             {"state": like[0], "best": like[1]}, recorded_elbo, lambda content: content.meta["epoch"]

@@ -33,8 +33,8 @@ def check_factors(dataset: Dataset, num_rows: int) -> None:
 def codes_and_factors(built: Built, params: Params, key: Array, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Encodes images with known factors, for the metrics of `vae_jax.disentanglement`.
 
-    As in the literature, there is no split. If the images are rendered, they are drawn from all combinations of factors,
-    otherwise from the training set without replacement.
+    If the images are rendered, they are drawn from all combinations of factors, otherwise from the training set without
+    replacement. The literature does not hold out a test set for this either.
 
     Args:
       built: data and model.

@@ -60,7 +60,7 @@ def read_config(path: PathLike) -> tuple[Config, dict[str, Any]]:
       The validated configuration, and the whole content of the file.
 
     Raises:
-      UserError: there is no config.json, or it cannot be read.
+      UserError: config.json is missing or cannot be read.
     """
     path = as_path(path)
     if not (path / "config.json").exists():

@@ -56,7 +56,7 @@ class EvaluationOptions(NamedTuple):
 
     num_samples: int = 1000  # K of the importance-weighted log p(x)
     elbo_samples: int = 10  # draws of z for the ELBO; 1 repeats the number in summary.json
-    batch_size: int = 1000  # examples at once for the ELBO, as in `evaluation.evaluate`
+    batch_size: int = 1000  # examples at once for the ELBO
     annealing: Annealing | None = None  # None: no annealed importance sampling
     gap_steps: int = 0  # optimizer steps of the local posterior for the approximation and amortization gaps; 0: no gaps
     num_annealed: int | None = None  # annealing and gaps use the first `num_annealed` test examples; None: all

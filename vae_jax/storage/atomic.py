@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from vae_jax.errors import UserError
 
@@ -73,10 +72,10 @@ def read_json(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
     return content
 
 
-def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes an .npz file atomically."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
+    np.savez(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 

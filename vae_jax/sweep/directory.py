@@ -56,7 +56,7 @@ def read_sweep(path: PathLike) -> tuple[list[Config], dict[str, Any]]:
       The validated members, and the whole content of the file.
 
     Raises:
-      UserError: there is no sweep.json, or it cannot be read.
+      UserError: sweep.json is missing or cannot be read.
     """
     path = as_path(path)
     if not (path / "sweep.json").exists():

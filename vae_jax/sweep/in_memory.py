@@ -72,13 +72,13 @@ def sweep(
 
     Args:
       members: from `grid`, `points`, `design`, or any list. Member i is the run that `runs.train` makes with its settings.
-      strategy: as in `training.placement.place`, like the next two.
-      chunk: members that are trained at once on a device.
+      strategy: "map" (members one after another), "vmap" (side by side) or "auto".
+      chunk: members that are trained at once on a device, with "vmap".
       data_parallel: devices that share each batch.
       data_dir: where TFDS finds prepared data.
       on_epoch: called after each epoch of each group. A true result ends the training of the group.
-      likelihood: a custom likelihood, as in `build`.
-      objective: a custom objective, as in `build`.
+      likelihood: a custom likelihood for `build`.
+      objective: a custom objective for `build`.
 
     Example: two values of beta, two seeds, one compilation.
       >>> from vae_jax.sweep import grid
