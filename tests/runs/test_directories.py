@@ -260,7 +260,7 @@ ALTERED = {
     "a setting out of range": (
         "sweep.json",
         lambda content: {**content, "members": [{**content["members"][0], "beta": -1.0}]},
-        "--beta: expected a number >= 0",
+        "beta: expected a number >= 0",
     ),
     "a block of none": ("block.json", lambda content: {**content, "members": []}, "expected members of the sweep"),
     "a block of others": ("block.json", lambda content: {**content, "members": [0, 7]}, "expected members of the sweep"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.config import OBJECTIVES, Config
+from vae_jax.config import Config, settings_of
 from vae_jax.evaluation import name_examples, pareto_k_limit
 from vae_jax.evaluation import posterior_collapse as diagnostics
 
@@ -26,7 +26,7 @@ def describe_network(config: Config) -> str:
 
 def describe_objective(config: Config) -> str:
     """Returns the objective with beta and those settings that are not the defaults, such as "elbo, β = 1.0"."""
-    default, settings = Config(), OBJECTIVES.get(config.objective, ())
+    default, settings = Config(), settings_of("objective", config.objective)
     shown = [name for name in settings if getattr(config, name) != getattr(default, name) or name == "beta"]
     texts = [f"{'β' if name == 'beta' else name.replace('_', ' ')} = {getattr(config, name)}" for name in shown]
     return ", ".join([config.objective, *texts])

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from vae_jax.build import make_likelihood
-from vae_jax.config import CUSTOM, LIKELIHOODS, Config
+from vae_jax.config import CUSTOM, Config, entries, settings_of
 from vae_jax.data import Dataset, values
 from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import DISCRETE, Likelihood, outside_support
@@ -40,8 +40,8 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
       UserError: the name is unknown, or the likelihood does not fit the data.
     """
     likelihood, _, option = name.partition(":")
-    if likelihood not in LIKELIHOODS:
-        raise unknown("likelihood", likelihood, LIKELIHOODS)
+    if likelihood not in entries("likelihood"):
+        raise unknown("likelihood", likelihood, entries("likelihood"))
     config = dataclasses.replace(base, **_settings(base, name, likelihood, option))
     config.validate()
     bundle = make_likelihood(config, dataset)
@@ -50,8 +50,8 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
 
 def _settings(base: Config, name: str, likelihood: str, option: str) -> dict[str, Any]:
     """Returns the settings in which the likelihood differs from `base`."""
-    default = Config()
-    others = {setting for settings in LIKELIHOODS.values() for setting in settings} - set(LIKELIHOODS[likelihood])
+    default, settings = Config(), settings_of("likelihood", likelihood)
+    others = {setting for other in entries("likelihood") for setting in settings_of("likelihood", other)} - set(settings)
     changes: dict[str, Any] = {"likelihood": likelihood, "binarize": "auto", "dequantize": False}
     changes |= {setting: getattr(default, setting) for setting in others}  # `base` may have them for other likelihoods
     if option == "optimal" and likelihood == "gaussian":
@@ -60,7 +60,7 @@ def _settings(base: Config, name: str, likelihood: str, option: str) -> dict[str
             raise UserError(f"{name} is an objective itself.", field="likelihoods", fix=fix)
         changes["objective"] = "optimal_sigma"
     elif option:
-        known = [setting for setting in ("scale", "dispersion") if setting in LIKELIHOODS[likelihood]]
+        known = [setting for setting in ("scale", "dispersion") if setting in settings]
         if not known:
             raise UserError(f"{likelihood} has no scale.", field="likelihoods", fix=f"Write {likelihood}.")
         changes[known[0]] = option

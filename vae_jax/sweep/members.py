@@ -14,14 +14,22 @@ from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError, unknown
 from vae_jax.storage.directories import PathLike, as_path
 
-TRACED = (*Hyperparams._fields, "seed")  # a new value needs no new program
 # All members use the same data, split and test draws. Otherwise their rows could not be compared.
 SHARED = (
     *("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "max_level", "layout"),
     *("test_seed", "eval_batch_size"),
 )
 _MAX_MEMBERS = 100_000  # of a design
-STATIC = tuple(field.name for field in dataclasses.fields(Config) if field.name not in (*TRACED, *SHARED))
+
+
+def traced_names() -> tuple[str, ...]:
+    """Returns the names of the settings for which a new value needs no new program."""
+    return (*Config().hyperparams._fields, "seed")
+
+
+def static_names() -> tuple[str, ...]:
+    """Returns the names of the settings in which members may differ and for which a new value needs a new program."""
+    return tuple(field.name for field in dataclasses.fields(Config) if field.name not in (*traced_names(), *SHARED))
 
 
 @short_repr
@@ -40,19 +48,20 @@ def check_name(name: str, *, static: bool | None = None) -> None:
       name: of the setting.
       static: True for a setting that is swept by groups, False for one that is swept within one program, None for either.
     """
-    if name in TRACED and static is not True:
+    if name in traced_names() and static is not True:
         return
-    if name in STATIC and static is not False:
+    if name in static_names() and static is not False:
         return
     if name in SHARED:
         message = f"{name} cannot be swept: all members share the data and its evaluation."
         raise UserError(message, fix="Make a sweep for each value.")
-    if name in STATIC:
+    if name in static_names():
         message = f"{name} is static: it changes the program, so it cannot be traced or vmapped."
         raise UserError(message, fix=f"Sweep it by groups, one program for each value: `groups={name}=...`")
-    if name in TRACED:
+    if name in traced_names():
         raise UserError(f"{name} is traced: one program serves all its values.", fix=f"Sweep it by `over={name}=...`")
-    raise unknown("setting to sweep", name, (*TRACED, *STATIC) if static is None else STATIC if static else TRACED)
+    allowed = {None: (*traced_names(), *static_names()), True: static_names(), False: traced_names()}
+    raise unknown("setting to sweep", name, allowed[static])
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -267,11 +276,11 @@ def groups(members: Sequence[Config], numbers: Sequence[int] | None = None) -> l
       numbers: of the members in the sweep; 0, 1, ... by default.
     """
     default = Config()
-    traced = {name: getattr(default, name) for name in TRACED}
+    traced = {name: getattr(default, name) for name in traced_names()}
     positions: dict[Config, list[int]] = {}
     for position, member in enumerate(members):
         positions.setdefault(dataclasses.replace(member, **traced), []).append(position)
-    names = [name for name in varying(members) if name in STATIC]
+    names = [name for name in varying(members) if name in static_names()]
     numbers = range(len(members)) if numbers is None else numbers
     return [
         Group(
@@ -291,4 +300,5 @@ def plain(value: Any) -> Any:
 def stacked(configs: Sequence[Config]) -> Hyperparams:
     """Returns the traced numbers of a group as float32 arrays (members,)."""
     rows = [config.hyperparams for config in configs]
-    return Hyperparams(*(np.array([float(value) for value in column], np.float32) for column in zip(*rows, strict=True)))
+    columns = (np.array([float(value) for value in column], np.float32) for column in zip(*rows, strict=True))
+    return type(rows[0])(*columns)

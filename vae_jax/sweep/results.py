@@ -21,7 +21,7 @@ from vae_jax.storage.atomic import read_json, write_json, write_text
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.sweep.blocks import members_template, read_block, recorded_elbos
 from vae_jax.sweep.directory import read_sweep
-from vae_jax.sweep.members import TRACED, Group, groups, varying
+from vae_jax.sweep.members import Group, groups, traced_names, varying
 from vae_jax.sweep.statistics import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
 from vae_jax.training import evaluation_params
 from vae_jax.training.epoch import Lane
@@ -87,7 +87,7 @@ def load_sweep(path: PathLike) -> Results:
     if not rows:
         raise UserError(f"{path}: no member has ended yet.", fix="Continue the sweep with `resume=True`.")
     rows = with_settings(rows, members)
-    traced = [name for name in varying(members) if name in TRACED]
+    traced = [name for name in varying(members) if name in traced_names()]
     curves.sort(key=lambda line: (line["member"], line["epoch"]))
     return Results(path, members, description, rows, points(rows, traced), curves, placements)
 
