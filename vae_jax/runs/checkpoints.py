@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.storage.atomic import as_json
+from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import Best, Partial, StepMetrics, TrainState
 
 Arrays = Any  # a pytree of arrays
@@ -33,7 +33,7 @@ def digest(tree: Arrays) -> str:
     return sha.hexdigest()
 
 
-def _by_path(tree: Arrays) -> dict[str, Any]:
+def _by_path(tree: Arrays) -> dict[str, np.ndarray]:
     """Returns the arrays of a tree by their paths, which are the same for dicts and NamedTuples."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -69,8 +69,8 @@ class RestoredPartial(NamedTuple):
 class _Content(NamedTuple):
     """Content of one checkpoint."""
 
-    tree: dict[str, Any]
-    meta: dict[str, Any]
+    tree: dict[str, Arrays]
+    meta: JsonObject
 
 
 class Checkpoints:
@@ -116,7 +116,7 @@ class Checkpoints:
         meta = {"epoch": epoch, "test_elbo": test_elbo, "steps": partial.steps, "seconds": partial.seconds}
         self._save(int(state.step), tree, meta)
 
-    def _save(self, name: int, tree: Arrays, meta: dict[str, Any]) -> None:
+    def _save(self, name: int, tree: Arrays, meta: JsonObject) -> None:
         tree = jax.device_get(tree)
         arguments = self._ocp.args.Composite(
             tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({**meta, "sha256": digest(tree)})
@@ -179,7 +179,7 @@ class Checkpoints:
         Returns:
           The checkpoint, or None if none is good, and complaints about those that were skipped.
         """
-        template: dict[str, Any] = dict(zip(("state", "best", "record"), like, strict=True))
+        template: dict[str, Arrays] = dict(zip(("state", "best", "record"), like, strict=True))
         newest, complaints = self._newest(template, recorded_elbo, lambda content: int(content.tree["state"].step))
         last_good = int(newest.tree["state"].step) if newest else -1
         for name in self._names():
@@ -192,7 +192,7 @@ class Checkpoints:
         return RestoredPartial(meta["epoch"], tree["state"], tree["best"], partial), complaints
 
     def _newest(
-        self, like: dict[str, Any], recorded_elbo: RecordedElbo | None, expected_name: Callable[[_Content], int]
+        self, like: dict[str, Arrays], recorded_elbo: RecordedElbo | None, expected_name: Callable[[_Content], int]
     ) -> tuple[_Content | None, list[str]]:
         """Returns the newest good checkpoint, or None, and complaints about those that were skipped."""
         complaints: list[str] = []
@@ -213,7 +213,7 @@ class Checkpoints:
                 )
         return None, complaints
 
-    def _read(self, epoch: int, like: dict[str, Any]) -> _Content:
+    def _read(self, epoch: int, like: dict[str, Arrays]) -> _Content:
         restored = self._manager.restore(
             epoch, args=self._ocp.args.Composite(tree=self._ocp.args.StandardRestore(), meta=self._ocp.args.JsonRestore())
         )
@@ -245,7 +245,7 @@ class Checkpoints:
         self.close()
 
 
-def _check_elbo(meta: Mapping[str, Any], recorded_elbo: RecordedElbo | None) -> None:
+def _check_elbo(meta: JsonObject, recorded_elbo: RecordedElbo | None) -> None:
     """Raises ValueError if a checkpoint does not have the test ELBO that metrics.jsonl records for its epoch."""
     if recorded_elbo is None or "test_elbo" not in meta:  # earlier versions did not write it
         return

@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,13 +14,13 @@ from vae_jax.config import Config
 from vae_jax.data import is_image
 from vae_jax.errors import UserError
 from vae_jax.model import num_parameters
-from vae_jax.storage.atomic import read_json
+from vae_jax.storage.atomic import JsonObject, read_json
 from vae_jax.storage.directories import PathLike, as_path
 
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def describe(built: Built, data_dir: str | None) -> dict[str, Any]:
+def describe(built: Built, data_dir: str | None) -> JsonObject:
     """Returns the content of config.json."""
     dataset = built.dataset
     return {
@@ -53,7 +51,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def read_config(path: PathLike) -> tuple[Config, dict[str, Any]]:
+def read_config(path: PathLike) -> tuple[Config, JsonObject]:
     """Reads config.json of a run directory.
 
     Returns:
@@ -75,14 +73,14 @@ def read_config(path: PathLike) -> tuple[Config, dict[str, Any]]:
         raise UserError(f"{path / 'config.json'}: cannot be read: {error}") from None
 
 
-def check_data_entry(content: Mapping[str, Any]) -> None:
+def check_data_entry(content: JsonObject) -> None:
     """Raises an error unless config.json or sweep.json has a fingerprint of the data and, if any, a valid `data_dir`."""
     content["data"]["sha256"]
     if not isinstance(content.get("data_dir"), str | None):
         raise ValueError(f"data_dir: expected a path or null, got {content['data_dir']!r}")
 
 
-def check_same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
+def check_same(old: JsonObject, new: JsonObject, out: Path) -> None:
     """Raises `UserError` for resuming a run with different settings or different data.
 
     Args:
@@ -102,7 +100,7 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> Non
         raise UserError(f"{out}: the data set {dataset!r} differs from the one that the run began with.", field="resume")
 
 
-def check_moments(path: Path, recorded_data: Mapping[str, Any], built: Built) -> None:
+def check_moments(path: Path, recorded_data: JsonObject, built: Built) -> None:
     """Raises `UserError` for parameters of an earlier version that pooled entries which are now standardized one by one.
 
     Args:

@@ -23,6 +23,7 @@ from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo, Restored
 from vae_jax.runs.config_file import check_moments, read_config
 from vae_jax.runs.metrics_file import read_metrics
 from vae_jax.runs.summary_file import read_summary
+from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Best, Progress, TrainState
 
@@ -37,8 +38,8 @@ class Run(NamedTuple):
     built: Built
     epoch: int  # that the parameters come from
     params: Params  # to evaluate
-    summary: dict[str, Any] | None  # None while the run is unfinished
-    metrics: list[dict[str, Any]]  # lines of metrics.jsonl up to the checkpoint that was read
+    summary: JsonObject | None  # None while the run is unfinished
+    metrics: list[JsonObject]  # lines of metrics.jsonl up to the checkpoint that was read
     notes: list[str]  # for the user: checkpoints that were skipped, a run that is unfinished
 
 
@@ -146,7 +147,7 @@ def _restore(path: Path, built: Built) -> Restored:
     raise missing
 
 
-def _summary_of_checkpoint(path: Path, config: Config, restored: Restored) -> tuple[dict[str, Any] | None, list[str]]:
+def _summary_of_checkpoint(path: Path, config: Config, restored: Restored) -> tuple[JsonObject | None, list[str]]:
     """Returns summary.json, or None and notes on why it does not describe the checkpoint that was read."""
     summary = read_summary(path)
     if summary is None:

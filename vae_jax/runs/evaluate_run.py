@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +34,12 @@ from vae_jax.evaluation import posterior_collapse as diagnostics
 from vae_jax.model import Params, prior_log_prob
 from vae_jax.runs.directory import Run
 from vae_jax.runs.summary_file import test_bits_per_dim
-from vae_jax.storage.atomic import as_json
+from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import evaluation_key
 
 _NUM_PARTS = 20  # the test set is evaluated in this many parts to report progress; no number depends on it
 
+Examples = TypeVar("Examples")
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]  # (name of the estimate, examples done, examples in all)
 
@@ -47,7 +48,7 @@ Progress = Callable[[str, int, int], None]  # (name of the estimate, examples do
 class Assessment(NamedTuple):
     """The content of evaluation.json, and the values of every test example."""
 
-    numbers: dict[str, Any]
+    numbers: JsonObject
     examples: dict[str, np.ndarray]  # (examples,) each, nats
 
 
@@ -67,7 +68,7 @@ class EvaluationOptions(NamedTuple):
 class _Estimates(NamedTuple):
     """Numbers and values of every example that one estimator contributes."""
 
-    numbers: dict[str, Any]
+    numbers: JsonObject
     examples: dict[str, ArrayLike]
 
 
@@ -123,12 +124,18 @@ def assess(
     return Assessment(as_json(numbers), {name: np.asarray(values) for name, values in examples.items()})
 
 
+class _InputOptions(TypedDict):
+    """Keywords by which every estimator converts stored examples and their densities."""
+
+    to_input: Callable[[Array], Array]
+    log_jacobian: float
+
+
 def _key(run: Run, use: Stream) -> Array:
     return stream(run.built.config.test_seed, use)
 
 
-def _input_options(run: Run) -> dict[str, Any]:
-    """Returns the keywords by which every estimator converts stored examples and their densities."""
+def _input_options(run: Run) -> _InputOptions:
     return {"to_input": run.built.data.eval_input, "log_jacobian": run.built.data.log_jacobian}
 
 
@@ -145,13 +152,13 @@ def _evaluate_elbo(run: Run, options: EvaluationOptions) -> Evaluation:
 
 def _evaluate_log_px(run: Run, options: EvaluationOptions, progress: Progress) -> LogPx:
     """Estimates log p(x) of every test example by importance sampling."""
-    memory_bytes, settings = options.memory_bytes, _input_options(run)
+    memory_bytes, num_samples = options.memory_bytes, options.num_samples
     if memory_bytes is None:
         memory_bytes = 2**26 if jax.default_backend() == "cpu" else 2**30
-    settings |= {"num_samples": options.num_samples, "memory_bytes": memory_bytes}
 
     def log_px(params: Params, part: Array, first: Array) -> LogPx:
-        return importance_log_px(_key(run, Stream.LOG_PX), run.built.vae, params, part, first=first, **settings)
+        key, settings = _key(run, Stream.LOG_PX), {"num_samples": num_samples, "memory_bytes": memory_bytes}
+        return importance_log_px(key, run.built.vae, params, part, first=first, **settings, **_input_options(run))
 
     test = run.built.data.test
     return _map_parts(log_px, run.params, test, lambda done: progress("log p(x)", done, len(test)))
@@ -160,7 +167,7 @@ def _evaluate_log_px(run: Run, options: EvaluationOptions, progress: Progress) -
 def _elbo_and_log_px_numbers(run: Run, options: EvaluationOptions, elbo: Evaluation, log_px: LogPx) -> _Estimates:
     """Returns the means of the ELBO and of log p(x), and their values for every example."""
     test_means, log_px_mean = means(elbo), log_px_means(log_px, options.num_samples)
-    numbers: dict[str, Any] = {
+    numbers: JsonObject = {
         "test_elbo": test_means.elbo,
         "test_elbo_standard_error": test_means.elbo_standard_error,
         "test_log_likelihood": test_means.log_likelihood,
@@ -184,7 +191,7 @@ def _elbo_and_log_px_numbers(run: Run, options: EvaluationOptions, elbo: Evaluat
     return _Estimates(numbers, {"log_likelihood": elbo.log_likelihood, "kl": elbo.kl, **log_px._asdict()})
 
 
-def _evaluate_code(run: Run, options: EvaluationOptions) -> dict[str, Any]:
+def _evaluate_code(run: Run, options: EvaluationOptions) -> JsonObject:
     """Measures active units, posterior collapse and the parts of the KL on the test set."""
     vae, data = run.built.vae, run.built.data
     count, log_prior = len(data.test), prior_log_prob(vae, run.params)
@@ -202,7 +209,7 @@ def _evaluate_code(run: Run, options: EvaluationOptions) -> dict[str, Any]:
     thresholds = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
     curve = diagnostics.active_units(posterior_means, thresholds)
     is_standard_normal = vae.prior is None  # only then is there a KL of each dimension in closed form
-    numbers: dict[str, Any] = {
+    numbers: JsonObject = {
         "latent_dim": vae.latent_dim,
         "active_units": int(diagnostics.active_units(posterior_means)),
         "active_units_by_threshold": {f"{t:g}": int(n) for t, n in zip(thresholds, curve, strict=True)},
@@ -235,7 +242,7 @@ def _evaluate_gaps(run: Run, gap_steps: int, part: tuple[Array, Array], progress
 
 
 def _map_parts(
-    function: Callable[[Params, Any, Array], Result], params: Params, data: Any, report: Callable[[int], None]
+    function: Callable[[Params, Examples, Array], Result], params: Params, data: Examples, report: Callable[[int], None]
 ) -> Result:
     """Applies a function to equal parts of the data in one compiled program and concatenates the results.
 
@@ -273,7 +280,7 @@ def _means_with_errors(values: dict[str, ArrayLike]) -> dict[str, float]:
     return numbers
 
 
-def _annealing_numbers(annealed: Annealed, settings: Annealing) -> dict[str, Any]:
+def _annealing_numbers(annealed: Annealed, settings: Annealing) -> JsonObject:
     mean, standard_error = _mean(annealed.log_px)
     monte_carlo = float(np.sqrt(np.sum(np.square(np.asarray(annealed.standard_error, np.float64))))) / len(annealed.log_px)
     return {
@@ -287,12 +294,12 @@ def _annealing_numbers(annealed: Annealed, settings: Annealing) -> dict[str, Any
     }
 
 
-def _bound_numbers(bounds: Bounds) -> dict[str, Any]:
+def _bound_numbers(bounds: Bounds) -> JsonObject:
     values: dict[str, ArrayLike] = {"lower": bounds.lower.log_px, "upper": bounds.upper.log_px, "gap": bounds.gap}
     return {**_means_with_errors(values), "num_examples": len(bounds.gap)}
 
 
-def _gap_numbers(gaps: Gaps, steps: int) -> dict[str, Any]:
+def _gap_numbers(gaps: Gaps, steps: int) -> JsonObject:
     names: Sequence[str] = ("approximation_gap", "amortization_gap", "elbo", "best_elbo")
     values = {name: getattr(gaps, name) for name in names}
     return {**_means_with_errors(values), "num_examples": len(gaps.elbo), "steps": steps}

@@ -2,15 +2,14 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vae_jax.config import Config, settings_of
 from vae_jax.evaluation import name_examples, pareto_k_limit
 from vae_jax.evaluation import posterior_collapse as diagnostics
+from vae_jax.storage.atomic import JsonObject
 
 _OPTION = "--"  # prefix of an option of the command line
 
@@ -59,7 +58,7 @@ def _option(name: str) -> str:
     return _OPTION + name.replace("_", "-")
 
 
-def interval_of(numbers: Mapping[str, Any]) -> tuple[float | None, float | None]:
+def interval_of(numbers: JsonObject) -> tuple[float | None, float | None]:
     """Returns the two ends of the interval of the mean log p(x), with None for an end that is not known.
 
     An earlier version wrote an upper end for any importance weights. It did not write the share of examples above the limit
@@ -72,7 +71,7 @@ def interval_of(numbers: Mapping[str, Any]) -> tuple[float | None, float | None]
     return low, high if "pareto_k_above_limit" in numbers else None
 
 
-def _explain_open_interval(numbers: Mapping[str, Any]) -> str | None:
+def _explain_open_interval(numbers: JsonObject) -> str | None:
     """Explains why the interval of log p(x) has no upper end, and what helps; None if it has one."""
     (low, high), share, num_samples = interval_of(numbers), numbers.get("pareto_k_above_limit"), numbers["num_samples"]
     if high is not None or "not_finite_examples" in numbers:
@@ -91,7 +90,7 @@ def _explain_open_interval(numbers: Mapping[str, Any]) -> str | None:
     return f"log p(x): {bound}, because {reason}, or {alternative}."
 
 
-def remarks(numbers: Mapping[str, Any]) -> list[str]:
+def remarks(numbers: JsonObject) -> list[str]:
     """Returns remarks for the reader of an evaluation: posterior collapse, and estimates that are bounds or undefined.
 
     Args:

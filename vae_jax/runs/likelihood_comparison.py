@@ -1,7 +1,7 @@
 """Plans a comparison of likelihoods: those that are comparable on a data set, in which unit, and with which settings."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vae_jax.build import make_likelihood
 from vae_jax.config import CUSTOM, Config, entries, settings_of
@@ -48,11 +48,11 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
     return _comparable_entry(name, config, dataset, bundle)
 
 
-def _settings(base: Config, name: str, likelihood: str, option: str) -> dict[str, Any]:
+def _settings(base: Config, name: str, likelihood: str, option: str) -> dict[str, object]:
     """Returns the settings in which the likelihood differs from `base`."""
     default, settings = Config(), settings_of("likelihood", likelihood)
     others = {setting for other in entries("likelihood") for setting in settings_of("likelihood", other)} - set(settings)
-    changes: dict[str, Any] = {"likelihood": likelihood, "binarize": "auto", "dequantize": False}
+    changes: dict[str, object] = {"likelihood": likelihood, "binarize": "auto", "dequantize": False}
     changes |= {setting: getattr(default, setting) for setting in others}  # `base` may have them for other likelihoods
     if option == "optimal" and likelihood == "gaussian":
         if base.objective != default.objective:

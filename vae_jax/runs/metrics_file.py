@@ -4,17 +4,16 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vae_jax.evaluation import Means
-from vae_jax.storage.atomic import as_json, naming_path, write_text
+from vae_jax.storage.atomic import JsonObject, as_json, naming_path, write_text
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Epoch, TrainMeans
 
 
-def read_metrics(path: PathLike) -> list[dict[str, Any]]:
+def read_metrics(path: PathLike) -> list[JsonObject]:
     """Reads metrics.jsonl up to the first incomplete line, such as one that a killed process left half-written.
 
     A mean or standard error that is not defined is null in the file and NaN here.
@@ -31,16 +30,16 @@ def read_metrics(path: PathLike) -> list[dict[str, Any]]:
     return lines
 
 
-def _nan_if_null(name: str, value: Any) -> Any:
+def _nan_if_null(name: str, value: float | None) -> float | None:
     return math.nan if value is None and name.startswith(("train_", "test_", "validation_")) else value
 
 
-def rewrite_metrics(out: PathLike, lines: Sequence[Mapping[str, Any]]) -> None:
+def rewrite_metrics(out: PathLike, lines: Sequence[JsonObject]) -> None:
     """Replaces the content of metrics.jsonl by these lines."""
     write_text(as_path(out) / "metrics.jsonl", "".join(json.dumps(as_json(line)) + "\n" for line in lines))
 
 
-def append_metrics(out: Path, line: Mapping[str, Any]) -> None:
+def append_metrics(out: Path, line: JsonObject) -> None:
     """Appends a line to metrics.jsonl.
 
     The file is opened for each line, so that a full disk raises an error for this line instead of a later one.
@@ -55,7 +54,7 @@ def sync_metrics(out: Path) -> None:
         os.fsync(file.fileno())
 
 
-def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
+def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> JsonObject:
     """Returns the line of metrics.jsonl for an epoch.
 
     Args:
@@ -63,7 +62,7 @@ def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
       num_used: training examples that were used in it.
       wall_seconds: time since the beginning of the run.
     """
-    line: dict[str, Any] = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
+    line: JsonObject = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
     line |= {f"train_{name}": value for name, value in epoch.train._asdict().items() if name != "extra"}
     line |= {f"train_{name}": value for name, value in epoch.train.extra.items()}
     for name, means in (("test", epoch.test), ("validation", epoch.validation)):
@@ -76,7 +75,7 @@ def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
     }
 
 
-def to_epoch(line: Mapping[str, Any]) -> Epoch:
+def to_epoch(line: JsonObject) -> Epoch:
     """Returns the epoch that a line of metrics.jsonl describes; raises KeyError if a number is missing."""
     names = [name for name in TrainMeans._fields if name != "extra"]
     known = {"elbo", *names, "examples_per_second"}

@@ -4,7 +4,7 @@ import itertools
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from vae_jax.build import Built
 from vae_jax.config import Config, Hyperparams
 from vae_jax.model import Params
 from vae_jax.objectives import Terms
+from vae_jax.storage.atomic import JsonObject
 from vae_jax.training import optimizers
 from vae_jax.training.epoch import epoch_order, run_keys
 from vae_jax.training.schedules import make_step
@@ -48,7 +49,7 @@ class _Step(NamedTuple):
     peak_rate: Array  # the learning rate without its schedule
 
 
-def examine(built: Built, config: Config, state: TrainState) -> dict[str, Any]:
+def examine(built: Built, config: Config, state: TrainState) -> JsonObject:
     """Repeats the step that follows a state and reports which of its terms are not finite.
 
     Args:
@@ -85,7 +86,7 @@ def examine(built: Built, config: Config, state: TrainState) -> dict[str, Any]:
     }
 
 
-def locate(built: Built, config: Config, state: TrainState, record: dict[str, Any]) -> str | None:
+def locate(built: Built, config: Config, state: TrainState, record: JsonObject) -> str | None:
     """Names the first operation of the failing step that gives infinity or NaN, and its source line.
 
     The step runs operation by operation, each compiled separately, which takes some seconds.
@@ -137,7 +138,7 @@ def _step_after(built: Built, config: Config, state: TrainState) -> _Step:
     return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, scheduled_values, hyperparams.learning_rate)
 
 
-def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Params], dict[str, Any]]:
+def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Params], dict[str, Params]]:
     """Returns a function of the parameters that computes every part of a step by name."""
     vae, to_input, key, batch = built.vae, built.data.train_input, step.key, step.batch
     batch_terms = make_terms(vae, built.objective, to_input)
@@ -146,7 +147,7 @@ def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Param
         terms, _ = batch_terms(params, state.objective_state, key, batch, step.hyperparams)
         return jnp.mean(terms.loss), terms
 
-    def parts(params: Params) -> dict[str, Any]:
+    def parts(params: Params) -> dict[str, Params]:
         gradient, terms = jax.grad(loss, has_aux=True)(params)
         mean_loss = jnp.mean(terms.loss)
         learning_rate = step.hyperparams.learning_rate
@@ -171,7 +172,7 @@ def _is_finite(leaf: ArrayLike) -> bool:
     return bool(np.isfinite(np.asarray(leaf)).all())
 
 
-def _range(tree: Any) -> list[float]:
+def _range(tree: Params) -> list[float]:
     """Returns the least and the greatest number of all arrays in a tree, NaN left out; [] if there is none."""
     values = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
     values = values[~np.isnan(values)]

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from vae_jax.runs.directory import initial_progress, recorded_elbos
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs.postmortem import examine
 from vae_jax.runs.summary_file import summarize
-from vae_jax.storage.atomic import write_json
+from vae_jax.storage.atomic import JsonObject, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh, remove
 from vae_jax.training import Fit, Progress, StepMetrics
 
@@ -33,9 +33,9 @@ def train(
     data_dir: str | None = None,
     checkpoint_seconds: float = 15.0,
     on_start: Callable[[Progress, list[str]], None] = lambda progress, notes: None,
-    on_epoch: Callable[[dict[str, Any]], bool | None] = lambda line: None,
+    on_epoch: Callable[[JsonObject], bool | None] = lambda line: None,
     on_chunk: Callable[[float], bool | None] = lambda done: None,
-) -> tuple[Fit, dict[str, Any]]:
+) -> tuple[Fit, JsonObject]:
     """Trains into a run directory, or continues an interrupted run, bit for bit.
 
     Args:
@@ -112,7 +112,7 @@ class _Restored(NamedTuple):
     """The progress of a run and what was recorded of it."""
 
     progress: Progress
-    lines: list[dict[str, Any]]  # of metrics.jsonl
+    lines: list[JsonObject]  # of metrics.jsonl
     notes: list[str]  # for the user
 
 
@@ -160,7 +160,7 @@ class _Recorder:
     def fit(
         self,
         start: Progress,
-        on_epoch: Callable[[dict[str, Any]], bool | None],
+        on_epoch: Callable[[JsonObject], bool | None],
         on_chunk: Callable[[float], bool | None],
     ) -> Fit:
         """Trains from `start` and saves the last state."""
@@ -216,7 +216,7 @@ def _last_elbo(progress: Progress) -> float | None:
     return progress.history[-1].test.elbo if progress.history else None
 
 
-def _finish(built: Built, out: Path, fit: Fit, recorder: _Recorder) -> dict[str, Any]:
+def _finish(built: Built, out: Path, fit: Fit, recorder: _Recorder) -> JsonObject:
     """Writes summary.json and removes files that belong to an unfinished run; returns {} if the run was interrupted."""
     if fit.status == "interrupted":
         return {}

@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from vae_jax.evaluation import bits_per_dim, encode_dataset
 from vae_jax.evaluation import posterior_collapse as diagnostics
 from vae_jax.likelihoods import DISCRETE
 from vae_jax.model import Params, num_parameters
+from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Fit
 
@@ -19,7 +19,7 @@ _MEANS = ("test_elbo", "test_log_likelihood", "test_kl", "test_elbo_standard_err
 _NUMBERS = (*_MEANS, "train_examples_per_second", "epochs", "steps", "wall_seconds", "num_test_examples")
 
 
-def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dict[str, Any]:
+def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> JsonObject:
     """Returns the content of summary.json.
 
     Args:
@@ -31,7 +31,7 @@ def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dic
     history = fit.progress.history
     seconds = sum(epoch.seconds for epoch in history)
     test = fit.test if fit.epoch else None  # None: the run diverged in its first epoch
-    summary: dict[str, Any] = {
+    summary: JsonObject = {
         "status": fit.status,
         "test_elbo": test and test.elbo,
         "test_log_likelihood": test and test.log_likelihood,
@@ -69,11 +69,11 @@ def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dic
     return summary
 
 
-def _code_usage(built: Built, params: Params) -> dict[str, Any]:
+def _code_usage(built: Built, params: Params) -> JsonObject:
     """Returns the number of active units and the collapsed units, measured on the test set."""
     encode = jax.jit(lambda params, test: encode_dataset(built.vae, params, test, to_input=built.data.eval_input))
     mean, log_scale = encode(params, built.data.test)
-    usage: dict[str, Any] = {"latent_dim": built.vae.latent_dim, "active_units": int(diagnostics.active_units(mean))}
+    usage: JsonObject = {"latent_dim": built.vae.latent_dim, "active_units": int(diagnostics.active_units(mean))}
     if built.vae.prior is None:
         usage["collapsed_units"] = np.flatnonzero(diagnostics.collapse(mean, log_scale).collapsed).tolist()
     return usage
@@ -86,7 +86,7 @@ def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:
     return None
 
 
-def read_summary(path: PathLike) -> dict[str, Any] | None:
+def read_summary(path: PathLike) -> JsonObject | None:
     """Reads summary.json of a run directory.
 
     Returns:

@@ -7,11 +7,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from vae_jax.errors import UserError
+
+JsonObject = dict[str, Any]  # of JSON values: None, bool, int, float, str, and lists and objects of them
+Json = TypeVar("Json")
 
 
 @contextlib.contextmanager
@@ -50,7 +53,7 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(as_json(content), indent=2) + "\n")
 
 
-def read_json(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
+def read_json(path: Path, *names: str, advice: str = "") -> JsonObject:
     """Reads a JSON object that has these names.
 
     Args:
@@ -79,10 +82,10 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def as_json(content: Any) -> Any:
+def as_json(content: Json) -> Json:
     """Returns a copy in which None stands for numbers that are not finite, which JSON does not have."""
     if isinstance(content, dict):
-        return {name: as_json(value) for name, value in content.items()}
+        return cast(Json, {name: as_json(value) for name, value in content.items()})
     if isinstance(content, list | tuple):
-        return [as_json(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+        return cast(Json, [as_json(value) for value in content])
+    return cast(Json, None) if isinstance(content, float) and not math.isfinite(content) else content

@@ -2,9 +2,9 @@
 
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from vae_jax.model import num_parameters
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs.postmortem import examine
-from vae_jax.storage.atomic import read_json, write_json
+from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.sweep.in_memory import run_group
 from vae_jax.sweep.members import Group
 from vae_jax.sweep.statistics import rows
@@ -40,7 +40,7 @@ class Block(NamedTuple):
 
     path: Path
     group: Group
-    recorded_layout: Mapping[str, Any]  # the layout with which its training began; {} before
+    recorded_layout: JsonObject  # the layout with which its training began; {} before
 
 
 @short_repr
@@ -58,7 +58,7 @@ OnBlock = Callable[[Group, str, int, list[str]], None]  # (group, description, e
 OnTick = Callable[[Tick], bool | None]
 
 
-def read_block(folder: Path, num_members: int) -> dict[str, Any]:
+def read_block(folder: Path, num_members: int) -> JsonObject:
     """Reads block.json.
 
     Args:
@@ -110,7 +110,7 @@ def place_members(num_members: int, layout: Layout) -> Placement:
     )
 
 
-def continued_layout(layout: Layout, recorded: Mapping[str, Any], name: str) -> Layout:
+def continued_layout(layout: Layout, recorded: JsonObject, name: str) -> Layout:
     """Returns the layout of a block with what was recorded when its training began.
 
     Raises:
@@ -232,7 +232,7 @@ def _write_result(block: Block, built: Built, fit: MembersFit) -> None:
 
 def _restore(
     block: Block, built: Built, checkpoints: Checkpoints
-) -> tuple[MembersProgress | None, list[dict[str, Any]], list[str]]:
+) -> tuple[MembersProgress | None, list[JsonObject], list[str]]:
     """Returns the progress at the last checkpoint or None, the lines of metrics.jsonl up to there, and notes for the user."""
     template = members_template(built, len(block.group.members))
     elbos = recorded_elbos(block.path, block.group.members)
@@ -246,7 +246,7 @@ def _restore(
 
 
 def recorded_progress(
-    lanes: Lane, group: Group, lines: Sequence[Mapping[str, Any]], epoch: int, steps_per_epoch: int
+    lanes: Lane, group: Group, lines: Sequence[JsonObject], epoch: int, steps_per_epoch: int
 ) -> MembersProgress:
     """Returns the progress of a block after `epoch` epochs, from its checkpoint and metrics.jsonl.
 

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from vae_jax.build import Built, build
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.runs.config_file import check_data_entry, check_moments, describe
-from vae_jax.storage.atomic import read_json, write_json
+from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
 from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
@@ -35,7 +35,7 @@ class Launch(NamedTuple):
 
     layout: Layout = Layout()  # if it changes bits, a block that has begun keeps its layout
     processes: Processes = Processes()  # from `processes.initialize`; each takes its share of the members
-    arguments: dict[str, Any] | None = None  # recorded in sweep.json, so that a command line can continue the sweep
+    arguments: JsonObject | None = None  # recorded in sweep.json, so that a command line can continue the sweep
 
 
 class _Plan(NamedTuple):
@@ -49,7 +49,7 @@ class _Plan(NamedTuple):
     launch: Launch
 
 
-def read_sweep(path: PathLike) -> tuple[list[Config], dict[str, Any]]:
+def read_sweep(path: PathLike) -> tuple[list[Config], JsonObject]:
     """Reads sweep.json of a sweep directory.
 
     Returns:
@@ -145,7 +145,7 @@ def run_sweep(
 
 def _make_plan(
     members: Sequence[Config], out: Path, resume: bool, data_dir: str | None, launch: Launch
-) -> tuple[_Plan, dict[str, Any]]:
+) -> tuple[_Plan, JsonObject]:
     """Builds every group, so that a mistake in the last group does not cost the hours of the first.
 
     Returns:
@@ -214,7 +214,7 @@ def _tick(group: Group, progress: MembersProgress, before: int, total: int) -> T
     return Tick(group, before + done, total, seconds, progress)
 
 
-def _write_plan(out: Path, content: dict[str, Any], members: Sequence[Config], num_processes: int) -> None:
+def _write_plan(out: Path, content: JsonObject, members: Sequence[Config], num_processes: int) -> None:
     """Writes sweep.json and the blocks of members that have none: one for each group in each process's share."""
     write_json(out / "sweep.json", content)
     (out / "blocks").mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError, unknown
 from vae_jax.storage.directories import PathLike, as_path
 
+SettingValue = bool | int | float | str | tuple[int, ...]
 # All members use the same data, split and test draws. Otherwise their rows could not be compared.
 SHARED = (
     *("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "max_level", "layout"),
@@ -64,7 +65,7 @@ def check_name(name: str, *, static: bool | None = None) -> None:
     raise unknown("setting to sweep", name, allowed[static])
 
 
-def parse_value(name: str, text: str) -> Any:
+def parse_value(name: str, text: str) -> SettingValue:
     """Returns the value of a setting from text, by the type of the setting. Several widths are written as 256x256.
 
     Args:
@@ -88,7 +89,7 @@ def parse_value(name: str, text: str) -> Any:
         raise UserError(field=name, expected=kind, got=repr(text)) from None
 
 
-def grid(base: Config, **values: Sequence[Any]) -> list[Config]:
+def grid(base: Config, **values: Sequence[object]) -> list[Config]:
     """Returns every combination of the values. The last name varies fastest.
 
     Args:
@@ -102,7 +103,7 @@ def grid(base: Config, **values: Sequence[Any]) -> list[Config]:
     return cross([base], **values)
 
 
-def cross(members: Sequence[Config], **values: Sequence[Any]) -> list[Config]:
+def cross(members: Sequence[Config], **values: Sequence[object]) -> list[Config]:
     """Returns every member with every combination of the values. The result can be crossed again.
 
     Args:
@@ -117,7 +118,7 @@ def cross(members: Sequence[Config], **values: Sequence[Any]) -> list[Config]:
     return [dataclasses.replace(member, **changes) for member in members for changes in combinations]
 
 
-def points(base: Config, listed: Sequence[Mapping[str, Any]]) -> list[Config]:
+def points(base: Config, listed: Sequence[Mapping[str, object]]) -> list[Config]:
     """Returns one member for each mapping from names to values, in place of a grid."""
     for point in listed:
         for name in point:
@@ -292,7 +293,7 @@ def groups(members: Sequence[Config], numbers: Sequence[int] | None = None) -> l
     ]
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Returns widths as text, such as 256x256, and any other value of a setting as it is."""
     return "x".join(map(str, value)) if isinstance(value, tuple) else value
 

@@ -4,7 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -86,7 +86,7 @@ def _first_difference(one: str, other: str) -> str:
     return f"{name}: {second.get(name)}, not {first.get(name)}"
 
 
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: object, path: str = "") -> Iterator[tuple[str, object]]:
     """Yields (path, value) for every leaf of a tree of JSON."""
     if isinstance(tree, dict | list):
         for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):

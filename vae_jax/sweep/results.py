@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from vae_jax.model import Params
 from vae_jax.runs import read_metrics
 from vae_jax.runs.checkpoints import Checkpoints
 from vae_jax.runs.config_file import check_moments
-from vae_jax.storage.atomic import read_json, write_json, write_text
+from vae_jax.storage.atomic import JsonObject, read_json, write_json, write_text
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.sweep.blocks import members_template, read_block, recorded_elbos
 from vae_jax.sweep.directory import read_sweep
@@ -37,7 +37,7 @@ class Results(NamedTuple):
 
     path: Path
     members: list[Config]
-    description: dict[str, Any]  # sweep.json
+    description: JsonObject  # sweep.json
     rows: list[Row]  # of the members that have ended
     points: list[Point]  # the rows with seeds combined
     curves: list[Row]  # member, epoch and the numbers of metrics.jsonl
@@ -54,7 +54,7 @@ def _result_files(path: Path) -> list[Path]:
     return [result for result in sorted((path / "blocks").glob("*/result.json")) if (result.parent / "block.json").exists()]
 
 
-def _is_table(rows: Any, members: Sequence[int]) -> bool:
+def _is_table(rows: object, members: Sequence[int]) -> bool:
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= ROW for row in rows):
         return False
     has_numbers = all(isinstance(row[name], int | float | None) for row in rows for name in ROW - {"status"})

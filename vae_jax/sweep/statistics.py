@@ -17,11 +17,11 @@ from vae_jax.evaluation import NOT_FINITE, encode_dataset, find_not_finite
 from vae_jax.evaluation.posterior_collapse import active_units
 from vae_jax.model import Params
 from vae_jax.runs.summary_file import test_bits_per_dim
-from vae_jax.storage.atomic import as_json
+from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.sweep.members import Group, groups, plain, varying
 from vae_jax.training import MembersFit, params_to_evaluate
 
-Row = dict[str, Any]
+Row = JsonObject
 _ALWAYS = ("beta", "seed", "learning_rate")
 ROW = {
     "member",
@@ -127,10 +127,10 @@ def to_csv(table: Sequence[Row], names: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
-def to_arrays(table: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def to_arrays(table: Sequence[JsonObject]) -> dict[str, np.ndarray]:
     """Returns the columns of a table by name, with one entry for each member. A missing number is NaN."""
 
-    def column(values: list[Any]) -> np.ndarray:
+    def column(values: list[object]) -> np.ndarray:
         if any(isinstance(value, list) for value in values):  # lengths differ if the latent size is swept
             column = np.empty(len(values), object)
             column[:] = [None if value is None else np.array(value) for value in values]
@@ -202,7 +202,7 @@ class Point(NamedTuple):
     """All seeds of one setting."""
 
     group: str
-    settings: dict[str, Any]  # the traced settings that vary, and beta always; without the seed
+    settings: JsonObject  # the traced settings that vary, and beta always; without the seed
     members: tuple[int, ...]  # numbers of the members that ended well
     num_lost: int  # members that diverged or whose ELBO is not finite on an example
     numbers: dict[str, Interval]
