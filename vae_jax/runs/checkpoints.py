@@ -100,7 +100,14 @@ class Checkpoints:
         """
         self._save(epoch, {"state": state, "best": best}, {"epoch": epoch, "test_elbo": test_elbo})
 
-    def save_partial(self, epoch: int, state: TrainState, best: Best, partial: Partial, test_elbo: float | None = None) -> None:
+    def save_partial(
+        self,
+        epoch: int,
+        state: TrainState,
+        best: Best,
+        partial: Partial,
+        test_elbo: float | None = None,
+    ) -> None:
         """Saves a state from the middle of an epoch, as `save` does.
 
         Such checkpoints are named by the step of the run, so they need a folder for themselves.
