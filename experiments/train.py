@@ -12,7 +12,7 @@ from typing import Any
 
 from common import EpochProgress, Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, with_options
 
-from vae_jax.config import Config, describe_network, describe_objective
+from vae_jax.config import Config
 from vae_jax.errors import UserError
 
 
@@ -81,10 +81,11 @@ def main() -> int:
     data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
 
     from vae_jax import runs
-    from vae_jax.build import build, repeat_command
+    from vae_jax.build import build
     from vae_jax.evaluation.overfitting import describe_overfit, overfit
     from vae_jax.evaluation.posterior_collapse import REMEDIES, describe_collapse, is_collapsing
     from vae_jax.model import num_parameters
+    from vae_jax.runs.in_words import describe_network, describe_objective, repeat_command
     from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.storage.directories import check_out
     from vae_jax.training.schedules import first_epoch_at_full_values
