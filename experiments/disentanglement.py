@@ -60,12 +60,9 @@ class Arguments:
 
 def score(results: Any, arguments: Arguments, settings: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """A row for each member that ended well: its settings and its scores."""
-    import jax
     from tqdm import tqdm
 
-    from vae_jax._numerics.keys import Stream, stream
-    from vae_jax.disentanglement import all_metrics
-    from vae_jax.runs.evaluate_run import representation
+    from vae_jax.runs.codes_and_factors import disentanglement_scores
     from vae_jax.sweep.results import load_params
     from vae_jax.sweep.statistics import DONE
 
@@ -73,12 +70,10 @@ def score(results: Any, arguments: Arguments, settings: Any, names: tuple[str, .
     if not good:
         raise UserError(f"{results.path}: every member diverged; there is nothing to score.")
     loaded = load_params(results, [row["member"] for row in good], arguments.data_dir)
-    key_rows, key_metrics = jax.random.split(stream(arguments.metric_seed, Stream.DISENTANGLEMENT))
     rows = []
     for row in tqdm(good, unit="member", disable=None):
         built, params = loaded[row["member"]]
-        codes, factors = representation(built, params, key_rows, arguments.rows)
-        scores = all_metrics(key_metrics, codes, factors, settings, only=names)
+        scores = disentanglement_scores(built, params, arguments.metric_seed, arguments.rows, settings, names)
         kept = {name: value for name, value in row.items() if name != "kl_per_dimension"}
         rows.append(kept | scores)
     return rows

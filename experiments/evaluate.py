@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from common import expect_runs, parse, run_script
+from common import expect_runs, parse, run_script, with_options
 
 from vae_jax.errors import UserError
 
@@ -84,7 +84,7 @@ def cell(value: Any, form: str) -> str:
 
 def table_row(numbers: dict[str, Any]) -> str:
     """Returns a run's cells. A bias is marked ">" where the interval of log p(x) is open, because it is then larger."""
-    from vae_jax.runs.evaluate_run import interval_of
+    from vae_jax.runs.in_words import interval_of
 
     cells = {name: cell(numbers[name], form) for _, name, form in COLUMNS}
     if interval_of(numbers)[1] is None and numbers["log_px_bias"] is not None:
@@ -108,7 +108,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
 
     from vae_jax.evaluation import Annealing
     from vae_jax.runs import load_run
-    from vae_jax.runs.evaluate_run import assess
+    from vae_jax.runs.evaluate_run import EvaluationOptions, assess
     from vae_jax.storage.atomic import write_arrays, write_json
 
     run = load_run(path, data_dir=arguments.data_dir)
@@ -126,8 +126,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
         if done == of:
             bars[what].close()
 
-    assessment = assess(
-        run,
+    options = EvaluationOptions(
         num_samples=arguments.num_samples,
         elbo_samples=arguments.elbo_samples,
         batch_size=arguments.batch_size,
@@ -135,8 +134,8 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
         gap_steps=arguments.gap_steps,
         num_annealed=arguments.num_annealed,
         num_simulated=arguments.bdmc,
-        progress=progress,
     )
+    assessment = assess(run, options, progress)
     write_arrays(path / "evaluation.npz", assessment.examples)
     write_json(path / "evaluation.json", assessment.numbers)
     return assessment.numbers
@@ -144,7 +143,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> dict[str, Any]:
 
 def more(numbers: dict[str, Any]) -> list[str]:
     """The lines below a run's row: what the table has no column for."""
-    from vae_jax.runs.evaluate_run import interval_of
+    from vae_jax.runs.in_words import interval_of
 
     low, high = interval_of(numbers)
     ends = f"at least {number(low)}" if high is None else f"in [{number(low)}, {number(high)}]"
@@ -193,7 +192,7 @@ def main() -> int:
     expect_runs(arguments.runs)
     arguments.validate()
 
-    from vae_jax.runs.evaluate_run import remarks
+    from vae_jax.runs.in_words import remarks
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
@@ -206,7 +205,9 @@ def main() -> int:
             titles = "  ".join(f"{title:>{w}}" for (title, _, _), w in zip(COLUMNS, widths, strict=True))
             print(f"{'run':{width}}  {titles}")
         print(f"{path!s:{width}}  {table_row(numbers)}", flush=True)
-        details += [f"{path}: {line}" for line in (*more(numbers), *(f"note: {remark}" for remark in remarks(numbers)))]
+        details += [
+            f"{path}: {line}" for line in (*more(numbers), *(f"note: {with_options(remark)}" for remark in remarks(numbers)))
+        ]
     draws = f"{arguments.elbo_samples} draw{'' if arguments.elbo_samples == 1 else 's'} of z"
     print(
         f"\nnats per example, beta = 1; +- is the standard error over the test examples, MC +- that over the samples; the test "

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from common import Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, supervised
+from common import Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, supervised, with_options
 
 from vae_jax.config import Config, from_dict
 from vae_jax.errors import UserError
@@ -260,8 +260,9 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
         jax.config.update("jax_num_cpu_devices", arguments.devices or max(1, min(8, cores, share)))
 
     from vae_jax.storage.cache import enable_compilation_cache
-    from vae_jax.sweep.directory import Layout, run_sweep
-    from vae_jax.sweep.results import overfit_words, write_results
+    from vae_jax.sweep.blocks import Layout
+    from vae_jax.sweep.directory import Launch, run_sweep
+    from vae_jax.sweep.results import describe_overfitting, write_results
     from vae_jax.sweep.statistics import DONE
 
     if arguments.compilation_cache:
@@ -292,9 +293,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
             members,
             out,
             resume=arguments.resume,
-            layout=layout,
-            processes=processes,
-            arguments=arguments.record,
+            launch=Launch(layout, processes, arguments.record),
             data_dir=data_dir,
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_block=on_block,
@@ -312,9 +311,9 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
     lost = [f"{row['member']} ({row['status']})" for row in results.rows if row["status"] not in DONE]
     if lost:
         print(f"note: left out of the means: member {', '.join(lost)}", file=sys.stderr)
-    words = overfit_words(results)
+    words = describe_overfitting(results)
     if words:
-        print(f"note: {words}", file=sys.stderr)
+        print(f"note: {with_options(words)}", file=sys.stderr)
     print(f"table: {out / 'results.csv'} ({len(results.rows)} members, {time.perf_counter() - began:.0f} s)", flush=True)
     if arguments.report:
         from vae_jax.report import write_sweep_report

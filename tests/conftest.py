@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 import jax
 import kept_programs
 import pytest
+from orbax_deprecations import fail_on_orbax_deprecations as fail_on_orbax_deprecations
 
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # they have no doctests, and importing two of one name is an error
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

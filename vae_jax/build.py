@@ -1,9 +1,7 @@
 """`build` makes the data, the model and the arguments of `training.fit` from a `Config`, and refuses what does not fit."""
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,8 +16,7 @@ from vae_jax.data import Dataset, Prepared
 from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE, assemble_vae
-from vae_jax.objectives import Objective
-from vae_jax.objectives.batch import BatchObjective
+from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training import optimizers, schedules
 from vae_jax.training.optimizers import Optimizer
 
@@ -33,7 +30,7 @@ class Built(NamedTuple):
     data: Prepared
     vae: VAE
     optimizer: Optimizer  # tracking the moving average, where one is asked for
-    objective: Objective | BatchObjective
+    objective: AnyObjective
     fit_arguments: dict[str, Any]  # of `training.fit`, the optimizer and the objective among them
     made: Mapping[str, Any] = MappingProxyType({})  # the parts as `build` made them: `runs.train` refuses others
 
@@ -112,7 +109,7 @@ def build(
     *,
     data_dir: str | None = None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
-    objective: Objective | BatchObjective | None = None,
+    objective: AnyObjective | None = None,
 ) -> Built:
     """Loads the data and makes the model. Writes nothing.
 
@@ -140,7 +137,7 @@ def build(
     config = _with_channels(config, dataset.data_shape)
     facts = training_data(config, dataset)
     bundle: Likelihood = _make("likelihood", config, facts) if likelihood is None else _as_likelihood(likelihood)
-    loss: Objective | BatchObjective = _make("objective", config, facts) if objective is None else objective
+    loss: AnyObjective = _make("objective", config, facts) if objective is None else objective
     data.check_support(dataset, bundle, config.binarization, config.dequantize)
     total_steps = config.epochs * (len(dataset.train) // config.batch_size)
     _check_warm_ups(config, total_steps)
@@ -237,20 +234,3 @@ def _with_channels(config: Config, data_shape: tuple[int, ...]) -> Config:
         fix = 'Use fewer `channels`, or `network="mlp"`.' if config.channels else 'Use `network="mlp"`.'
         raise UserError(f'`network="{config.network}"`: {error} {fix}') from None
     return dataclasses.replace(config, channels=channels)
-
-
-def repeat_command(
-    config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("python", "experiments/train.py")
-) -> str:
-    """The command line that repeats the run: the settings that differ from the defaults."""
-    words = [*program]
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if value == field.default and field.name != "dataset":
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag)
-        else:
-            words += [flag, *(str(v) for v in (value if isinstance(value, tuple) else (value,)))]
-    return shlex.join([*words, *(["--data-dir", data_dir] if data_dir else []), "--out", str(out)])

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vae_jax.evaluation.posterior_collapse import Overfit, overfit, overfit_words
+from vae_jax.evaluation.overfitting import Overfit, describe_overfit, overfit
 from vae_jax.report.run import page as html
 from vae_jax.report.sweep import text as sweep_words
-from vae_jax.sweep.results import Results
-from vae_jax.sweep.results import overfit_words as words_of_sweep
+from vae_jax.sweep.results import Results, describe_overfitting
 
 
 def curve(held_out, train=None, split="test", error=0.3):
@@ -37,16 +36,16 @@ def peaked(epochs=300, best=119, top=-86.89, end=-94.33, noise=0.05, seed=0):
 def test_a_run_that_peaked_and_fell_is_named_with_both_numbers_and_the_remedy():
     found = overfit(curve(peaked()))
     assert found == Overfit("test", 119, -86.89, 300, -94.33)
-    words = overfit_words(found)
+    words = describe_overfit(found)
     assert (
         "the test ELBO was best after epoch 119 (-86.89) and is -94.33 after epoch 300, while the training ELBO rose" in words
     )
-    assert "--validation-fraction 0.1 --early-stopping 10" in words
+    assert "`validation_fraction=0.1` `early_stopping=10`" in words
     held_out = overfit(curve(peaked(), split="validation"))
     assert held_out is not None
     assert held_out.split == "validation"
-    assert "Add --early-stopping 10" in overfit_words(held_out)
-    assert "--validation-fraction" not in overfit_words(held_out)
+    assert "Add `early_stopping=10`" in describe_overfit(held_out)
+    assert "validation_fraction" not in describe_overfit(held_out)
 
 
 def noisy(epochs=200, size=1.0, seed=0):
@@ -91,14 +90,16 @@ def sweep_of(curves, statuses=None):
 
 def test_the_members_of_a_sweep_that_overfit_are_counted_and_the_worst_is_named():
     fine, bad, worse = curve(noisy(size=0.02)), curve(peaked(end=-90.0)), curve(peaked())
-    words = words_of_sweep(sweep_of([fine, bad, worse, worse], ["finished", "finished", "finished", "diverged at step 3"]))
+    words = describe_overfitting(
+        sweep_of([fine, bad, worse, worse], ["finished", "finished", "finished", "diverged at step 3"])
+    )
     assert words is not None
     assert "in 2 of 3 members the test ELBO fell after its best epoch" in words
     assert "most of all in member 2, from -86.89 after epoch 119 to -94.33 after epoch 300" in words
-    assert words_of_sweep(sweep_of([fine])) is None
+    assert describe_overfitting(sweep_of([fine])) is None
     old = sweep_of([worse])
     del old.rows[0]["evaluated_epoch"]  # rows of an older sweep directory
-    assert "in 1 of 1 members" in (words_of_sweep(old) or "")
+    assert "in 1 of 1 members" in (describe_overfitting(old) or "")
 
 
 def test_the_notes_of_both_reports_have_it():

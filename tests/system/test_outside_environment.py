@@ -121,7 +121,7 @@ def test_versions_that_are_not_allowed_are_named(environment, monkeypatch, capsy
     assert environment.outdated() == []
     installed = {"jax": "0.9.9", "flax": "0.12.0rc1", "orbax-checkpoint": "1.0.0", "numpy": "10.0"}
     monkeypatch.setattr(metadata, "version", lambda name: installed.get(name, "999"))
-    named = ["jax 0.9.9 (jax>=0.10)", "orbax-checkpoint 1.0.0 (orbax-checkpoint>=0.11,<1)"]
+    named = ["jax 0.9.9 (jax>=0.10)", "orbax-checkpoint 1.0.0 (orbax-checkpoint>=0.11.20,<1)"]
     assert environment.outdated() == named
     stderr = ended(environment.expect_packages, capsys)
     assert f"has other versions than vae_jax needs: {', '.join(named)}: " in stderr

@@ -137,7 +137,7 @@ def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path):
         assert process.poll() is None
     second = run("train.py", "--out", tmp_path / "run", "--resume", check=False)
     assert (second.returncode, second.stderr.count("\n")) == (2, 1)
-    assert "another process is writing there" in second.stderr
+    assert "another process is writing to" in second.stderr
     assert process.poll() is None
     process.kill()
     process.communicate(timeout=60)
@@ -298,7 +298,7 @@ REFUSED = {
     "negative gamma": ("--objective factor_vae --gamma -1", "--gamma: expected a number >= 0, got -1.0"),
     "capacity warm-up": ("--objective capacity --capacity-warmup-steps 550", "would not end within the run"),
     "cycles and warm-up": ("--beta-schedule cyclical --beta-warmup-steps 10", "the cyclical schedule rises in every cycle"),
-    "dequantised levels": ("--likelihood categorical --dequantize", "--dequantize is for densities"),
+    "dequantised levels": ("--likelihood categorical --dequantize", "--dequantize: dequantized data need a density"),
     "dequantise floats": ("--dataset {here}/grey.npy --likelihood gaussian --dequantize", "integer levels"),
     "dequantise binary": ("--dequantize", "exclude each other"),
     "early stopping": ("--early-stopping 2", "--validation-fraction"),

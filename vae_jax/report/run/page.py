@@ -4,9 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.build import repeat_command
-from vae_jax.config import describe_network
-from vae_jax.evaluation.posterior_collapse import overfit, overfit_words
+from vae_jax.evaluation.overfitting import describe_overfit, overfit
 from vae_jax.model import num_parameters
 from vae_jax.report import html as page
 from vae_jax.report.html import Section
@@ -14,6 +12,7 @@ from vae_jax.report.run import content as summary
 from vae_jax.report.run import evaluation_table as evaluated
 from vae_jax.report.run import figures, latent, latent_figures
 from vae_jax.runs import Run, read_config
+from vae_jax.runs.in_words import describe_network, repeat_command
 
 _SPAN = 3  # of traversals, in prior standard deviations
 _MOST_ROWS, _MOST_PANELS, _MOST_PAIRS, _STEPS = 10, 12, 6, 7
@@ -172,7 +171,7 @@ def _chosen(shown: int, count: int) -> str:
 def _observations(run: Run) -> list[str]:
     """Returns what the curves show that a reader should know first."""
     found = overfit(run.metrics, run.epoch)
-    words = "" if found is None else overfit_words(found)
+    words = "" if found is None else describe_overfit(found).replace("`", "")
     return [f"{words[0].upper()}{words[1:]}"] if words else []
 
 
