@@ -82,11 +82,11 @@ def test_the_step_is_optaxs_own_update():
     vae, key = small_vae(), jax.random.key(5)
     x = (jax.random.uniform(jax.random.key(1), (8, *SHAPE)) < 0.5).astype(jnp.float32)
     state = training.init_state(vae, optax.adam, jax.random.key(0))
-    keys = jax.random.split(key, 9)[1:]
+    keys, examples = list(jax.random.split(key, 9)[1:]), list(x)  # lists, since a program cannot iterate over keys
 
     def mean_loss(params):
         total = 0.0
-        for key_one, one in zip(keys, x, strict=True):
+        for key_one, one in zip(keys, examples, strict=True):
             terms = objectives.elbo(
                 key_one,
                 lambda x: vae.encode(params, x),
