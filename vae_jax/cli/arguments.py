@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import os
 import re
 import sys
@@ -50,10 +51,10 @@ def attribute_docstrings(cls: type) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):  # made at run time, or built in
             continue
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for attribute, below in zip(body, body[1:], strict=False):
-            if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name):
-                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
-                    texts[attribute.target.id] = below.value.value
+        for attribute, below in itertools.pairwise(body):
+            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
+            if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name) and isinstance(text, str):
+                texts[attribute.target.id] = text
     return texts
 
 
@@ -158,4 +159,3 @@ def _with_paths(values: T) -> T:
         except UnicodeEncodeError:
             raise UserError(field=name, expected="a name that can be written as UTF-8", got=repr(path)) from None
     return dataclasses.replace(values, **expanded)  # pyright: ignore
-

@@ -13,6 +13,8 @@ from vae_jax.cli.script import stop_at_once
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from vae_jax.sweep.directory import Tick
+
 
 class Interrupt:
     """Context in which the first Ctrl-C or SIGTERM is noted for the end of the epoch, and a second Ctrl-C stops at once.
@@ -92,3 +94,43 @@ class EpochProgress:
     def close(self) -> None:
         """Ends the bar's line."""
         self._bar.close()
+
+
+class SweepProgress:
+    """Bar over epochs times members on a terminal; elsewhere about twenty lines in all."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._shown = self._first = 0  # member epochs at the last line, and when the bar was made
+        self._began = 0.0
+
+    def update(self, tick: "Tick") -> None:
+        """Shows the state after an epoch."""
+        from tqdm import tqdm
+
+        is_terminal, epochs = sys.stderr.isatty(), tick.group.configs[0].epochs
+        if self._bar is None:
+            running = tick.progress.status.count("running")
+            self._bar = tqdm(total=tick.total, unit=" member-epochs", disable=not is_terminal, dynamic_ncols=True)
+            self._bar.n = self._bar.initial = self._shown = self._first = tick.done - running
+            self._began = time.perf_counter() - tick.seconds
+        rate = (tick.done - self._first) / max(time.perf_counter() - self._began, 1e-9)
+        seconds_left = (tick.total - tick.done) / rate if rate else float("nan")
+        elbos = [history[-1].test.elbo for history in tick.progress.histories if history]
+        elbos = [elbo for elbo in elbos if math.isfinite(elbo)]
+        num_diverged = tick.progress.status.count("diverged")
+        text = f"epoch {tick.progress.epoch}/{epochs}"
+        text += f"  best ELBO {max(elbos):z.2f}" if elbos else ""
+        text += f"  {num_diverged} diverged" if num_diverged else ""
+        text += f"  {rate / epochs:.2f} members/s"
+        if is_terminal:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(tick.done - self._bar.n)
+        elif tick.done == tick.total or tick.done - self._shown >= tick.total / 20:
+            self._shown = tick.done
+            print(f"{tick.done}/{tick.total} member-epochs  {text}  {seconds_left:.0f} s left", flush=True)
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        if self._bar is not None:
+            self._bar.close()

@@ -55,8 +55,8 @@ def supervised(work: Callable[[Callable[[], None]], int], timeout: float) -> int
         )
     print(
         with_options(
-            "error: another process of the sweep died or cannot be reached any more, so this one stops too. Finished epochs are "
-            "saved: start all processes again with `resume=True`."
+            "error: another process of the sweep died or cannot be reached any more, so this one stops too. Finished epochs "
+            "are saved: start all processes again with `resume=True`."
         ),
         file=sys.stderr,
     )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vae_jax.cli.arguments import parse_with_config
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
 from vae_jax.cli.messages import note, with_options
-from vae_jax.cli.progress import EpochProgress, Interrupt
 from vae_jax.cli.program import current_program
+from vae_jax.cli.progress import EpochProgress, Interrupt
 from vae_jax.config import Config, describe_network, describe_objective
 from vae_jax.errors import UserError
 
@@ -220,7 +220,8 @@ def print_failure(fit: "Fit", built: "Built", arguments: Arguments) -> None:
     out, epochs = arguments.out, len(fit.progress.history)
     if fit.status != "diverged":
         problem = with_options(fit.problem or "")
-        print(f"error: training ended after epoch {epochs}: {problem} The run is kept in {out}; no report is drawn.", file=sys.stderr)
+        kept = f"The run is kept in {out}; no report is drawn."
+        print(f"error: training ended after epoch {epochs}: {problem} {kept}", file=sys.stderr)
         return
     step, rate = int(fit.progress.state.step), built.config.learning_rate
     advice = "Look at the range of the data." if step == 0 else f"Try a lower --learning-rate ({rate:g})."
