@@ -14,8 +14,8 @@ from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
+    from vae_jax.report.html import Figure
     from vae_jax.runs import Run
 
 _MOST_ROWS, _MOST_STEPS = 10, 60

@@ -3,9 +3,9 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import NoReturn
 
-from vae_jax import __version__
 from vae_jax.cli.script import run_script
 from vae_jax.errors import UserError, unknown
 
@@ -43,7 +43,7 @@ def run_command(words: Sequence[str]) -> int:
         print(usage())
         return 0
     if name == "--version":
-        print(f"vae-jax {__version__}")
+        print(f"vae-jax {metadata.version('vae_jax')}")
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)

@@ -31,7 +31,8 @@ class Program(NamedTuple):
 
     def name(self, command: str) -> str:
         """Returns the name of a command as a sentence names it: "vae-jax train", or "experiments/train.py"."""
-        return " ".join(self.words(command)) if self.folder is None else os.path.join(self.folder, SCRIPTS[command])
+        words = ["python" if word == sys.executable else word for word in self.words(command)]
+        return " ".join(words if self.folder is None else words[-1:])
 
     def example(self, command: str) -> str:
         """Returns the first words of an example: "vae-jax train", or "python experiments/train.py"."""
