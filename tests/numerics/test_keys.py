@@ -17,7 +17,7 @@ from vae_jax._numerics.keys import Part, Stream, stream, threefry_key
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.evaluation import Annealing
-from vae_jax.objectives import batch as cross_batch
+from vae_jax.objectives.batch.base import forward
 from vae_jax.report.run.content import pictures
 from vae_jax.runs import Run
 from vae_jax.runs.evaluate_run import assess
@@ -88,11 +88,11 @@ def test_the_recorder_notices_a_shared_key(wrong):
         match wrong:
             case "discriminator":  # started from the key of the decoder
                 vae.init(root)
-                cross_batch.batch.forward(root, lambda x: (x, x), lambda z: z, lambda o, x: x.sum(), jnp.zeros((2, 1)))
+                forward(root, lambda x: (x, x), lambda z: z, lambda o, x: x.sum(), jnp.zeros((2, 1)))
             case "order":  # an epoch's order and the test set of one key
                 keys = training.RunKeys(root, root, root)
                 training.epoch_order(keys, 0, 4, 2)
-                data.treatment._once(lambda key, x: data.binarize(key, x, 255), root, np.zeros((1, 4), np.uint8), np.uint8)
+                data.preprocessing._once(lambda key, x: data.binarize(key, x, 255), root, np.zeros((1, 4), np.uint8), np.uint8)
             case "validation":  # drawn from and split
                 data.binarize(root, jnp.zeros(4, jnp.uint8), 255)
                 vae.init(root)
