@@ -17,6 +17,7 @@ from vae_jax._numerics.keys import Part, Stream, stream, threefry_key
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.evaluation import Annealing
+from vae_jax.objectives import batch
 from vae_jax.objectives.batch.base import forward
 from vae_jax.report.run.content import pictures
 from vae_jax.runs import Run
@@ -48,7 +49,7 @@ def _trained(built):
     prepared = data.prepare(built.dataset, binarization="dynamic")
     data.prepare(built.dataset, binarization="fixed")
     built = built._replace(data=prepared._replace(validation=prepared.test))
-    factor = cross_batch.factor(networks.mlp_discriminator(2, hidden=(5,)), optax.sgd(0.1))
+    factor = batch.factor(networks.mlp_discriminator(2, hidden=(5,)), optax.sgd(0.1))
     return built, training.fit(built.vae, built.data, epochs=2, batch_size=4, seed=built.config.seed, objective=factor)
 
 
@@ -123,7 +124,7 @@ def test_published_test_sets_and_first_parameters_keep_their_keys():
 def test_no_two_layers_start_alike():
     """With one hidden layer of as many units the decoder's first layer has the shape of the discriminator's."""
     vae = model.mlp_vae((2, 2, 1), likelihoods.bernoulli(), latent_dim=3, hidden=(100,))
-    objective = cross_batch.factor(networks.mlp_discriminator(3, hidden=(100,)), optax.sgd(0.1))
+    objective = batch.factor(networks.mlp_discriminator(3, hidden=(100,)), optax.sgd(0.1))
     state = init_state(vae, optax.sgd, training.run_keys(0).init, objective)
     kernels = [leaf for leaf in jax.tree.leaves((state.params, state.objective_state.params)) if leaf.ndim == 2]
     assert sum(leaf.shape == (3, 100) for leaf in kernels) == 2

@@ -8,7 +8,7 @@ read the registry. Reading it imports neither jax nor flax: a factory imports wh
 import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from vae_jax.errors import UserError
 
@@ -25,6 +25,12 @@ ENTRY_MODULES = (
 )
 
 
+class Settings(Protocol):
+    """A `Config` as factories and checks see it: its attributes are the settings."""
+
+    def __getattr__(self, name: str, /) -> Any: ...
+
+
 class Setting(NamedTuple):
     """A setting of a run: a field of `Config`, and for a traced number a field of `Hyperparams` as well.
 
@@ -35,13 +41,13 @@ class Setting(NamedTuple):
 
     name: str
     type: Any  # annotation of the field: float, int, str, bool, a Literal, tuple[int, ...], or one of them | None
-    default: Any
+    default: object
     help: str  # one or two sentences; other settings stand in backquotes
     low: float = -math.inf  # allowed values lie in [low, high]; None is allowed where the type says so
     high: float = math.inf
     bounds: str = ""  # the allowed values in words; by default made of the type, of low and of high
     traced: bool = False  # a number that a step takes as an array, so that a sweep varies it within one compiled program
-    resolve: "Callable[[Any], float] | None" = None  # config -> the traced number of a default of None
+    resolve: Callable[[Settings], float] | None = None  # config -> the traced number of a default of None
     warms_up: str = ""  # the traced setting that rises from 0 over this many steps
 
     @property
@@ -56,12 +62,14 @@ class Setting(NamedTuple):
             return f"{noun} >= {self.low:g}"
         return f"{noun} from {self.low:g} to {self.high:g}"
 
-    def check(self, value: Any) -> None:
+    def check(self, value: object) -> None:
         """Raises `UserError` where a number, or one of several, is out of bounds. Texts and None pass."""
-        for number in value if isinstance(value, tuple) else (value,):
-            is_number = isinstance(number, int | float) and not isinstance(number, bool)
-            if is_number and not self.low <= number <= self.high:
-                raise UserError(field=self.name, expected=self.expected, got=value)
+        numbers: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
+        for number in numbers:
+            if isinstance(number, int | float) and not isinstance(number, bool) and not self.low <= number <= self.high:
+                largest = f"{self.high:,.0f}" if self.high < 1e10 else f"{self.high:g}"
+                is_too_large = number > self.high >= 1e6 and not self.bounds
+                raise UserError(field=self.name, expected=f"at most {largest}" if is_too_large else self.expected, got=value)
 
 
 class TrainingData(NamedTuple):
@@ -101,9 +109,9 @@ class Entry(NamedTuple):
     kind: Kind
     name: str
     help: str  # a phrase, such as "integer levels"
-    factory: Callable[[Any, TrainingData], Any]
+    factory: Callable[[Settings, TrainingData], object]
     settings: tuple[Setting, ...] = ()
-    check: Callable[[Any], None] = lambda config: None  # raises UserError for settings that do not fit each other
+    check: Callable[[Settings], None] = lambda config: None  # raises UserError for settings that do not fit each other
     any_prior: bool = False  # an objective that does not need the KL to N(0, I) in closed form
 
 

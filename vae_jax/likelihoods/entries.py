@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from vae_jax.config.registry import Entry, Setting, TrainingData, register
+from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,17 +25,17 @@ DISPERSION = Setting(
 )
 
 
-def _check_scale(config: Any) -> None:
+def _check_scale(config: Settings) -> None:
     if config.scale == "optimal":
         raise UserError('`scale="optimal"` is a number of the whole batch: use `objective="optimal_sigma"` and no `scale`.')
     _check_number("scale", config.scale, ("auto", "shared", "per_pixel"))
 
 
-def _check_scale_without_number(config: Any) -> None:
+def _check_scale_without_number(config: Settings) -> None:
     _check_number("scale", config.scale, ("auto", "shared", "per_pixel"), is_number_allowed=False)
 
 
-def _check_dispersion(config: Any) -> None:
+def _check_dispersion(config: Settings) -> None:
     _check_number("dispersion", config.dispersion, ("shared", "per_pixel"))
 
 
@@ -53,7 +53,7 @@ def _check_number(field: str, value: str, names: tuple[str, ...], is_number_allo
         raise UserError(field=field, expected=allowed + quoted, got=value)
 
 
-def _scale(config: Any, auto: str = "1.0") -> Any:
+def _scale(config: Settings, auto: str = "1.0") -> Any:
     """Returns the setting `scale` as the bundles take it."""
     if config.objective == "optimal_sigma":
         auto = "shared"
@@ -69,31 +69,31 @@ def _logistic_scale(data: TrainingData) -> Any:
     return data.std * 3**0.5 / math.pi
 
 
-def _bernoulli(config: Any, data: TrainingData) -> "Likelihood":
+def _bernoulli(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.bernoulli()
 
 
-def _continuous_bernoulli(config: Any, data: TrainingData) -> "Likelihood":
+def _continuous_bernoulli(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.continuous_bernoulli()
 
 
-def _gaussian(config: Any, data: TrainingData) -> "Likelihood":
+def _gaussian(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.gaussian(_scale(config), initial_scale=data.std)
 
 
-def _laplace(config: Any, data: TrainingData) -> "Likelihood":
+def _laplace(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.laplace(_scale(config), initial_scale=data.std / 2**0.5)
 
 
-def _student_t(config: Any, data: TrainingData) -> "Likelihood":
+def _student_t(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     v = config.degrees_of_freedom
@@ -101,19 +101,19 @@ def _student_t(config: Any, data: TrainingData) -> "Likelihood":
     return likelihoods.student_t(_scale(config), degrees_of_freedom=v, initial_scale=initial)
 
 
-def _discretized_logistic(config: Any, data: TrainingData) -> "Likelihood":
+def _discretized_logistic(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.discretized_logistic(data.num_levels, _scale(config, "shared"), initial_scale=_logistic_scale(data))
 
 
-def _logistic_mixture(config: Any, data: TrainingData) -> "Likelihood":
+def _logistic_mixture(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.logistic_mixture(data.num_levels, config.num_components, initial_scale=_logistic_scale(data))
 
 
-def _logistic_mixture_rgb(config: Any, data: TrainingData) -> "Likelihood":
+def _logistic_mixture_rgb(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     if (channels := data.data_shape[-1]) != 3:
@@ -121,19 +121,19 @@ def _logistic_mixture_rgb(config: Any, data: TrainingData) -> "Likelihood":
     return likelihoods.logistic_mixture_rgb(data.num_levels, config.num_components, initial_scale=_logistic_scale(data))
 
 
-def _categorical(config: Any, data: TrainingData) -> "Likelihood":
+def _categorical(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.categorical(data.num_levels)
 
 
-def _poisson(config: Any, data: TrainingData) -> "Likelihood":
+def _poisson(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.poisson(data.mean_count)
 
 
-def _negative_binomial(config: Any, data: TrainingData) -> "Likelihood":
+def _negative_binomial(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     return likelihoods.negative_binomial(_number_or_name(config.dispersion), unit=data.mean_count)

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from vae_jax.config.registry import Entry, Setting, TrainingData, register
+from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ NORM = Setting(
 )
 
 
-def _mlp(config: Any, data: TrainingData) -> "Networks":
+def _mlp(config: Settings, data: TrainingData) -> "Networks":
     from vae_jax import networks
 
     shape, latent_dim = data.data_shape, config.latent_dim
@@ -59,7 +59,7 @@ def _mlp(config: Any, data: TrainingData) -> "Networks":
     return encoder, partial(networks.mlp_decoder, latent_dim, shape, hidden=tuple(reversed(config.hidden)), **common)
 
 
-def _conv(config: Any, data: TrainingData, **blocks: Any) -> "Networks":
+def _conv(config: Settings, data: TrainingData, **blocks: Any) -> "Networks":
     from vae_jax import networks
 
     options: dict[str, Any] = {"channels": config.channels, "dense": config.dense, "num_blocks": 0, "norm": "none", **blocks}
@@ -68,7 +68,7 @@ def _conv(config: Any, data: TrainingData, **blocks: Any) -> "Networks":
     return encoder, partial(networks.conv_decoder, config.latent_dim, data.data_shape, **options)
 
 
-def _resnet(config: Any, data: TrainingData) -> "Networks":
+def _resnet(config: Settings, data: TrainingData) -> "Networks":
     return _conv(config, data, num_blocks=config.num_blocks, norm=config.norm)
 
 

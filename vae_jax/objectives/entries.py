@@ -1,8 +1,8 @@
 """The registry's entries of the objectives for one example. Their factories import jax; this module does not."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from vae_jax.config.registry import Entry, Setting, TrainingData, register
+from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,19 +92,19 @@ FREE_BITS_PER = Setting(
 ELBO_WEIGHT = Setting("elbo_weight", float, 0.5, "Share of the ELBO, from 0 (iwae) to 1.", low=0, high=1, traced=True)
 
 
-def _elbo(config: Any, data: TrainingData) -> "Objective":
+def _elbo(config: Settings, data: TrainingData) -> "Objective":
     from vae_jax import objectives
 
     return objectives.with_hyperparams(objectives.elbo, "beta", num_samples=config.num_samples, estimator=config.estimator)
 
 
-def _capacity(config: Any, data: TrainingData) -> "Objective":
+def _capacity(config: Settings, data: TrainingData) -> "Objective":
     from vae_jax import objectives
 
     return objectives.with_hyperparams(objectives.capacity_elbo, "capacity", "gamma", num_samples=config.num_samples)
 
 
-def _free_bits(config: Any, data: TrainingData) -> "Objective | BatchObjective":
+def _free_bits(config: Settings, data: TrainingData) -> "Objective | BatchObjective":
     from vae_jax import objectives
     from vae_jax.objectives import batch
 
@@ -116,7 +116,7 @@ def _free_bits(config: Any, data: TrainingData) -> "Objective | BatchObjective":
     )
 
 
-def _check_free_bits(config: Any) -> None:
+def _check_free_bits(config: Settings) -> None:
     if config.free_bits_per != "group" and config.num_groups != 1:
         raise UserError('`num_groups` groups latent dimensions with `free_bits_per="group"` only. Add that, or leave it out.')
     if config.free_bits_per == "batch_mean" and config.num_samples != 1:
@@ -125,31 +125,31 @@ def _check_free_bits(config: Any) -> None:
         raise UserError(field="num_groups", expected=f"a divisor of `latent_dim={config.latent_dim}`", got=config.num_groups)
 
 
-def check_beta(config: Any) -> None:
+def check_beta(config: Settings) -> None:
     """Raises `UserError` for settings of the course of beta that do not fit each other."""
     if config.beta_schedule == "cyclical" and config.beta_warmup_steps:
         raise UserError(field="beta_warmup_steps", message="the cyclical schedule rises in every cycle.", fix="Leave it out.")
 
 
-def _check_beta_and_free_bits(config: Any) -> None:
+def _check_beta_and_free_bits(config: Settings) -> None:
     check_beta(config)
     _check_free_bits(config)
 
 
-def _iwae(config: Any, data: TrainingData) -> "Objective":
+def _iwae(config: Settings, data: TrainingData) -> "Objective":
     from vae_jax import objectives
 
     return objectives.with_hyperparams(objectives.iwae, num_samples=config.num_samples, estimator=config.estimator)
 
 
-def _miwae(config: Any, data: TrainingData) -> "Objective":
+def _miwae(config: Settings, data: TrainingData) -> "Objective":
     from vae_jax import objectives
 
     k, estimator = config.num_samples, config.estimator
     return objectives.with_hyperparams(objectives.miwae, num_groups=config.num_groups, num_samples=k, estimator=estimator)
 
 
-def _ciwae(config: Any, data: TrainingData) -> "Objective":
+def _ciwae(config: Settings, data: TrainingData) -> "Objective":
     from vae_jax import objectives
 
     return objectives.with_hyperparams(
@@ -157,7 +157,7 @@ def _ciwae(config: Any, data: TrainingData) -> "Objective":
     )
 
 
-def _piwae(config: Any, data: TrainingData) -> "Objective":
+def _piwae(config: Settings, data: TrainingData) -> "Objective":
     from vae_jax import objectives
 
     return objectives.with_hyperparams(objectives.piwae, num_groups=config.num_groups, num_samples=config.num_samples)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vae_jax.config.registry import Entry, Setting, TrainingData, register
+from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ DEEPER_HIDDEN = Setting(
 )
 
 
-def _mixture(config: Any, data: TrainingData) -> "Prior":
+def _mixture(config: Settings, data: TrainingData) -> "Prior":
     from vae_jax import priors
 
     return priors.gaussian_mixture(config.latent_dim, config.prior_components)
 
 
-def _vamp(config: Any, data: TrainingData) -> "Prior":
+def _vamp(config: Settings, data: TrainingData) -> "Prior":
     from vae_jax import priors
 
     draw_inputs, count = data.draw_inputs, config.prior_components
@@ -41,7 +41,7 @@ def _vamp(config: Any, data: TrainingData) -> "Prior":
     return priors.vamp(lambda key: draw_inputs(key, count))
 
 
-def make_layers(config: Any) -> "tuple[ConditionalGaussian, ConditionalGaussian]":
+def make_layers(config: Settings) -> "tuple[ConditionalGaussian, ConditionalGaussian]":
     """Makes the networks between two stochastic layers: q(z2|z1) and p(z1|z2), each to (mean, log_scale)."""
     from vae_jax import networks, priors
 
@@ -53,7 +53,7 @@ def make_layers(config: Any) -> "tuple[ConditionalGaussian, ConditionalGaussian]
     return priors.ConditionalGaussian(*infer), priors.ConditionalGaussian(*generate)
 
 
-def _hierarchical(config: Any, data: TrainingData) -> "Prior":
+def _hierarchical(config: Settings, data: TrainingData) -> "Prior":
     from vae_jax import priors
 
     return priors.hierarchical(config.latent_dim, config.prior_latent_dim, *make_layers(config))

@@ -1,9 +1,9 @@
 """The registry's entries of the objectives that need a whole batch. Their factories import jax; this module does not."""
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from vae_jax.config.registry import Entry, Setting, TrainingData, register
+from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
 from vae_jax.objectives.entries import BETA, GAMMA, check_beta
 
@@ -48,13 +48,13 @@ MMD_WEIGHT = Setting("mmd_weight", float, 1000.0, "Weight of the squared MMD.", 
 MMD_KERNEL = Setting("mmd_kernel", Literal["gaussian", "inverse_multiquadratic"], "gaussian", "Kernel of the MMD.")
 
 
-def _geco(config: Any, data: TrainingData) -> "BatchObjective":
+def _geco(config: Settings, data: TrainingData) -> "BatchObjective":
     from vae_jax.objectives import batch
 
     return batch.geco()
 
 
-def _check_geco(config: Any) -> None:
+def _check_geco(config: Settings) -> None:
     if config.target_distortion is None:
         raise UserError('`objective="geco"` needs `target_distortion`: the -log p(x|z) to reach, in nats per example.')
     if config.dequantize:
@@ -65,27 +65,27 @@ def _check_geco(config: Any) -> None:
         )
 
 
-def _beta_tcvae(config: Any, data: TrainingData) -> "BatchObjective":
+def _beta_tcvae(config: Settings, data: TrainingData) -> "BatchObjective":
     from vae_jax.objectives import batch
 
     return batch.stateless(batch.beta_tc_elbo, "beta", num_examples=data.num_different, weights=config.tc_weights)
 
 
-def _dip_vae(config: Any, data: TrainingData) -> "BatchObjective":
+def _dip_vae(config: Settings, data: TrainingData) -> "BatchObjective":
     from vae_jax.objectives import batch
 
     variant = config.objective.removeprefix("dip_vae_")
     return batch.stateless(batch.dip_elbo, "lambda_od", "lambda_d", "beta", variant=variant)
 
 
-def _info_vae(config: Any, data: TrainingData) -> "BatchObjective":
+def _info_vae(config: Settings, data: TrainingData) -> "BatchObjective":
     from vae_jax.objectives import batch
 
     kernel = {"gaussian": batch.gaussian_kernel, "inverse_multiquadratic": batch.inverse_multiquadratic_kernel}
     return batch.stateless(batch.info_elbo, "mmd_weight", "beta", kernel=kernel[config.mmd_kernel])
 
 
-def _factor_vae(config: Any, data: TrainingData) -> "BatchObjective":
+def _factor_vae(config: Settings, data: TrainingData) -> "BatchObjective":
     import optax
 
     from vae_jax import networks
@@ -94,7 +94,7 @@ def _factor_vae(config: Any, data: TrainingData) -> "BatchObjective":
     return batch.factor(networks.mlp_discriminator(config.latent_dim), optax.adam(1e-4, b1=0.5, b2=0.9))
 
 
-def _optimal_sigma(config: Any, data: TrainingData) -> "BatchObjective":
+def _optimal_sigma(config: Settings, data: TrainingData) -> "BatchObjective":
     import numpy as np
 
     from vae_jax.objectives import batch
@@ -105,7 +105,7 @@ def _optimal_sigma(config: Any, data: TrainingData) -> "BatchObjective":
     return batch.optimal_scale(min_log_scale=level - 6, relative_scale=data.std / math.exp(level))
 
 
-def _check_optimal_sigma(config: Any) -> None:
+def _check_optimal_sigma(config: Settings) -> None:
     check_beta(config)
     if config.ema_decay:
         raise UserError(
