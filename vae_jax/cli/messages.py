@@ -3,12 +3,11 @@
 import re
 import sys
 from collections.abc import Collection
-from contextvars import ContextVar
 
 from vae_jax.errors import UserError
 
 _PARAMETER = re.compile(r"`([a-z_][a-z0-9_]*)(?:=([^`]+))?`")
-_options: ContextVar[Collection[str]] = ContextVar("options", default=())
+_options: set[str] = set()  # of the command that runs; a process has one command line, and its threads warn as well
 
 
 def option(name: str) -> str:
@@ -18,7 +17,8 @@ def option(name: str) -> str:
 
 def use_options(parameters: Collection[str]) -> None:
     """Declares the parameters that are options of the command that runs, for the messages from now on."""
-    _options.set(frozenset(parameters))
+    _options.clear()
+    _options.update(parameters)
 
 
 def with_options(text: str, parameters: Collection[str] | None = None) -> str:
@@ -31,7 +31,7 @@ def with_options(text: str, parameters: Collection[str] | None = None) -> str:
       text: a message or a help text.
       parameters: names of the parameters that are options; by default those of the command that runs.
     """
-    known = _options.get() if parameters is None else parameters
+    known = _options if parameters is None else parameters
 
     def replace(match: re.Match[str]) -> str:
         name, value = match.groups()
@@ -54,7 +54,7 @@ def render(error: UserError, parameters: Collection[str] | None = None) -> str:
       error: its `field`, and the names in backquotes in its text, are replaced where the command has such an option.
       parameters: names of the parameters that are options; by default those of the command that runs.
     """
-    known = _options.get() if parameters is None else parameters
+    known = _options if parameters is None else parameters
     text = with_options(error.text, known)
     name = error.field and (option(error.field) if error.field in known else error.field)
     return " ".join((f"{name}: {text}" if name else text).split())
