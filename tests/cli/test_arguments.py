@@ -76,6 +76,15 @@ def test_settings_come_before_the_options_and_defaults_can_be_replaced(tmp_path)
     assert config.dataset == str(tmp_path / "x.npy")
 
 
+def test_the_path_of_a_data_set_becomes_absolute_and_the_name_of_a_bundled_one_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, recorded in (("digits", "digits"), ("mnist", "mnist"), ("data", str(tmp_path / "data"))):
+        if name != "mnist":
+            (tmp_path / name).mkdir()
+        _, config = parse_with_config(train.Arguments, ["--dataset", name], "train")
+        assert config.dataset == recorded
+
+
 def test_settings_that_are_registered_at_run_time_are_options(capsys):
     weight = Setting("new_weight", float, 0.5, "Weight of the new term; with `beta`.", low=0, traced=True)
     register(Entry("objective", "new", "a new term", lambda config, data: None, (weight,)))

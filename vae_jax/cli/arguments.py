@@ -116,10 +116,17 @@ def parse_with_config(
 
     values = _read(extend(Config, arguments, defaults=defaults), arguments, argv, command)
     config = _instance(Config, values)
+    return _instance(arguments, values), _with_absolute_dataset(config)
+
+
+def _with_absolute_dataset(config: "Config") -> "Config":
+    """Returns the settings with an absolute path of the data set, unless it is the name of a bundled or TFDS data set."""
     path = os.path.expanduser(config.dataset)
-    if os.path.lexists(path) and config.dataset not in ("", "digits", "sprites", "sprites_grid"):
-        config = dataclasses.replace(config, dataset=os.path.abspath(path))
-    return _instance(arguments, values), config
+    if not config.dataset or not os.path.lexists(path):
+        return config
+    from vae_jax.data.readers.registry import bundled
+
+    return config if config.dataset in bundled() else dataclasses.replace(config, dataset=os.path.abspath(path))
 
 
 def _instance(cls: type[T], values: object) -> T:
