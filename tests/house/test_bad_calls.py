@@ -23,7 +23,7 @@ from vae_jax import (
 )
 from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError
-from vae_jax.evaluation import posterior_collapse as diagnostics
+from vae_jax.evaluation import posterior_collapse
 from vae_jax.objectives import batch as cross_batch
 
 KEY, SHAPE = jax.random.key(0), (8, 8, 1)
@@ -249,7 +249,7 @@ CALLS = {
         "importance_log_px: expected num_samples >= 1, got 0.",
     ),
     "means of one example": (
-        lambda: diagnostics.active_units(zeros(3)),
+        lambda: posterior_collapse.active_units(zeros(3)),
         ValueError,
         "active_units: expected means (examples, latent), got shape (3,).",
     ),
