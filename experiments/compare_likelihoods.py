@@ -47,9 +47,9 @@ class Arguments(Config):
 def draw_reconstructions(rows: list[tuple[str, Any]], path: Path) -> None:
     """A strip of test images and, below it, one of reconstructions for each likelihood."""
     from vae_jax.report.html import write_picture
-    from vae_jax.report.run.figures import labelled_strips
+    from vae_jax.report.run.figures import labeled_strips
 
-    write_picture(path, labelled_strips(rows))
+    write_picture(path, labeled_strips(rows))
 
 
 def print_tables(rows: list[dict[str, Any]]) -> None:

@@ -87,8 +87,7 @@ def draw(arguments: Arguments) -> tuple[str, dict[str, Callable[[], Any]]]:
     """A name for the pictures, and by suffix what draws each; says on stdout what they show."""
     import numpy as np
 
-    from vae_jax.report.run import content as summary
-    from vae_jax.report.run import latent, latent_figures
+    from vae_jax.report.run import content, latent, latent_figures
     from vae_jax.runs import load_run
 
     run = load_run(arguments.run, data_dir=arguments.data_dir)
@@ -101,7 +100,7 @@ def draw(arguments: Arguments) -> tuple[str, dict[str, Callable[[], Any]]]:
         if not 0 <= j < size:
             raise UserError(f"--dimensions: expected latent dimensions from 0 to {size - 1}, got {j}.")
     first = (image,) if arguments.to is None else (image, arguments.to)
-    seen = summary.views(built, first=first)  # the others are there for the scale of grey alone
+    seen = content.views(built, first=first)  # the others are there for the scale of grey alone
     codes = np.asarray(seen.codes(params))
     if arguments.to is not None:
         names = [latent.image_name(built, number) for number in first]
@@ -112,7 +111,7 @@ def draw(arguments: Arguments) -> tuple[str, dict[str, Callable[[], Any]]]:
             ".png": lambda: latent_figures.interpolation(images, seen.originals[:1], seen.originals[1:2], [row]),
             ".gif": lambda: latent_figures.animation(images, [row], (str(image), str(arguments.to))),
         }
-    kl, prior = summary.posteriors(built, params)[2], latent.prior_shape(built, params)
+    kl, prior = content.posteriors(built, params)[2], latent.prior_shape(built, params)
     moved = np.array(arguments.dimensions or latent.by_kl(kl, _MOST_ROWS))
     offsets = np.linspace(-arguments.span, arguments.span, arguments.steps)
     rows, name = [latent_figures.name(j, kl) for j in moved], latent.image_name(built, image)
