@@ -55,7 +55,7 @@ def flags(settings):
 
 @pytest.fixture
 def evaluate(monkeypatch, script):
-    return importlib.import_module("evaluate")
+    return importlib.import_module("vae_jax.cli.evaluate")
 
 
 def test_an_example_that_cannot_be_evaluated(outlier, tmp_path, script, evaluate):
@@ -80,7 +80,7 @@ def test_an_example_that_cannot_be_evaluated(outlier, tmp_path, script, evaluate
     assert np.flatnonzero(~np.isfinite(examples["log_px"])).tolist() == [BAD]
     (remark, *_) = remarks(numbers)
     assert f"of test example {BAD}, counted from 0, is not finite" in remark
-    text = " ".join([evaluate.table_row(numbers), *evaluate.more(numbers)])
+    text = " ".join([evaluate.table_row(numbers), *evaluate.details(numbers)])
     assert "nan" not in text
     assert "None" not in text
     assert "interval" not in text
@@ -120,7 +120,7 @@ def test_no_error_is_stated_over_one_example(outlier, tmp_path, evaluate):
     low, high = interval_of(numbers)
     assert low < numbers["log_px_mean"]
     assert high is None  # ten samples say nothing of the tail
-    lines = " ".join([evaluate.table_row(numbers), *evaluate.more(numbers)])
+    lines = " ".join([evaluate.table_row(numbers), *evaluate.details(numbers)])
     assert f"mean log p(x) of these examples at least {low:.3f}; 10 samples" in lines
     assert "nan" not in lines
     assert "None" not in lines
