@@ -7,11 +7,10 @@ before and after. pythae's `get_nll` has a network of the same size and the same
 a process of its own, without gradients.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import importlib.util
@@ -19,13 +18,19 @@ import math
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import parse, run_script
-from tables import check_counts, markdown, write_results
 from workload import product_rate
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 HIDDEN, LATENT = 512, 20
 
@@ -81,7 +86,7 @@ def pythae_seconds(images: np.ndarray, num_samples: int) -> float:
 def main() -> int:
     """Trains, evaluates, compares, prints."""
     arguments = parse(Arguments)
-    check_counts(num_samples=arguments.num_samples, epochs=arguments.epochs)
+    expect_counts(1, num_samples=arguments.num_samples, epochs=arguments.epochs)
     import jax
     import jax.numpy as jnp
 

@@ -5,19 +5,23 @@ for all, and this script can be stopped and started again. Seconds are those of 
 and checkpoints are left out.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import parse, run_script
-from tables import check_counts, markdown, write_results
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "MLP": {"network": "mlp", "hidden": (512, 512)},
@@ -134,7 +138,7 @@ def main() -> int:
     from vae_jax.errors import UserError
     from vae_jax.storage.cache import enable_compilation_cache
 
-    check_counts(turns=arguments.turns)
+    expect_counts(1, turns=arguments.turns)
     if not arguments.networks or not set(arguments.networks) <= set(NETWORKS):
         raise UserError(f"--networks: expected some of {', '.join(NETWORKS)}, got {' '.join(arguments.networks) or 'none'}.")
     if not 0 < arguments.minutes < 10_000:

@@ -9,23 +9,28 @@ are counted over whole runs of `fit_members`, caches cleared before each: with m
 more of them.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import parse, run_script
 from members import blobs
-from tables import check_counts, markdown, write_results
 from workload import RATE, Network, make_vae, mlp
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 SHAPE = (28, 28, 1)
 
@@ -201,7 +206,7 @@ def check(arguments: Arguments) -> dict[str, tuple[int, ...]]:
     """The sizes of each series; raises `UserError` where nothing could be fitted to them."""
     from vae_jax.errors import UserError
 
-    check_counts(rounds=arguments.rounds)
+    expect_counts(1, rounds=arguments.rounds)
     series = {name: getattr(arguments, name) for name in Point._fields}
     for name, sizes in series.items():
         if len(sizes) < 3 or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:

@@ -1,24 +1,29 @@
 """Throughput and memory of training on data read from disk (`--stream`) against the same data in memory, epoch by epoch."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import parse, run_script
-from tables import check_counts, markdown, write_results
 from workload import BATCH, HIDDEN, LATENT, RATE
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 SIDE = 64
 ROW_BYTES = SIDE * SIDE
@@ -107,7 +112,7 @@ def train(pipe: Connection, path: str, stream: bool, epochs: int, seed: int) -> 
 def main() -> int:
     """Writes the data, lets both train in turns, and prints the table."""
     arguments = parse(Arguments)
-    check_counts(megabytes=arguments.megabytes, epochs=arguments.epochs)
+    expect_counts(1, megabytes=arguments.megabytes, epochs=arguments.epochs)
     count, context = arguments.megabytes * 10**6 // ROW_BYTES, multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "images.npy"

@@ -6,11 +6,10 @@ work; they take turns, for as many member-epochs each, so that a noisy machine i
 rounds. Start-up is the wall time of `sweep.py` with a few epochs against as many `train.py` one after another.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import importlib.util
@@ -19,16 +18,22 @@ import multiprocessing
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from common import parse, run_script
 from peers import BATCH, HIDDEN, LATENT, RATE, PyTorch
-from tables import check_counts, markdown, write_results
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 
@@ -214,7 +219,7 @@ def main() -> int:
     arguments = parse(Arguments)
     from vae_jax.errors import UserError, unknown
 
-    check_counts(members=arguments.members, startup_epochs=arguments.startup_epochs)
+    expect_counts(1, members=arguments.members, startup_epochs=arguments.startup_epochs)
     if arguments.examples is not None and arguments.examples < BATCH:
         raise UserError(f"--examples: expected at least one batch, {BATCH}, got {arguments.examples}.")
     for name in arguments.entries:

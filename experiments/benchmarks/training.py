@@ -11,11 +11,10 @@ as zeros and ones; and the default convolutional network on 4,096 binary sprites
 the first `steps` batches of the data, the same in every epoch.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import gc
@@ -23,17 +22,23 @@ import importlib.util
 import os
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from common import parse, run_script
 from peers import Problem, Pythae, pytorch
 from peers_jax import FlaxConv, NumPyro, VaeJax
-from tables import check_counts, markdown, write_results
 from workload import NETWORKS, RATE, product_rate, training_flops
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 SPRITES = (4096, 1000)  # training and test images of 64 x 64
 
@@ -126,7 +131,7 @@ def settings_of(arguments: Arguments) -> list[Setting]:
 
     own = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
     given = {name: own[name] for name in ("epochs", "steps") if own[name] is not None}
-    check_counts(**{name: own[name] for name in ("epochs", "batch_size", "slow_steps") if own[name] is not None})
+    expect_counts(1, **{name: own[name] for name in ("epochs", "batch_size", "slow_steps") if own[name] is not None})
     if given.get("steps", 0) < 0:
         raise UserError(f"--steps: expected a whole number >= 0, got {own['steps']}.")
     for name in arguments.peers:

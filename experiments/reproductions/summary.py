@@ -1,19 +1,20 @@
 """Rebuilds the README's table of reproductions, and the tables in their own READMEs, from the committed results.json files."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import importlib.util
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
-from common import parse, run_script
-from tables import markdown
-
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent

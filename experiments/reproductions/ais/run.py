@@ -1,20 +1,21 @@
 """How far importance sampling is off: the NLL of one trained VAE by k samples from the encoder, k up to 50,000, and by AIS."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
-from common import EpochProgress, Interrupt, parse, run_script
-from reproduction import Row, check_seeds, summarise, with_error, write
-from tables import check_counts, markdown
-
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.progress import EpochProgress, Interrupt
+from vae_jax.cli.reproduction import Row, expect_seeds, summarize, with_error, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -90,9 +91,9 @@ def tables(content: dict[str, Any]) -> str:
 def main() -> int:
     """Trains, estimates, writes."""
     arguments = parse(Arguments)
-    check_seeds(arguments.seeds)
+    expect_seeds(arguments.seeds)
     names = ("epochs", "temperatures", "chains", "num_images", "num_simulated")
-    check_counts(**{name: getattr(arguments, name) for name in names})
+    expect_counts(1, **{name: getattr(arguments, name) for name in names})
     if not arguments.samples or min(arguments.samples) < 1:
         raise UserError("--samples: expected at least one whole number >= 1.")
     import jax
@@ -118,7 +119,7 @@ def main() -> int:
         start, program = time.perf_counter(), jax.jit(of)
         per_seed = [np.asarray(program(run.params, images, stream(seed, use)), np.float64) for seed in arguments.seeds]
         estimates[name] = {
-            "nll": summarise([-values.mean() for values in per_seed]),
+            "nll": summarize([-values.mean() for values in per_seed]),
             "standard_error_over_images": float(per_seed[0].std(ddof=1) / len(images) ** 0.5) if len(images) > 1 else None,
             "seconds": time.perf_counter() - start,
         }
@@ -138,7 +139,7 @@ def main() -> int:
     bounds = jax.jit(lambda params, key: bdmc_simulated(key, vae, params, arguments.num_simulated, settings).gap)
     gap = np.asarray(bounds(run.params, stream(arguments.seeds[0], Stream.SIMULATED)), np.float64)
     seconds = time.perf_counter() - began
-    details = {"estimates": estimates, "bdmc": summarise(gap.tolist()), "test_elbo": run.summary["test_elbo"]}
+    details = {"estimates": estimates, "bdmc": summarize(gap.tolist()), "test_elbo": run.summary["test_elbo"]}
     print(f"\n{tables(details)}")
     rows = [
         Row(

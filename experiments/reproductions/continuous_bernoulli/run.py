@@ -5,20 +5,21 @@ Both networks are evaluated under the normalised density; that of the one traine
 taken as the density's parameter, and the parameter whose mean is the sigmoid of its logits.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
-from common import parse, run_script
-from reproduction import Row, check_seeds, say_epochs, summarise, with_error, write
-from tables import check_counts, markdown
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.reproduction import Row, epoch_printer, expect_seeds, summarize, with_error, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 FOLDER = Path(__file__).parent
 WORDS = {
@@ -66,8 +67,8 @@ def tables(content: dict[str, Any]) -> str:
 def main() -> int:
     """Trains, evaluates, writes."""
     arguments = parse(Arguments)
-    check_counts(epochs=arguments.epochs, batch_size=arguments.batch_size)
-    check_seeds(arguments.seeds)
+    expect_counts(1, epochs=arguments.epochs, batch_size=arguments.batch_size)
+    expect_seeds(arguments.seeds)
     import jax
     import numpy as np
 
@@ -99,7 +100,7 @@ def main() -> int:
     for name, (likelihood, readings) in plan.items():
         own: dict[str, Any] = {} if likelihood is None else {"likelihood": likelihood}
         members = sweep.grid(config, seed=arguments.seeds)
-        result = sweep.sweep(members, data_dir=arguments.data_dir, on_epoch=say_epochs(name, arguments.epochs), **own)
+        result = sweep.sweep(members, data_dir=arguments.data_dir, on_epoch=epoch_printer(name, arguments.epochs), **own)
         (_, built, fit) = result.fits[0]
         reported.append({"trained_with": name, "reports": result.table["test_elbo"].tolist()})
         for reading, density in readings.items():
@@ -118,14 +119,14 @@ def main() -> int:
             per_seed = {term: values.mean(axis=1, dtype=np.float64) for term, values in terms.items()}
             found[reading] = {"elbo": per_seed["log_likelihood"] - per_seed["kl"], **per_seed}
     seconds = time.perf_counter() - began
-    numbers = {name: {term: summarise(values) for term, values in terms.items()} for name, terms in found.items()}
+    numbers = {name: {term: summarize(values) for term, values in terms.items()} for name, terms in found.items()}
     rows = [
         Row(f"test ELBO, {WORDS[name]}", None, terms["elbo"]["mean"], terms["elbo"]["standard_error"], len(arguments.seeds))
         for name, terms in numbers.items()
     ]
     differences = {}
     for name in ("bce_as_parameter", "bce_by_mean"):
-        differences[name] = summarise(found["continuous_bernoulli"]["elbo"] - found[name]["elbo"])
+        differences[name] = summarize(found["continuous_bernoulli"]["elbo"] - found[name]["elbo"])
     details = {
         "unit": "nats of the discrete data (densities of dequantised data and the log-Jacobian of a level)",
         "numbers": numbers,

@@ -1,21 +1,22 @@
 """beta-VAE and beta-TCVAE over the strengths of Locatello et al. (2019), all metrics, as one sweep; and what a model costs."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import json
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any, Literal
 
-from common import parse, run_script
-from reproduction import Row, check_seeds, train_sweep, with_error, write
-from tables import check_counts, markdown
-
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.reproduction import Row, expect_seeds, train_sweep, with_error, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -85,8 +86,8 @@ def tables(content: dict[str, Any]) -> str:
 def main() -> int:
     """Trains, scores, writes."""
     arguments = parse(Arguments)
-    check_seeds(arguments.seeds)
-    check_counts(epochs=1 if arguments.epochs is None else arguments.epochs)
+    expect_seeds(arguments.seeds)
+    expect_counts(1, epochs=1 if arguments.epochs is None else arguments.epochs)
     if not arguments.objectives or not all(beta > 0 for beta in arguments.betas):
         raise UserError("--objectives and --betas: expected at least one objective, and strengths > 0.")
     from vae_jax import sweep

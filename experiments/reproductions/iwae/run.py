@@ -1,21 +1,22 @@
 """Tables 1 and 3 of Burda et al. (2016) on MNIST: VAE, IWAE, STL, DReG, one stochastic layer or two; NLL by 5,000 samples."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import json
+import sys
 import time
+from pathlib import Path
 from typing import Any, Literal
 
-from common import parse, run_script
-from reproduction import Row, check_seeds, summarise, train_sweep, with_error, write
-from tables import check_counts, markdown
-
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.reproduction import Row, expect_seeds, summarize, train_sweep, with_error, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -192,8 +193,8 @@ def tables(content: dict[str, Any]) -> str:
 def main() -> int:
     """Trains, evaluates, writes."""
     arguments = parse(Arguments)
-    check_seeds(arguments.seeds)
-    check_counts(num_samples=arguments.num_samples, epochs=1 if arguments.epochs is None else arguments.epochs)
+    expect_seeds(arguments.seeds)
+    expect_counts(1, num_samples=arguments.num_samples, epochs=1 if arguments.epochs is None else arguments.epochs)
     if not arguments.entries:
         raise UserError("--entries: expected at least one, such as iwae:5, got none.")
     entries = make_members(arguments)
@@ -220,7 +221,7 @@ def main() -> int:
                 print(f"note: {entry}, seed {config.seed}: {row['status']}, left out", file=sys.stderr)
         if not found:
             continue
-        nll = summarise([one["nll"] for one in found])
+        nll = summarize([one["nll"] for one in found])
         published = PUBLISHED[arguments.binarize, arguments.layers].get(entry)
         details[entry] = {"members": found, "nll": nll, "published": published, "epochs": members[0].epochs}
         layers = "one layer" if arguments.layers == 1 else "two layers"

@@ -6,27 +6,28 @@ With beta = 1 and a learned sigma the best ELBO is the log-likelihood of probabi
 2019), since a linear encoder with a diagonal covariance is exact there.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import math
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import parse, run_script
-from reproduction import Row, check_seeds, summarise, write
-from tables import check_counts, markdown
 
 from vae_jax import likelihoods, model, networks, training
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.reproduction import Row, expect_seeds, summarize, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.config import Hyperparams
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.errors import UserError
@@ -149,7 +150,7 @@ def compare(found: list[tuple[Optimum, int]], exact: Optimum, **setting: Any) ->
         for one, _ in found
     ]
     numbers = {
-        name: {"exact": float(getattr(exact, name)), **summarise([getattr(one, name) for one, _ in found])}
+        name: {"exact": float(getattr(exact, name)), **summarize([getattr(one, name) for one, _ in found])}
         for name in ("rate", "error", "elbo", "scale")
     }
     return {
@@ -215,8 +216,8 @@ def tables(content: dict[str, Any]) -> str:
 def main() -> int:
     """Trains all, compares, writes."""
     arguments = parse(Arguments)
-    check_counts(steps=arguments.steps)
-    check_seeds(arguments.seeds)
+    expect_counts(1, steps=arguments.steps)
+    expect_seeds(arguments.seeds)
     for name, values, most in (("latent-dims", arguments.latent_dims, 6), ("components", arguments.components, 5)):
         if not all(1 <= value <= most for value in values):
             raise UserError(f"--{name}: expected whole numbers from 1 to {most}, got {' '.join(map(str, values))}.")

@@ -1,21 +1,21 @@
 """The rate-distortion curve of one network on MNIST by a sweep over beta (Alemi et al. 2018): equal ELBOs, different codes."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import itertools
 import shutil
+from pathlib import Path
 from typing import Any
 
-from common import parse, run_script
-from reproduction import Row, check_seeds, train_sweep, with_error, write
-from tables import check_counts, markdown
-
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.reproduction import Row, expect_seeds, train_sweep, with_error, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -71,8 +71,8 @@ def tables(content: dict[str, Any]) -> str:
 def main() -> int:
     """Sweeps, tables, writes."""
     arguments = parse(Arguments)
-    check_counts(epochs=arguments.epochs)
-    check_seeds(arguments.seeds)
+    expect_counts(1, epochs=arguments.epochs)
+    expect_seeds(arguments.seeds)
     if len(set(arguments.betas)) < 2 or not all(beta > 0 for beta in arguments.betas):
         raise UserError("--betas: expected at least two different numbers > 0.")
     from vae_jax import sweep

@@ -1,20 +1,20 @@
 """What the decoder's scale is worth (Rybkin et al. 2021), on Frey faces and MNIST, and that a tuned beta is a tuned sigma."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
-from common import parse, run_script
-from reproduction import Row, check_seeds, summarise, train_sweep, with_error, write
-from tables import check_counts, markdown
-
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.reproduction import Row, expect_seeds, summarize, train_sweep, with_error, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -107,12 +107,12 @@ def learned_scale(results: Any, number: int, data_dir: str | None) -> float:
     return float(math.exp(built.vae.likelihood.shared_values(params["likelihood"])[0]))
 
 
-def summarise_rows(rows: list[dict[str, Any]], validation: dict[int, float]) -> dict[str, Any]:
+def summarize_rows(rows: list[dict[str, Any]], validation: dict[int, float]) -> dict[str, Any]:
     """Means and errors over the seeds of one entry."""
     names = ("test_elbo", "rate", "distortion", "test_bits_per_dim", "evaluated_epoch")
     known = [name for name in names if all(row[name] is not None for row in rows)]
-    numbers: dict[str, Any] = {name: summarise([row[name] for row in rows]) for name in known}
-    return {**numbers, "validation_elbo": summarise([validation[row["member"]] for row in rows]), "seeds": len(rows)}
+    numbers: dict[str, Any] = {name: summarize([row[name] for row in rows]) for name in known}
+    return {**numbers, "validation_elbo": summarize([validation[row["member"]] for row in rows]), "seeds": len(rows)}
 
 
 def compare(name: str, dataset: str, arguments: Arguments) -> tuple[int | None, dict[str, Any], list[Row], float]:
@@ -138,7 +138,7 @@ def compare(name: str, dataset: str, arguments: Arguments) -> tuple[int | None, 
         return [row for row in rows if not row["status"].startswith("diverged")]
 
     found = {entry: rows_of(listed) for entry, listed in entries.items()}
-    table = {entry: summarise_rows(rows, validation) for entry, rows in found.items() if rows}
+    table = {entry: summarize_rows(rows, validation) for entry, rows in found.items() if rows}
     tuned = max(
         (entry for entry in table if entry.startswith("beta ")), key=lambda entry: table[entry]["validation_elbo"]["mean"]
     )
@@ -153,9 +153,9 @@ def compare(name: str, dataset: str, arguments: Arguments) -> tuple[int | None, 
         pairs.append(
             {
                 "beta": float(word),
-                "sigma_one_as_reported": summarise(reported),
-                "sigma_one_read_at_sqrt_beta": summarise(first),
-                "sqrt_beta_with_beta_one": summarise(second),
+                "sigma_one_as_reported": summarize(reported),
+                "sigma_one_read_at_sqrt_beta": summarize(first),
+                "sqrt_beta_with_beta_one": summarize(second),
             }
         )
     jacobian = build(entries["gaussian:1.0"][0], data_dir=arguments.data_dir).data.log_jacobian
@@ -173,7 +173,7 @@ def compare(name: str, dataset: str, arguments: Arguments) -> tuple[int | None, 
         words = f"{name.replace('_', ' ')}, {words}: −ELBO of the density on [0, 1]"
         rows.append(Row(words, published, jacobian - elbo["mean"], elbo["standard_error"], table[entry]["seeds"]))
     seconds = sum(row["wall_seconds"] for row in results.rows)
-    return None, {"entries": table, "tuned_beta": beta, "learned_sigma": summarise(scales), "twins": pairs}, rows, seconds
+    return None, {"entries": table, "tuned_beta": beta, "learned_sigma": summarize(scales), "twins": pairs}, rows, seconds
 
 
 def tables(content: dict[str, Any]) -> str:
@@ -203,8 +203,8 @@ def tables(content: dict[str, Any]) -> str:
 def main() -> int:
     """Trains, compares, writes."""
     arguments = parse(Arguments)
-    check_seeds(arguments.seeds)
-    check_counts(twin_epochs=arguments.twin_epochs, epochs=1 if arguments.epochs is None else arguments.epochs)
+    expect_seeds(arguments.seeds)
+    expect_counts(1, twin_epochs=arguments.twin_epochs, epochs=1 if arguments.epochs is None else arguments.epochs)
     if not arguments.betas or not all(beta > 0 for beta in arguments.betas):
         raise UserError("--betas: expected at least one number > 0.")
     chosen = {"frey_faces": arguments.frey_faces, "mnist": arguments.mnist}
