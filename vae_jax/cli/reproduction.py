@@ -46,9 +46,9 @@ def expect_seeds(seeds: Sequence[int]) -> None:
         raise UserError(field="seeds", expected="at least one, each once", got=" ".join(map(str, seeds)) or "none")
 
 
-def summarize(values: Sequence[float]) -> Number:
+def summarize(values: Sequence[float] | np.ndarray) -> Number:
     """Returns mean and standard error over seeds."""
-    one = interval(values)
+    one = interval(np.asarray(values, np.float64).tolist())
     return {"mean": one.mean, "standard_error": None if np.isnan(one.standard_error) else one.standard_error}
 
 
