@@ -12,7 +12,7 @@ its evaluation. The share of the roof compares the products of a step with the r
 """
 
 if __name__ == "__main__":
-    pass
+    import environment  # noqa: F401
 
 import argparse
 import functools
