@@ -16,6 +16,7 @@ CORE = {
     "optax": "optax",
     "numpy": "numpy",
     "jaxtyping": "jaxtyping",
+    "lazy_loader": "lazy_loader",
 }
 OTHERS = {  # module -> distribution
     "orbax.checkpoint": "orbax-checkpoint",

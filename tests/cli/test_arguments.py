@@ -9,7 +9,7 @@ import tyro
 
 from vae_jax.cli import sweep, train
 from vae_jax.cli.arguments import attribute_docstrings, extend, option_names, parse, parse_with_config
-from vae_jax.config import Config
+from vae_jax.config import Config, Entry, Setting, register, unregister
 from vae_jax.errors import UserError
 
 
@@ -76,15 +76,18 @@ def test_settings_come_before_the_options_and_defaults_can_be_replaced(tmp_path)
     assert config.dataset == str(tmp_path / "x.npy")
 
 
-def test_fields_that_are_added_at_run_time_are_options(monkeypatch, capsys):
-    new = dataclasses.field(default=0.5, metadata={"help": "Weight of the new term; with `beta`."})
-    grown = dataclasses.make_dataclass("Config", [("new_weight", float, new)], bases=(Config,), frozen=True)
-    monkeypatch.setattr("vae_jax.config.Config", grown)
-    _, config = parse_with_config(train.Arguments, ["--new-weight", "2"], "train")
-    assert (config.new_weight, config.beta) == (2.0, 1.0)
-    assert "Weight of the new term; with --beta." in help_of(
-        capsys, lambda: parse_with_config(train.Arguments, ["--help"], "train")
-    )
+def test_settings_that_are_registered_at_run_time_are_options(capsys):
+    weight = Setting("new_weight", float, 0.5, "Weight of the new term; with `beta`.", low=0, traced=True)
+    register(Entry("objective", "new", "a new term", lambda config, data: None, (weight,)))
+    try:
+        _, config = parse_with_config(train.Arguments, ["--new-weight", "2"], "train")
+        assert (config.new_weight, config.beta) == (2.0, 1.0)
+        text = help_of(capsys, lambda: parse_with_config(train.Arguments, ["--help"], "train"))
+    finally:
+        unregister("objective", "new")
+    assert "Weight of the new term; with --beta. For new. (default: 0.5)" in text
+    with pytest.raises(UserError, match="--new-weight"):
+        parse_with_config(train.Arguments, ["--new-weight", "2"], "train")
 
 
 @pytest.mark.parametrize("cls", [train.Arguments, sweep.Arguments])

@@ -7,7 +7,7 @@ from paths import ROOT
 
 from vae_jax.cli.arguments import option_names
 from vae_jax.cli.sweep import Arguments
-from vae_jax.config import LIKELIHOODS, OBJECTIVES, Config
+from vae_jax.config import Config, entries
 
 README = (ROOT / "README.md").read_text()
 
@@ -33,7 +33,7 @@ def test_the_two_commands_are_at_the_top():
 
 
 def test_every_likelihood_and_objective_is_named():
-    for name in (*LIKELIHOODS, *OBJECTIVES):
+    for name in (*entries("likelihood"), *entries("objective")):
         assert f"`{name}`" in README
 
 

@@ -72,7 +72,9 @@ def extend(*classes: type, defaults: Mapping[str, object] | None = None) -> type
 
     names, fields = option_names(*classes), []
     for cls in classes:
-        hints, texts = typing.get_type_hints(cls, include_extras=True), attribute_docstrings(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
+        has_docstrings = any("help" not in field.metadata for field in dataclasses.fields(cls))
+        texts = attribute_docstrings(cls) if has_docstrings else {}
         for field in dataclasses.fields(cls):
             text = " ".join(field.metadata.get("help", texts.get(field.name, "")).split())
             hint = Annotated[hints[field.name], tyro.conf.arg(help=with_options(text, names) or None)]

@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax.report.sweep.metric_figures import against
     from vae_jax.storage.atomic import write_json, write_text
     from vae_jax.storage.cache import enable_compilation_cache
-    from vae_jax.sweep.members import TRACED, varying
+    from vae_jax.sweep.members import traced_names, varying
     from vae_jax.sweep.results import load_sweep
     from vae_jax.sweep.statistics import points, to_csv
 
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     rows = score(results, arguments, settings, names)
     titles = {name: title for name, title in TITLES.items() if name in rows[0]}
-    varied = [name for name in varying(results.members) if name in TRACED and name != "seed"]
+    varied = [name for name in varying(results.members) if name in traced_names() and name != "seed"]
     over_seeds = points(rows, varied, list(titles), RANGES)
     figure = against(over_seeds, rows, next(iter(varied), "beta"), titles)
     (out / "figures").mkdir(exist_ok=True)

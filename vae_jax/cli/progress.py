@@ -79,7 +79,7 @@ class EpochProgress:
             print(f"epoch {self._done}/{self._epochs}  {numbers}", flush=True)
 
     def within(self, share: float) -> None:
-        """Shows the finished share of an epoch that takes long; a line a minute where there is no terminal."""
+        """Shows the finished share of an epoch that takes long, once a minute if stderr is not a terminal."""
         if self._terminal:
             self._bar.set_description_str(f"{share:.0%} of epoch {self._done + 1}", refresh=False)
             self._bar.update(0)

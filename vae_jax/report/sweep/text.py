@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vae_jax.build import repeat_command
-from vae_jax.config import NETWORKS, OBJECTIVES, Config, from_dict
+from vae_jax.config import Config, from_dict, settings_of
 from vae_jax.report import html
 from vae_jax.report.sweep.content import Overview, display_name, find_outliers
-from vae_jax.sweep.members import STATIC, varying
+from vae_jax.sweep.members import static_names, varying
 from vae_jax.sweep.results import Results, overfit_words
 from vae_jax.sweep.statistics import DONE
 
@@ -40,7 +40,7 @@ def lead(results: Results) -> str:
         Path(results.members[0].dataset).name, results.description["data"], with_preprocessing=has_one_preprocessing
     )
     values = [f"{display_name(name)} = {_values([getattr(one, name) for one in results.members])}" for name in varied]
-    static = [name for name in varied if name in STATIC]
+    static = [name for name in varied if name in static_names()]
     num_programs = len({tuple(getattr(member, name) for name in static) for member in results.members})
     programs = "one program"
     if num_programs > 1:
@@ -56,14 +56,14 @@ def _shared_settings(config: Config, varied: Sequence[str]) -> list[str]:
     """Describes the main settings that all members share."""
     shared, default = [config.network], Config()
     for name, description in (("hidden", "hidden layers"), ("channels", "channels"), ("dense", "dense layers")):
-        if name not in varied and name in NETWORKS[config.network] and (widths := getattr(config, name)):
+        if name not in varied and name in settings_of("network", config.network) and (widths := getattr(config, name)):
             shared.append(f"{description} {'-'.join(map(str, widths))}")
     if "latent_dim" not in varied:
         shared.append(_with_noun(config.latent_dim, "latent dimension"))
     if "likelihood" not in varied:
         shared.append(f"{config.likelihood} likelihood")
     if "objective" not in varied:
-        names = [name for name in OBJECTIVES.get(config.objective, ()) if name not in varied]
+        names = [name for name in settings_of("objective", config.objective) if name not in varied]
         names = [name for name in names if name == "beta" or getattr(config, name) != getattr(default, name)]
         settings = [f"{display_name(name)} = {format_value(getattr(config, name))}" for name in names]
         shared.append(" with ".join(filter(None, [f"objective {config.objective}", _join(settings)])))
