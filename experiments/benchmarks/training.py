@@ -129,7 +129,8 @@ def settings_of(arguments: Arguments) -> list[Setting]:
     """Returns the settings to run, and raises `UserError` if the arguments contradict each other."""
     from vae_jax.errors import UserError, unknown
 
-    given = {name: value for name in ("epochs", "steps") if (value := getattr(arguments, name)) is not None}
+    lengths = {"epochs": arguments.epochs, "steps": arguments.steps}
+    given = {name: value for name, value in lengths.items() if value is not None}
     expect_counts(1, epochs=arguments.epochs, batch_size=arguments.batch_size, slow_steps=arguments.slow_steps)
     if given.get("steps", 0) < 0:
         raise UserError(field="steps", expected="a whole number >= 0", got=arguments.steps)

@@ -116,7 +116,7 @@ def test_disentanglement_tables_have_standard_errors_and_intervals_within_the_ra
     assert "means over n seeds +- standard error" in printed
 
 
-def test_the_figure_of_metrics_has_bars_within_the_range_and_a_legend_that_tells_them_apart():
+def test_the_figure_of_metrics_has_bars_within_the_range_and_a_legend():
     gathered, rows, titles = scored()
     figure = metric_figures.against(gathered, rows, "beta", titles)
     bars = [line.get_ydata() for line in figure.axes[0].lines if line.get_gid() == "bar"]

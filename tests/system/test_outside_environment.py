@@ -71,7 +71,7 @@ def test_the_guard_is_written_for_any_python(name):
     text.encode("ascii")  # Python 2 wants a declaration for anything else
 
 
-def test_the_guards_of_the_subfolders_are_the_same_and_run_the_guard_of_the_folder_above():
+def test_the_guards_of_subfolders_run_that_of_the_folder_above():
     subfolders = {path.parent for path in SCRIPTS} - {EXPERIMENTS}
     texts = {(folder / "environment.py").read_text() for folder in subfolders}
     assert len(texts) == 1

@@ -13,7 +13,6 @@ from vae_jax.cli.progress import Interrupt
 from vae_jax.cli.results_file import write_results
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.sweep.statistics import interval
 
 if TYPE_CHECKING:
     from vae_jax.sweep.directory import Tick
@@ -48,6 +47,8 @@ def expect_seeds(seeds: Sequence[int]) -> None:
 
 def summarize(values: Sequence[float] | np.ndarray) -> Number:
     """Returns mean and standard error over seeds."""
+    from vae_jax.sweep.statistics import interval
+
     one = interval(np.asarray(values, np.float64).tolist())
     return {"mean": one.mean, "standard_error": None if np.isnan(one.standard_error) else one.standard_error}
 
