@@ -10,7 +10,7 @@ from paths import EXPERIMENTS, PACKAGE, ROOT
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Functions whose keywords users type.
 MANY_PARAMETERS = {
-    "data/dataset.py:load",
+    "data/loading.py:load",
     "model/vae.py:conv_vae",
     "model/vae.py:mlp_vae",
     "networks/convolutional.py:conv_decoder",

@@ -13,7 +13,7 @@ import optax
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
-from vae_jax.data import Prepared, Rows, check_given
+from vae_jax.data import Prepared, Rows, check_pipeline_argument
 from vae_jax.errors import UserError, diverged
 from vae_jax.evaluation import NOT_FINITE, Means, are_finite, means, warn_not_finite
 from vae_jax.model import VAE, Params, with_moments
@@ -189,7 +189,7 @@ def fit_members(
     Raises:
       UserError: as `fit`; hyperparameters that are neither one number nor one for each member.
     """
-    check_given("fit", data, Prepared)
+    check_pipeline_argument("fit", data, Prepared)
     check_fit(data, batch_size, early_stopping)
     check_values(vae, data)
     vae = with_moments(vae, data.moments)
