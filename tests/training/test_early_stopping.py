@@ -14,7 +14,7 @@ from vae_jax import evaluation, runs, training
 from vae_jax.build import build
 from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import DivergenceWarning, UserError
-from vae_jax.report.run.content import numbers
+from vae_jax.report.run.content import quantities
 from vae_jax.runs import summary_file as summary
 from vae_jax.training import placement as sharding
 from vae_jax.training import schedules as optimization
@@ -153,11 +153,11 @@ def test_summary_and_report_say_from_when_on_epochs_counted(tmp_path, monkeypatc
     content = summary.summarize(built, training.Fit(progress, "stopped early", progress.state.params, 3, means, 3), 50, 1.0)
     assert (content["best_epoch"], content["validation_counted_from_epoch"]) == (3, 3)
     run = runs.Run(tmp_path, built, 3, progress.state.params, content, [], [])
-    rows = {name: remark for name, _, remark in numbers(run)}
-    assert "best epoch and early stopping counted from epoch 3, when every warm-up had ended" in rows["best epoch"]
+    rows = {row.name: row.remark for row in quantities(run)}
+    assert "The best epoch and early stopping count from epoch 3, when every warm-up had ended." in rows["best epoch"]
     always = {**content, "validation_counted_from_epoch": 1}
-    rows = {name: remark for name, _, remark in numbers(run._replace(summary=always))}
-    assert rows["best epoch"] == "validation ELBO -11.000"
+    rows = {row.name: row.remark for row in quantities(run._replace(summary=always))}
+    assert rows["best epoch"] == "The validation ELBO after the best epoch is -11.000 nats."
 
 
 def test_cycles_too_short_to_rise_are_refused():
