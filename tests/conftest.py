@@ -75,7 +75,12 @@ STRICT = (
     "test_objectives",
     "test_evaluation",
     "test_disentanglement",
+    "test_known_codes",
+    "test_fixed_factor_draws",
+    "test_metrics_table",
     "test_annealed",
+    "test_annealed_datasets",
+    "test_hmc",
 )
 
 

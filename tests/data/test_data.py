@@ -4,19 +4,16 @@ import functools
 import importlib.util
 import io
 import operator
-import os
 import shutil
 import struct
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 from sources import write_idx, write_tfds
 
-from vae_jax import data, likelihoods
+from vae_jax import data
 from vae_jax.data.readers import bundled
 from vae_jax.data.readers.idx import read_idx
 from vae_jax.errors import UserError
@@ -100,118 +97,6 @@ def test_a_folder_of_images(tmp_path, mode, channels):
         (tmp_path / "parts" / part).mkdir(parents=True)
         Image.fromarray(np.full(shape, 100, np.uint8), mode).save(tmp_path / "parts" / part / "0.jpg")
     assert data.load(str(tmp_path / "parts")).split == "the source's own (training train/, test test/)"
-
-
-def _bad(tmp_path, name):
-    """Writes one bad source and returns what to load."""
-    path = tmp_path / f"{name}.npy"
-    array = np.zeros((10, 2, 2))
-    if name == "nan":
-        array[3, 1, 1] = np.nan
-    elif name == "axes":
-        array = np.zeros((10, 4))
-    elif name == "pickled":
-        array = np.array([{"a": 1}, {}], dtype=object)
-    elif name == "empty":
-        array = np.zeros((0, 2, 2))
-    elif name == "levels":
-        array = np.full((10, 2, 2), 300)
-    elif name == "labels":
-        path = tmp_path / "labels.npz"
-        np.savez(path, x_train=array, y_train=np.arange(9))
-        return str(path)
-    elif name == "text":
-        array = np.full((10, 2, 2), "x")
-    np.save(path, array, allow_pickle=True)
-    if name == "truncated":
-        path.write_bytes(path.read_bytes()[:150])
-    if name in ("emptyfolder", "damagedidx", "notidx", "sizes", "notimage"):
-        path = tmp_path / name
-        path.mkdir()
-    if name == "damagedidx":
-        (path / "train-images-idx3-ubyte").write_bytes(struct.pack(">HBBIII", 0, 8, 3, 4, 2, 2) + b"\0" * 9)
-    if name == "notidx":
-        (path / "train-images-idx3-ubyte.gz").write_bytes(b"hello")
-    if name == "sizes":
-        Image.new("L", (3, 3)).save(path / "a.png")
-        Image.new("L", (3, 4)).save(path / "b.png")
-    if name == "notimage":
-        (path / "a.png").write_bytes(b"no picture")
-    if name == "noarray":
-        path = tmp_path / "x.npz"
-        np.savez(path, weights=np.zeros(3))
-    if name == "garbage":
-        path.write_bytes(b"garbage" * 100)
-    if name == "huge":
-        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999999, 28, 28)}"
-        path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n")
-    if name == "truncatedzip":
-        path = tmp_path / "t.npz"
-        np.savez(path, x=np.zeros((10, 20, 20)))
-        path.write_bytes(path.read_bytes()[:500])
-    if name == "hugeidx":
-        path = tmp_path / "hugeidx"
-        path.mkdir()
-        (path / "train-images-idx3-ubyte").write_bytes(struct.pack(">HBBIII", 0, 8, 3, *[2**32 - 1] * 3))
-    if name == "loop":
-        path = tmp_path / "loop"
-        path.mkdir()
-        (path / "again").symlink_to(path, target_is_directory=True)
-        (path / "a.png").symlink_to(path / "a.png")
-    if name == "sixteen":
-        path = tmp_path / "sixteen"
-        path.mkdir()
-        Image.fromarray(np.full((3, 3), 60000, np.uint16)).save(path / "a.png")
-    if name == "missing":
-        path = tmp_path / "nothing.npy"
-    if name == "ending":
-        path = tmp_path / "x.txt"
-        path.write_text("hello")
-    return str(path)
-
-
-BAD = {
-    "nan": "got 1 NaN",
-    "axes": r"3 or 4 axes.*\(10, 4\)",
-    "pickled": "pickled code",
-    "empty": "at least one example",
-    "levels": "0 to 255, got 300",
-    "text": "dtype",
-    "labels": r"one label for each of 10 images, got labels of shape \(9,\)",
-    "truncated": "not a readable array",
-    "emptyfolder": "IDX files or PNG",
-    "damagedidx": "expected 16 bytes .* got 9",
-    "notidx": "not a readable IDX",
-    "sizes": "one size.*a.png.*b.png",
-    "notimage": "not a readable image",
-    "noarray": r"x_train.*\['weights'\]",
-    "missing": "no such file",
-    "garbage": "not a readable array",
-    "huge": "not a readable array",
-    "truncatedzip": "not a readable array",
-    "hugeidx": "unpacks to",
-    "sixteen": "8 bits per channel",
-    "loop": "IDX files or PNG/JPEG images, found none among 0 files",
-    "ending": r"\.npy or \.npz",
-}
-
-
-@pytest.mark.parametrize(("name", "message"), BAD.items(), ids=BAD)
-def test_bad_sources_are_refused(tmp_path, name, message):
-    with pytest.raises(UserError, match=message):
-        data.load(_bad(tmp_path, name))
-
-
-def test_what_unpacks_to_more_than_the_memory_is_refused_before(tmp_path, monkeypatch):
-    """A megabyte of zeros in a kilobyte, on a machine of half a megabyte."""
-    np.savez_compressed(tmp_path / "bomb.npz", x_train=np.zeros((100, 100, 100), np.uint8))
-    assert (tmp_path / "bomb.npz").stat().st_size < 10_000
-    write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((100, 100, 100), np.uint8))
-    assert data.load(str(tmp_path / "bomb.npz")).data_shape == (100, 100, 1)
-    monkeypatch.setattr(os, "sysconf", lambda name: 724)
-    for path in (tmp_path / "bomb.npz", tmp_path):
-        with pytest.raises(UserError, match=r"unpacks to 0 GiB, and this machine has 0 GiB of memory.*`stream=True`"):
-            data.load(str(path))
 
 
 def test_unknown_names_offer_the_near_ones():
@@ -313,89 +198,6 @@ def test_idx_refuses_what_is_not_bytes(tmp_path):
     (tmp_path / "a").write_bytes(struct.pack(">HBBI", 0, 0x0D, 1, 1) + b"\0\0\0\0")  # floats
     with pytest.raises(UserError, match="unsigned bytes"):
         read_idx(tmp_path / "a")
-
-
-# Preprocessing
-
-
-def _dataset(train, test=None, max_level=255):
-    return data.Dataset("x", train, None, train if test is None else test, None, max_level, "by hand")
-
-
-def test_binarization_has_the_pixels_as_means():
-    """Each of 256 levels within 5.5 standard errors of level/255; exactly 0 and 1 at the ends (false failure below 1e-5)."""
-    levels = jnp.tile(jnp.arange(256, dtype=jnp.uint8), (40_000, 1))
-    draws = data.binarize(jax.random.key(0), levels, 255)
-    means, expected = np.asarray(draws).mean(0, dtype=np.float64), np.arange(256) / 255
-    assert set(np.unique(draws)) == {0.0, 1.0}
-    assert means[0] == 0
-    assert means[255] == 1
-    assert np.all(np.abs(means - expected) <= 5.5 * np.sqrt(expected * (1 - expected) / 40_000) + 2e-5)
-
-
-def test_dynamic_binarization_changes_with_the_key_and_the_test_set_does_not():
-    digits = data.load("digits")
-    prepared, again = (data.prepare(digits, binarization="dynamic", seed=3) for _ in range(2))
-    np.testing.assert_array_equal(prepared.test, again.test)
-    assert set(np.unique(prepared.test)) == {0, 1}
-    batch = prepared.train[:64]
-    first, second = (prepared.train_input(jax.random.key(k), batch) for k in (0, 1))
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(prepared.test, data.prepare(digits, binarization="dynamic", seed=4).test)
-
-
-def test_fixed_threshold_and_scaled():
-    digits = data.load("digits")
-    fixed = data.prepare(digits, binarization="fixed")
-    batch = fixed.train[:8]
-    np.testing.assert_array_equal(fixed.train_input(jax.random.key(0), batch), fixed.train_input(jax.random.key(1), batch))
-    threshold = data.prepare(digits, binarization="threshold")
-    np.testing.assert_array_equal(threshold.train, digits.train >= 8)
-    scaled = data.prepare(digits)
-    np.testing.assert_allclose(scaled.eval_input(scaled.test), digits.test / 16, rtol=1e-6)
-
-
-def test_dequantized_levels_stay_in_their_bin_and_the_jacobian_is_that_of_the_scaling():
-    levels = np.arange(256, dtype=np.uint8).reshape(16, 4, 4, 1)
-    prepared = data.prepare(_dataset(levels), dequantize=True)
-    x = prepared.train_input(jax.random.key(0), prepared.train)
-    np.testing.assert_array_equal(np.floor(np.asarray(x, np.float64) * 256), levels)
-    assert prepared.log_jacobian == pytest.approx(-16 * np.log(256))
-    # A uniform density on [0, 1] gives each of 256 levels the probability 1/256.
-    assert np.exp(prepared.log_jacobian / 16) == pytest.approx(1 / 256)
-
-
-def test_binary_data_stay_as_they_are_under_any_binarization():
-    images = np.random.default_rng(0).integers(0, 2, (50, 4, 4, 1), dtype=np.uint8)
-    for binarization in ("none", "dynamic", "fixed", "threshold"):
-        prepared = data.prepare(_dataset(images, max_level=1), binarization=binarization)
-        for x in (prepared.eval_input(prepared.test), prepared.train_input(jax.random.key(0), prepared.train)):
-            assert x.dtype == jnp.float32
-            np.testing.assert_array_equal(x, images)
-        assert prepared.description == "binary as stored"
-
-
-def test_support_is_checked():
-    grey = _dataset(np.full((4, 2, 2, 1), 100, np.uint8))
-    with pytest.raises(UserError, match=r'grey values.*`binarize="dynamic"`.*continuous_bernoulli'):
-        data.check_support(grey, likelihoods.bernoulli(), "none")
-    data.check_support(grey, likelihoods.bernoulli(), "dynamic")
-    data.check_support(_dataset(np.zeros((4, 2, 2, 1), np.uint8) + 255), likelihoods.bernoulli(), "none")
-    wide = _dataset(np.full((4, 2, 2, 1), -1.5, np.float32), max_level=None)
-    with pytest.raises(UserError, match=r"\[0, 1\], got -1.5"):
-        data.check_support(wide, likelihoods.continuous_bernoulli(), "none")
-    data.check_support(wide, likelihoods.gaussian(), "none")
-    with pytest.raises(UserError, match=r"categorical expects integer levels, got floats"):
-        data.check_support(wide, likelihoods.categorical(2), "none")
-    with pytest.raises(UserError, match=r"poisson expects counts .*got -1.5 to -1.5 with fractions"):
-        data.check_support(wide, likelihoods.poisson(), "none")
-    with pytest.raises(UserError, match=r"dequantize: .* need a density, and categorical takes the integers"):
-        data.check_support(grey, likelihoods.categorical(256), "none", dequantize=True)
-    fine = _dataset(np.zeros((4, 2, 2, 1), np.uint8))
-    with pytest.raises(UserError, match="grey values"):  # in the validation data alone
-        data.check_support(fine._replace(validation=grey.train), likelihoods.bernoulli(), "none")
-    with pytest.raises(UserError, match="integer levels"):
-        data.prepare(wide, dequantize=True)
 
 
 @pytest.mark.parametrize(
