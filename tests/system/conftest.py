@@ -5,7 +5,8 @@ import os
 import sys
 
 import pytest
-from scripts import EXPERIMENTS, end_started
+from scripts import EXPERIMENTS, end_started, run
+from small_runs import SMALL
 
 from vae_jax.cli.script import run_script
 
@@ -36,3 +37,11 @@ def script(monkeypatch, capfd):
         return stop.value.code, capfd.readouterr().err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """One finished run, used by all tests that only read."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    done = run("train.py", *SMALL, "--epochs", 3, "--out", out)
+    return out, done
