@@ -24,8 +24,8 @@ from vae_jax.objectives import Objective, with_hyperparams
 from vae_jax.objectives import batch as cross_batch
 from vae_jax.objectives.batch import BatchObjective, stateless
 from vae_jax.priors import ConditionalGaussian, Prior
-from vae_jax.training import schedules as optimization
-from vae_jax.training.schedules import Optimizer
+from vae_jax.training import optimizers, schedules
+from vae_jax.training.optimizers import Optimizer
 
 
 @short_repr
@@ -254,9 +254,9 @@ def build(
         standardize=prepared.moments if likelihood.support in ("real", "counts") else None,
         prior=make_prior(config, prepared),
     )
-    optimizer: Optimizer = optimization.named_optimizer(config.optimizer)
+    optimizer: Optimizer = optimizers.named_optimizer(config.optimizer)
     if config.ema_decay:
-        optimizer = optimization.with_params_ema(optimizer, config.ema_decay)
+        optimizer = optimizers.with_params_ema(optimizer, config.ema_decay)
     fit_arguments: dict[str, Any] = dict(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -266,9 +266,9 @@ def build(
         optimizer=optimizer,
         objective=objective,
         schedules={
-            "beta": optimization.rise(config.beta_schedule, config.beta_warmup_steps, total_steps, config.beta_cycles),
-            "capacity": optimization.warm_up(config.capacity_warmup_steps),
-            "learning_rate": optimization.learning_rate_schedule(
+            "beta": schedules.rise(config.beta_schedule, config.beta_warmup_steps, total_steps, config.beta_cycles),
+            "capacity": schedules.warm_up(config.capacity_warmup_steps),
+            "learning_rate": schedules.learning_rate_schedule(
                 config.learning_rate_schedule, config.learning_rate_warmup_steps, total_steps
             ),
         },

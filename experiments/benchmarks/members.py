@@ -67,9 +67,9 @@ class Trainer:
         if case.variant == "static":  # the number of steps that it is given is not used
             whole_epoch = run_epoch
             run_epoch = lambda state, keys, epoch, data, hyperparams, _: whole_epoch(state, keys, epoch, data, hyperparams)  # noqa: E731
-        member_epoch = epochs.make_member_epoch(vae, prepared, run_epoch, None, 1000, 0)
+        member_epoch = epochs.make_member_epoch(run_epoch, epochs.make_epoch_end(vae, prepared, None, 1000, 0))
         self._init = jax.jit(
-            jax.vmap(lambda keys: epochs.init_lane(vae, optimizer, keys.init, keep_best=prepared.validation is not None))
+            jax.vmap(lambda keys: epochs.init_member(vae, optimizer, keys.init, keep_best=prepared.validation is not None))
         )
         self._keys = jax.jit(jax.vmap(epochs.run_keys))
         self._hyperparams = Hyperparams(learning_rate=RATE)
@@ -83,29 +83,29 @@ class Trainer:
             program = jax.jit(sharding.over_members(member_epoch, placement), donate_argnums=0)
             self.program = program.lower(*self._arguments(self.steps)).compile(options)
             self.compile_seconds = time.perf_counter() - began
-            placement = placement.smaller(self.program)
+            placement = placement.with_smaller_chunk(self.program)
 
     def reset(self, first_seed: int = 0) -> None:
-        """Members before their first epoch, with seeds from this one on; lanes that only fill up a chunk are not active."""
+        """Members before their first epoch, with seeds from this one on; slots that only fill up a chunk are not active."""
         import jax
 
-        lanes = self.placement.padded(self.case.members)
-        keys = self._keys(first_seed + np.arange(lanes, dtype=np.uint32))
-        hyperparams = jax.tree.map(lambda value: np.full(lanes, value, np.float32), self._hyperparams)
-        self.lanes = self.placement.put(self._init(keys))
-        self._members = self.placement.put((keys, hyperparams))
-        self._active = self.placement.put(np.arange(lanes) < self.case.members)
+        slots = self.placement.num_slots(self.case.members)
+        keys = self._keys(first_seed + np.arange(slots, dtype=np.uint32))
+        hyperparams = jax.tree.map(lambda value: np.full(slots, value, np.float32), self._hyperparams)
+        self.members = self.placement.put(self._init(keys))
+        self._inputs = self.placement.put((keys, hyperparams))
+        self._active = self.placement.put(np.arange(slots) < self.case.members)
 
     def _arguments(self, steps: int) -> tuple[Any, ...]:
-        return (self.lanes, self._members, self._active, np.int32(self.epoch), np.int32(steps), *self._shared)
+        return (self.members, self._inputs, self._active, np.int32(self.epoch), np.int32(steps), *self._shared)
 
     def run(self, steps: int) -> tuple[float, Any]:
         """Seconds of so many steps with the epoch's order and evaluation, and the outcome."""
         import jax
 
         began = time.perf_counter()
-        self.lanes, outcome = self.program(*self._arguments(steps))
-        jax.block_until_ready((self.lanes, outcome))
+        self.members, outcome = self.program(*self._arguments(steps))
+        jax.block_until_ready((self.members, outcome))
         self.epoch += 1
         return time.perf_counter() - began, outcome
 
@@ -151,7 +151,7 @@ def measure(trainer: Trainer, seconds: float = 3.0) -> dict[str, Any]:
 def timed(case: Case, prepared: Any) -> tuple[dict[str, Any], Trainer]:
     """A row of the results."""
     trainer = Trainer(case, prepared)
-    row = {"kind": "vae_jax", **case._asdict(), "chunk": trainer.placement.chunk, "why": trainer.placement.why}
+    row = {"kind": "vae_jax", **case._asdict(), "chunk": trainer.placement.chunk, "why": trainer.placement.description}
     row |= {"compile_seconds": trainer.compile_seconds, **measure(trainer), "memory": trainer.memory()}
     return row, trainer
 

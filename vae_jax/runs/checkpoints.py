@@ -15,7 +15,7 @@ import numpy as np
 
 from vae_jax.errors import UserError
 from vae_jax.storage.atomic import as_json
-from vae_jax.training import Best, Partial, StepMetrics, TrainState
+from vae_jax.training import Best, PartialEpoch, StepMetrics, TrainState
 
 
 def digest(tree: Any) -> str:
@@ -68,7 +68,7 @@ class Checkpoints:
         """
         self._save(epoch, {"state": state, "best": best}, {"epoch": epoch, "test_elbo": test_elbo})
 
-    def save_partial(self, epoch: int, state: TrainState, best: Best, partial: Partial, test_elbo: Any = None) -> None:
+    def save_partial(self, epoch: int, state: TrainState, best: Best, partial: PartialEpoch, test_elbo: Any = None) -> None:
         """The same in the middle of the epoch after `epoch`. In a folder of its own: it is named by the steps of the run."""
         tree = {"state": state, "best": best, "record": partial.record}
         meta = {"epoch": epoch, "test_elbo": test_elbo, "steps": partial.steps, "seconds": partial.seconds}
@@ -125,7 +125,7 @@ class Checkpoints:
 
     def restore_partial(
         self, like: tuple[TrainState, Best, StepMetrics], told: Told | None = None
-    ) -> tuple[tuple[int, TrainState, Best, Partial] | None, list[str]]:
+    ) -> tuple[tuple[int, TrainState, Best, PartialEpoch] | None, list[str]]:
         """((epochs before it, state, best, partial) of the newest that is good or None, complaints) of those by `save_partial`.
 
         Args:
@@ -141,7 +141,8 @@ class Checkpoints:
         if found is None:
             return None, complaints
         tree, meta = found
-        return (meta["epoch"], tree["state"], tree["best"], Partial(meta["steps"], tree["record"], meta["seconds"])), complaints
+        partial = PartialEpoch(meta["steps"], tree["record"], meta["seconds"])
+        return (meta["epoch"], tree["state"], tree["best"], partial), complaints
 
     def _newest(
         self, like: dict[str, Any], told: Told | None, name_of: Callable[[Any, Any], int]

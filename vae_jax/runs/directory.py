@@ -37,7 +37,7 @@ from vae_jax.runs.postmortem import examine
 from vae_jax.runs.summary_file import read_summary, summarise
 from vae_jax.storage.atomic import read_json, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh, remove
-from vae_jax.training import Best, Fit, Progress, StepMetrics, TrainState
+from vae_jax.training import Fit, Progress, StepMetrics, TrainState
 
 
 @short_repr
@@ -105,7 +105,8 @@ def train(
     _check_as_built(built)
     out = as_path(out)
     check_out(out, resume, read_config)
-    metrics_of_step = training.check_step(built.vae, built.data, **built.fit_arguments)
+    options = training.FitOptions.from_keywords(built.fit_arguments)
+    metrics_of_step = training.check_step(built.vae, built.data, options, built.fit_arguments["hyperparams"])
     description = describe(built, data_dir)
     with exclusive(out):
         check_out(out, resume, read_config)  # another process may have been there meanwhile
@@ -320,7 +321,7 @@ def load_run(
         raise UserError(f"{path}: has no checkpoint yet. Continue the run with --resume.")
     epoch, state, best, notes = found
     last = epoch
-    params = _evaluation_params(built, state, best)
+    params = training.params_to_evaluate(state, built.objective, best if config.early_stopping else None)
     summary = read_summary(path)
     if summary is None:
         notes = [*notes, f"{path}: the run is unfinished; read at its last checkpoint, epoch {epoch} of {config.epochs}."]
@@ -334,9 +335,3 @@ def load_run(
         epoch = int(best.epoch)
     metrics = [line for line in read_metrics(path) if line["epoch"] <= last]
     return Run(path, built, epoch, params, summary, metrics, notes)
-
-
-def _evaluation_params(built: Built, state: TrainState, best: Best) -> Any:
-    if built.config.early_stopping and int(best.epoch):
-        return best.params
-    return training.params_to_evaluate(state, built.objective)

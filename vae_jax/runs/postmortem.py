@@ -15,7 +15,7 @@ from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.training import optimizers
 from vae_jax.training.epoch import epoch_order, run_keys
-from vae_jax.training.schedules import make_step
+from vae_jax.training.optimizers import make_step
 from vae_jax.training.step import TrainState, make_terms, scheduled
 
 # In the order in which a step computes them; the first that is not finite is the cause of the others.

@@ -34,8 +34,8 @@ from vae_jax.sweep.in_memory import run_group
 from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
 from vae_jax.sweep.statistics import rows
-from vae_jax.training import MembersProgress, check_step, run_keys
-from vae_jax.training.epoch import Lane, init_lane
+from vae_jax.training import FitOptions, MembersProgress, MemberState, check_step, run_keys
+from vae_jax.training.epoch import init_member
 from vae_jax.training.placement import Placement, place
 
 
@@ -198,7 +198,8 @@ def _run_blocks(
 def _checked(built: Built, num_members: int, layout: Layout) -> Built:
     """The same; raises `UserError` for a layout or a train step that cannot be, before anything is written."""
     _place(num_members, layout)
-    check_step(built.vae, built.data, **built.fit_arguments)
+    options = FitOptions.from_keywords(built.fit_arguments)
+    check_step(built.vae, built.data, options, built.fit_arguments["hyperparams"])
     return built
 
 
@@ -262,13 +263,13 @@ def read_block(block: Path, count: int) -> dict[str, Any]:
     return content
 
 
-def lane_template(built: Built, count: int) -> Lane:
-    """Arrays of the shapes and dtypes that the lanes of a block have."""
-    lane = jax.eval_shape(
-        lambda key: init_lane(built.vae, built.optimizer, key, built.objective, built.data.validation is not None),
+def member_template(built: Built, count: int) -> MemberState:
+    """Returns zeros of the shapes and dtypes of the stacked members of a block."""
+    member = jax.eval_shape(
+        lambda key: init_member(built.vae, built.optimizer, key, built.objective, built.data.validation is not None),
         run_keys(0).init,
     )
-    return jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), lane)
+    return jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), member)
 
 
 def _run_block(
@@ -286,17 +287,17 @@ def _run_block(
     layout = _as_begun(layout, began_with, path.name)
     placement = _place(count, layout)
     if began_with:
-        placement = placement._replace(why=placement.why.replace("as asked", "as it began"))
+        placement = placement._replace(description=placement.description.replace("as requested", "as it began"))
     start, lines, notes = None, [], []
     with Checkpoints(path / "checkpoints") as checkpoints:
-        template = lane_template(built, count)
+        template = member_template(built, count)
         if (found := checkpoints.restore((template.state, template.best), told(path, group.members))) is not None:
             epoch, state, best, notes = found
             lines = [line for line in read_metrics(path) if line["epoch"] <= epoch]
             steps = len(built.dataset.train) // built.config.batch_size
-            start = _progress(Lane(state, best), group, lines, epoch, steps)
+            start = _progress(MemberState(state, best), group, lines, epoch, steps)
         rewrite_metrics(path, lines)
-        why = f"{num_parameters(built.vae):,} parameters each; {placement.why}"
+        why = f"{num_parameters(built.vae):,} parameters each; {placement.description}"
         on_block(group, why, start.epoch if start else 0, [f"{path.name}: {note}" for note in notes])
         last_saved = time.perf_counter()
         num_used = len(built.dataset.train) // built.config.batch_size * built.config.batch_size
@@ -304,10 +305,10 @@ def _run_block(
 
         def save(progress: MembersProgress) -> None:
             sync_metrics(path)
-            lanes = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(progress.lanes))
+            members = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(progress.members))
             last = [history[-1] if len(history) == progress.epoch else None for history in progress.histories]
             elbos = [epoch and epoch.test.elbo for epoch in last]
-            checkpoints.save(progress.epoch, lanes.state, lanes.best, elbos)
+            checkpoints.save(progress.epoch, members.state, members.best, elbos)
 
         def after_epoch(progress: MembersProgress) -> bool:
             nonlocal last_saved
@@ -337,9 +338,9 @@ def _run_block(
         record = path / f"diverged-{group.members[i]}.json"
         record.unlink(missing_ok=True)  # of an earlier try, elsewhere
         if status == "diverged":
-            state = jax.tree.map(lambda leaf, i=i: leaf[i], jax.device_get(fit.progress.lanes.state))
+            state = jax.tree.map(lambda leaf, i=i: leaf[i], jax.device_get(fit.progress.members.state))
             write_json(record, examine(built, group.configs[i], state))
-    write_json(path / "result.json", {"rows": rows(group, built, fit), "placement": fit.placement.why})
+    write_json(path / "result.json", {"rows": rows(group, built, fit), "placement": fit.placement.description})
     return True
 
 
@@ -364,13 +365,13 @@ def told(block: Path, members: Sequence[int]) -> Told:
     return lambda epoch: [elbos.get((epoch, member)) for member in members]
 
 
-def _progress(lanes: Lane, group: Group, lines: Sequence[dict[str, Any]], epoch: int, steps: int) -> MembersProgress:
+def _progress(members: MemberState, group: Group, lines: Sequence[dict[str, Any]], epoch: int, steps: int) -> MembersProgress:
     """Where a block was after `epoch` epochs of so many steps, from its checkpoint and its record."""
     own = [[line for line in lines if line.get("member") == number] for number in group.members]
     histories = tuple(tuple(to_epoch(line) for line in mine if not line.get("diverged")) for mine in own)
     ended = ("stopped early" if len(history) < epoch else "running" for history in histories)
     status = tuple("diverged" if mine and mine[-1].get("diverged") else word for mine, word in zip(own, ended, strict=True))
-    made, best = np.asarray(lanes.state.step), np.asarray(lanes.best.epoch)
+    made, best = np.asarray(members.state.step), np.asarray(members.best.epoch)
     patience = group.configs[0].early_stopping
 
     def is_whole(i: int) -> bool:
@@ -385,4 +386,4 @@ def _progress(lanes: Lane, group: Group, lines: Sequence[dict[str, Any]], epoch:
 
     if not all(map(is_whole, range(len(own)))):
         raise UserError(f"members {list(group.members)}: metrics.jsonl lacks epochs of the checkpoint; it was altered.")
-    return MembersProgress(lanes, histories, status, epoch)
+    return MembersProgress(members, histories, status, epoch)

@@ -10,7 +10,7 @@ from vae_jax.build import Built, build
 from vae_jax.config import Config
 from vae_jax.sweep.members import TRACED, Group, check_members, groups, stacked, varying
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
-from vae_jax.training import MembersFit, MembersProgress, fit_members
+from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
 from vae_jax.training.placement import Placement, place
 
 
@@ -33,16 +33,15 @@ def run_group(
     on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None,
 ) -> MembersFit:
     """Trains the members of a group; `built` is from any of their configurations."""
-    arguments = {name: value for name, value in built.fit_arguments.items() if name not in ("seed", "hyperparams")}
     return fit_members(
         built.vae,
         built.data,
-        **arguments,
+        FitOptions.from_keywords(built.fit_arguments),
         seeds=[config.seed for config in group.configs],
         hyperparams=stacked(group.configs),
         placement=placement,
         start=start,
-        on_epoch=on_epoch,
+        callbacks=Callbacks(on_epoch),
     )
 
 

@@ -18,11 +18,10 @@ from vae_jax.runs.checkpoints import Checkpoints
 from vae_jax.runs.description import check_moments
 from vae_jax.storage.atomic import read_json, write_json, write_text
 from vae_jax.storage.directories import PathLike, as_path
-from vae_jax.sweep.directory import lane_template, read_block, read_sweep, told
+from vae_jax.sweep.directory import member_template, read_block, read_sweep, told
 from vae_jax.sweep.members import TRACED, groups, varying
 from vae_jax.sweep.statistics import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
-from vae_jax.training import evaluation_params
-from vae_jax.training.epoch import Lane
+from vae_jax.training import MemberState, params_to_evaluate_members
 from vae_jax.training.step import TrainState
 
 _TIMES = ("seconds", "wall_seconds", "train_examples_per_second")
@@ -140,21 +139,21 @@ def write_results(path: PathLike, wall_seconds: float | None = None) -> Results:
 def load_params(results: Results, numbers: Sequence[int], data_dir: str | None = None) -> dict[int, tuple[Built, Any]]:
     """The model and the parameters to evaluate of some members, by their numbers."""
 
-    def params_of(built: Built, lanes: Lane, count: int) -> Any:
-        return evaluation_params(lanes, count, built.objective, built.config.early_stopping)
+    def params_of(built: Built, members: MemberState, count: int) -> Any:
+        return params_to_evaluate_members(members, count, built.objective, built.config.early_stopping)
 
     return _load(results, numbers, data_dir, params_of)
 
 
 def load_states(results: Results, numbers: Sequence[int], data_dir: str | None = None) -> dict[int, tuple[Built, TrainState]]:
     """The model and the last state of some members, by their numbers; of one that diverged the last good one."""
-    return _load(results, numbers, data_dir, lambda built, lanes, count: lanes.state)
+    return _load(results, numbers, data_dir, lambda built, members, count: members.state)
 
 
 def _load(
-    results: Results, numbers: Sequence[int], data_dir: str | None, read: Callable[[Built, Lane, int], Any]
+    results: Results, numbers: Sequence[int], data_dir: str | None, read: Callable[[Built, MemberState, int], Any]
 ) -> dict[int, tuple[Built, Any]]:
-    """(model, what `read` makes of the lanes of its block, the member's part of it) of some members, by their numbers."""
+    """(model, what `read` makes of the members of its block, the member's part of it) of some members, by their numbers."""
     found: dict[int, tuple[Built, Any]] = {}
     all_groups = groups(results.members)
     builts: dict[tuple[int, ...], Built] = {}
@@ -171,7 +170,7 @@ def _load(
         if built.dataset.fingerprint() != results.description["data"]["sha256"]:
             raise UserError(f"{results.path}: the data set {built.config.dataset!r} is not that of the sweep.")
         check_moments(results.path, results.description["data"], built)
-        template = lane_template(built, len(own))
+        template = member_template(built, len(own))
         with Checkpoints(block.parent / "checkpoints") as checkpoints:
             restored = checkpoints.restore((template.state, template.best), told(block.parent, own))
         steps = {row["member"]: row["steps"] for row in results.rows if row["member"] in wanted}
@@ -181,7 +180,7 @@ def _load(
                 f"{block.parent}: the checkpoint of the numbers in the table is damaged or missing. Remove its result.json and "
                 "continue the sweep with --resume, which makes it again."
             )
-        parts = read(built, Lane(*restored[1:3]), len(own))
+        parts = read(built, MemberState(*restored[1:3]), len(own))
         for number in wanted:
             found[number] = (built, jax.tree.map(itemgetter(own.index(number)), parts))
     return found

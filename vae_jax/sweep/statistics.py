@@ -48,7 +48,7 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
 
     measured = jax.jit(lambda stacked, test: jax.lax.map(lambda params: codes(params, test), stacked))
     active, kl = jax.device_get(measured(fit.params, built.data.test))
-    steps = np.asarray(jax.device_get(fit.progress.lanes.state.step))
+    steps = np.asarray(jax.device_get(fit.progress.members.state.step))
     result = []
     for i, (number, config) in enumerate(zip(group.members, group.configs, strict=True)):
         history, diverged = fit.progress.histories[i], fit.status[i] == "diverged"
@@ -82,7 +82,7 @@ def _status(built: Built, fit: MembersFit, i: int, step: int) -> str:
         return f"diverged at step {step}"
     if fit.status[i] != NOT_FINITE:
         return fit.status[i]
-    state = jax.tree.map(lambda leaf: leaf[i], fit.progress.lanes.state)
+    state = jax.tree.map(lambda leaf: leaf[i], fit.progress.members.state)
     params, settings = params_to_evaluate(state, built.objective), built.config
     found = find_not_finite(settings.test_seed, built.vae, params, built.data, settings.eval_batch_size)
     return f"{NOT_FINITE} on {found.examples} after epoch {len(fit.progress.histories[i])}"

@@ -1,6 +1,6 @@
 """Objectives and statistics that need a whole batch: total correlation, DIP, MMD, FactorVAE, GECO, the optimal scale."""
 
-from vae_jax.objectives.batch.base import BatchObjective, BatchTerms, stateless
+from vae_jax.objectives.batch.base import AnyObjective, BatchObjective, BatchTerms, stateless
 from vae_jax.objectives.batch.beta_tcvae import KLParts, beta_tc_elbo, kl_parts, log_importance_weights
 from vae_jax.objectives.batch.constrained import (
     free_bits_batch_mean,
@@ -20,6 +20,7 @@ from vae_jax.objectives.batch.dip_info_vae import (
 from vae_jax.objectives.batch.factor_vae import discriminator_loss, factor, permute_dimensions
 
 __all__ = [
+    "AnyObjective",
     "BatchObjective",
     "BatchTerms",
     "KLParts",

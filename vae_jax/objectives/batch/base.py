@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vae_jax.divergences import kl_to_standard_normal
-from vae_jax.objectives import Decode, Encode, LogProb, Terms
+from vae_jax.objectives import Decode, Encode, LogProb, Objective, Terms
 from vae_jax.posteriors import sample_posterior
 
 State = Any  # a pytree of arrays
@@ -31,6 +31,9 @@ class BatchObjective(NamedTuple):
     terms: BatchTerms
     init: Callable[[Array], State] = lambda key: ()  # key -> state before the first step
     evaluation_params: Callable[[Any, State], Any] = lambda params, state: params  # (params, state) -> what is evaluated
+
+
+AnyObjective = Objective | BatchObjective
 
 
 def stateless(function: Callable[..., Terms], *names: str, **static: Any) -> BatchObjective:
