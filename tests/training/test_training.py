@@ -268,7 +268,7 @@ def test_early_stopping_reports_the_best_epoch():
 def test_parameters_that_are_not_finite_to_begin_with_end_the_run():
     vae = small_vae()
     infinite = vae._replace(init=lambda key: jax.tree.map(lambda leaf: leaf + jnp.inf, vae.init(key)))
-    with pytest.warns(DivergenceWarning, match=r"at step 0 \(epoch 1\).*Look at the range of the data"):
+    with pytest.warns(DivergenceWarning, match=r"at step 0 \(epoch 1\).*Check the range of the data"):
         result = fit(infinite, small_data(), epochs=2)
     assert (result.status, int(result.progress.state.step)) == ("diverged", 0)
 

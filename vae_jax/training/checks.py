@@ -47,7 +47,7 @@ def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
         raise UserError(
             "the best epoch is chosen by validation data, and there are none.",
             field="early_stopping",
-            fix="Load the data with `validation_fraction=0.1`.",
+            fix="Hold out validation data with `validation_fraction=0.1`.",
         )
 
 
