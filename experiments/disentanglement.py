@@ -119,7 +119,7 @@ def main() -> int:
     from vae_jax.report.sweep.metric_figures import against
     from vae_jax.storage.atomic import write_json, write_text
     from vae_jax.storage.cache import enable_compilation_cache
-    from vae_jax.sweep.members import TRACED, varying
+    from vae_jax.sweep.members import traced_names, varying
     from vae_jax.sweep.results import load_sweep
     from vae_jax.sweep.statistics import points, to_csv
 
@@ -136,7 +136,7 @@ def main() -> int:
     )
     rows = score(results, arguments, settings, names)
     titles = {name: title for name, title in TITLES.items() if name in rows[0]}
-    varied = [name for name in varying(results.members) if name in TRACED and name != "seed"]
+    varied = [name for name in varying(results.members) if name in traced_names() and name != "seed"]
     gathered = points(rows, varied, list(titles), RANGES)
     across = next(iter(varied), "beta")
     figure = against(gathered, rows, across, titles)

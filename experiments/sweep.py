@@ -125,8 +125,7 @@ def parse_arguments() -> Arguments:
 
 def make_members(arguments: Arguments) -> list[Config]:
     """The members that the command line describes."""
-    from vae_jax.sweep import cross
-    from vae_jax.sweep import design
+    from vae_jax.sweep import cross, design
     from vae_jax.sweep.members import check_name, parse_range, parse_value, read_points
 
     values: dict[str, Any] = {}

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from vae_jax import likelihoods
-from vae_jax.build import build, load_dataset, make_likelihood, make_objective
+from vae_jax.build import build, load_dataset, make_likelihood, training_data
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 
@@ -32,7 +32,8 @@ NUMBERS = {
 def test_beta_tcvae_knows_the_number_of_training_examples(digits, settings, number):
     """Codes that lie far apart: each is its own example's alone, so q(z) is its weight times q(z|x), 1/N or 1/(N B)."""
     config = Config(objective="beta_tcvae", batch_size=BATCH_OF_CODES, **settings)
-    objective = make_objective(config, load_dataset(config) if "dataset" in settings else digits)
+    dataset = load_dataset(config) if "dataset" in settings else digits
+    objective = config.entry("objective").factory(config, training_data(config, dataset))
     log_prob = lambda output, x: jnp.zeros(())  # noqa: E731
 
     @jax.jit

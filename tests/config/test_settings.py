@@ -12,7 +12,7 @@ from speed import slow_but
 
 from vae_jax import likelihoods, runs, training
 from vae_jax.build import build, load_dataset
-from vae_jax.config import LIKELIHOODS, OBJECTIVES, OPTIMIZERS, Config, Hyperparams, from_dict
+from vae_jax.config import OPTIMIZERS, Config, Hyperparams, entries, from_dict, settings_of
 from vae_jax.errors import UserError
 from vae_jax.objectives import elbo
 from vae_jax.runs.likelihood_comparison import plan
@@ -45,7 +45,7 @@ def with_objective(objective):
 
 
 # Beside the default: one state of its own, one importance-weighted, one across the batch, one with a network of its own.
-@pytest.mark.parametrize("objective", slow_but(("geco", "miwae", "beta_tcvae", "factor_vae"), OBJECTIVES))
+@pytest.mark.parametrize("objective", slow_but(("geco", "miwae", "beta_tcvae", "factor_vae"), entries("objective")))
 def test_each_objective_trains_and_has_its_terms_on_record(objective):
     built = with_objective(objective)
     fit = training.fit(built.vae, built.data, **built.fit_arguments)
@@ -73,11 +73,11 @@ def test_what_an_objective_remembers_is_saved_and_resumed_bit_for_bit(objective,
 VARIANTS = {"scale": ("auto", "shared", "per_pixel"), "dispersion": ("shared", "2.0", "per_pixel")}
 SETTINGS = [
     (name, setting, value)
-    for name, settings in LIKELIHOODS.items()
+    for name in entries("likelihood")
     for setting, values in VARIANTS.items()
     for value in values
-    if setting in settings
-] + [(name, "epochs", 2) for name, settings in LIKELIHOODS.items() if not settings or name == "logistic_mixture"]
+    if setting in settings_of("likelihood", name)
+] + [(name, "epochs", 2) for name in entries("likelihood") if name == "logistic_mixture" or not settings_of("likelihood", name)]
 
 
 # One without a setting, one with a value of all pixels, one with a value of each, one that is a mixture.

@@ -230,13 +230,13 @@ CALLS = {
         "hyperparams.beta: expected a number or one for each of 1 members, got (3,).",
     ),
     "a width for widths": (lambda: Config(hidden=64).validate(), UserError, "--hidden: expected tuple[int, ...], got 64."),
-    "a number in words": (lambda: Config(beta="1").validate(), UserError, "--beta: expected float, got '1'."),
+    "a number in words": (lambda: Config(beta="1").validate(), UserError, "beta: expected float, got '1'."),
     "no such choice": (
         lambda: Config(split="first").validate(),
         UserError,
         "--split: expected Literal['random', 'last'], got 'first'.",
     ),
-    "a setting that is not used": (lambda: Config(capacity=5.0).validate(), UserError, "--capacity belongs to --objective"),
+    "a setting that is not used": (lambda: Config(capacity=5.0).validate(), UserError, "`capacity` belongs to `objective`"),
     "an unknown setting": (
         lambda: sweep.grid(Config(), betta=(1, 2)),
         UserError,

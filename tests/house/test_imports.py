@@ -14,22 +14,22 @@ LAYERS = {
     "storage": 1,
     "config": 1,
     "conventions": 1,
-    "likelihoods": 1,
-    "divergences": 1,
-    "posteriors": 2,
-    "priors": 3,
-    "objectives": 3,
-    "networks": 3,
-    "data": 4,
-    "model": 5,
-    "evaluation": 6,
-    "disentanglement": 6,
-    "training": 7,
-    "build": 8,
-    "runs": 9,
-    "sweep": 10,
-    "report": 11,
-    "cli": 12,
+    "networks": 2,
+    "likelihoods": 2,
+    "divergences": 2,
+    "posteriors": 3,
+    "priors": 4,
+    "objectives": 4,
+    "data": 5,
+    "model": 6,
+    "evaluation": 7,
+    "disentanglement": 7,
+    "training": 8,
+    "build": 9,
+    "runs": 10,
+    "sweep": 11,
+    "report": 12,
+    "cli": 13,
 }
 ONLY_JAX = {"likelihoods", "divergences", "posteriors", "priors", "objectives", "_numerics"}
 NO_FILES = ONLY_JAX | {"model", "networks", "training", "evaluation", "disentanglement", "config", "build", "conventions"}
@@ -72,8 +72,11 @@ def test_imports_point_one_way(path):
 def test_each_library_has_its_place(path):
     own, roots = layer_name(path), {module.split(".")[0] for module, _ in imports(path)}
     roots -= {"vae_jax", *sys.stdlib_module_names}
+    if path.name == "entries.py":  # its factories are the edge at which the parts of a run are chosen
+        assert roots <= {"numpy", "optax"}
+        return
     if own in ONLY_JAX:
-        assert roots <= {"jax"}
+        assert roots <= {"jax", "jaxtyping", "lazy_loader"}
     assert "flax" not in roots or own == "networks"
     assert "optax" not in roots or own in {"training", "build", "evaluation"}
     assert "matplotlib" not in roots or own == "report"

@@ -17,7 +17,8 @@ from vae_jax._numerics.keys import Part, Stream, stream, threefry_key
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.evaluation import Annealing
-from vae_jax.objectives import batch as cross_batch
+from vae_jax.objectives import batch
+from vae_jax.objectives.batch.base import forward
 from vae_jax.report.run.content import pictures
 from vae_jax.runs import Run
 from vae_jax.runs.evaluate_run import assess
@@ -48,7 +49,7 @@ def _trained(built):
     prepared = data.prepare(built.dataset, binarization="dynamic")
     data.prepare(built.dataset, binarization="fixed")
     built = built._replace(data=prepared._replace(validation=prepared.test))
-    factor = cross_batch.factor(networks.mlp_discriminator(2, hidden=(5,)), optax.sgd(0.1))
+    factor = batch.factor(networks.mlp_discriminator(2, hidden=(5,)), optax.sgd(0.1))
     return built, training.fit(built.vae, built.data, epochs=2, batch_size=4, seed=built.config.seed, objective=factor)
 
 
@@ -88,11 +89,11 @@ def test_the_recorder_notices_a_shared_key(wrong):
         match wrong:
             case "discriminator":  # started from the key of the decoder
                 vae.init(root)
-                cross_batch.batch.forward(root, lambda x: (x, x), lambda z: z, lambda o, x: x.sum(), jnp.zeros((2, 1)))
+                forward(root, lambda x: (x, x), lambda z: z, lambda o, x: x.sum(), jnp.zeros((2, 1)))
             case "order":  # an epoch's order and the test set of one key
                 keys = training.RunKeys(root, root, root)
                 training.epoch_order(keys, 0, 4, 2)
-                data.treatment._once(lambda key, x: data.binarize(key, x, 255), root, np.zeros((1, 4), np.uint8), np.uint8)
+                data.preprocessing._once(lambda key, x: data.binarize(key, x, 255), root, np.zeros((1, 4), np.uint8), np.uint8)
             case "validation":  # drawn from and split
                 data.binarize(root, jnp.zeros(4, jnp.uint8), 255)
                 vae.init(root)
@@ -123,7 +124,7 @@ def test_published_test_sets_and_first_parameters_keep_their_keys():
 def test_no_two_layers_start_alike():
     """With one hidden layer of as many units the decoder's first layer has the shape of the discriminator's."""
     vae = model.mlp_vae((2, 2, 1), likelihoods.bernoulli(), latent_dim=3, hidden=(100,))
-    objective = cross_batch.factor(networks.mlp_discriminator(3, hidden=(100,)), optax.sgd(0.1))
+    objective = batch.factor(networks.mlp_discriminator(3, hidden=(100,)), optax.sgd(0.1))
     state = init_state(vae, optax.sgd, training.run_keys(0).init, objective)
     kernels = [leaf for leaf in jax.tree.leaves((state.params, state.objective_state.params)) if leaf.ndim == 2]
     assert sum(leaf.shape == (3, 100) for leaf in kernels) == 2

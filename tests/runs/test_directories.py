@@ -167,14 +167,14 @@ def test_a_record_with_another_name_in_it_ends_there(built, whole, run):
 
 def test_what_another_process_made_meanwhile_stays(whole, tmp_path, built, monkeypatch):
     """It comes and goes between the look at the folder and the lock."""
-    check_step, out = runs.training.check_step, tmp_path / "run"
+    check_step, out = runs.directory.training.check_step, tmp_path / "run"
 
     def meanwhile(*args, **options):
         if not out.exists():
             shutil.copytree(whole / "other", out)
         return check_step(*args, **options)
 
-    monkeypatch.setattr(runs.training, "check_step", meanwhile)
+    monkeypatch.setattr(runs.directory.training, "check_step", meanwhile)
     with pytest.raises(UserError, match="exists and is not empty"):
         runs.train(built, out)
     assert read(out / "summary.json") == read(whole / "other" / "summary.json")
@@ -257,7 +257,7 @@ ALTERED = {
     "a setting out of range": (
         "sweep.json",
         lambda content: {**content, "members": [{**content["members"][0], "beta": -1.0}]},
-        "--beta: expected a number >= 0",
+        "beta: expected a number >= 0",
     ),
     "a block of none": ("block.json", lambda content: {**content, "members": []}, "expected members of the sweep"),
     "a block of others": ("block.json", lambda content: {**content, "members": [0, 7]}, "expected members of the sweep"),

@@ -9,9 +9,9 @@ from unittest import mock
 import jax
 import numpy as np
 
-from vae_jax._numerics import threefry as _threefry
+from vae_jax._numerics import threefry
 
-PACKAGE = str(Path(_threefry.__file__).parent)
+PACKAGE = str(Path(threefry.__file__).parents[1])
 DRAWS = ["bernoulli", "bits", "categorical", "choice", "gumbel", "laplace", "loggamma", "logistic", "normal"]
 DRAWS += ["permutation", "poisson", "randint", "t", "truncated_normal", "uniform"]
 REPEATED = ("evaluate", "stream")  # functions that are meant to give the same draws, or keys, wherever they are called
@@ -20,7 +20,7 @@ REPEATED = ("evaluate", "stream")  # functions that are meant to give the same d
 def _site():
     """The innermost five lines of the package: deep enough to tell two calls of a helper apart. None outside of it."""
     frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(PACKAGE)]
-    frames = [frame for frame in frames if Path(frame.filename).name != "_threefry.py"][:-6:-1]
+    frames = [frame for frame in frames if Path(frame.filename).name != "threefry.py"][:-6:-1]
     last = next((i for i, frame in enumerate(frames) if frame.name in REPEATED), len(frames))
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[: last + 1]) or None
 
@@ -70,8 +70,8 @@ class Recorder:
                 stack.enter_context(mock.patch.object(jax.random, name, self._wrap(getattr(jax.random, name), self._draw)))
             for name, note in (("fold_in", self._child), ("split", self._split)):
                 stack.enter_context(mock.patch.object(jax.random, name, self._wrap(getattr(jax.random, name), note)))
-            words = self._wrap(_threefry._words, self._draw)
-            stack.enter_context(mock.patch.object(_threefry, "_words", words))
+            words = self._wrap(threefry._words, self._draw)
+            stack.enter_context(mock.patch.object(threefry, "_words", words))
             yield
             jax.effects_barrier()
 

@@ -13,7 +13,7 @@ from jax import Array
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax._numerics.threefry import random_bits16
-from vae_jax.config import FIXED_IN_MEMORY
+from vae_jax.config import fixed_needs_memory
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.expect import check_given
 from vae_jax.data.moments import Moments, train_moments
@@ -120,7 +120,7 @@ def prepare(
     top = dataset.max_level
     train_images = _train_images(dataset)
     if isinstance(dataset.train, Rows) and binarization == "fixed":
-        raise UserError(FIXED_IN_MEMORY)
+        raise fixed_needs_memory()
 
     def stored() -> Array | Rows:
         return dataset.train if isinstance(dataset.train, Rows) else jnp.asarray(dataset.train)

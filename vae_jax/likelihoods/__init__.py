@@ -5,63 +5,7 @@ It returns a scalar, to be maximised, constants included, so that any two likeli
 Computed in at least float32; the result has the dtype of the inputs.
 """
 
-from vae_jax.likelihoods.base import DISCRETE, Likelihood, Support, from_log_prob, outside_support
-from vae_jax.likelihoods.binary import bernoulli, bernoulli_log_prob, bernoulli_log_prob_from_probs
-from vae_jax.likelihoods.counts import negative_binomial, negative_binomial_log_prob, poisson, poisson_log_prob
-from vae_jax.likelihoods.levels import (
-    categorical,
-    categorical_log_prob,
-    discretized_logistic,
-    discretized_logistic_log_prob,
-)
-from vae_jax.likelihoods.mixtures import (
-    logistic_mixture,
-    logistic_mixture_log_prob,
-    logistic_mixture_rgb,
-    logistic_mixture_rgb_log_prob,
-)
-from vae_jax.likelihoods.real import (
-    gaussian,
-    gaussian_log_prob,
-    laplace,
-    laplace_log_prob,
-    student_t,
-    student_t_log_prob,
-)
-from vae_jax.likelihoods.unit_interval import (
-    continuous_bernoulli,
-    continuous_bernoulli_log_prob,
-    continuous_bernoulli_mean,
-)
+import lazy_loader
 
-__all__ = [
-    "DISCRETE",
-    "Likelihood",
-    "Support",
-    "bernoulli",
-    "bernoulli_log_prob",
-    "bernoulli_log_prob_from_probs",
-    "categorical",
-    "categorical_log_prob",
-    "continuous_bernoulli",
-    "continuous_bernoulli_log_prob",
-    "continuous_bernoulli_mean",
-    "discretized_logistic",
-    "discretized_logistic_log_prob",
-    "from_log_prob",
-    "gaussian",
-    "gaussian_log_prob",
-    "laplace",
-    "laplace_log_prob",
-    "logistic_mixture",
-    "logistic_mixture_log_prob",
-    "logistic_mixture_rgb",
-    "logistic_mixture_rgb_log_prob",
-    "negative_binomial",
-    "negative_binomial_log_prob",
-    "outside_support",
-    "poisson",
-    "poisson_log_prob",
-    "student_t",
-    "student_t_log_prob",
-]
+# The names of __init__.pyi, imported when they are first used: reading the registry must not import jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

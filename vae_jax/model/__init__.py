@@ -5,6 +5,7 @@ from vae_jax.model.vae import SCALING as SCALING
 from vae_jax.model.vae import VAE as VAE
 from vae_jax.model.vae import Params as Params
 from vae_jax.model.vae import Standardize as Standardize
+from vae_jax.model.vae import assemble_vae as assemble_vae
 from vae_jax.model.vae import conv_vae as conv_vae
 from vae_jax.model.vae import keep_scaling as keep_scaling
 from vae_jax.model.vae import make_vae as make_vae

@@ -171,7 +171,7 @@ def mlp_vae(
       (5, 2)
     """
     own: dict[str, Any] = {"activation": activation, "dtype": dtype}
-    return _around(
+    return assemble_vae(
         networks.mlp_encoder(data_shape, latent_dim, hidden=hidden, **own),
         partial(networks.mlp_decoder, latent_dim, data_shape, hidden=tuple(reversed(hidden)), **own),
         data_shape,
@@ -217,7 +217,7 @@ def conv_vae(
         "activation": activation,
         "dtype": dtype,
     }
-    return _around(
+    return assemble_vae(
         networks.conv_encoder(data_shape, latent_dim, **own),
         partial(networks.conv_decoder, latent_dim, data_shape, **own),
         data_shape,
@@ -228,7 +228,7 @@ def conv_vae(
     )
 
 
-def _around(
+def assemble_vae(
     encoder: Network,
     make_decoder: Callable[..., Network],
     data_shape: tuple[int, ...],

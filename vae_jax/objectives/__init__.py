@@ -1,39 +1,6 @@
 """Training objectives for one example: from (encode, decode, log_prob) to named terms in nats. See also `cross_batch`."""
 
-from vae_jax.objectives.base import (
-    Decode,
-    Encode,
-    LogProb,
-    Objective,
-    PriorLogProb,
-    Terms,
-    check_objective,
-    check_terms,
-    draw,
-    with_hyperparams,
-)
-from vae_jax.objectives.elbo import Estimator, beta_elbo, capacity_elbo, elbo, free_bits_elbo
-from vae_jax.objectives.importance import ciwae, iwae, log_mean_exp_k, miwae, piwae
+import lazy_loader
 
-__all__ = [
-    "Decode",
-    "Encode",
-    "Estimator",
-    "LogProb",
-    "Objective",
-    "PriorLogProb",
-    "Terms",
-    "beta_elbo",
-    "capacity_elbo",
-    "check_objective",
-    "check_terms",
-    "ciwae",
-    "draw",
-    "elbo",
-    "free_bits_elbo",
-    "iwae",
-    "log_mean_exp_k",
-    "miwae",
-    "piwae",
-    "with_hyperparams",
-]
+# The names of __init__.pyi, imported when they are first used: reading the registry must not import jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from vae_jax.build import make_likelihood
-from vae_jax.config import CUSTOM, LIKELIHOODS, Config
+from vae_jax.config import CUSTOM, Config, entries, settings_of
 from vae_jax.data import Dataset, values
 from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import DISCRETE, outside_support
@@ -40,11 +40,12 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
       UserError: an unknown name, or a likelihood that is not for these data.
     """
     likelihood, _, option = name.partition(":")
-    if likelihood not in LIKELIHOODS:
-        raise unknown("likelihood", likelihood, LIKELIHOODS)
+    if likelihood not in entries("likelihood"):
+        raise unknown("likelihood", likelihood, entries("likelihood"))
     changes: dict[str, Any] = {"likelihood": likelihood, "binarize": "auto", "dequantize": False}
     default = Config()
-    others = {setting for settings in LIKELIHOODS.values() for setting in settings} - set(LIKELIHOODS[likelihood])
+    others = {setting for other in entries("likelihood") for setting in settings_of("likelihood", other)}
+    others -= set(settings_of("likelihood", likelihood))
     changes |= {setting: getattr(default, setting) for setting in others}  # what belongs to other rows
     if option == "optimal" and likelihood == "gaussian":
         if base.objective != default.objective:
@@ -53,7 +54,7 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
             )
         changes["objective"] = "optimal_sigma"
     elif option:
-        known = [setting for setting in ("scale", "dispersion") if setting in LIKELIHOODS[likelihood]]
+        known = [setting for setting in ("scale", "dispersion") if setting in settings_of("likelihood", likelihood)]
         if not known:
             raise UserError(f"--likelihoods {name}: {likelihood} has no scale. Write {likelihood}.")
         changes[known[0]] = option

@@ -8,7 +8,7 @@ import numpy as np
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.config import Config
-from vae_jax.sweep.members import TRACED, Group, check_members, groups, stacked, varying
+from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
 from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
 from vae_jax.training.placement import Placement, place
@@ -85,5 +85,5 @@ def sweep(
         for number, history in zip(group.members, fit.progress.histories, strict=True):
             for name, values in curves.items():
                 values[number, : len(history)] = [getattr(epoch.test, name.removeprefix("test_")) for epoch in history]
-    traced = [name for name in varying(members) if name in TRACED]
+    traced = [name for name in varying(members) if name in traced_names()]
     return Sweep(tuple(members), to_arrays(complete), points(complete, traced), curves, fits)

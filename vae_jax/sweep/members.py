@@ -15,14 +15,22 @@ from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError, unknown
 from vae_jax.storage.directories import PathLike, as_path
 
-TRACED = (*Hyperparams._fields, "seed")  # a new value is a new number for the same program
 # All members see the same data, split and test draws, or their rows could not be compared.
 SHARED = (
     *("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "max_level", "layout"),
     *("test_seed", "eval_batch_size"),
 )
 _MOST = 100_000  # members of a design
-STATIC = tuple(field.name for field in dataclasses.fields(Config) if field.name not in (*TRACED, *SHARED))
+
+
+def traced_names() -> tuple[str, ...]:
+    """Returns the settings of which a new value is a new number for the same program."""
+    return (*Config().hyperparams._fields, "seed")
+
+
+def static_names() -> tuple[str, ...]:
+    """Returns the settings that members of a sweep may differ in and of which a new value needs a new program."""
+    return tuple(field.name for field in dataclasses.fields(Config) if field.name not in (*traced_names(), *SHARED))
 
 
 @short_repr
@@ -36,20 +44,24 @@ class Group(NamedTuple):
 
 def check_name(name: str, *, static: bool | None = None) -> None:
     """Raises `UserError` unless a setting of this name can be swept (static=True: by groups; False: inside one program)."""
-    if name in TRACED and static is not True:
+    if name in traced_names() and static is not True:
         return
-    if name in STATIC and static is not False:
+    if name in static_names() and static is not False:
         return
     if name in SHARED:
         raise UserError(f"{name} cannot be swept: all members share the data and its evaluation. Make a sweep for each value.")
-    if name in STATIC:
+    if name in static_names():
         raise UserError(
             f"{name} is static: it changes the program, so it cannot be traced or vmapped. Sweep it by groups, one program for "
             f"each value: --groups {name}=..."
         )
-    if name in TRACED:
+    if name in traced_names():
         raise UserError(f"{name} is traced: one program serves all its values. Sweep it by --over {name}=...")
-    raise unknown("setting to sweep", name, (*TRACED, *STATIC) if static is None else STATIC if static else TRACED)
+    raise unknown(
+        "setting to sweep",
+        name,
+        (*traced_names(), *static_names()) if static is None else static_names() if static else traced_names(),
+    )
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -239,11 +251,11 @@ def settings_of(config: Config) -> dict[str, Any]:
 def groups(members: Sequence[Config], numbers: Sequence[int] | None = None) -> list[Group]:
     """Members by what compiles apart, in order of appearance; `numbers` are theirs in the sweep (0, 1, ... by default)."""
     default = Config()
-    traced = {name: getattr(default, name) for name in TRACED}
+    traced = {name: getattr(default, name) for name in traced_names()}
     found: dict[Config, list[int]] = {}
     for position, member in enumerate(members):
         found.setdefault(dataclasses.replace(member, **traced), []).append(position)
-    names = [name for name in varying(members) if name in STATIC]
+    names = [name for name in varying(members) if name in static_names()]
     numbers = range(len(members)) if numbers is None else numbers
     return [
         Group(

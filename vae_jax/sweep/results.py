@@ -19,7 +19,7 @@ from vae_jax.runs.description import check_moments
 from vae_jax.storage.atomic import read_json, write_json, write_text
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.sweep.directory import member_template, read_block, read_sweep, told
-from vae_jax.sweep.members import TRACED, groups, varying
+from vae_jax.sweep.members import groups, traced_names, varying
 from vae_jax.sweep.statistics import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
 from vae_jax.training import MemberState, params_to_evaluate_members
 from vae_jax.training.step import TrainState
@@ -79,7 +79,7 @@ def load_sweep(path: PathLike) -> Results:
     if not rows:
         raise UserError(f"{path}: no member has ended yet. Continue the sweep with --resume.")
     rows = with_settings(rows, members)
-    traced = [name for name in varying(members) if name in TRACED]
+    traced = [name for name in varying(members) if name in traced_names()]
     curves.sort(key=lambda line: (line["member"], line["epoch"]))
     return Results(path, members, description, rows, points(rows, traced), curves, placements)
 

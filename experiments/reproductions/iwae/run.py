@@ -125,10 +125,10 @@ def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from vae_jax._numerics.keys import Stream, stream
-    from vae_jax.build import make_layers
     from vae_jax.evaluation import encode_dataset, importance_log_px, log_px_means
     from vae_jax.evaluation.posterior_collapse import active_units
     from vae_jax.posteriors import sample_posterior
+    from vae_jax.priors.entries import make_layers
     from vae_jax.storage.atomic import write_json
     from vae_jax.sweep.results import load_params, load_sweep
 

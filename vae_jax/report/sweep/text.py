@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vae_jax.build import repeat_command
-from vae_jax.config import NETWORKS, OBJECTIVES, Config, from_dict
+from vae_jax.config import Config, from_dict, settings_of
 from vae_jax.report import html as page
 from vae_jax.report.sweep.content import Overview, far_off, in_words
-from vae_jax.sweep.members import STATIC, varying
+from vae_jax.sweep.members import static_names, varying
 from vae_jax.sweep.results import Results, overfit_words
 from vae_jax.sweep.statistics import DONE
 
@@ -37,22 +37,22 @@ def lead(results: Results) -> str:
     treated_alike = not {"likelihood", "binarize", "dequantize"} & set(varied)
     shared = [config.network]
     for name, words in (("hidden", "hidden layers"), ("channels", "channels"), ("dense", "dense layers")):
-        if name not in varied and name in NETWORKS[config.network] and (widths := getattr(config, name)):
+        if name not in varied and name in settings_of("network", config.network) and (widths := getattr(config, name)):
             shared.append(f"{words} {'-'.join(map(str, widths))}")
     if "latent_dim" not in varied:
         shared.append(_counted(config.latent_dim, "latent dimension"))
     if "likelihood" not in varied:
         shared.append(f"{config.likelihood} likelihood")
     if "objective" not in varied:
-        own = [name for name in OBJECTIVES.get(config.objective, ()) if name not in varied]
+        own = [name for name in settings_of("objective", config.objective) if name not in varied]
         own = [name for name in own if name == "beta" or getattr(config, name) != getattr(default, name)]
         settings = [f"{in_words(name)} = {value_in_words(getattr(config, name))}" for name in own]
         shared.append(" with ".join(filter(None, [f"objective {config.objective}", _listed(settings)])))
     if "epochs" not in varied:
         shared.append(_counted(config.epochs, "epoch"))
     values = [f"{in_words(name)} = {_values([getattr(member, name) for member in results.members])}" for name in varied]
-    static = [in_words(name) for name in varied if name in STATIC]
-    programs = len({tuple(getattr(member, name) for name in varied if name in STATIC) for member in results.members})
+    static = [in_words(name) for name in varied if name in static_names()]
+    programs = len({tuple(getattr(member, name) for name in varied if name in static_names()) for member in results.members})
     compiled = f"{programs} programs, one for each {_listed(static)}" if programs > 1 else "one program"
     return (
         f"{page.data_words(Path(config.dataset).name, results.description['data'], treated_alike)} {', '.join(shared)}. "

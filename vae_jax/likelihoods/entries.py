@@ -1,0 +1,155 @@
+"""The registry's entries of the likelihoods. Their factories import jax; this module does not."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
+from vae_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vae_jax.likelihoods.base import Likelihood
+
+SCALE = Setting(
+    "scale",
+    str,
+    "auto",
+    "Scale parameter: a number, 'shared' (learned, from the spread of the data on) or 'per_pixel' (a second decoder output). "
+    "auto: 1; for discretized_logistic, which takes no number, shared.",
+)
+DEGREES_OF_FREEDOM = Setting(
+    "degrees_of_freedom", float, 4.0, "Few for heavy tails.", low=1e-3, high=1e9, bounds="a number > 0 (from 0.001 to 1e9)"
+)
+NUM_COMPONENTS = Setting("num_components", int, 10, "Components of the mixture.", low=1, high=1e8)
+DISPERSION = Setting(
+    "dispersion", str, "shared", "Total count (small: overdispersed): a number, 'shared' (learned) or 'per_pixel'."
+)
+
+
+def _check_scale(config: Settings) -> None:
+    if config.scale == "optimal":
+        raise UserError('`scale="optimal"` is a number of the whole batch: use `objective="optimal_sigma"` and no `scale`.')
+    _check_number("scale", config.scale, ("auto", "shared", "per_pixel"))
+
+
+def _check_scale_without_number(config: Settings) -> None:
+    _check_number("scale", config.scale, ("auto", "shared", "per_pixel"), is_number_allowed=False)
+
+
+def _check_dispersion(config: Settings) -> None:
+    _check_number("dispersion", config.dispersion, ("shared", "per_pixel"))
+
+
+def _check_number(field: str, value: str, names: tuple[str, ...], is_number_allowed: bool = True) -> None:
+    """Raises `UserError` unless a setting is one of the names or, where allowed, a positive number."""
+    if value in names:
+        return
+    try:
+        number = float(value) if is_number_allowed else math.nan
+    except ValueError:
+        number = math.nan
+    if not 1e-9 <= number <= 1e9:
+        quoted = " or ".join(repr(name) for name in names if name != "auto")
+        allowed = "a number > 0 (from 1e-9 to 1e9) or " if is_number_allowed else ""
+        raise UserError(field=field, expected=allowed + quoted, got=value)
+
+
+def _scale(config: Settings, auto: str = "1.0") -> Any:
+    """Returns the setting `scale` as the bundles take it."""
+    if config.objective == "optimal_sigma":
+        auto = "shared"
+    return _number_or_name(auto if config.scale == "auto" else config.scale)
+
+
+def _number_or_name(value: str) -> Any:
+    return value if value in ("shared", "per_pixel") else float(value)
+
+
+def _logistic_scale(data: TrainingData) -> Any:
+    """Returns the scale of the logistic distribution whose standard deviation is that of the training data."""
+    return data.std * 3**0.5 / math.pi
+
+
+def _bernoulli(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.bernoulli()
+
+
+def _continuous_bernoulli(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.continuous_bernoulli()
+
+
+def _gaussian(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.gaussian(_scale(config), initial_scale=data.std)
+
+
+def _laplace(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.laplace(_scale(config), initial_scale=data.std / 2**0.5)
+
+
+def _student_t(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    v = config.degrees_of_freedom
+    initial = data.std * (1 - 2 / v) ** 0.5 if v > 2.5 else data.std / 2  # with fewer there is no variance to match
+    return likelihoods.student_t(_scale(config), degrees_of_freedom=v, initial_scale=initial)
+
+
+def _discretized_logistic(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.discretized_logistic(data.num_levels, _scale(config, "shared"), initial_scale=_logistic_scale(data))
+
+
+def _logistic_mixture(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.logistic_mixture(data.num_levels, config.num_components, initial_scale=_logistic_scale(data))
+
+
+def _logistic_mixture_rgb(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    if (channels := data.data_shape[-1]) != 3:
+        raise UserError(f"{data.name}: logistic_mixture_rgb expects 3 channels, got {channels}. Use logistic_mixture.")
+    return likelihoods.logistic_mixture_rgb(data.num_levels, config.num_components, initial_scale=_logistic_scale(data))
+
+
+def _categorical(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.categorical(data.num_levels)
+
+
+def _poisson(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.poisson(data.mean_count)
+
+
+def _negative_binomial(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.negative_binomial(_number_or_name(config.dispersion), unit=data.mean_count)
+
+
+for _entry in (
+    Entry("likelihood", "bernoulli", "0 or 1", _bernoulli),
+    Entry("likelihood", "continuous_bernoulli", "gray in [0, 1]", _continuous_bernoulli),
+    Entry("likelihood", "gaussian", "real", _gaussian, (SCALE,), _check_scale),
+    Entry("likelihood", "laplace", "real", _laplace, (SCALE,), _check_scale),
+    Entry("likelihood", "student_t", "real, heavy tails", _student_t, (SCALE, DEGREES_OF_FREEDOM), _check_scale),
+    Entry("likelihood", "discretized_logistic", "integer levels", _discretized_logistic, (SCALE,), _check_scale_without_number),
+    Entry("likelihood", "logistic_mixture", "integer levels", _logistic_mixture, (NUM_COMPONENTS,)),
+    Entry("likelihood", "logistic_mixture_rgb", "integer levels of 3 channels", _logistic_mixture_rgb, (NUM_COMPONENTS,)),
+    Entry("likelihood", "categorical", "integer levels", _categorical),
+    Entry("likelihood", "poisson", "counts", _poisson),
+    Entry("likelihood", "negative_binomial", "counts", _negative_binomial, (DISPERSION,), _check_dispersion),
+):
+    register(_entry)

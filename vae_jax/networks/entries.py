@@ -1,0 +1,80 @@
+"""The registry's entries of the networks. Their factories import jax and flax; this module does not."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vae_jax.networks.base import Network
+
+    Networks = tuple[Network, Callable[..., Network]]
+
+_WIDTHS = "widths >= 1 (and at most 10^6)"
+HIDDEN = Setting(
+    "hidden",
+    tuple[int, ...],
+    (256, 256),
+    "Widths of the encoder's hidden layers; the decoder has them in reverse.",
+    low=1,
+    high=1e6,
+    bounds=_WIDTHS,
+)
+CHANNELS = Setting(
+    "channels",
+    tuple[int, ...],
+    (),
+    "Channels after each halving of the image. If none are given: 32 and then 64, down to a side below 8.",
+    low=1,
+    high=1e6,
+    bounds=_WIDTHS,
+)
+DENSE = Setting(
+    "dense",
+    tuple[int, ...],
+    (256,),
+    "Widths of the dense layers between the convolutions and the latent dimensions.",
+    low=1,
+    high=1e6,
+    bounds=_WIDTHS,
+)
+NUM_BLOCKS = Setting("num_blocks", int, 1, "Residual blocks at each size of the image.", low=1, high=1e8)
+NORM = Setting(
+    "norm",
+    Literal["none", "group"],
+    "none",
+    "none (each block starts as the identity), or group: GroupNorm before each activation. Batch statistics would mix the "
+    "examples.",
+)
+
+
+def _mlp(config: Settings, data: TrainingData) -> "Networks":
+    from vae_jax import networks
+
+    shape, latent_dim = data.data_shape, config.latent_dim
+    common: dict[str, Any] = {"activation": config.activation, "dtype": config.dtype}
+    encoder = networks.mlp_encoder(shape, latent_dim, hidden=config.hidden, **common)
+    return encoder, partial(networks.mlp_decoder, latent_dim, shape, hidden=tuple(reversed(config.hidden)), **common)
+
+
+def _conv(config: Settings, data: TrainingData, **blocks: Any) -> "Networks":
+    from vae_jax import networks
+
+    options: dict[str, Any] = {"channels": config.channels, "dense": config.dense, "num_blocks": 0, "norm": "none", **blocks}
+    options |= {"activation": config.activation, "dtype": config.dtype}
+    encoder = networks.conv_encoder(data.data_shape, config.latent_dim, **options)
+    return encoder, partial(networks.conv_decoder, config.latent_dim, data.data_shape, **options)
+
+
+def _resnet(config: Settings, data: TrainingData) -> "Networks":
+    return _conv(config, data, num_blocks=config.num_blocks, norm=config.norm)
+
+
+for _entry in (
+    Entry("network", "mlp", "dense layers", _mlp, (HIDDEN,)),
+    Entry("network", "conv", "28 x 28, 32 x 32, 64 x 64 and other sides that halve", _conv, (CHANNELS, DENSE)),
+    Entry("network", "resnet", "conv with residual blocks", _resnet, (CHANNELS, DENSE, NUM_BLOCKS, NORM)),
+):
+    register(_entry)

@@ -1,0 +1,6 @@
+"""Priors p(z) other than N(0, I): mixtures of Gaussians, the VampPrior, a second stochastic layer; bundles for a `VAE`."""
+
+import lazy_loader
+
+# The names of __init__.pyi, imported when they are first used: reading the registry must not import jax.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

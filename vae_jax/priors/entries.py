@@ -1,0 +1,68 @@
+"""The registry's entries of the priors. Their factories import jax and flax; this module does not."""
+
+from typing import TYPE_CHECKING, Any
+
+from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
+from vae_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vae_jax.priors.bundles import ConditionalGaussian, Prior
+
+COMPONENTS = Setting("prior_components", int, 50, "Components of the mixture.", low=1, high=1e8)
+DEEPER_DIM = Setting("prior_latent_dim", int, 50, "Latent dimensions of the second layer, which is N(0, I).", low=1, high=1e8)
+DEEPER_HIDDEN = Setting(
+    "prior_hidden",
+    tuple[int, ...],
+    (100, 100),
+    "Widths of the two networks between the layers, which have tanh.",
+    low=1,
+    high=1e6,
+    bounds="widths >= 1 (and at most 10^6)",
+)
+
+
+def _mixture(config: Settings, data: TrainingData) -> "Prior":
+    from vae_jax import priors
+
+    return priors.gaussian_mixture(config.latent_dim, config.prior_components)
+
+
+def _vamp(config: Settings, data: TrainingData) -> "Prior":
+    from vae_jax import priors
+
+    draw_inputs, count = data.draw_inputs, config.prior_components
+    assert draw_inputs is not None
+    if count > data.num_train:
+        raise UserError(
+            field="prior_components",
+            expected=f"at most the {data.num_train} training examples that the pseudo-inputs start at",
+            got=count,
+        )
+    return priors.vamp(lambda key: draw_inputs(key, count))
+
+
+def make_layers(config: Settings) -> "tuple[ConditionalGaussian, ConditionalGaussian]":
+    """Makes the networks between two stochastic layers: q(z2|z1) and p(z1|z2), each to (mean, log_scale)."""
+    from vae_jax import networks, priors
+
+    top, bottom, hidden = config.prior_latent_dim, config.latent_dim, config.prior_hidden
+    # tanh whatever the other networks have: codes are not bounded, and a log_scale linear in them overflows at the first steps.
+    options: dict[str, Any] = {"activation": "tanh", "dtype": config.dtype}
+    infer = networks.mlp_encoder((bottom,), top, hidden=hidden, **options)
+    generate = networks.mlp_encoder((top,), bottom, hidden=tuple(reversed(hidden)), **options)
+    return priors.ConditionalGaussian(*infer), priors.ConditionalGaussian(*generate)
+
+
+def _hierarchical(config: Settings, data: TrainingData) -> "Prior":
+    from vae_jax import priors
+
+    return priors.hierarchical(config.latent_dim, config.prior_latent_dim, *make_layers(config))
+
+
+for _entry in (
+    Entry("prior", "normal", "N(0, I)", lambda config, data: None),
+    Entry("prior", "mixture", "a learned mixture of Gaussians", _mixture, (COMPONENTS,)),
+    Entry("prior", "vamp", "the VampPrior, whose pseudo-inputs start at training examples", _vamp, (COMPONENTS,)),
+    Entry("prior", "hierarchical", "a second stochastic layer", _hierarchical, (DEEPER_DIM, DEEPER_HIDDEN)),
+):
+    register(_entry)
