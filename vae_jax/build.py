@@ -18,8 +18,7 @@ from vae_jax.data import Dataset, Prepared
 from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE, assemble_vae
-from vae_jax.objectives import Objective
-from vae_jax.objectives.batch import BatchObjective
+from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training import optimizers, schedules
 from vae_jax.training.optimizers import Optimizer
 
@@ -33,7 +32,7 @@ class Built(NamedTuple):
     data: Prepared
     vae: VAE
     optimizer: Optimizer  # tracking the moving average, where one is asked for
-    objective: Objective | BatchObjective
+    objective: AnyObjective
     fit_arguments: dict[str, Any]  # of `training.fit`, the optimizer and the objective among them
     made: Mapping[str, Any] = MappingProxyType({})  # the parts as `build` made them: `runs.train` refuses others
 
@@ -112,7 +111,7 @@ def build(
     *,
     data_dir: str | None = None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
-    objective: Objective | BatchObjective | None = None,
+    objective: AnyObjective | None = None,
 ) -> Built:
     """Loads the data and makes the model. Writes nothing.
 
@@ -140,7 +139,7 @@ def build(
     config = _with_channels(config, dataset.data_shape)
     facts = training_data(config, dataset)
     bundle: Likelihood = _make("likelihood", config, facts) if likelihood is None else _as_likelihood(likelihood)
-    loss: Objective | BatchObjective = _make("objective", config, facts) if objective is None else objective
+    loss: AnyObjective = _make("objective", config, facts) if objective is None else objective
     data.check_support(dataset, bundle, config.binarization, config.dequantize)
     total_steps = config.epochs * (len(dataset.train) // config.batch_size)
     _check_warm_ups(config, total_steps)

@@ -23,8 +23,7 @@ from vae_jax.config import CUSTOM, Config
 from vae_jax.errors import DataWarning, UserError
 from vae_jax.evaluation import NotFiniteWarning
 from vae_jax.likelihoods import Likelihood
-from vae_jax.objectives import Objective
-from vae_jax.objectives.batch import BatchObjective
+from vae_jax.objectives.batch import AnyObjective
 from vae_jax.runs.checkpoints import Checkpoints, Told
 from vae_jax.runs.description import check_moments, check_same
 from vae_jax.runs.description import describe as describe
@@ -259,7 +258,7 @@ def _rebuild(
     path: Path,
     data_dir: str | None,
     likelihood: Likelihood | Callable[..., Any] | None,
-    objective: Objective | BatchObjective | None,
+    objective: AnyObjective | None,
 ) -> Built:
     """Data and model of a run directory, with the user's own functions where it was trained with some."""
     config, description = read_config(path)
@@ -282,7 +281,7 @@ def load_last_good(
     *,
     data_dir: str | None = None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
-    objective: Objective | BatchObjective | None = None,
+    objective: AnyObjective | None = None,
 ) -> tuple[Built, TrainState]:
     """Of a run that diverged: the model, and the state after the last step at which everything was finite."""
     path = as_path(path)
@@ -301,7 +300,7 @@ def load_run(
     *,
     data_dir: str | None = None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
-    objective: Objective | BatchObjective | None = None,
+    objective: AnyObjective | None = None,
 ) -> Run:
     """Reads a run directory back: configuration, data, model, the parameters to evaluate, and the record.
 

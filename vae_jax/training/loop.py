@@ -64,7 +64,7 @@ def fit(
 
     Returns:
       `Fit`. Its status is "diverged" if a loss or a parameter was not finite. The state is then that of the last good step, and
-      a `DivergenceWarning` says so. The status is "not finite" if the parameters are finite but the ELBO of some example of the
+      there is a `DivergenceWarning`. It is "not finite" if the parameters are finite but the ELBO of some example of the
       test or validation set is not. The run then ends after that epoch with a warning, and `problem` names the example.
 
     Raises:

@@ -89,12 +89,12 @@ class MembersFit(NamedTuple):
     """Result of `fit_members`."""
 
     progress: MembersProgress
-    status: tuple[str, ...]  # of each member, as in `Fit`
+    status: tuple[str, ...]  # of each member; see `Fit`
     params: Params  # stacked, one for each member
     epochs: tuple[int, ...]
     tests: tuple[Means, ...]
     placement: Placement  # as used: the chunk is smaller than requested if memory was short
-    first_epoch: int = 1  # as in `Fit`
+    first_epoch: int = 1  # see `Fit`
 
 
 def initial_progress(
