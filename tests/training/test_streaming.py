@@ -331,7 +331,7 @@ def test_streaming_is_for_one_run_on_files(folder):
     with pytest.raises(UserError, match="digits is computed"):
         data.load("digits", stream=True)
     dataset = data.load(str(folder / "bytes.npy"), stream=True)
-    with pytest.raises(UserError, match="fixed draws the whole training set"):
+    with pytest.raises(UserError, match="draws the whole training set once"):
         data.prepare(dataset, binarization="fixed")
     with pytest.raises(TypeError, match="index them"):
         np.asarray(dataset.train)

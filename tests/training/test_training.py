@@ -1,5 +1,7 @@
 """The train step, scanned epochs and `fit`: determinism, no second compile, members that stop, schedules, averages."""
 
+import inspect
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from vae_jax import data, likelihoods, model, objectives, training
 from vae_jax.config import Hyperparams
 from vae_jax.data import Prepared
 from vae_jax.errors import DivergenceWarning, UserError
+from vae_jax.objectives import batch
 from vae_jax.training import optimizers, schedules
 
 SHAPE = (4, 4, 1)
@@ -250,6 +253,30 @@ def test_the_moving_average_is_the_corrected_mean_of_the_parameters():
     got = optimizers.evaluation_params(params, state, jnp.int32(3))
     np.testing.assert_allclose(got["w"], expected, rtol=1e-6)
     chex.assert_trees_all_equal(optimizers.evaluation_params(params, optax.sgd(0.1).init(params), jnp.int32(3)), params)
+
+
+def test_fit_takes_the_fields_of_its_options_as_keywords():
+    parameters = inspect.signature(training.fit).parameters
+    for name in training.FitOptions._fields:
+        assert parameters[name].default == training.FitOptions._field_defaults.get(name, inspect.Parameter.empty)
+    keywords = {"epochs": 2, "batch_size": 16, "seed": 1, "prng": "rbg"}
+    assert training.FitOptions.from_keywords(keywords) == training.FitOptions(2, 16, prng="rbg")
+
+
+def test_the_parameters_to_evaluate_are_chosen_by_optimizer_objective_and_early_stopping():
+    def evaluation_params(params, state):
+        return params | {"scale": state}
+
+    objective = batch.BatchObjective(None, None, evaluation_params)
+    average = optimizers.ParamsEma(jnp.float32(0.5), {"w": jnp.ones(2)})  # after one step: 1 / (1 - 0.5)
+    state = training.TrainState(jnp.int32(1), {"w": jnp.zeros(2)}, ((), average), jnp.float32(7.0))
+    chex.assert_trees_all_equal(training.params_to_evaluate(state), {"w": jnp.full(2, 2.0)})
+    last = training.params_to_evaluate(state, objective)
+    chex.assert_trees_all_equal(last, {"w": jnp.full(2, 2.0), "scale": jnp.float32(7.0)})
+    kept = {"w": jnp.full(2, 5.0), "scale": jnp.float32(6.0)}
+    for epoch, expected in ((0, last), (3, kept)):
+        best = training.Best(jnp.int32(epoch), jnp.float32(-1.0), kept)
+        chex.assert_trees_all_equal(training.params_to_evaluate(state, objective, best), expected)
 
 
 def test_early_stopping_reports_the_best_epoch():
