@@ -178,10 +178,10 @@ def test_a_checkpoint_within_an_epoch_that_is_damaged_is_passed_over(folder, tmp
         if file.is_file() and "tree" in file.parts:
             file.write_bytes(b"damaged")
     notes, seen = [], []
-    part = interrupted(built, tmp_path / "parts", 1, resume=True, on_start=lambda start, told: notes.extend(told))
+    part = interrupted(built, tmp_path / "parts", 1, resume=True, on_start=lambda start, new_notes: notes.extend(new_notes))
     assert "damaged" in notes[0]
     assert (len(part.progress.history), part.progress.partial.steps) == (1, 3)
-    rest, _ = runs.train(built, tmp_path / "parts", resume=True, on_start=lambda start, told: seen.extend([start, told]))
+    rest, _ = runs.train(built, tmp_path / "parts", resume=True, on_start=lambda *arguments: seen.extend(arguments))
     assert seen[0].partial.steps == 3  # not the damaged one again
     assert seen[1] == []
     chex.assert_trees_all_equal(rest.progress.state, whole.progress.state)
