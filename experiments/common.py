@@ -57,6 +57,11 @@ def _notes() -> Iterator[None]:
         yield
 
 
+def with_options(text: str) -> str:
+    """Returns a text of the library with its parameters rendered as options."""
+    return render(UserError(text), _PARAMETERS)
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's main: bad input becomes one line on stderr and exit status 2, without a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own remarks; its errors stay

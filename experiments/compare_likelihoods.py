@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import EpochProgress, Interrupt, config_of, expect_outside_data, parse, run_script
+from common import EpochProgress, Interrupt, config_of, expect_outside_data, parse, run_script, with_options
 
 from vae_jax.config import Config
 from vae_jax.errors import UserError
@@ -82,7 +82,7 @@ def main() -> int:
 
     from vae_jax import runs
     from vae_jax.build import build, load_dataset
-    from vae_jax.evaluation.posterior_collapse import overfit, overfit_words
+    from vae_jax.evaluation.overfitting import describe_overfit, overfit
     from vae_jax.model import num_parameters
     from vae_jax.report.run.content import reconstructions
     from vae_jax.runs.likelihood_comparison import check_base, plan
@@ -127,7 +127,7 @@ def main() -> int:
                 continue
             observed = overfit(runs.read_metrics(folder), summary["evaluated_epoch"])
             if observed is not None:
-                print(f"note: {entry.label}, seed {seed}: {overfit_words(observed)}", file=sys.stderr)
+                print(f"note: {entry.label}, seed {seed}: {with_options(describe_overfit(observed))}", file=sys.stderr)
             rows.append({**summary, "likelihood": entry.label, "seed": seed, "unit": entry.unit, "why": entry.why})
             if seed == arguments.seeds[0]:
                 originals, means = reconstructions(built, fit.params)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from common import expect_runs, parse, run_script
+from common import expect_runs, parse, run_script, with_options
 
 from vae_jax.errors import UserError
 
@@ -206,7 +206,9 @@ def main() -> int:
             titles = "  ".join(f"{title:>{w}}" for (title, _, _), w in zip(COLUMNS, widths, strict=True))
             print(f"{'run':{width}}  {titles}")
         print(f"{path!s:{width}}  {table_row(numbers)}", flush=True)
-        details += [f"{path}: {line}" for line in (*more(numbers), *(f"note: {remark}" for remark in remarks(numbers)))]
+        details += [
+            f"{path}: {line}" for line in (*more(numbers), *(f"note: {with_options(remark)}" for remark in remarks(numbers)))
+        ]
     draws = f"{arguments.elbo_samples} draw{'' if arguments.elbo_samples == 1 else 's'} of z"
     print(
         f"\nnats per example, beta = 1; +- is the standard error over the test examples, MC +- that over the samples; the test "

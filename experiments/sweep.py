@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from common import Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, supervised
+from common import Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, supervised, with_options
 
 from vae_jax.config import Config, from_dict
 from vae_jax.errors import UserError
@@ -314,7 +314,7 @@ def work(arguments: Arguments, joined: Any = lambda: None) -> int:
         print(f"note: left out of the means: member {', '.join(lost)}", file=sys.stderr)
     words = overfit_words(results)
     if words:
-        print(f"note: {words}", file=sys.stderr)
+        print(f"note: {with_options(words)}", file=sys.stderr)
     print(f"table: {out / 'results.csv'} ({len(results.rows)} members, {time.perf_counter() - began:.0f} s)", flush=True)
     if arguments.report:
         from vae_jax.report import write_sweep_report

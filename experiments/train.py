@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import EpochProgress, Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script
+from common import EpochProgress, Interrupt, config_of, expect_outside_data, expect_seconds, parse, run_script, with_options
 
 from vae_jax.config import Config, describe_network, describe_objective
 from vae_jax.errors import UserError
@@ -82,7 +82,8 @@ def main() -> int:
 
     from vae_jax import runs
     from vae_jax.build import build, repeat_command
-    from vae_jax.evaluation import posterior_collapse as diagnostics
+    from vae_jax.evaluation.overfitting import describe_overfit, overfit
+    from vae_jax.evaluation.posterior_collapse import REMEDIES, describe_collapse, is_collapsing
     from vae_jax.model import num_parameters
     from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.storage.directories import check_out
@@ -139,11 +140,11 @@ def main() -> int:
             progress.update(line)
             if line["step"] > warm_up:
                 kl.append(line["test_kl"])
-            if not warned and diagnostics.is_collapsing(kl):
+            if not warned and is_collapsing(kl):
                 warned = True
                 progress.say(
                     f"note: the KL is {line['test_kl']:z.3f} nats after epoch {line['epoch']}: posterior collapse is under "
-                    f"way; {diagnostics.REMEDIES}."
+                    f"way; {with_options(REMEDIES)}."
                 )
             if writer is not None:
                 for name, value in line.items():
@@ -207,12 +208,12 @@ def main() -> int:
     )
     print(f"active units {summary['active_units']} of {summary['latent_dim']}", flush=True)
     collapsed = len(summary.get("collapsed_units", ()))
-    words = diagnostics.collapse_words(collapsed, summary["latent_dim"], summary["test_kl"])
-    if words:
-        print(f"note: {words}", file=sys.stderr)
-    overfit = diagnostics.overfit(runs.read_metrics(out), summary["evaluated_epoch"])
-    if overfit:
-        print(f"note: {diagnostics.overfit_words(overfit)}", file=sys.stderr)
+    collapse_note = describe_collapse(collapsed, summary["latent_dim"], summary["test_kl"])
+    if collapse_note:
+        print(f"note: {with_options(collapse_note)}", file=sys.stderr)
+    observed = overfit(runs.read_metrics(out), summary["evaluated_epoch"])
+    if observed:
+        print(f"note: {with_options(describe_overfit(observed))}", file=sys.stderr)
     if arguments.report:
         from vae_jax.report import write_report
 

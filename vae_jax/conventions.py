@@ -1,14 +1,15 @@
-"""What somebody else's VAE loss is in our terms, and how to write ours in PyTorch: plain numbers in, plain numbers out.
+"""Translates VAE losses of other code bases into the terms of this one, and ours into PyTorch.
 
-Ours, for one example, in nats, summed over pixels and latent dimensions, the likelihood normalised:
+Both directions take and return plain numbers. Our loss, for one example, in nats, summed over pixels and latent dimensions,
+with a normalized likelihood, is
 
     loss(x) = -(E_q[log p(x|z)] - beta KL(q(z|x) || N(0, I)))
 
-Theirs, for a batch of N, from an error e for each pixel and a divergence kl for each latent dimension:
+The foreign loss, for a batch of N, from an error e for each pixel and a divergence kl for each latent dimension, is
 
     L = scale_factor * REDUCE_r(e) + kl_weight * REDUCE_k(kl)
 
-where a REDUCE gives f times the mean over examples of the sum over their D pixels (or D latent dimensions):
+A REDUCE gives f times the mean over examples of the sum over their D pixels (or D latent dimensions):
 
     "sum"          f = N      sum over everything, the batch too: torch's reduction="sum"
     "mean"         f = 1/D    mean over everything: torch's reduction="mean", which is its default
@@ -17,18 +18,21 @@ where a REDUCE gives f times the mean over examples of the sum over their D pixe
 
 import math
 import numbers
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
 
 from vae_jax.errors import unknown
 
 
 class _Error(NamedTuple):
+    """A reconstruction error e of one pixel, and the likelihood that it stands for."""
+
     likelihood: str
-    power: int  # only beta * scale^power decides where the minimum is; 0: the error has no fixed scale
+    power: int  # the minimum depends on beta * scale^power only; 0 if the error does not have a fixed scale
     weight: float  # scale_factor * e is -log p(x|z), up to a constant, where scale^-power = weight * scale_factor
-    constant: float  # what e leaves out of -log p(x|z) of one pixel at scale 1, nats
-    torch: str  # how PyTorch calls e
-    decoded: str = "mean of x"  # what the decoder puts out
+    constant: float  # nats of -log p(x|z) of one pixel at scale 1 that e leaves out
+    torch: str  # the call of e in PyTorch
+    decoded: str = "mean of x"  # meaning of the decoder output
 
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -45,31 +49,49 @@ _REDUCTIONS = {"sum": "sum", "mean": "mean"} | dict.fromkeys(("batch_mean", "bat
 
 
 class Implied(NamedTuple):
-    """A foreign loss in our terms. Pairs of equal beta scale^2 (Gaussian) or beta scale (Laplace) have the same minimum."""
+    """A foreign loss in our terms.
 
-    likelihood: str  # "bernoulli", "gaussian" or "laplace"
-    beta: float  # weight of the KL, >= 0; 0 is an autoencoder
-    scale: float | None  # of every pixel: standard deviation (Gaussian) or scale (Laplace); None: has none, or it is learned
-    scale_at_beta_one: float | None  # the scale of the plain VAE with the same minimum; None without a scale or at beta 0
-    beta_at_scale_one: float | None  # the beta at scale 1 with the same minimum; None without a scale
-    constant: float  # nats for each example that the loss leaves out
-    multiplier: float  # multiplier * L + constant is our mean loss; put L / N for L where the error is summed over the batch
-    batch_size: int | None  # the only N that `beta` holds for; None where N does not matter
+    Pairs of beta and scale with equal beta scale^2 (Gaussian) or beta scale (Laplace) have the same minimum.
+
+    Attributes:
+      likelihood: "bernoulli", "gaussian" or "laplace".
+      beta: weight of the KL, >= 0. 0 is an autoencoder.
+      scale: standard deviation (Gaussian) or scale (Laplace) of every pixel. None: a Bernoulli, or a learned scale.
+      scale_at_beta_one: the scale of the plain VAE with the same minimum. None without a scale, or at beta 0.
+      beta_at_scale_one: the beta at scale 1 with the same minimum. None without a scale.
+      constant: nats for each example that the loss leaves out.
+      multiplier: multiplier * L + constant is our mean loss. Use L / N for L where the error is summed over the batch.
+      batch_size: the only N for which `beta` holds. None if N does not matter.
+    """
+
+    likelihood: str
+    beta: float
+    scale: float | None
+    scale_at_beta_one: float | None
+    beta_at_scale_one: float | None
+    constant: float
+    multiplier: float
+    batch_size: int | None
+
+    @property
+    def settings(self) -> dict[str, str | float]:
+        """Settings of a `config.Config` with this loss. A learned scale is one number for all pixels there."""
+        scale = {} if self.likelihood == "bernoulli" else {"scale": "shared" if self.scale is None else self.scale}
+        return {"likelihood": self.likelihood, **scale, "beta": self.beta}
 
     @property
     def flags(self) -> str:
-        """The same loss for experiments/train.py. There a learned scale is one number for all pixels."""
-        scale = "shared" if self.scale is None else f"{self.scale:.7g}"
-        likelihood = self.likelihood if self.likelihood == "bernoulli" else f"{self.likelihood} --scale {scale}"
-        return f"--likelihood {likelihood} --beta {self.beta:.7g}"
+        """The same settings as options of the training command, numbers with seven digits."""
+        values = {name: value if isinstance(value, str) else f"{value:.7g}" for name, value in self.settings.items()}
+        return " ".join(f"--{name} {value}" for name, value in values.items())
 
     @property
     def sentence(self) -> str:
-        """All of it in one sentence."""
+        """The whole result in one sentence."""
         size = "" if self.batch_size is None else f", in batches of {self.batch_size} (beta changes with that),"
         text = f"Up to a factor and a constant this loss is -(E log p(x|z) - {self.beta:.4g} KL) of one example{size}"
         if self.likelihood == "bernoulli":
-            text += " with a Bernoulli for every pixel, a likelihood only of 0 and 1: for grey pixels use continuous_bernoulli"
+            text += " with a Bernoulli for every pixel, a likelihood only of 0 and 1: for gray pixels use continuous_bernoulli"
         elif self.scale is None:
             text += " with a Gaussian whose standard deviation is learned"
         else:
@@ -82,7 +104,7 @@ class Implied(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """Our loss in somebody else's reductions. The fields are the arguments of `implied`: implied(**recipe._asdict())."""
+    """Our loss in other reductions. The fields are the arguments of `implied`, so implied(**recipe._asdict()) inverts it."""
 
     reconstruction: str
     reconstruction_reduction: str
@@ -91,11 +113,14 @@ class Recipe(NamedTuple):
     scale_factor: float
     data_dims: int
     latent_dims: int
-    batch_size: int | None  # the only N that kl_weight holds for
+    batch_size: int | None  # the only N for which kl_weight holds
 
     @property
     def code(self) -> str:
-        """PyTorch lines from `decoded`, `x`, `mean`, `log_scale` (and `decoded_log_scale`) to a `loss` to minimise."""
+        """Lines of PyTorch that compute a `loss` to minimize.
+
+        They use the names `decoded`, `x`, `mean` and `log_scale`, and `decoded_log_scale` for a learned scale.
+        """
         error = _ERRORS[self.reconstruction]
         reduced = {"sum": '"sum")', "mean": '"mean")', "batch_mean": '"sum") / len(x)'}[self.reconstruction_reduction]
         reduced_kl = {"sum": ".sum()", "mean": ".mean()", "batch_mean": ".sum() / len(x)"}[self.kl_reduction]
@@ -108,32 +133,36 @@ class Recipe(NamedTuple):
         )
 
 
-def _expect(good: bool, what: str, expected: str, got: Any) -> None:
-    if not good:
-        raise ValueError(f"{what}: expected {expected}, got {got!r}.")
+def _expect(is_valid: bool, argument: str, expected: str, got: object) -> None:
+    if not is_valid:
+        raise ValueError(f"{argument}: expected {expected}, got {got!r}.")
 
 
-def _within(value: Any, least: float, most: float) -> bool:
-    number: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    return least <= number <= most
+def _is_within(value: object, least: float, most: float) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and least <= value <= most  # pyright: ignore[reportOperatorIssue]
 
 
-def _among(kind: str, name: Any, names: dict[str, str]) -> str:
+def _canonical_name(kind: str, name: object, names: Mapping[str, str]) -> str:
     if not isinstance(name, str) or name not in names:
         raise unknown(kind, str(name), names)
     return names[name]
 
 
-def _factors(where: str, error: str, kl: str, data: int, latent: int, size: int | None) -> tuple[float, float, int | None]:
-    """The f of both terms (module docstring) without an N that they share, and the N that f_kl / f_error depends on."""
+def _factors(function: str, error: str, kl: str, data: int, latent: int, size: int | None) -> tuple[float, float, int | None]:
+    """Returns the f of both terms (see the module docstring) and the N on which f_kl / f_error depends.
+
+    An N that both terms share is left out of their f.
+    """
     for name, value in {"data_dims": data, "latent_dims": latent, "batch_size": size}.items():
-        good = (isinstance(value, numbers.Integral) and _within(value, 1, 1e15)) or (name == "batch_size" and value is None)
-        _expect(good, f"{where}: {name}", "a whole number >= 1 (of a shape, the product)", value)
-    matters = (error == "sum") != (kl == "sum")
-    why = f"a number, on which beta depends when the error is reduced by {error!r} and the KL by {kl!r}"
-    _expect(not matters or size is not None, f"{where}: batch_size", why, size)
-    f = {"sum": float(size) if matters and size is not None else 1.0, "batch_mean": 1.0}
-    return f.get(error, 1 / data), f.get(kl, 1 / latent), size if matters else None
+        is_optional = name == "batch_size" and value is None
+        is_valid = is_optional or (isinstance(value, numbers.Integral) and _is_within(value, 1, 1e15))
+        _expect(is_valid, f"{function}: {name}", "a whole number >= 1 (of a shape, the product)", value)
+    needs_size = (error == "sum") != (kl == "sum")
+    expected = f"a number, on which beta depends when the error is reduced by {error!r} and the KL by {kl!r}"
+    _expect(not needs_size or size is not None, f"{function}: batch_size", expected, size)
+    f = {"sum": float(size) if needs_size and size is not None else 1.0, "batch_mean": 1.0}
+    return f.get(error, 1 / data), f.get(kl, 1 / latent), size if needs_size else None
 
 
 def implied(
@@ -147,47 +176,55 @@ def implied(
     latent_dims: int,
     batch_size: int | None = None,
 ) -> Implied:
-    """The likelihood, its scale and the beta that a foreign loss stands for.
+    """Computes the likelihood, its scale and the beta that a foreign loss stands for.
 
-        beta = kl_weight f_k / f_r,   with the f of the reductions (module docstring)
+        beta = kl_weight f_k / f_r,   with the f of the reductions (see the module docstring)
         mse:  1 / (2 scale^2) = scale_factor      half_mse:  1 / scale^2 = scale_factor      mae:  1 / scale = scale_factor
-        bce, gaussian_nll:  no such scale, so beta = kl_weight f_k / (scale_factor f_r)
+        bce, gaussian_nll:  without such a scale, beta = kl_weight f_k / (scale_factor f_r)
 
     Args:
-      reconstruction: the error of a pixel: "mse" ("l2") (x - m)^2; "half_mse" half of it; "mae" ("l1") |x - m|; "bce"
-        ("cross_entropy"); "gaussian_nll" 1/2 (log v + (x - m)^2 / v), v learned: torch's GaussianNLLLoss with full=False.
+      reconstruction: the error of a pixel. "mse" (or "l2") is (x - m)^2, "half_mse" half of it. "mae" (or "l1") is |x - m|.
+        "bce" (or "cross_entropy") is the binary cross-entropy. "gaussian_nll" is 1/2 (log v + (x - m)^2 / v) with a learned v,
+        which is torch's GaussianNLLLoss with full=False.
       reconstruction_reduction, kl_reduction: "sum", "mean" or "batch_mean".
-      kl_weight, scale_factor: the factors of the reduced KL, >= 0, and of the reduced error, > 0.
-      data_dims, latent_dims: pixels times channels of an example; dimensions of z.
-      batch_size: N; needed where one term is summed over the batch and the other is not.
+      kl_weight: factor of the reduced KL, >= 0.
+      scale_factor: factor of the reduced error, > 0.
+      data_dims: pixels times channels of an example, >= 1.
+      latent_dims: dimensions of z, >= 1.
+      batch_size: N. It is needed if one term is summed over the batch and the other is not.
 
     Returns:
-      `Implied`: beta, scale, the pairs with the same minimum, and multiplier and constant, which turn L into our mean loss.
+      `Implied`: beta, scale, the pairs with the same minimum, and the multiplier and the constant that turn L into our mean
+      loss.
+
+    Raises:
+      ValueError: an argument is out of range, or a name is unknown.
 
     Example:
       >>> theirs = implied("mse", reconstruction_reduction="mean", kl_reduction="batch_mean", kl_weight=0.00025,
       ...                  data_dims=64 * 64 * 3, latent_dims=128)
-      >>> print(theirs.flags)
-      --likelihood gaussian --scale 0.7071 --beta 3.072
+      >>> round(theirs.beta, 3), round(theirs.scale, 4)
+      (3.072, 0.7071)
       >>> round(theirs.scale_at_beta_one, 3), round(theirs.beta_at_scale_one, 3)
       (1.239, 1.536)
 
     Source:
-      Kingma & Welling (2014), appendix C. That beta and scale^2 trade against each other: Rybkin et al. (2021).
+      Kingma & Welling (2014), appendix C. The trade-off between beta and scale^2: Rybkin et al. (2021).
     """
-    error = _ERRORS[_among("reconstruction", reconstruction, _ERROR_NAMES)]
-    by, kl_by = _among("reduction", reconstruction_reduction, _REDUCTIONS), _among("reduction", kl_reduction, _REDUCTIONS)
-    _expect(_within(kl_weight, 0, 1e30), "implied: kl_weight", "a number >= 0", kl_weight)  # more overflows float32
-    _expect(_within(scale_factor, 1e-30, 1e30), "implied: scale_factor", "a number > 0", scale_factor)
-    f_error, f_kl, only_size = _factors("implied", by, kl_by, data_dims, latent_dims, batch_size)
-    beta, multiplier = float(kl_weight) * f_kl / f_error, float(data_dims) if by == "mean" else 1.0
-    if not error.power:  # a factor in front of the error is no parameter of its likelihood: it makes the KL weigh less
+    error = _ERRORS[_canonical_name("reconstruction", reconstruction, _ERROR_NAMES)]
+    reduction = _canonical_name("reduction", reconstruction_reduction, _REDUCTIONS)
+    kl_reduction = _canonical_name("reduction", kl_reduction, _REDUCTIONS)
+    _expect(_is_within(kl_weight, 0, 1e30), "implied: kl_weight", "a number >= 0", kl_weight)  # more overflows float32
+    _expect(_is_within(scale_factor, 1e-30, 1e30), "implied: scale_factor", "a number > 0", scale_factor)
+    f_error, f_kl, size = _factors("implied", reduction, kl_reduction, data_dims, latent_dims, batch_size)
+    beta, multiplier = float(kl_weight) * f_kl / f_error, float(data_dims) if reduction == "mean" else 1.0
+    if not error.power:  # a factor of such an error is not a parameter of its likelihood, but it divides the weight of the KL
         beta, multiplier = beta / float(scale_factor), multiplier / float(scale_factor)
-        return Implied(error.likelihood, beta, None, None, None, data_dims * error.constant, multiplier, only_size)
+        return Implied(error.likelihood, beta, None, None, None, data_dims * error.constant, multiplier, size)
     scale = (error.weight * float(scale_factor)) ** (-1 / error.power)
-    at_beta_one = scale * beta ** (1 / error.power) if beta else None  # no density has scale 0
+    at_beta_one = scale * beta ** (1 / error.power) if beta else None  # a density cannot have scale 0
     constant = data_dims * (error.constant + math.log(scale))
-    return Implied(error.likelihood, beta, scale, at_beta_one, beta * scale**error.power, constant, multiplier, only_size)
+    return Implied(error.likelihood, beta, scale, at_beta_one, beta * scale**error.power, constant, multiplier, size)
 
 
 def in_pytorch(
@@ -201,17 +238,21 @@ def in_pytorch(
     latent_dims: int,
     batch_size: int | None = None,
 ) -> Recipe:
-    """Our loss, up to a constant and a positive factor, in PyTorch's words: the inverse of `implied`.
+    """Writes our loss, up to a constant and a positive factor, in PyTorch. It is the inverse of `implied`.
 
         kl_weight = beta f_r / f_k      gaussian:  scale_factor = 1 / (2 scale^2)      laplace:  scale_factor = 1 / scale
 
     Args:
-      likelihood, beta: "bernoulli", "gaussian" or "laplace"; weight of the KL, >= 0.
-      scale: standard deviation of the Gaussian, None for a learned one; scale of the Laplace; None for the Bernoulli.
-      reconstruction_reduction, kl_reduction, data_dims, latent_dims, batch_size: as for `implied`.
+      likelihood: "bernoulli", "gaussian" or "laplace".
+      beta: weight of the KL, >= 0.
+      scale: standard deviation of the Gaussian, or None for a learned one. Scale of the Laplace. None for the Bernoulli.
+      reconstruction_reduction, kl_reduction, data_dims, latent_dims, batch_size: see `implied`.
 
     Returns:
-      `Recipe`, whose `code` is a loss that implied(**recipe._asdict()) turns into ours again, by a multiplier and a constant.
+      `Recipe`. The loss of its `code` and ours differ by the multiplier and the constant of implied(**recipe._asdict()).
+
+    Raises:
+      ValueError: an argument is out of range, or a name is unknown.
 
     Example:
       >>> print(in_pytorch("gaussian", scale=0.5, beta=2.0, data_dims=784, latent_dims=20).code)
@@ -220,22 +261,24 @@ def in_pytorch(
       kl = (0.5 * (mean.square() + torch.expm1(2 * log_scale) - 2 * log_scale)).sum()
       loss = 2 * reconstruction + 2 * kl
     """
-    with_scale = _among("likelihood", likelihood, {"bernoulli": "", "gaussian": "mse", "laplace": "mae"})
-    _expect(_within(beta, 0, 1e30), "in_pytorch: beta", "a number >= 0", beta)
+    scaled_error = _canonical_name("likelihood", likelihood, {"bernoulli": "", "gaussian": "mse", "laplace": "mae"})
+    _expect(_is_within(beta, 0, 1e30), "in_pytorch: beta", "a number >= 0", beta)
     if scale is not None or likelihood == "laplace":
-        good = with_scale != "" and _within(scale, 1e-9, 1e9)
-        _expect(good, "in_pytorch: scale", "a number > 0 (None for a Bernoulli, which has none)", scale)
-    by, kl_by = _among("reduction", reconstruction_reduction, _REDUCTIONS), _among("reduction", kl_reduction, _REDUCTIONS)
-    f_error, f_kl, only_size = _factors("in_pytorch", by, kl_by, data_dims, latent_dims, batch_size)
-    name = with_scale if scale is not None else "bce" if likelihood == "bernoulli" else "gaussian_nll"
+        is_valid = scaled_error != "" and _is_within(scale, 1e-9, 1e9)
+        _expect(is_valid, "in_pytorch: scale", "a number > 0 (None for a Bernoulli, which has none)", scale)
+    reduction = _canonical_name("reduction", reconstruction_reduction, _REDUCTIONS)
+    kl_reduction = _canonical_name("reduction", kl_reduction, _REDUCTIONS)
+    f_error, f_kl, size = _factors("in_pytorch", reduction, kl_reduction, data_dims, latent_dims, batch_size)
+    name = scaled_error if scale is not None else "bce" if likelihood == "bernoulli" else "gaussian_nll"
     scale_factor = 1.0 if scale is None else float(scale) ** -_ERRORS[name].power / _ERRORS[name].weight
-    return Recipe(name, by, kl_by, float(beta) * f_error / f_kl, scale_factor, data_dims, latent_dims, only_size)
+    return Recipe(name, reduction, kl_reduction, float(beta) * f_error / f_kl, scale_factor, data_dims, latent_dims, size)
 
 
-# Public losses, as (name, repository, file and version, arguments): implied(**arguments) says what they are.
-_SUMMED_MSE = {"reconstruction": "mse", "reconstruction_reduction": "batch_mean", "kl_reduction": "batch_mean"}
+# Losses of public repositories, as (name, repository with file and version, arguments). `implied(**arguments)` translates them.
+_Arguments: TypeAlias = dict[str, str | float]
+_SUMMED_MSE: _Arguments = {"reconstruction": "mse", "reconstruction_reduction": "batch_mean", "kl_reduction": "batch_mean"}
 _MEAN_MSE = _SUMMED_MSE | {"reconstruction_reduction": "mean"}
-EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+EXAMPLES: tuple[tuple[str, str, _Arguments], ...] = (
     ("summed BCE + KL", "pytorch/examples vae/main.py 77f55b9", {"reconstruction": "bce", "data_dims": 784, "latent_dims": 20}),
     (
         "summed MSE + KL",

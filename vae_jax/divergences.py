@@ -1,18 +1,18 @@
-"""Kullback-Leibler divergences for one example, in nats, summed over the latent dimensions."""
+"""Kullback-Leibler divergences of one example, in nats, summed over the latent dimensions."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
 
 from vae_jax._numerics.arrays import one_event, promote
 from vae_jax._numerics.special import exp_finite, expm1_minus
 
 
-def kl_to_standard_normal(mean: ArrayLike, log_scale: ArrayLike) -> Array:
-    """KL divergence from a diagonal Gaussian to the standard normal, for one example.
+def kl_to_standard_normal(mean: Float[ArrayLike, "latent"], log_scale: Float[ArrayLike, "latent"]) -> Float[Array, ""]:
+    """Computes the KL divergence of a diagonal Gaussian from the standard normal, for one example.
 
         KL(N(m, diag(exp(2 s))) || N(0, I)) = 1/2 sum_j [ m^2 + (exp(2 s) - 1 - 2 s) ]
 
@@ -24,8 +24,9 @@ def kl_to_standard_normal(mean: ArrayLike, log_scale: ArrayLike) -> Array:
       Scalar, nats, >= 0, sum over the latent dimensions.
 
     Numerics:
-      Both terms are non-negative and computed without cancellation: exactly 0 at mean = log_scale = 0, 1.5e-8 for each
-      dimension at mean = log_scale = 1e-4. Finite value and gradient for |log_scale| <= 20 in float32 and bfloat16.
+      Both terms are non-negative and computed without cancellation. The result is exactly 0 at mean = log_scale = 0, and 1.5e-8
+      for each dimension at mean = log_scale = 1e-4. Value and gradient are finite for |log_scale| <= 20 in float32 and
+      bfloat16.
 
     Example:
       >>> jax.vmap(kl_to_standard_normal)(jnp.ones((2, 3)), jnp.zeros((2, 3))).tolist()
@@ -38,20 +39,25 @@ def kl_to_standard_normal(mean: ArrayLike, log_scale: ArrayLike) -> Array:
     return (0.5 * jnp.sum(jnp.square(mean) + expm1_minus(2 * log_scale))).astype(dtype)
 
 
-def kl_diagonal_gaussians(mean_q: ArrayLike, log_scale_q: ArrayLike, mean_p: ArrayLike, log_scale_p: ArrayLike) -> Array:
-    """KL divergence between two diagonal Gaussians, KL(q || p), for one example.
+def kl_diagonal_gaussians(
+    mean_q: Float[ArrayLike, "latent"],
+    log_scale_q: Float[ArrayLike, "latent"],
+    mean_p: Float[ArrayLike, "latent"],
+    log_scale_p: Float[ArrayLike, "latent"],
+) -> Float[Array, ""]:
+    """Computes the KL divergence between two diagonal Gaussians, KL(q || p), for one example.
 
         KL(q || p) = 1/2 sum_j [ ((m_q - m_p) exp(-s_p))^2 + (exp(2 d) - 1 - 2 d) ],   d = s_q - s_p
 
     Args:
       mean_q, log_scale_q: mean and natural log of the standard deviation of q, shape (latent,).
-      mean_p, log_scale_p: the same of p, same shape.
+      mean_p, log_scale_p: mean and natural log of the standard deviation of p, same shape.
 
     Returns:
-      Scalar, nats, >= 0, sum over the latent dimensions; exactly 0 for q = p.
+      Scalar, nats, >= 0, sum over the latent dimensions. It is exactly 0 for q = p.
 
     Numerics:
-      No cancellation near q = p. Finite value and gradient for |log_scale| <= 20 in float32 and bfloat16.
+      Nothing cancels near q = p. Finite value and gradient for |log_scale| <= 20 in float32 and bfloat16.
 
     Example:
       >>> q, p = (jnp.ones((2, 3)), jnp.zeros((2, 3))), (jnp.zeros((2, 3)), jnp.zeros((2, 3)))
@@ -68,22 +74,28 @@ def kl_diagonal_gaussians(mean_q: ArrayLike, log_scale_q: ArrayLike, mean_p: Arr
     return (0.5 * jnp.sum(jnp.square(distance) + expm1_minus(2 * (log_scale_q - log_scale_p)))).astype(dtype)
 
 
-def kl_full_gaussians(mean_q: ArrayLike, cholesky_q: ArrayLike, mean_p: ArrayLike, cholesky_p: ArrayLike) -> Array:
-    """KL divergence between two Gaussians with full covariances, KL(q || p), for one example.
+def kl_full_gaussians(
+    mean_q: Float[ArrayLike, "latent"],
+    cholesky_q: Float[ArrayLike, "latent latent"],
+    mean_p: Float[ArrayLike, "latent"],
+    cholesky_p: Float[ArrayLike, "latent latent"],
+) -> Float[Array, ""]:
+    """Computes the KL divergence between two Gaussians with full covariances, KL(q || p), for one example.
 
         KL(q || p) = 1/2 [ sum_i (A_ii^2 - 1 - log A_ii^2) + sum_{i>j} A_ij^2 + |L_p^-1 (m_q - m_p)|^2 ],   A = L_p^-1 L_q
 
-    which is 1/2 [ tr(S_p^-1 S_q) - k + log det S_p - log det S_q + ... ] for S = L L', sorted so that no term is negative.
+    This is 1/2 [ tr(S_p^-1 S_q) - k + log det S_p - log det S_q + ... ] for S = L L', sorted so that each term is >= 0.
 
     Args:
-      mean_q, mean_p: shape (latent,).
-      cholesky_q, cholesky_p: lower triangular factors L with positive diagonal, (latent, latent); what is above is ignored.
+      mean_q, mean_p: means, shape (latent,).
+      cholesky_q, cholesky_p: lower triangular factors L with positive diagonal, shape (latent, latent). Entries above the
+        diagonal are ignored.
 
     Returns:
-      Scalar, nats, >= 0, sum over the latent dimensions; exactly 0 for q = p.
+      Scalar, nats, >= 0, sum over the latent dimensions. It is exactly 0 for q = p.
 
     Numerics:
-      No cancellation near q = p: perturbations of 1e-4 keep their relative precision in float32.
+      Nothing cancels near q = p: perturbations of 1e-4 keep their relative precision in float32.
 
     Example:
       >>> mean, cholesky = jnp.ones((2, 3)), jnp.stack([jnp.eye(3)] * 2)
@@ -101,8 +113,9 @@ def kl_full_gaussians(mean_q: ArrayLike, cholesky_q: ArrayLike, mean_p: ArrayLik
             f"{', '.join(map(str, shapes))}. The function takes ONE example: use jax.vmap for a batch."
         )
     diagonal_q, diagonal_p = jnp.diagonal(cholesky_q), jnp.diagonal(cholesky_p)
-    # A = diag(ratio) + N, N strictly lower: with q = p its right-hand side below is exactly 0, whatever the solver rounds.
-    # Near q = p, L_q - L_p diag(ratio) is taken from differences that are exact there, and elsewhere would lose small L_q.
+    # A = diag(ratio) + N with a strictly lower triangular N. For q = p the right-hand side of N is exactly 0, with any rounding
+    # of the solver. Near q = p, L_q - L_p diag(ratio) is computed from differences, which are exact there. Elsewhere they would
+    # lose small entries of L_q.
     relative, ratio = (diagonal_q - diagonal_p) / diagonal_p, diagonal_q / diagonal_p
     near = jnp.abs(relative) < 0.5
     from_differences = (cholesky_q - cholesky_p) - cholesky_p * relative[None, :]
@@ -115,26 +128,29 @@ def kl_full_gaussians(mean_q: ArrayLike, cholesky_q: ArrayLike, mean_p: ArrayLik
 
 
 def kl_monte_carlo(
-    key: Array,
+    key: Key[Array, ""],
     sample_q: Callable[[Array], Array],
     log_prob_q: Callable[[Array], Array],
     log_prob_p: Callable[[Array], Array],
     num_samples: int = 1,
-) -> Array:
-    """KL divergence between any two distributions by sampling, for one example: an unbiased estimate.
+) -> Float[Array, ""]:
+    """Estimates the KL divergence between any two distributions by sampling, without bias, for one example.
 
         KL(q || p) ~ 1/K sum_k [ log q(z_k) - log p(z_k) ],   z_k ~ q
 
     Args:
       key: a new-style PRNG key.
-      sample_q: key -> z; reparameterised where gradients are wanted.
-      log_prob_q, log_prob_p: z -> scalar nats, both normalised.
+      sample_q: key -> z. It must be reparameterized where gradients are wanted.
+      log_prob_q, log_prob_p: z -> scalar nats, both normalized.
       num_samples: K >= 1 (static).
 
     Returns:
-      Scalar, nats; being an estimate, it may be negative. Its variance is that of log q - log p, over K.
+      Scalar, nats. The estimate may be negative. Its variance is that of log q - log p divided by K.
 
-    Example: any prior for a diagonal Gaussian posterior.
+    Raises:
+      ValueError: `num_samples` is below 1, or a log-probability is not a scalar.
+
+    Example: a Laplace prior for a diagonal Gaussian posterior.
       >>> from vae_jax.posteriors import posterior_log_prob, sample_posterior
       >>> def kl(key, mean, log_scale, prior_log_prob):
       ...     sample_q = lambda key: sample_posterior(key, mean, log_scale)
@@ -145,7 +161,7 @@ def kl_monte_carlo(
       0.1
 
     Source:
-      As in Tomczak & Welling (2018).
+      Tomczak & Welling (2018) estimate the KL to the VampPrior in this way.
     """
     if num_samples < 1:
         raise ValueError(f"kl_monte_carlo: expected num_samples >= 1, got {num_samples}.")
@@ -163,8 +179,15 @@ def kl_monte_carlo(
     return jnp.mean(jax.vmap(one)(jax.random.split(key, num_samples)))
 
 
-def kl_per_dimension(mean: ArrayLike, log_scale: ArrayLike) -> Array:
-    """`kl_to_standard_normal` of one example, each latent dimension by itself: shape (latent,), nats, >= 0.
+def kl_per_dimension(mean: Float[ArrayLike, "latent"], log_scale: Float[ArrayLike, "latent"]) -> Float[Array, "latent"]:
+    """Computes `kl_to_standard_normal` of one example separately for each latent dimension.
+
+    Args:
+      mean: posterior mean, shape (latent,).
+      log_scale: natural log of the posterior standard deviation, same shape.
+
+    Returns:
+      Shape (latent,), nats, >= 0.
 
     Example:
       >>> kl_per_dimension(jnp.array([1.0, 0.0]), jnp.zeros(2)).tolist()
@@ -179,18 +202,18 @@ def kl_per_dimension(mean: ArrayLike, log_scale: ArrayLike) -> Array:
     return jax.vmap(kl_to_standard_normal)(mean, log_scale)
 
 
-def free_bits_per_dimension(kl: ArrayLike, free_bits: ArrayLike) -> Array:
-    """A KL whose gradient stops where a dimension of this example spends less than its allowance.
+def free_bits_per_dimension(kl: Float[ArrayLike, "latent"], free_bits: Float[ArrayLike, ""]) -> Float[Array, ""]:
+    """Computes a KL whose gradient stops where a dimension of this example spends less than its allowance.
 
         sum_j max(kl_j, free_bits)
 
-    Three variants go by the name of free bits. This one clips each dimension of each example; `free_bits_per_group` clips sums
-    of dimensions; `cross_batch.free_bits_batch_mean` clips the mean over the batch, as the paper does, and so lets single
+    Three variants are called free bits. This one clips each dimension of each example. `free_bits_per_group` clips sums of
+    dimensions. `objectives.batch.free_bits_batch_mean` clips the mean over the batch, as the paper does, and so lets single
     examples fall below the allowance.
 
     Args:
       kl: KL of each latent dimension, shape (latent,), such as from `kl_per_dimension`.
-      free_bits: the allowance of each dimension in nats (despite the name), >= 0; may be traced.
+      free_bits: the allowance of each dimension in nats (despite the name), >= 0. May be traced.
 
     Returns:
       Scalar, nats, >= free_bits times the number of dimensions.
@@ -211,13 +234,18 @@ def free_bits_per_dimension(kl: ArrayLike, free_bits: ArrayLike) -> Array:
     return jnp.sum(jnp.maximum(kl, free_bits))
 
 
-def free_bits_per_group(kl: ArrayLike, free_bits: ArrayLike, num_groups: int) -> Array:
-    """`free_bits_per_dimension` for groups of neighbouring dimensions: sum_g max(sum_{j in g} kl_j, free_bits).
+def free_bits_per_group(kl: Float[ArrayLike, "latent"], free_bits: Float[ArrayLike, ""], num_groups: int) -> Float[Array, ""]:
+    """Computes a KL whose gradient stops where a group of neighboring dimensions spends less than its allowance.
+
+        sum_g max(sum_{j in g} kl_j, free_bits)
 
     Args:
       kl: KL of each latent dimension, shape (latent,).
-      free_bits: the allowance of each group in nats, >= 0; may be traced.
-      num_groups: divides the number of dimensions; 1 clips the example's whole KL (static).
+      free_bits: the allowance of each group in nats, >= 0. May be traced.
+      num_groups: a divisor of the number of dimensions (static). 1 clips the whole KL of the example.
+
+    Returns:
+      Scalar, nats, >= free_bits times the number of groups.
 
     Example:
       >>> print(free_bits_per_group(jnp.array([0.1, 0.2, 2.0, 1.0]), 0.5, num_groups=2))

@@ -1,22 +1,29 @@
-"""The approximate posterior q(z|x) of one example: reparameterised sampling and log q(z|x)."""
+"""The approximate posterior q(z|x) of one example: reparameterized sampling and log q(z|x)."""
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
 
 from vae_jax._numerics.threefry import normal
 from vae_jax.likelihoods import gaussian_log_prob
 
+Encode: TypeAlias = Callable[[Array], tuple[Array, Array]]  # x -> (mean, log_scale) of q(z|x), each of shape (latent,)
 
-def sample_posterior(key: Array, mean: ArrayLike, log_scale: ArrayLike) -> Array:
-    """One reparameterised draw from a diagonal Gaussian, for one example.
+
+def sample_posterior(
+    key: Key[Array, ""], mean: Float[ArrayLike, "latent"], log_scale: Float[ArrayLike, "latent"]
+) -> Float[Array, "latent"]:
+    """Draws once from a diagonal Gaussian by reparameterization, for one example.
 
         z = mean + exp(log_scale) * eps,   eps ~ N(0, I)
 
     Gradients flow through mean and log_scale, not through eps.
 
     Args:
-      key: a new-style PRNG key; the same key gives the same eps.
+      key: a new-style PRNG key. The same key gives the same eps.
       mean: posterior mean, shape (latent,).
       log_scale: natural log of the posterior standard deviation, same shape.
 
@@ -38,12 +45,18 @@ def sample_posterior(key: Array, mean: ArrayLike, log_scale: ArrayLike) -> Array
     return mean + jnp.exp(log_scale) * normal(key, mean.shape, mean.dtype)
 
 
-def posterior_log_prob(mean: ArrayLike, log_scale: ArrayLike, z: ArrayLike) -> Array:
-    """Log density log q(z|x) of one example under a diagonal Gaussian: scalar, nats, sum over the latent dimensions.
+def posterior_log_prob(
+    mean: Float[ArrayLike, "latent"], log_scale: Float[ArrayLike, "latent"], z: Float[ArrayLike, "latent"]
+) -> Float[Array, ""]:
+    """Computes the log density log q(z|x) of a diagonal Gaussian, for one example.
 
     Args:
-      mean, log_scale: parameters of q, shape (latent,); log_scale is the natural log of the standard deviation.
-      z: the point, shape (latent,).
+      mean: posterior mean, shape (latent,).
+      log_scale: natural log of the posterior standard deviation, same shape.
+      z: the code, same shape.
+
+    Returns:
+      Scalar, nats, any sign (it is a density), sum over the latent dimensions.
 
     Example:
       >>> print(posterior_log_prob(jnp.zeros(2), jnp.zeros(2), jnp.zeros(2)))

@@ -98,7 +98,8 @@ def main() -> int:
     options = {"num_samples": arguments.num_samples, "to_input": prepared.eval_input, "memory_bytes": memory_bytes}
 
     def estimate(params: Any, part: Any, first: Any) -> Any:
-        return evaluation.importance_log_px(stream(0, Stream.LOG_PX), vae, params, part, first=first, **options)
+        part = evaluation.DataSlice(part, first)
+        return evaluation.importance_log_px(stream(0, Stream.LOG_PX), vae, params, part, **options)
 
     rows = max(2, chunk_sizes(draw_bytes(vae, fit.params), 1, arguments.num_samples, memory_bytes)[1])
     program = jax.jit(estimate).lower(fit.params, test, jnp.int32(0)).compile()

@@ -1,4 +1,4 @@
-"""What the messages about data advise is done literally here, and then the data can be loaded."""
+"""The advice of messages about data is followed literally here, and then the data can be loaded."""
 
 import re
 
@@ -32,7 +32,7 @@ ARRAYS = {
     ),
     "16 bits": (
         RNG.integers(0, 2**16, (20, 3, 4), dtype=np.uint16),
-        "reduce other intensities to 8 bits",
+        "Reduce other intensities to 8 bits",
         "(x * (255 / x.max())).round().astype(np.uint8)",
         (3, 4, 1),
     ),
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_an_array_says_what_to_pass(tmp_path, name, words):
 def test_a_fraction_that_leaves_a_side_without_examples(tmp_path):
     np.save(tmp_path / "x.npy", RNG.random((20, 3, 4)))
     for option, count in (("test_fraction", 20), ("validation_fraction", 16)):
-        with pytest.raises(UserError, match=rf"{option}=0.01 .* splits {count} examples into {count} and 0. Each side needs"):
+        with pytest.raises(UserError, match=rf"`{option}=0.01` splits {count} examples into {count} and 0. Each side needs"):
             data.load(tmp_path / "x.npy", **{option: 0.01})
 
 

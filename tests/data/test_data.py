@@ -1,4 +1,4 @@
-"""Sources, splits and treatments; every refusal with its message."""
+"""Sources, splits and preprocessing, and every refusal with its message."""
 
 import functools
 import importlib.util
@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from sources import write_idx, write_tfds
 
 from vae_jax import data, likelihoods
-from vae_jax.data.readers import sources
+from vae_jax.data.readers import bundled
 from vae_jax.data.readers.idx import read_idx
 from vae_jax.errors import UserError
 
@@ -26,7 +26,7 @@ from vae_jax.errors import UserError
 def test_digits_are_scikit_learns(with_file, monkeypatch):
     if not with_file:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found, expected = sources.digits(), load_digits()
+    found, expected = bundled.digits(), load_digits()
     np.testing.assert_array_equal(found.train, expected.images)
     np.testing.assert_array_equal(found.train_labels, expected.target)
 
@@ -210,7 +210,7 @@ def test_what_unpacks_to_more_than_the_memory_is_refused_before(tmp_path, monkey
     assert data.load(str(tmp_path / "bomb.npz")).data_shape == (100, 100, 1)
     monkeypatch.setattr(os, "sysconf", lambda name: 724)
     for path in (tmp_path / "bomb.npz", tmp_path):
-        with pytest.raises(UserError, match=r"unpacks to 0 GiB, and this machine has 0 GiB of memory.*--stream"):
+        with pytest.raises(UserError, match=r"unpacks to 0 GiB, and this machine has 0 GiB of memory.*`stream=True`"):
             data.load(str(path))
 
 
@@ -315,14 +315,14 @@ def test_idx_refuses_what_is_not_bytes(tmp_path):
         read_idx(tmp_path / "a")
 
 
-# Treatments
+# Preprocessing
 
 
 def _dataset(train, test=None, max_level=255):
     return data.Dataset("x", train, None, train if test is None else test, None, max_level, "by hand")
 
 
-def test_binarisation_has_the_pixels_as_means():
+def test_binarization_has_the_pixels_as_means():
     """Each of 256 levels within 5.5 standard errors of level/255; exactly 0 and 1 at the ends (false failure below 1e-5)."""
     levels = jnp.tile(jnp.arange(256, dtype=jnp.uint8), (40_000, 1))
     draws = data.binarize(jax.random.key(0), levels, 255)
@@ -333,7 +333,7 @@ def test_binarisation_has_the_pixels_as_means():
     assert np.all(np.abs(means - expected) <= 5.5 * np.sqrt(expected * (1 - expected) / 40_000) + 2e-5)
 
 
-def test_dynamic_binarisation_changes_with_the_key_and_the_test_set_does_not():
+def test_dynamic_binarization_changes_with_the_key_and_the_test_set_does_not():
     digits = data.load("digits")
     prepared, again = (data.prepare(digits, binarization="dynamic", seed=3) for _ in range(2))
     np.testing.assert_array_equal(prepared.test, again.test)
@@ -355,7 +355,7 @@ def test_fixed_threshold_and_scaled():
     np.testing.assert_allclose(scaled.eval_input(scaled.test), digits.test / 16, rtol=1e-6)
 
 
-def test_dequantised_levels_stay_in_their_bin_and_the_jacobian_is_that_of_the_scaling():
+def test_dequantized_levels_stay_in_their_bin_and_the_jacobian_is_that_of_the_scaling():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 4, 4, 1)
     prepared = data.prepare(_dataset(levels), dequantize=True)
     x = prepared.train_input(jax.random.key(0), prepared.train)
@@ -365,7 +365,7 @@ def test_dequantised_levels_stay_in_their_bin_and_the_jacobian_is_that_of_the_sc
     assert np.exp(prepared.log_jacobian / 16) == pytest.approx(1 / 256)
 
 
-def test_binary_data_stay_as_they_are_under_any_binarisation():
+def test_binary_data_stay_as_they_are_under_any_binarization():
     images = np.random.default_rng(0).integers(0, 2, (50, 4, 4, 1), dtype=np.uint8)
     for binarization in ("none", "dynamic", "fixed", "threshold"):
         prepared = data.prepare(_dataset(images, max_level=1), binarization=binarization)
@@ -377,7 +377,7 @@ def test_binary_data_stay_as_they_are_under_any_binarisation():
 
 def test_support_is_checked():
     grey = _dataset(np.full((4, 2, 2, 1), 100, np.uint8))
-    with pytest.raises(UserError, match=r"grey values.*--binarize dynamic.*continuous_bernoulli"):
+    with pytest.raises(UserError, match=r'grey values.*`binarize="dynamic"`.*continuous_bernoulli'):
         data.check_support(grey, likelihoods.bernoulli(), "none")
     data.check_support(grey, likelihoods.bernoulli(), "dynamic")
     data.check_support(_dataset(np.zeros((4, 2, 2, 1), np.uint8) + 255), likelihoods.bernoulli(), "none")
@@ -389,7 +389,7 @@ def test_support_is_checked():
         data.check_support(wide, likelihoods.categorical(2), "none")
     with pytest.raises(UserError, match=r"poisson expects counts .*got -1.5 to -1.5 with fractions"):
         data.check_support(wide, likelihoods.poisson(), "none")
-    with pytest.raises(UserError, match=r"--dequantize is for densities"):
+    with pytest.raises(UserError, match=r"dequantize: .* need a density, and categorical takes the integers"):
         data.check_support(grey, likelihoods.categorical(256), "none", dequantize=True)
     fine = _dataset(np.zeros((4, 2, 2, 1), np.uint8))
     with pytest.raises(UserError, match="grey values"):  # in the validation data alone

@@ -32,7 +32,7 @@ def read(path, image, **options):
 
 def test_alpha_of_color_is_composited_on_black(tmp_path):
     got = read(tmp_path / "a.png", Image.fromarray(RGBA))
-    assert got.transparent
+    assert got.was_transparent
     np.testing.assert_array_equal(got.pixels, on_black(RGBA[..., :3], RGBA[..., 3]))
     hidden = RGBA.copy()
     hidden[..., 3] = 0  # colors that nobody ever saw
@@ -41,7 +41,7 @@ def test_alpha_of_color_is_composited_on_black(tmp_path):
 
 def test_alpha_of_grey_is_composited_and_it_stays_grey(tmp_path):
     got = read(tmp_path / "a.png", Image.fromarray(RGBA[..., :2].copy(), "LA"))
-    assert got.transparent
+    assert got.was_transparent
     np.testing.assert_array_equal(got.pixels, on_black(RGBA[..., :1], RGBA[..., 1])[..., 0])
 
 
@@ -54,7 +54,7 @@ def test_one_transparent_level_or_color_becomes_black(tmp_path):
     np.testing.assert_array_equal(got.pixels, color)
     bits = GREY % 3 == 0
     got = read(tmp_path / "a.png", Image.fromarray(bits), transparency=1)
-    assert got.transparent
+    assert got.was_transparent
     assert not got.pixels.any()
 
 
@@ -69,7 +69,7 @@ def test_transparency_of_a_palette_is_composited(tmp_path, form):
     else:
         alpha[:7], transparency = RNG.integers(0, 255, 7), None
     got = read(tmp_path / "a.png", image, transparency=alpha.tobytes() if transparency is None else transparency)
-    assert got.transparent
+    assert got.was_transparent
     np.testing.assert_array_equal(got.pixels, on_black(palette[index], alpha[index]))
 
 
@@ -89,7 +89,7 @@ def test_opaque_pictures_keep_their_pixels(tmp_path, mode):
     elif mode == "RGB":
         image, options = Image.fromarray(opaque[..., :3].copy()), {"transparency": (1, 2, 3)}
     got = read(tmp_path / "a.png", image, **options)
-    assert not got.transparent
+    assert not got.was_transparent
     np.testing.assert_array_equal(got.pixels, expected)
 
 
@@ -129,7 +129,7 @@ def test_pictures_are_turned_upright(tmp_path, orientation, ending):
     exif[0x0112] = orientation
     stored = np.ascontiguousarray(STORED[orientation](upright))
     got = read(tmp_path / f"a.{ending}", Image.fromarray(stored), exif=exif, **({"subsampling": 0} if ending == "jpg" else {}))
-    assert got.turned == (orientation > 1)
+    assert got.was_turned == (orientation > 1)
     assert got.pixels.shape == upright.shape
     np.testing.assert_allclose(got.pixels.astype(int), upright, atol=8 if ending == "jpg" else 0)
 
@@ -143,7 +143,7 @@ def test_transparency_is_kept_when_a_picture_is_turned(tmp_path):
 
 def test_a_damaged_orientation_is_none(tmp_path):
     got = read(tmp_path / "a.jpg", Image.fromarray(GREY), exif=b"Exif\0\0not a TIFF header")
-    assert (got.turned, got.pixels.shape) == (False, (4, 5))
+    assert (got.was_turned, got.pixels.shape) == (False, (4, 5))
 
 
 def test_a_folder_says_how_many_pictures_were_turned_and_sizes_are_those_after_it(tmp_path):

@@ -49,7 +49,7 @@ def test_levels_far_below_the_assumed_top_give_a_note_and_what_it_says_helps(tmp
     images = RNG.integers(0, 5, (20, 3, 4), dtype=np.uint8)
     images[0, 0, 0] = 4
     path, options = source(tmp_path, kind, images)
-    with pytest.warns(DataWarning, match=r"the largest level is 4, .* from 0 to 255.*max_level=4 \(--max-level 4\)") as caught:
+    with pytest.warns(DataWarning, match=r"the largest level is 4, .* from 0 to 255.*`max_level=4`") as caught:
         assumed = data.load(path, **options)
     assert assumed.notes == (str(caught[0].message),)
     assert assumed.max_level == 255
@@ -59,7 +59,7 @@ def test_levels_far_below_the_assumed_top_give_a_note_and_what_it_says_helps(tmp
     prepared = data.prepare(given)
     assert prepared.eval_input(prepared.test).max() <= 1
     np.testing.assert_allclose(given.train_mean, given.train[:].mean(axis=0) / 4, rtol=1e-6)
-    with pytest.raises(UserError, match=r"max_level=3 \(--max-level 3\) is below the largest level, 4. Give at least 4."):
+    with pytest.raises(UserError, match=r"`max_level=3` is below the largest level, 4. Give at least 4."):
         data.load(path, max_level=3, **options)
 
 
@@ -95,8 +95,8 @@ def test_a_label_map_gets_as_many_outputs_as_it_has_classes(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: ("digits", 255), r"digits: max_level=255 .*levels run from 0 to 16. Leave it out."),
-        (lambda folder: ("sprites", 16), r"sprites: max_level=16 .*levels run from 0 to 1. Leave it out."),
+        (lambda folder: ("digits", 255), r"digits: `max_level=255` .*levels run from 0 to 16. Leave it out."),
+        (lambda folder: ("sprites", 16), r"sprites: `max_level=16` .*levels run from 0 to 1. Leave it out."),
         (
             lambda folder: (save(folder, np.ones((9, 2, 2)) * 16), 16),
             r"are floats. .*save x / 16, or save x.astype",
@@ -117,9 +117,9 @@ def test_the_known_highest_level_may_be_given(name):
 
 
 def test_settings_of_the_reader_are_checked_without_data():
-    with pytest.raises(UserError, match=r"--max-level: expected a level from 1 to 255, got 256"):
+    with pytest.raises(UserError, match=r"max_level: expected a level from 1 to 255, got 256"):
         Config(max_level=256).validate()
-    with pytest.raises(UserError, match="--layout: expected"):
+    with pytest.raises(UserError, match="layout: expected"):
         Config(layout="first").validate()
 
 
@@ -133,7 +133,7 @@ def test_channels_first_becomes_channels_last(tmp_path, shape, dtype, stream):
     """The same data, bit for bit, as the array that a user would have transposed."""
     images = RNG.integers(0, 256, (40, *shape)).astype(dtype) / (1 if dtype == np.uint8 else 255)
     path, options = save(tmp_path, images), {"validation_fraction": 0.1, "stream": stream}
-    with pytest.warns(DataWarning, match=r"taken as channels first and become .*layout='channels_last'"):
+    with pytest.warns(DataWarning, match=r'taken as channels first and become .*`layout="channels_last"`'):
         got = data.load(path, **options)
     stated = data.load(path, layout="channels_first", **options)
     kept = data.load(path, layout="channels_last", **options)
@@ -162,7 +162,7 @@ def test_channels_last_and_what_may_be_are_left_as_they_are(tmp_path, shape):
 
 def test_an_unusual_number_of_channels_gives_a_note(tmp_path):
     path = save(tmp_path, RNG.integers(100, 256, (10, 13, 32, 32), dtype=np.uint8))
-    with pytest.warns(DataWarning, match=r"taken as 13 x 32 with 32 channels. .*--layout channels_first"):
+    with pytest.warns(DataWarning, match=r'taken as 13 x 32 with 32 channels. .*`layout="channels_first"`'):
         assert data.load(path).data_shape == (13, 32, 32)
     assert data.load(path, layout="channels_first").data_shape == (32, 32, 13)
 
@@ -183,7 +183,7 @@ def test_layout_has_no_effect_on_three_axes_and_is_refused_where_channels_are_la
     folder = write_pictures(tmp_path / "pictures", {"a.png": 50, "b.png": 60, "c.png": 70})
     assert data.load(folder, layout="channels_last").data_shape == (3, 4, 1)
     for name in ("digits", "sprites", folder):
-        with pytest.raises(UserError, match=r"its channels are last. Leave out layout='channels_first'"):
+        with pytest.raises(UserError, match=r'its channels are last. Leave out `layout="channels_first"`'):
             data.load(name, layout="channels_first")
 
 

@@ -1,4 +1,4 @@
-"""Data are checked before they are treated, and again as the model sees them: every example of every split."""
+"""Data are checked before they are preprocessed, and again as the model sees them: every example of every split."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def test_prepare_takes_what_is_right(binarization, low):
     ],
     ids=["dequantize", "fractions", "negative", "infinite"],
 )
-def test_prepare_checks_the_other_treatments(images, options, message):
+def test_prepare_checks_data_that_are_not_binarized(images, options, message):
     with pytest.raises(UserError, match=message):
         data.prepare(dataset(images), **options)
 

@@ -110,9 +110,7 @@ def test_files_of_other_kinds_are_named_by_kind_and_hidden_ones_are_not(tmp_path
     for name in (".DS_Store", "labels.csv", "LICENSE", "notes/a.txt", "notes/b.txt", "c.webp", "d.gif", "e.bmp", "f.tif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    got = load_with_note(
-        path, ": 2 files *.txt, ", "and 3 more are left out, because only PNG and JPEG files outside of hidden"
-    )
+    got = load_with_note(path, ": 2 files *.txt, ", "and 3 more are left out, because only PNG/JPEG images outside of hidden")
     assert ".DS_Store" not in got.notes[0]
     assert 250 not in levels(got.train) + levels(got.test)
     for file in (tmp_path / "notes").iterdir():
@@ -125,7 +123,7 @@ def test_files_of_other_kinds_are_named_by_kind_and_hidden_ones_are_not(tmp_path
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("x.npy", "found none among 1 files (.npy). Pass the array file itself: {folder}/x.npy."),
+        ("x.npy", "found none among 1 files (.npy). Pass the file itself: {folder}/x.npy."),
         ("x.webp", "found none among 1 files (.webp). Convert the images to PNG."),
     ],
 )
@@ -309,9 +307,9 @@ def test_tfds_sets_without_usable_images_are_refused_before_they_are_fetched(tmp
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"validation_fraction": 0.5}, ["validation_fraction=0.5 (--validation-fraction 0.5)", "its own validation set"]),
-        ({"test_fraction": 0.5}, ["test_fraction=0.5 (--test-fraction 0.5)", "its own test set"]),
-        ({"split": "last"}, ["split='last' (--split last)", "its own test set"]),
+        ({"validation_fraction": 0.5}, ["`validation_fraction=0.5` has no effect", "its own validation set"]),
+        ({"test_fraction": 0.5}, ["`test_fraction=0.5` has no effect", "its own test set"]),
+        ({"split": "last"}, ['`split="last"` has no effect', "its own test set"]),
     ],
 )
 def test_options_of_a_split_that_the_source_has_are_named(tmp_path, options, words):

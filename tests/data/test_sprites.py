@@ -183,7 +183,7 @@ def test_between_the_grids_points(render):
 
 def test_factors_of_another_kind_are_refused():
     for wrong in (jnp.zeros((3, 5), jnp.uint8), jnp.zeros(4, jnp.uint8), jnp.zeros(5)):
-        with pytest.raises(ValueError, match=r"expected the 5 integers of one image, got shape .*vmap it"):
+        with pytest.raises(ValueError, match=r"expected the 5 integers of one image, got shape .*Apply jax.vmap to a batch"):
             sprites.render(wrong)
 
 
@@ -292,7 +292,7 @@ def test_all_images_by_brute_force(render):
 
 
 @pytest.mark.parametrize("name", ["sprites", "sprites_grid"])
-def test_what_reaches_the_model_does_not_depend_on_the_binarisation(name, render):
+def test_what_reaches_the_model_does_not_depend_on_the_binarization(name, render):
     dataset = data.load(name)
     dataset = dataset._replace(test=dataset.test[:50])
     expected = None
@@ -313,7 +313,7 @@ def test_what_reaches_the_model_does_not_depend_on_the_binarisation(name, render
         np.testing.assert_array_equal(expected[0][..., 0], render(dataset.train[::5000]))
 
 
-def test_dequantised_and_counted(render):
+def test_dequantized_and_counted(render):
     dataset = data.load("sprites")
     dataset = dataset._replace(test=dataset.test[:50])
     prepared = data.prepare(dataset, dequantize=True)
@@ -419,6 +419,6 @@ def test_a_run_is_resumed_bit_for_bit_and_reported(short_epochs, tmp_path, monke
     np.testing.assert_array_equal(shown.stored, shown.originals)
     assert shown.stored.shape == (24, 64, 64, 1)
     real = sprites._rendering
-    monkeypatch.setattr(sprites, "_rendering", lambda drawn: real(drawn)._replace(name="sprites 2"))
+    monkeypatch.setattr(sprites, "_rendering", lambda is_drawn: real(is_drawn)._replace(name="sprites 2"))
     with pytest.raises(UserError, match="not the one that the run was trained on"):  # other images under the same name
         runs.load_run(tmp_path / "whole")

@@ -13,9 +13,10 @@ from budget import accept, accept_mean
 from scipy import integrate, special, stats
 
 from vae_jax import likelihoods
+from vae_jax.evaluation import DataSlice, hmc
 from vae_jax.evaluation import annealed_importance as annealed
-from vae_jax.evaluation import hmc
-from vae_jax.evaluation.annealed_importance import Annealing, ais, ais_dataset, bdmc, bdmc_simulated, temperatures
+from vae_jax.evaluation.annealed_importance import ais, ais_dataset, bdmc, bdmc_simulated
+from vae_jax.evaluation.annealing import Annealing, temperatures
 from vae_jax.evaluation.hmc import JITTER, Path, hmc_step, leapfrog, point_at
 from vae_jax.model import VAE
 from vae_jax.priors import gaussian_mixture
@@ -460,8 +461,8 @@ def test_the_batch_size_changes_nothing_nor_does_a_part_and_the_jacobian_is_adde
 
     def run(params, data, log_jacobian, first, batch_size=1000):
         traces.append(1)
-        options = {"to_input": to_float, "log_jacobian": log_jacobian, "batch_size": batch_size, "first": first}
-        return ais_dataset(jax.random.key(0), vae, params, data, settings, **options)
+        options = {"to_input": to_float, "log_jacobian": log_jacobian, "batch_size": batch_size}
+        return ais_dataset(jax.random.key(0), vae, params, DataSlice(data, first), settings, **options)
 
     run = jax.jit(run, static_argnames="batch_size")
     whole = run(params, data, 0.0, 0)

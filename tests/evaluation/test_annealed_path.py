@@ -10,7 +10,8 @@ from scipy import stats
 
 from vae_jax import likelihoods
 from vae_jax.evaluation import annealed_importance as annealed
-from vae_jax.evaluation.annealed_importance import Annealing, bdmc
+from vae_jax.evaluation.annealed_importance import bdmc
+from vae_jax.evaluation.annealing import Annealing
 from vae_jax.evaluation.hmc import point_at
 from vae_jax.model import VAE
 

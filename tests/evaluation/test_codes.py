@@ -97,8 +97,11 @@ WRONG = {
         lambda v, p, d: evaluation.importance_log_px(jax.random.key(0), v, p, d.test[:2], num_samples=2),
         "to_input=prepared.eval_input",
     ),
-    "to_input twice": (lambda v, p, d: encode_dataset(v, p, d, to_input=d.eval_input), "to_input comes from the prepared data"),
-    "no key": (lambda v, p, d: encode_dataset(v, p, d, split="train"), 'expected a key for split="train"'),
+    "to_input twice": (
+        lambda v, p, d: encode_dataset(v, p, d, to_input=d.eval_input),
+        "`to_input` comes from the prepared data",
+    ),
+    "no key": (lambda v, p, d: encode_dataset(v, p, d, split="train"), 'expected a key for `split="train"`'),
     "no validation": (lambda v, p, d: encode_dataset(v, p, d, split="validation"), "validation_fraction=0.1"),
     "no such split": (lambda v, p, d: encode_dataset(v, p, d, split="valid"), "unknown split 'valid'"),
     "a split of an array": (lambda v, p, d: encode_dataset(v, p, d.test, split="train"), "Pass what data.prepare returned"),

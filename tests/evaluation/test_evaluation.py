@@ -7,7 +7,7 @@ import pytest
 
 from vae_jax import likelihoods, model
 from vae_jax.divergences import kl_to_standard_normal
-from vae_jax.evaluation import Evaluation, encode_dataset, evaluate, map_examples, means
+from vae_jax.evaluation import DataSlice, Evaluation, encode_dataset, evaluate, map_examples, means
 from vae_jax.objectives import elbo
 
 SHAPE, COUNT = (3, 3, 1), 150  # a whole batch and a part, as they are on CPU
@@ -55,7 +55,7 @@ def test_the_batch_size_changes_no_bit(trained, batch_size):
 @pytest.mark.parametrize("batch_size", [1, 7, 22, 23, 1000])
 def test_every_example_counts_once(batch_size):
     data = jnp.arange(10.0, 33.0)
-    index, doubled = map_examples(lambda index, x: (index, 2 * x), data, lambda x: x + 1, batch_size, first=5)
+    index, doubled = map_examples(lambda index, x: (index, 2 * x), DataSlice(data, 5), lambda x: x + 1, batch_size)
     assert index.tolist() == list(range(5, 28))
     assert doubled.tolist() == (2 * (data + 1)).tolist()
 

@@ -12,7 +12,8 @@ from scipy import stats
 from speed import slow_but
 
 from vae_jax import likelihoods
-from vae_jax.evaluation.gaps import fit_posterior, gaps, gaps_dataset
+from vae_jax.evaluation import DataSlice
+from vae_jax.evaluation.gaps import GapSettings, fit_posterior, gaps, gaps_dataset
 from vae_jax.model import VAE
 from vae_jax.priors import gaussian_mixture
 
@@ -60,9 +61,14 @@ class Linear:
             prior,
         )
 
-    def run(self, params=None, **options):
+    def run(self, params=None, first=0, log_jacobian=0.0, **settings):
         x, log_px = jnp.asarray(self.x, jnp.float32), jnp.asarray(self.log_px, jnp.float32)
-        return jax.jit(lambda key: gaps_dataset(key, self.vae, params or {}, x, log_px, **options))(jax.random.key(0))
+
+        def compute(key):
+            part, options = DataSlice(x, first), GapSettings(**settings)
+            return gaps_dataset(key, self.vae, params or {}, part, log_px, options, log_jacobian=log_jacobian)
+
+        return jax.jit(compute)(jax.random.key(0))
 
     def kl_of_encoder(self):
         return np.array(
@@ -166,8 +172,7 @@ def test_standard_errors_are_those_of_repetition():
             model.vae.likelihood.log_prob,
             x,
             jnp.zeros(()),
-            num_steps=30,
-            num_evaluation_samples=50,
+            GapSettings(num_steps=30, num_evaluation_samples=50),
         )
 
     found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 2000))

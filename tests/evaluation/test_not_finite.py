@@ -11,7 +11,7 @@ import pytest
 from vae_jax import data, likelihoods, model, training
 from vae_jax.config import Hyperparams
 from vae_jax.evaluation import Evaluation, Means, NotFiniteWarning, are_finite, find_not_finite, not_finite_rows
-from vae_jax.evaluation.not_finite import describe
+from vae_jax.evaluation.not_finite import describe_not_finite
 from vae_jax.networks import Network
 from vae_jax.runs import metrics_file as record
 from vae_jax.sweep.directory import _progress
@@ -75,20 +75,20 @@ def test_finite_extremes_are_evaluated():
 def test_words():
     terms = np.zeros(20, np.float32)
     rows = np.linspace(-1, 1, 20)[:, None]
-    assert describe("test", rows, Evaluation(terms, terms)) is None
+    assert describe_not_finite("test", rows, Evaluation(terms, terms)) is None
     for value in (np.nan, np.inf, -np.inf):
-        found = describe("test", rows, Evaluation(terms, np.where(np.arange(20) % 3 == 1, value, terms)))
+        found = describe_not_finite("test", rows, Evaluation(terms, np.where(np.arange(20) % 3 == 1, value, terms)))
         assert found.examples == "test examples 1, 4, 7, 10, 13 and 2 more"
         assert "lower the learning rate" in found.sentence  # values as of the others: it is not the data
     bad = np.where(np.arange(20) == 19, -np.inf, terms)
-    assert "lower the learning rate" in describe("test", rows, Evaluation(bad, terms)).sentence
+    assert "lower the learning rate" in describe_not_finite("test", rows, Evaluation(bad, terms)).sentence
     rows[19] = 4.0
-    found = describe("validation", rows, Evaluation(bad, terms))
+    found = describe_not_finite("validation", rows, Evaluation(bad, terms))
     assert found.sentence.startswith(
         "validation example 19, counted from 0, has an ELBO that is not finite (log-likelihood -inf, KL 0)"
     )
     assert "from 4 to 4, those of the other examples from -1 to 0.8947. Correct or remove this row" in found.sentence
-    found = describe("test", rows, Evaluation(terms + np.nan, terms))
+    found = describe_not_finite("test", rows, Evaluation(terms + np.nan, terms))
     assert found.examples == "all 20 test examples"
     assert not_finite_rows(terms, bad, np.where(np.arange(20) == 2, np.nan, terms)).tolist() == [2, 19]
     good = Means(-1.0, -1.0, 0.0, np.nan, 1)  # one example: its error is not defined, its ELBO is

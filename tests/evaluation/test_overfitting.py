@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vae_jax.evaluation.posterior_collapse import Overfit, overfit, overfit_words
+from vae_jax.evaluation.overfitting import Overfit, describe_overfit, overfit
 from vae_jax.report.run import page as html
 from vae_jax.report.sweep import text as sweep_words
 from vae_jax.sweep.results import Results
@@ -37,16 +37,16 @@ def peaked(epochs=300, best=119, top=-86.89, end=-94.33, noise=0.05, seed=0):
 def test_a_run_that_peaked_and_fell_is_named_with_both_numbers_and_the_remedy():
     found = overfit(curve(peaked()))
     assert found == Overfit("test", 119, -86.89, 300, -94.33)
-    words = overfit_words(found)
+    words = describe_overfit(found)
     assert (
         "the test ELBO was best after epoch 119 (-86.89) and is -94.33 after epoch 300, while the training ELBO rose" in words
     )
-    assert "--validation-fraction 0.1 --early-stopping 10" in words
+    assert "`validation_fraction=0.1` `early_stopping=10`" in words
     held_out = overfit(curve(peaked(), split="validation"))
     assert held_out is not None
     assert held_out.split == "validation"
-    assert "Add --early-stopping 10" in overfit_words(held_out)
-    assert "--validation-fraction" not in overfit_words(held_out)
+    assert "Add `early_stopping=10`" in describe_overfit(held_out)
+    assert "validation_fraction" not in describe_overfit(held_out)
 
 
 def noisy(epochs=200, size=1.0, seed=0):

@@ -8,7 +8,9 @@ from budget import accept_mean
 from scipy import integrate, special, stats
 
 from vae_jax.divergences import kl_to_standard_normal
-from vae_jax.evaluation.posterior_collapse import active_units, collapse, collapse_words, decompose_kl, is_collapsing
+from vae_jax.evaluation import kl_decomposition
+from vae_jax.evaluation.kl_decomposition import decompose_kl
+from vae_jax.evaluation.posterior_collapse import active_units, collapse, describe_collapse, is_collapsing
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +41,11 @@ def test_collapse_is_its_definition(posteriors):
         np.testing.assert_allclose(got.share_below, np.mean(kl < epsilon, axis=0), atol=1e-6)
         assert got.collapsed.tolist() == (np.mean(kl < epsilon, axis=0) >= 1 - delta).tolist()
     assert collapse(*posteriors).collapsed.tolist() == [False, False, False, True]
-    assert collapse_words(0, 4, 3.0) is None
-    assert "1 of 4" in collapse_words(1, 4, 3.0)
+    assert describe_collapse(0, 4, 3.0) is None
+    assert "1 of 4" in describe_collapse(1, 4, 3.0)
     for num_collapsed in (0, 4):
-        assert "posterior collapse: the 4" in collapse_words(num_collapsed, 4, 0.004)
-        assert "--beta" in collapse_words(num_collapsed, 4, 0.004)
+        assert "posterior collapse: the 4" in describe_collapse(num_collapsed, 4, 0.004)
+        assert "`beta`" in describe_collapse(num_collapsed, 4, 0.004)
 
 
 def test_collapsing_is_what_lasts():
@@ -85,16 +87,14 @@ def enumerated(mean, log_scale, index, z):
 
 def test_it_equals_full_enumeration(posteriors, monkeypatch):
     drawn = []
-    from vae_jax.evaluation import posterior_collapse as diagnostics
-
-    original = diagnostics.sample_posterior
+    original = kl_decomposition.sample_posterior
 
     def spy(key, mean, log_scale):
         z = original(key, mean, log_scale)
         jax.debug.callback(lambda *pair: drawn.append(pair), mean, z)
         return z
 
-    monkeypatch.setattr(diagnostics, "sample_posterior", spy)
+    monkeypatch.setattr(kl_decomposition, "sample_posterior", spy)
     mean, log_scale = posteriors
     got = decompose_kl(jax.random.key(0), jnp.asarray(mean), jnp.asarray(log_scale), num_draws=500, draws_at_once=1)
     jax.effects_barrier()

@@ -23,7 +23,7 @@ from vae_jax import (
 )
 from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError
-from vae_jax.evaluation import posterior_collapse as diagnostics
+from vae_jax.evaluation import posterior_collapse
 from vae_jax.objectives import batch as cross_batch
 
 KEY, SHAPE = jax.random.key(0), (8, 8, 1)
@@ -229,12 +229,12 @@ CALLS = {
         UserError,
         "hyperparams.beta: expected a number or one for each of 1 members, got (3,).",
     ),
-    "a width for widths": (lambda: Config(hidden=64).validate(), UserError, "--hidden: expected tuple[int, ...], got 64."),
+    "a width for widths": (lambda: Config(hidden=64).validate(), UserError, "hidden: expected tuple[int, ...], got 64."),
     "a number in words": (lambda: Config(beta="1").validate(), UserError, "beta: expected float, got '1'."),
     "no such choice": (
         lambda: Config(split="first").validate(),
         UserError,
-        "--split: expected Literal['random', 'last'], got 'first'.",
+        "split: expected Literal['random', 'last'], got 'first'.",
     ),
     "a setting that is not used": (lambda: Config(capacity=5.0).validate(), UserError, "`capacity` belongs to `objective`"),
     "an unknown setting": (
@@ -254,7 +254,7 @@ CALLS = {
         "importance_log_px: expected num_samples >= 1, got 0.",
     ),
     "means of one example": (
-        lambda: diagnostics.active_units(zeros(3)),
+        lambda: posterior_collapse.active_units(zeros(3)),
         ValueError,
         "active_units: expected means (examples, latent), got shape (3,).",
     ),

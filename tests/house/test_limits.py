@@ -10,11 +10,16 @@ from paths import EXPERIMENTS, PACKAGE, ROOT
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Functions whose keywords users type.
 MANY_PARAMETERS = {
-    "data/dataset.py:load",
-    "model/vae.py:conv_vae",
-    "model/vae.py:mlp_vae",
+    "data/loading.py:load",
+    "model/architectures.py:conv_vae",
+    "model/architectures.py:mlp_vae",
     "networks/convolutional.py:conv_decoder",
     "networks/convolutional.py:conv_encoder",
+    "objectives/batch/dip_info_vae.py:dip_elbo",
+    "objectives/elbo.py:elbo",
+    "objectives/elbo.py:free_bits_elbo",
+    "objectives/importance.py:ciwae",
+    "objectives/importance.py:miwae",
     "training/loop.py:fit",
 }
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

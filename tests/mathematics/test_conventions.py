@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from vae_jax import likelihoods
+from vae_jax.config import Config
 from vae_jax.conventions import EXAMPLES, Recipe, implied, in_pytorch
 from vae_jax.divergences import kl_to_standard_normal
 
@@ -298,6 +299,10 @@ def test_sentences_and_flags():
     assert "learned" in learned.sentence
     laplace = implied("mae", scale_factor=8, kl_reduction="batch_mean", batch_size=64, **sizes)
     assert laplace.flags == "--likelihood laplace --scale 0.125 --beta 0.015625"
+    assert laplace.settings == {"likelihood": "laplace", "scale": 0.125, "beta": 0.015625}
+    assert learned.settings == {"likelihood": "gaussian", "scale": "shared", "beta": 1.0}
+    for got in (gaussian, bernoulli, learned, laplace):
+        Config(**got.settings)
     for part in ("Laplace of scale 0.125", "0.01562 KL", "batches of 64", "beta 1 with scale 0.001953", "beta 0.001953 with"):
         assert part in laplace.sentence
     unit = implied("half_mse", **sizes)

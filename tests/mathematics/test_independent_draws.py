@@ -12,8 +12,9 @@ from budget import accept_mean
 from vae_jax import data, likelihoods, model, training
 from vae_jax.config import Hyperparams
 from vae_jax.evaluation import annealed_importance as annealed
-from vae_jax.evaluation.annealed_importance import Annealing, ais, bdmc, bdmc_simulated
-from vae_jax.evaluation.gaps import gaps
+from vae_jax.evaluation.annealed_importance import ais, bdmc, bdmc_simulated
+from vae_jax.evaluation.annealing import Annealing
+from vae_jax.evaluation.gaps import GapSettings, gaps
 from vae_jax.model import VAE
 from vae_jax.networks import Network
 from vae_jax.objectives import Terms
@@ -165,8 +166,8 @@ def run_gaps(count, **options):
 
     def one(key):
         bundle = likelihoods.gaussian(NOISE)
-        settings = {"num_samples": 1, "num_evaluation_samples": 2, **options}
-        return gaps(key, posterior, lambda z: z, bundle.log_prob, jnp.zeros(1), jnp.zeros(()), **settings)
+        settings = GapSettings(num_samples=1, num_evaluation_samples=2, **options)
+        return gaps(key, posterior, lambda z: z, bundle.log_prob, jnp.zeros(1), jnp.zeros(()), settings)
 
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
 

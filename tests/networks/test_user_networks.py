@@ -105,7 +105,7 @@ def test_an_adapter_says_what_it_expects(make, message):
 
 
 ENCODERS = {
-    "a module": (lambda: Encoder(), "the encoder as a networks.Network (init, apply), got the module Encoder. Adapt it"),
+    "a module": (lambda: Encoder(), "encoder: expected a networks.Network (init, apply), got the module Encoder. Adapt it"),
     "an NNX class": (lambda: NnxEncoder, "networks.from_nnx(lambda rngs: NnxEncoder(..., rngs=rngs))"),
     "written for batches": (lambda: linen_network(rows=True), "got a tuple with shapes [(4, 3), (4, 3)]. The network sees ONE"),
     "for batches, NNX": (lambda: nnx_network(rows=True), "the encoder fails on one example of shape (4, 6, 4). It sees ONE"),

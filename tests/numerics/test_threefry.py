@@ -36,6 +36,14 @@ def test_normals_are_those_of_jax(impl):
     assert normal(key, (4,), jnp.bfloat16).dtype == jnp.bfloat16
 
 
+def test_sixteen_bits_are_halves_of_the_words_of_jax():
+    """So the public API can replace `random_bits16` once it is as fast."""
+    key = jax.random.key(5)
+    words = jax.random.bits(key, (2 * 8,), jnp.uint32)  # two words for every four numbers, rounded up
+    expected = np.concatenate([words & 0xFFFF, words >> 16])[: 5 * 6]
+    np.testing.assert_array_equal(random_bits16(key, (5, 6)).ravel(), expected)
+
+
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 @pytest.mark.parametrize("shape", [(501, 501), (1,), (0,), (2, 3, 5)])
 def test_random_bits_have_their_shape_and_differ_between_keys(shape, impl):

@@ -70,8 +70,8 @@ class Recorder:
                 stack.enter_context(mock.patch.object(jax.random, name, self._wrap(getattr(jax.random, name), self._draw)))
             for name, note in (("fold_in", self._child), ("split", self._split)):
                 stack.enter_context(mock.patch.object(jax.random, name, self._wrap(getattr(jax.random, name), note)))
-            words = self._wrap(threefry._words, self._draw)
-            stack.enter_context(mock.patch.object(threefry, "_words", words))
+            halves = self._wrap(threefry._key_halves, self._draw)
+            stack.enter_context(mock.patch.object(threefry, "_key_halves", halves))
             yield
             jax.effects_barrier()
 

@@ -298,7 +298,7 @@ REFUSED = {
     "negative gamma": ("--objective factor_vae --gamma -1", "--gamma: expected a number >= 0, got -1.0"),
     "capacity warm-up": ("--objective capacity --capacity-warmup-steps 550", "would not end within the run"),
     "cycles and warm-up": ("--beta-schedule cyclical --beta-warmup-steps 10", "the cyclical schedule rises in every cycle"),
-    "dequantised levels": ("--likelihood categorical --dequantize", "--dequantize is for densities"),
+    "dequantised levels": ("--likelihood categorical --dequantize", "--dequantize: dequantized data need a density"),
     "dequantise floats": ("--dataset {here}/grey.npy --likelihood gaussian --dequantize", "integer levels"),
     "dequantise binary": ("--dequantize", "exclude each other"),
     "early stopping": ("--early-stopping 2", "--validation-fraction"),

@@ -18,7 +18,7 @@ from vae_jax.config import Config
 from vae_jax.data import Rows
 from vae_jax.data import prefetch as stream
 from vae_jax.data.on_disk import chunks
-from vae_jax.data.readers import numpy_files as archives
+from vae_jax.data.readers.numpy_files import open_npy
 from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.sweep import grid, sweep
 
@@ -225,7 +225,7 @@ def test_a_run_that_diverges_in_a_chunk_stops_where_it_does_in_memory(folder, tm
     # An image of the second epoch that the first one leaves out: 200 examples, 12 steps of 16.
     first = set(np.asarray(training.epoch_order(training.run_keys(0), 0, len(in_memory.dataset.train), 16)).ravel().tolist())
     step, place = next((step, i) for step in range(3, 12) for i in order[step] if i not in first)
-    images[on_disk.data.train.places(np.array([place]))] = 255
+    images[on_disk.data.train.indices_in_file(np.array([place]))] = 255
     np.save(tmp_path / "bytes.npy", images)
     in_memory, on_disk = both(tmp_path, "bytes", binarize="threshold")
     looks = []
@@ -307,9 +307,9 @@ def _refused(tmp_path, kind):
 
 
 REFUSED = {
-    "archive": r"archive cannot be read row by row.*\.npy",
+    "archive": r"\.npz archives cannot be read row by row.*\.npy",
     "renamed": "archive of arrays",
-    "pictures": r"not read from their files.*\.npy",
+    "pictures": r"PNG/JPEG images cannot be read row by row.*\.npy",
     "fortran": "C order",
     "nan": "finite numbers, got 80 NaN",
     "levels": "0 to 255, got 300",
@@ -328,10 +328,10 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, kind, message):
 
 
 def test_streaming_is_for_one_run_on_files(folder):
-    with pytest.raises(UserError, match="digits is computed"):
+    with pytest.raises(UserError, match="stream: digits is not read from files"):
         data.load("digits", stream=True)
     dataset = data.load(str(folder / "bytes.npy"), stream=True)
-    with pytest.raises(UserError, match="draws the whole training set once"):
+    with pytest.raises(UserError, match='`binarize="fixed"` draws the whole training set'):
         data.prepare(dataset, binarization="fixed")
     with pytest.raises(TypeError, match="index them"):
         np.asarray(dataset.train)
@@ -351,27 +351,28 @@ def test_a_run_in_the_middle_of_an_epoch_resumes_with_streamed_data_only(folder)
 
 def test_tfds_images_are_decoded_into_a_file(tmp_path, monkeypatch):
     """A stand-in for the reader of records: the images of its `train` come back as rows of a file in the cache folder."""
-    from vae_jax.data import tfds as tfds_source
+    from vae_jax.data import tfds_records
 
     images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
     reads = []
 
-    def decode(builder, split, image, label, factors, keep):
+    def decode(builder, split, features, keep):
         reads.append(split)
         for i, pixels in enumerate(images):
             keep(i, pixels)
         return np.arange(30), None
 
-    monkeypatch.setattr(tfds_source, "_decode", decode)
-    monkeypatch.setattr(tfds_source, "_stored", lambda *_: (images.shape, images.dtype))
-    monkeypatch.setattr(tfds_source, "_cached", lambda builder, split, ending: tmp_path / "cache" / f"x-{split}{ending}")
+    monkeypatch.setattr(tfds_records, "_decode", decode)
+    monkeypatch.setattr(tfds_records, "_stored", lambda *_: (images.shape, images.dtype))
+    monkeypatch.setattr(tfds_records, "_cached", lambda builder, split, ending: tmp_path / "cache" / f"x-{split}{ending}")
+    features = tfds_records.Features("image", "label", None)
     for _ in range(2):
-        rows, labels, factors = tfds_source._on_disk(None, "train", "image", "label", None)
+        rows, labels, factors = tfds_records.read_on_disk(None, "train", features)
         np.testing.assert_array_equal(rows[:], images)
         assert (labels.tolist(), factors) == (list(range(30)), None)
     assert reads == ["train"]  # once
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["x-train-rows.npz", "x-train.npy"]
     (tmp_path / "cache" / "x-train.npy").write_bytes(b"damaged")
-    np.testing.assert_array_equal(tfds_source._on_disk(None, "train", "image", "label", None)[0][:], images)
+    np.testing.assert_array_equal(tfds_records.read_on_disk(None, "train", features).images[:], images)
     assert reads == ["train", "train"]
-    assert isinstance(archives.rows_of_npy(pathlib.Path(tmp_path / "cache" / "x-train.npy")), Rows)
+    assert isinstance(open_npy(pathlib.Path(tmp_path / "cache" / "x-train.npy")), Rows)

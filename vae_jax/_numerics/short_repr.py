@@ -1,44 +1,49 @@
-"""`short_repr`: a decorator for NamedTuples that hold arrays, whose own `repr` would print megabytes in a notebook."""
+"""`short_repr`: a decorator for NamedTuples that hold arrays, whose default `repr` would print megabytes in a notebook."""
 
 import os
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=type)
-_MOST = 900  # characters of a whole
-_MOST_OF_ONE = 160  # of one field
+_MAX_LENGTH = 900  # characters of a record
+_MAX_FIELD_LENGTH = 160  # characters of one field
 
 
 def short_repr(cls: T) -> T:
-    """Gives a NamedTuple a `repr` of at most 900 characters: arrays by dtype and shape, whatever is long by its size."""
+    """Gives a NamedTuple a `repr` of at most 900 characters.
+
+    Arrays are shown by dtype and shape, long containers by their size.
+    """
     setattr(cls, "__repr__", _repr)  # noqa: B010 (a type checker takes an assignment for a mistake)
     return cls
 
 
 def _repr(record: Any) -> str:
-    words = [f"{name}={_cut(_described(value), _MOST_OF_ONE)}" for name, value in record._asdict().items()]
-    return _cut(f"{type(record).__name__}({', '.join(words)})", _MOST)
+    fields = [f"{name}={_truncate(_describe(value), _MAX_FIELD_LENGTH)}" for name, value in record._asdict().items()]
+    return _truncate(f"{type(record).__name__}({', '.join(fields)})", _MAX_LENGTH)
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
+def _truncate(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 4]} ..."
 
 
-def _described(value: Any) -> str:
-    """An array as float32(3, 4), a function as <name>, a container by its entries, or by their number within another one."""
-    if hasattr(value, "_asdict"):
+def _describe(value: object) -> str:
+    """Describes a field: records, dicts, tuples and lists by their entries, everything else by `_describe_entry`."""
+    if hasattr(value, "_asdict") and isinstance(value, tuple):
         if not all(isinstance(entry, bool | int | float | str | None) for entry in value):
             return f"{type(value).__name__}(...)"
-        return f"{type(value).__name__}({', '.join(f'{k}={_entry(v)}' for k, v in value._asdict().items())})"
+        fields: dict[str, object] = value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+        return f"{type(value).__name__}({', '.join(f'{name}={_describe_entry(entry)}' for name, entry in fields.items())})"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_entry(entry)}' for key, entry in list(value.items())[:8])}}}"
+        return f"{{{', '.join(f'{key!r}: {_describe_entry(entry)}' for key, entry in list(value.items())[:8])}}}"
     if isinstance(value, tuple | list):
         left, right = "()" if isinstance(value, tuple) else "[]"
         more = f", {len(value)} in all" if len(value) > 3 else "," if len(value) == 1 and left == "(" else ""
-        return f"{left}{', '.join(_entry(entry) for entry in value[:3])}{more}{right}"
-    return _entry(value)
+        return f"{left}{', '.join(_describe_entry(entry) for entry in value[:3])}{more}{right}"
+    return _describe_entry(value)
 
 
-def _entry(value: Any) -> str:
+def _describe_entry(value: Any) -> str:
+    """Describes an array as float32(3, 4), a container by its size, a function as <name>."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype}{tuple(value.shape)}"
     if isinstance(value, tuple | list | dict) and not hasattr(value, "_fields"):

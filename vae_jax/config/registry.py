@@ -58,7 +58,7 @@ class Setting(NamedTuple):
         noun = "a whole number" if self.type in (int, int | None) else "a number"
         if self.low == -math.inf and self.high == math.inf:
             return f"{noun} that is finite"
-        if self.high >= 1e8:
+        if self.high >= 1e6:
             return f"{noun} >= {self.low:g}"
         return f"{noun} from {self.low:g} to {self.high:g}"
 

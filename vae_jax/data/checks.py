@@ -6,34 +6,47 @@ import numpy as np
 
 from vae_jax.errors import UserError
 
-_WITHOUT_BAD_ROWS = "x = x[np.isfinite(x).reshape(len(x), -1).all(axis=1)]"
+_ONLY_FINITE_EXAMPLES = "x = x[np.isfinite(x).reshape(len(x), -1).all(axis=1)]"
 
 
-class Unusable(NamedTuple):
-    """Numbers that cannot be kept as finite float32, counted over examples."""
+class NonFinite(NamedTuple):
+    """Numbers that are not finite in float32, counted over examples.
+
+    Attributes:
+      numbers: how many there are.
+      too_large: how many of them are finite as stored, but beyond the range of float32.
+      examples: number of examples that have such a number.
+      first: index in the source of the first of these examples; -1 where there is none.
+    """
 
     numbers: int = 0
-    too_large: int = 0  # of these, finite as stored but beyond the range of float32
-    rows: int = 0  # examples that have such a number
-    first: int = -1  # the number of the first of them in the source
+    too_large: int = 0
+    examples: int = 0
+    first: int = -1
 
-    def plus(self, other: "Unusable") -> "Unusable":
-        """Counts over the examples of both."""
-        first = min((unusable.first for unusable in (self, other) if unusable.rows), default=-1)
+    def plus(self, other: "NonFinite") -> "NonFinite":
+        """Returns the counts over the examples of both."""
+        first = min((counts.first for counts in (self, other) if counts.examples), default=-1)
         numbers, too_large = self.numbers + other.numbers, self.too_large + other.too_large
-        return Unusable(numbers, too_large, self.rows + other.rows, first)
+        return NonFinite(numbers, too_large, self.examples + other.examples, first)
 
 
-def unusable(stored: np.ndarray, kept: np.ndarray, index: np.ndarray | None = None) -> Unusable:
-    """Counts what is not finite in `kept`, the float32 copy of `stored`; `index` has the number of each row in the source."""
+def count_non_finite(stored: np.ndarray, kept: np.ndarray, index: np.ndarray | None = None) -> NonFinite:
+    """Counts the numbers that are not finite in float32.
+
+    Args:
+      stored: the numbers as stored, (examples, ...).
+      kept: their float32 copy, with the same shape.
+      index: index of each example in the source; None: 0, 1, 2, ...
+    """
     finite = np.isfinite(kept)
     if finite.all():
-        return Unusable()
+        return NonFinite()
     bad = ~finite.reshape(len(kept), -1)
     rows = np.flatnonzero(bad.any(axis=1))
     too_large = np.isfinite(stored).reshape(len(kept), -1) & bad
     first = rows if index is None else index[rows]
-    return Unusable(int(bad.sum()), int(too_large.sum()), len(rows), int(first.min()))
+    return NonFinite(int(bad.sum()), int(too_large.sum()), len(rows), int(first.min()))
 
 
 def check_shape(name: str, shape: tuple[int, ...]) -> None:
@@ -56,10 +69,14 @@ def check_shape(name: str, shape: tuple[int, ...]) -> None:
 
 
 def level_type(name: str, dtype: np.dtype) -> np.dtype:
-    """The type that numbers of this type are kept as: uint8 levels or float32; or a `UserError`."""
+    """Returns the type in which numbers of this type are kept: uint8 levels or float32.
+
+    Raises:
+      UserError: a type that is not a real number.
+    """
     if dtype.kind == "f":
         return np.dtype(np.float32)
-    if dtype.kind in "bui":  # and not timedelta64, which NumPy counts among the integers
+    if dtype.kind in "bui":  # not timedelta64, which NumPy counts among the integers
         return np.dtype(np.uint8)
     fix = "Save numbers: x.astype(np.float32) where that is possible."
     if dtype.kind == "c":
@@ -71,31 +88,31 @@ def level_type(name: str, dtype: np.dtype) -> np.dtype:
     raise UserError(f"{name}: expected uint8 or float images, got dtype {dtype}. {fix}")
 
 
-def check_finite(name: str, bad: Unusable, count: int) -> None:
-    """Raises `UserError` where some of `count` examples have numbers that are not finite in float32."""
-    if not bad.numbers:
+def check_finite(name: str, non_finite: NonFinite, num_examples: int) -> None:
+    """Raises `UserError` where some of the examples have numbers that are not finite in float32."""
+    if not non_finite.numbers:
         return
-    if bad.too_large == bad.numbers:
+    if non_finite.too_large == non_finite.numbers:
         raise UserError(
-            f"{name}: expected numbers within the range of float32, got {bad.numbers} beyond 3.4e38, the first in the example "
-            f"with index {bad.first}. Rescale the data, such as x / np.abs(x).max()."
+            f"{name}: expected numbers within the range of float32, got {non_finite.numbers} beyond 3.4e38, the first in the "
+            f"example with index {non_finite.first}. Rescale the data, such as x / np.abs(x).max()."
         )
-    fix = f"Leave them out: {_WITHOUT_BAD_ROWS}."
-    if bad.rows == count:
+    fix = f"Leave them out: {_ONLY_FINITE_EXAMPLES}."
+    if non_finite.examples == num_examples:
         fix = "Every example has some, so replace them: x = np.where(np.isfinite(x), x, 0)."
     raise UserError(
-        f"{name}: expected finite numbers, got {bad.numbers} NaN or infinite values in {bad.rows} of {count} examples, the "
-        f"first in the example with index {bad.first}. {fix}"
+        f"{name}: expected finite numbers, got {non_finite.numbers} NaN or infinite values in {non_finite.examples} of "
+        f"{num_examples} examples, the first in the example with index {non_finite.first}. {fix}"
     )
 
 
 def check_range(name: str, low: float, high: float) -> None:
-    """Raises `UserError` unless integers fit into uint8."""
+    """Raises `UserError` unless integers from `low` to `high` fit into uint8."""
     if low < 0:
         fix = "Save signed numbers as x.astype(np.float32), for likelihoods of real numbers."
     elif high > 255:
         fix = (
-            "Save counts as x.astype(np.float32), for likelihoods of counts; reduce other intensities to 8 bits, such as "
+            "Save counts as x.astype(np.float32), for likelihoods of counts. Reduce other intensities to 8 bits, such as "
             "(x * (255 / x.max())).round().astype(np.uint8)."
         )
     else:

@@ -1,11 +1,11 @@
-"""Conversion of stored arrays: to uint8 levels or float32, with the highest level, and with the channels last."""
+"""Conversion of stored arrays to uint8 levels or float32, with the channels last, and the highest level of the data."""
 
 from typing import Literal
 
 import numpy as np
 
-from vae_jax.data.checks import check_finite, check_range, check_shape, level_type, unusable
-from vae_jax.data.on_disk import Rows
+from vae_jax.data.checks import check_finite, check_range, check_shape, count_non_finite, level_type
+from vae_jax.data.on_disk import Rows, value_range
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -27,16 +27,24 @@ def _may_be_channels_first(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and shape[2] == shape[3] > 4 and 1 < shape[1] < shape[2] and shape[1] not in (3, 4)
 
 
-def channels_last(name: str, found: Split, layout: Layout) -> tuple[dict[str, np.ndarray | Rows], list[str]]:
-    """The images of each part with their channels on the last axis, and notes on those that were moved or may have to be.
+def check_layout_of_known_format(name: str, layout: Layout) -> None:
+    """Raises `UserError` where the user states channels first for a format that has its channels last."""
+    if layout == "channels_first":
+        raise UserError(f'{name}: its channels are last. Leave out `layout="channels_first"`.')
+
+
+def channels_last(name: str, source: Split, layout: Layout) -> tuple[dict[str, np.ndarray | Rows], list[str]]:
+    """Moves the channels of all images to the last axis.
 
     "auto" takes (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c are larger, and c is not 1, 3 or 4.
     Arrays with three axes are grey under every layout.
+
+    Returns:
+      The images by part, and notes on images that were moved or may have to be.
     """
-    images = image_parts(found)
-    if found.channels_last:
-        if layout == "channels_first":
-            raise UserError(f"{name}: its channels are last. Leave out layout='channels_first' (--layout channels_first).")
+    images = source.images_by_part()
+    if source.channels_last:
+        check_layout_of_known_format(name, layout)
         return images, []
     moved, notes = {}, []
     for part, array in images.items():
@@ -45,24 +53,30 @@ def channels_last(name: str, found: Split, layout: Layout) -> tuple[dict[str, np
             moved[part] = array.channels_last() if isinstance(array, Rows) else np.moveaxis(array, 1, -1)
         else:
             moved[part] = array
-    shape = found.train.stored_shape if isinstance(found.train, Rows) else found.train.shape
-    if layout == "auto" and moved["train"] is not found.train:
+    shape = source.train.stored_shape if isinstance(source.train, Rows) else source.train.shape
+    if layout == "auto" and moved["train"] is not source.train:
         notes.append(
             f"{name}: images of shape {shape[1:]} are taken as channels first and become {moved['train'].shape[1:]}. "
-            "layout='channels_last' (--layout channels_last) leaves them as they are, layout='channels_first' states it."
+            'Pass `layout="channels_first"` to confirm this, or `layout="channels_last"` to leave them as they are.'
         )
     elif layout == "auto" and _may_be_channels_first(shape):
         notes.append(
             f"{name}: images of shape {shape[1:]} are taken as {shape[1]} x {shape[2]} with {shape[3]} channels. If the first "
-            "axis has the channels, pass layout='channels_first' (--layout channels_first)."
+            'axis has the channels, pass `layout="channels_first"`.'
         )
     return moved, notes
 
 
 def as_levels(name: str, array: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-    """Converts an array to uint8 levels or finite float32, with four axes; or raises `UserError`.
+    """Converts an array to uint8 levels or finite float32, with four axes.
 
-    `index` has the number of each row in the source, for the message.
+    Args:
+      name: the data set, for messages.
+      array: (examples, height, width) or (examples, height, width, channels).
+      index: index of each example in the source, for messages; None: 0, 1, 2, ...
+
+    Raises:
+      UserError: a shape or type that cannot be images, integers outside 0 to 255, numbers that are not finite in float32.
     """
     check_shape(name, array.shape)
     kind = level_type(name, array.dtype)
@@ -73,67 +87,76 @@ def as_levels(name: str, array: np.ndarray, index: np.ndarray | None = None) -> 
     with np.errstate(over="ignore", invalid="ignore"):
         levels = np.ascontiguousarray(array, dtype=kind)
     if kind == np.float32:
-        check_finite(name, unusable(array, levels, index), len(array))
+        check_finite(name, count_non_finite(array, levels, index), len(array))
     return levels
 
 
-def image_parts(found: Split) -> dict[str, np.ndarray | Rows]:
-    """The images of each part that the source has; keys train, validation, test."""
-    parts = {"train": found.train, "validation": found.validation, "test": found.test}
-    return {part: array for part, array in parts.items() if array is not None}
+def clip_rounding(name: str, source: Split) -> tuple[Split, list[str]]:
+    """Sets floats that leave [0, 1] by rounding alone to 0 or 1.
 
+    Rounding is at most 1e-6 above 1, and at most 1e-6 of the largest value below 0, so that data on a much smaller scale are
+    never changed.
 
-def clipped(name: str, found: Split) -> tuple[Split, list[str]]:
-    """Sets floats that leave [0, 1] by rounding alone to 0 or 1, and returns a note where there are any.
-
-    Rounding is at most 1e-6 above 1, and at most 1e-6 of the largest value below 0, so that data on a small scale of their
-    own are never changed.
+    Returns:
+      The data, and a note where numbers were clipped.
     """
-    parts = image_parts(found)
-    if any(array.dtype != np.float32 for array in parts.values()):
-        return found, []
-    ranges = [array.scan[1:3] if isinstance(array, Rows) else (array.min(), array.max()) for array in parts.values()]
-    low, high = min(float(low) for low, _ in ranges), max(float(high) for _, high in ranges)
+    images = source.images_by_part()
+    if any(array.dtype != np.float32 for array in images.values()):
+        return source, []
+    ranges = [value_range(array) for array in images.values()]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     if (low >= 0 and high <= 1) or high > 1 + ROUNDING or low < -ROUNDING * high:
-        return found, []
-    changed = {part: array.clipped() if isinstance(array, Rows) else np.clip(array, 0, 1) for part, array in parts.items()}
-    return found._replace(**changed), [
+        return source, []
+    clipped = {part: array.clipped() if isinstance(array, Rows) else np.clip(array, 0, 1) for part, array in images.items()}
+    return source._replace(**clipped), [
         f"{name}: values from {low:.9g} to {high:.9g} leave [0, 1] by rounding alone and were clipped to it."
     ]
 
 
-def top_level(name: str, found: Split, max_level: int | None) -> tuple[int | None, list[str]]:
-    """The highest level of the data, None for floats, and a note where the data stay far below one that is assumed."""
-    given = f"max_level={max_level} (--max-level {max_level})"
-    if found.max_level is not None:
-        if max_level not in (None, found.max_level):
-            raise UserError(f"{name}: {given} does not fit, because its levels run from 0 to {found.max_level}. Leave it out.")
-        return found.max_level, []
-    parts = image_parts(found)
-    kinds = {(array.shape[1:], array.dtype) for array in parts.values()}
-    if len(kinds) > 1:
+def top_level(name: str, source: Split, max_level: int | None) -> tuple[int | None, list[str]]:
+    """Returns the highest level of the data, and a note where all levels stay far below one that is assumed.
+
+    Args:
+      name: the data set, for messages.
+      source: converted images of all parts.
+      max_level: the highest level that the user gives, if any.
+
+    Returns:
+      The level, None for floats, and notes.
+
+    Raises:
+      UserError: parts with different shapes or types, or a `max_level` that does not fit the data.
+    """
+    if source.max_level is not None:
+        if max_level not in (None, source.max_level):
+            raise UserError(
+                f"{name}: `max_level={max_level}` does not fit, because its levels run from 0 to {source.max_level}. "
+                "Leave it out."
+            )
+        return source.max_level, []
+    images = source.images_by_part()
+    if len({(array.shape[1:], array.dtype) for array in images.values()}) > 1:
         raise UserError(
             f"{name}: expected training, validation and test images of one shape and dtype, got "
-            + " and ".join(f"{part} {array.shape[1:]} {array.dtype}" for part, array in parts.items())
+            + " and ".join(f"{part} {array.shape[1:]} {array.dtype}" for part, array in images.items())
             + ". Convert them to the same."
         )
-    if parts["train"].dtype == np.float32:
+    if images["train"].dtype == np.float32:
         if max_level is not None:
             raise UserError(
-                f"{name}: {given} is for integer levels, and these images are floats. Leave it out and save x / {max_level}, "
-                "or save x.astype(np.uint8) where the floats are whole numbers."
+                f"{name}: `max_level={max_level}` is for integer levels, and these images are floats. Leave it out and save "
+                f"x / {max_level}, or save x.astype(np.uint8) where the floats are whole numbers."
             )
         return None, []
-    largest = max(int(array.max()) for array in parts.values())
+    largest = max(int(array.max()) for array in images.values())
     if max_level is not None:
         if largest > max_level:
-            raise UserError(f"{name}: {given} is below the largest level, {largest}. Give at least {largest}.")
+            raise UserError(f"{name}: `max_level={max_level}` is below the largest level, {largest}. Give at least {largest}.")
         return max_level, []
-    top = found.assumed_level or (1 if largest <= 1 else 255)
+    top = source.assumed_level or (1 if largest <= 1 else 255)
     if top == 1 or largest * 10 >= top:
         return top, []
-    real = max(largest, 1)
     return top, [
         f"{name}: the largest level is {largest}, but levels are taken to run from 0 to {top}, so images are nearly black. If "
-        f"{real} is the top, pass max_level={real} (--max-level {real}). Likelihoods of counts are not affected."
+        f"{max(largest, 1)} is the highest level, pass `max_level={max(largest, 1)}`. Likelihoods of counts are not affected."
     ]

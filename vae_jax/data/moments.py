@@ -1,4 +1,7 @@
-"""Mean and spread of training data that come on a scale of their own, for networks and likelihoods that must start there."""
+"""Mean and spread of training data that are not pixels in [0, 1], such as floats and counts.
+
+Networks and likelihoods start there.
+"""
 
 from typing import NamedTuple
 
@@ -9,10 +12,14 @@ from vae_jax.data.on_disk import Rows, slices, sum_images
 
 
 class Moments(NamedTuple):
-    """Mean and standard deviation of the training data as the model sees them.
+    """Mean and standard deviation of the training data as the model sees them, in the unit of the data.
 
-    For images these are two numbers, pooled over the pixels. For other events, whose entries may have different units, they are
-    arrays with the shape of the event. The standard deviation is positive.
+    For images both are numbers, pooled over the pixels. For other events, whose entries may have different units, they are
+    arrays with the shape of the event.
+
+    Attributes:
+      mean: the mean over examples (and over the pixels of images).
+      std: the standard deviation; positive.
     """
 
     mean: float | np.ndarray
@@ -20,12 +27,20 @@ class Moments(NamedTuple):
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
-    """Returns whether an event is an image: a single row or a single column of numbers is not."""
+    """Returns whether an event of this shape is an image. A single row or a single column of numbers is not."""
     return min(shape[:2]) > 1
 
 
 def train_moments(dataset: Dataset, counts: bool) -> Moments:
-    """Computes `Moments` of the training set, of the stored levels themselves for counts."""
+    """Computes the moments of the training set.
+
+    Args:
+      dataset: the data. Rendered data have the moments of all images that can be rendered.
+      counts: whether the model sees stored levels (counts), or levels scaled to [0, 1].
+
+    Returns:
+      The mean and the standard deviation on the scale that the model sees.
+    """
     unit = (dataset.max_level or 1) if counts else 1  # the data set's moments are of levels scaled to [0, 1]
     if is_image(dataset.data_shape):
         return Moments(float(dataset.train_mean.mean(dtype=np.float64)) * unit, dataset.train_std * unit)
@@ -35,9 +50,10 @@ def train_moments(dataset: Dataset, counts: bool) -> Moments:
 
 
 def _entry_std(train: np.ndarray | Rows, mean: np.ndarray) -> np.ndarray:
-    """Standard deviation of each entry in a second pass, since squares of large numbers would hide a small spread.
+    """Computes the standard deviation of each entry in a second pass.
 
-    An entry that never varies has no spread to go by: it gets its own size, or 1 where it is 0.
+    A single pass would subtract squares of large numbers, which hides a small spread. An entry that never varies gets its
+    absolute value instead, or 1 where it is 0.
     """
     squares = sum((sum_images(np.square(train[part] - mean)) for part in slices(train)), np.zeros(mean.shape))
     std = np.sqrt(squares / len(train))

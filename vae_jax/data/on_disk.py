@@ -1,42 +1,71 @@
-"""`Rows`: images that stay in their file and are read where they are needed, for data larger than memory."""
+"""`Rows`: images that stay in their file and are read when they are needed, for data larger than memory."""
 
 import hashlib
 import mmap
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol, Self
 
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.data.checks import Unusable, check_shape, level_type, unusable
+from vae_jax.data.checks import NonFinite, check_shape, count_non_finite, level_type
 from vae_jax.errors import UserError
+
+
+class Digest(Protocol):
+    """A hash that is being computed, as `hashlib` makes it."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Adds bytes to the hash."""
+
+    def copy(self) -> Self:
+        """Returns an independent hash of the bytes so far."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Returns the hash of the bytes so far."""
+        ...
 
 
 @short_repr
 class Scan(NamedTuple):
-    """The results of one pass over all images."""
+    """Results of one pass over all images.
 
-    bad: Unusable  # numbers that are not finite
-    low: float  # of what is stored
+    Attributes:
+      non_finite: the numbers that are not finite in float32.
+      low: the lowest stored number.
+      high: the highest stored number.
+      values: the levels that occur. For floats: the lowest number, the highest, and one with a fraction if there is
+        any. They lie in the support of a likelihood if and only if all numbers do.
+      total: sum of all images, float64, (height, width, channels).
+      squares: sum of the squares of all numbers.
+      digest: SHA-256 over shape, dtype and bytes; copy it before it is continued.
+    """
+
+    non_finite: NonFinite
+    low: float
     high: float
-    values: np.ndarray  # the levels that occur; of floats the lowest, the highest, and one with a fraction if there is any
-    total: np.ndarray  # the sum of all images, float64
-    squares: float  # the sum of the squares of all numbers
-    digest: Any  # SHA-256 over shape, dtype and bytes, to be copied and continued
+    values: np.ndarray
+    total: np.ndarray
+    squares: float
+    digest: Digest
 
 
 class _File:
-    """An array in a file, mapped into memory twice: once for reading it through, once for picking rows here and there."""
+    """An array in a file, mapped into memory twice: once for reading it through, once for picking rows in any order."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int):
         self.path, self.end = path, offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
         if path.stat().st_size < self.end:
-            raise UserError(f"{path}: expected {self.end} bytes for shape {shape}, got {path.stat().st_size}; it is damaged.")
+            raise UserError(
+                f"{path}: expected {self.end} bytes for shape {shape}, got {path.stat().st_size}. The file is damaged."
+            )
         self._opened, self._map = path.stat(), self._mapped()
         scattered = self._mapped()
-        if hasattr(mmap, "MADV_RANDOM"):  # else the system reads 128 kB around each row, which the next row is not in
+        # Otherwise the system reads 128 kB around each row, which do not hold the row that is read next.
+        if hasattr(mmap, "MADV_RANDOM"):
             scattered.madvise(mmap.MADV_RANDOM)
         self.through = np.ndarray(shape, dtype, self._map, offset)
         self.scattered = np.ndarray(shape, dtype, scattered, offset)
@@ -46,54 +75,66 @@ class _File:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def check_unchanged(self) -> None:
-        """Raises `OSError` where the file is not what it was; past its new end the system would kill the process."""
+        """Raises `OSError` where the file has changed. Reading past its new end would make the system kill the process."""
         if self._map.size() < self.end:
-            raise OSError(f"{self.path}: became shorter while it was read. Restore it, and go on with --resume.")
+            raise OSError(f"{self.path}: became shorter while it was read. Restore it and resume the run.")
         try:
             now = self.path.stat()
         except FileNotFoundError:
-            return  # removed or replaced: what was opened is still there
+            return  # removed or replaced: the file that was opened is still there
         if now.st_ino == self._opened.st_ino and now.st_mtime_ns != self._opened.st_mtime_ns:
-            raise OSError(f"{self.path}: was changed while it was read. Restore it, and go on with --resume.")
+            raise OSError(f"{self.path}: was changed while it was read. Restore it and resume the run.")
 
 
-class _Reading(NamedTuple):
-    """Which rows of a file are read, and what is done to them."""
+class _View(NamedTuple):
+    """Selection of rows of a file, and their conversion.
 
-    chosen: np.ndarray | None = None  # their numbers; None: all rows
-    channels_first: bool = False  # in the file; the channels are moved to the last axis
-    clipped: bool = False  # to [0, 1]
-    as_bytes: Callable[[np.ndarray], np.ndarray] | None = None  # from images to uint8
+    Attributes:
+      rows: indices of the selected rows in the file; None: all rows.
+      channels_first: the file has the channels before height and width; they are moved to the last axis.
+      clipped: clip the numbers to [0, 1].
+      to_bytes: converts images to uint8 after everything else.
+    """
+
+    rows: np.ndarray | None = None
+    channels_first: bool = False
+    clipped: bool = False
+    to_bytes: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 class Rows:
-    """Images on disk, (examples, height, width, channels), uint8 levels or float32 whatever is stored; or some of them.
+    """Images on disk, (examples, height, width, channels), as uint8 levels or float32 whatever type is stored.
 
-    Behaves like an array of which only rows are ever read: shape, dtype, size, len, and indexing by a slice or by integers.
+    Behaves like an array that is read by rows only. Indexing by a slice or by an array of integers returns the images in
+    memory. The file is mapped, never loaded as a whole, and must not change while it is used.
+
+    Attributes:
+      shape: (examples, height, width, channels).
+      dtype: uint8 or float32.
     """
 
-    def __init__(self, file: _File, reading: _Reading = _Reading()):  # noqa: B008  # it cannot be changed
+    def __init__(self, file: _File, view: _View = _View()):  # noqa: B008  # a NamedTuple cannot be changed
         shape, stored = file.through.shape, file.through.dtype
         check_shape(str(file.path), shape)
-        self._file, self._reading = file, reading
+        self._file, self._view = file, view
         self._kept = level_type(str(file.path), stored)
-        self.dtype = np.dtype(np.uint8) if reading.as_bytes else self._kept
-        count = shape[0] if reading.chosen is None else len(reading.chosen)
+        self.dtype = np.dtype(np.uint8) if view.to_bytes else self._kept
+        num_rows = shape[0] if view.rows is None else len(view.rows)
         image = shape[1:] if len(shape) == 4 else (*shape[1:], 1)
-        self.shape = (count, *((*image[1:], image[0]) if reading.channels_first else image))
+        self.shape = (num_rows, *((*image[1:], image[0]) if view.channels_first else image))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     @property
     def size(self) -> int:
-        """Numbers in all rows."""
+        """Number of numbers in all rows."""
         return int(np.prod(self.shape, dtype=object))
 
-    def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("images on disk (--stream) are read by rows, not as one array: index them")
+    def __array__(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("images on disk are read by rows, not as one array: index them")
 
-    __iter__ = None  # or NumPy would collect all rows, one by one
+    __iter__ = None  # otherwise NumPy would collect all rows, one by one
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         return self._as_levels(self.stored(key))
@@ -104,41 +145,44 @@ class Rows:
         return self._file.through.shape
 
     def stored(self, key: slice | np.ndarray) -> np.ndarray:
-        """Rows before they become levels or float32, with the channels last."""
+        """Reads rows in the type that is stored, with the channels last."""
         self._file.check_unchanged()
-        return self._taken(self._file.through, self.places(key))
+        return self._take(self._file.through, self.indices_in_file(key))
 
     def gather(self, index: np.ndarray, out: np.ndarray) -> None:
-        """Rows into `out`, (rows, ...), in the order of `index` but read in that of the file, which disks like better."""
+        """Reads rows into `out`, (rows, ...), in the order of `index`.
+
+        The rows are read in the order of the file, which is faster on disks.
+        """
         self._file.check_unchanged()
-        places = self.places(index)
-        order = np.argsort(places)
-        out[order] = self._as_levels(self._taken(self._file.scattered, places[order])).reshape(out.shape)
+        in_file = self.indices_in_file(index)
+        order = np.argsort(in_file)
+        out[order] = self._as_levels(self._take(self._file.scattered, in_file[order])).reshape(out.shape)
 
     def view(self, index: np.ndarray) -> "Rows":
-        """Some of these rows, where they are."""
-        return Rows(self._file, self._reading._replace(chosen=self.places(index)))
+        """Returns the rows with these indices, which stay on disk."""
+        return Rows(self._file, self._view._replace(rows=self.indices_in_file(index)))
 
     def channels_last(self) -> "Rows":
-        """The same rows of a file that has the channels before height and width, with the channels last."""
-        return Rows(self._file, self._reading._replace(channels_first=True))
+        """Returns the rows of a file that stores (examples, channels, height, width) with their channels last."""
+        return Rows(self._file, self._view._replace(channels_first=True))
 
     def clipped(self) -> "Rows":
-        """The same rows with their numbers clipped to [0, 1]."""
-        return Rows(self._file, self._reading._replace(clipped=True))
+        """Returns the same rows with their numbers clipped to [0, 1]."""
+        return Rows(self._file, self._view._replace(clipped=True))
 
-    def treated(self, as_bytes: Callable[[np.ndarray], np.ndarray]) -> "Rows":
-        """The same rows, with this function from images to uint8 applied to what is read of them."""
-        return Rows(self._file, self._reading._replace(as_bytes=as_bytes))
+    def converted(self, to_bytes: Callable[[np.ndarray], np.ndarray]) -> "Rows":
+        """Returns the same rows, to which a function from images to uint8 is applied when they are read."""
+        return Rows(self._file, self._view._replace(to_bytes=to_bytes))
 
     def max(self) -> float:
-        """The largest number that is stored."""
+        """Returns the highest stored number."""
         return self.scan.high
 
     @cached_property
     def scan(self) -> Scan:
-        """All that is needed to know about the images, by one pass, a few megabytes at a time."""
-        bad, low, high, fraction = Unusable(), np.inf, -np.inf, np.zeros(0, np.float32)
+        """Moments, range and fingerprint of all images, from one pass over the file, a few megabytes at a time."""
+        non_finite, low, high, fraction = NonFinite(), np.inf, -np.inf, np.zeros(0, np.float32)
         total, squares, levels = np.zeros(self.shape[1:], np.float64), 0.0, np.zeros(256, bool)
         digest = hashlib.sha256(header(self))
         for part in slices(self):
@@ -149,7 +193,7 @@ class Rows:
                 low, high = min(low, float(raw.min())), max(high, float(raw.max()))
             else:
                 finite = np.isfinite(chunk)
-                bad = bad.plus(unusable(raw, chunk, self.places(part)))
+                non_finite = non_finite.plus(count_non_finite(raw, chunk, self.indices_in_file(part)))
                 low = min(low, float(np.min(chunk, where=finite, initial=np.inf)))
                 high = max(high, float(np.max(chunk, where=finite, initial=-np.inf)))
                 if not len(fraction):
@@ -158,50 +202,59 @@ class Rows:
                 total += sum_images(chunk)
                 squares += sum_squares(chunk)
             digest.update(chunk.data)
-        whole = np.flatnonzero(levels).astype(np.uint8)
-        values = whole if self.dtype == np.uint8 else np.concatenate([np.array([low, high], np.float32), fraction])
-        return Scan(bad, low, high, values, total, squares, digest)
+        if self.dtype == np.uint8:
+            values = np.flatnonzero(levels).astype(np.uint8)
+        else:
+            values = np.concatenate([np.array([low, high], np.float32), fraction])
+        return Scan(non_finite, low, high, values, total, squares, digest)
 
-    def places(self, key: slice | np.ndarray) -> np.ndarray:
-        """Numbers of these rows in the file."""
+    def indices_in_file(self, key: slice | np.ndarray) -> np.ndarray:
+        """Returns the indices in the file of rows of this view."""
         index = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.asarray(key)
-        return index if self._reading.chosen is None else self._reading.chosen[index]
+        return index if self._view.rows is None else self._view.rows[index]
 
-    def _taken(self, file: np.ndarray, places: np.ndarray) -> np.ndarray:
-        taken = np.take(file, places, axis=0)
-        return np.moveaxis(taken, 1, -1) if self._reading.channels_first else taken
+    def _take(self, file: np.ndarray, in_file: np.ndarray) -> np.ndarray:
+        images = np.take(file, in_file, axis=0)
+        return np.moveaxis(images, 1, -1) if self._view.channels_first else images
 
     def _as_levels(self, stored: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             images = np.ascontiguousarray(stored, self._kept).reshape(-1, *self.shape[1:])
-        if self._reading.clipped:
+        if self._view.clipped:
             images = np.clip(images, 0, 1)
-        return self._reading.as_bytes(images) if self._reading.as_bytes else images
+        return self._view.to_bytes(images) if self._view.to_bytes else images
 
 
 def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> Rows:
-    """The rows of an array in C order that starts `offset` bytes into a file."""
+    """Opens the rows of an array in C order that starts `offset` bytes into a file."""
     return Rows(_File(path, shape, dtype, offset))
 
 
 def header(rows: np.ndarray | Rows) -> bytes:
-    """What stands before an array's bytes in a fingerprint."""
+    """Returns the bytes that stand for the shape and type of an array in a fingerprint; the bytes of the array follow."""
     return f"{rows.shape}{rows.dtype}".encode()
 
 
 def sum_images(images: np.ndarray) -> np.ndarray:
-    """The sum over the examples, float64."""
+    """Returns the sum over the examples, float64."""
     return images.sum(axis=0, dtype=np.float64)
 
 
 def sum_squares(images: np.ndarray) -> float:
-    """The sum of the squares of all numbers, in float64."""
+    """Returns the sum of the squares of all numbers, computed in float64."""
     return float(np.square(images, dtype=np.float64).sum())
 
 
-def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Parts of a few megabytes, cut as those of `Rows.scan`, so that sums over them are the same bits."""
-    return (rows[part] for part in slices(rows))
+def value_range(images: np.ndarray | Rows) -> tuple[float, float]:
+    """Returns the lowest and the highest stored number; both are NaN where an array in memory has NaN."""
+    if isinstance(images, Rows):
+        return images.scan.low, images.scan.high
+    return float(images.min()), float(images.max())
+
+
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields parts of a few megabytes, cut as those of `Rows.scan`, so that sums over them have the same bits."""
+    return (images[part] for part in slices(images))
 
 
 def slices(rows: np.ndarray | Rows) -> Iterator[slice]:

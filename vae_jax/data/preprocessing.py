@@ -1,4 +1,4 @@
-"""From stored levels to what a likelihood takes: binarised, scaled or dequantised; drawn anew each step, or once."""
+"""Conversion of stored levels to the input of a model: binarized, scaled or dequantized, once or anew at every step."""
 
 import math
 from collections.abc import Callable
@@ -15,31 +15,56 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax._numerics.threefry import random_bits16
 from vae_jax.config import fixed_needs_memory
 from vae_jax.data.dataset import Dataset
-from vae_jax.data.expect import check_given
 from vae_jax.data.moments import Moments, train_moments
 from vae_jax.data.on_disk import Rows
-from vae_jax.data.values import check_treatment
+from vae_jax.data.pipeline_checks import check_pipeline_argument
+from vae_jax.data.support import check_preprocessing
 from vae_jax.errors import UserError, unknown
 
-_CHUNK = 1024  # examples treated at once where a whole split is drawn
+Binarization = Literal["dynamic", "fixed", "threshold", "none"]
+# (key, images as levels or floats) -> floats of the same shape
+Draw = Callable[[Array, Array], Array]
+_CHUNK = 1024  # examples drawn at once where a whole split is drawn
 
 
 @short_repr
 class Prepared(NamedTuple):
-    """A data set on the device, ready for training and evaluation."""
+    """A data set on the device, ready for training and evaluation.
 
-    train: Array | Rows  # (examples, height, width, channels), as stored; or (examples, ...) rows to render; `Rows` on disk
+    Attributes:
+      train: training set as stored, (examples, height, width, channels), or rows of integers to render, (examples, numbers);
+        `Rows` where the images stay on disk.
+      validation: validation set, or None. Images that are binarized or dequantized are drawn once, so that results repeat.
+      test: test set, drawn once as well.
+      train_input: (key, batch of `train`) -> floats, the input of the model, (batch, height, width, channels). What is drawn
+        anew at every step is drawn here. It can be jitted.
+      eval_input: (batch of `validation` or `test`) -> floats, the input of the model. It can be jitted.
+      log_jacobian: nats to add to each example's log-likelihood so that it counts the discrete data; 0 unless dequantized.
+      description: a phrase that says how the input of the model comes about.
+      moments: moments of the training data where these are counts or floats; None for integer levels scaled to [0, 1], and
+        for binarized and dequantized data.
+      rendered: whether `train_input` computes images of zeros and ones from the stored rows.
+    """
+
+    train: Array | Rows
     validation: Array | None
-    test: Array  # fixed: binarised or dequantised once, so that numbers repeat
-    train_input: Callable[[Array, Array], Array]  # (key, batch of train) -> floats
-    eval_input: Callable[[Array], Array]  # batch of validation or test -> floats
-    log_jacobian: float  # nats to add to each example's log-likelihood so that it counts the discrete data
+    test: Array
+    train_input: Callable[[Array, Array], Array]
+    eval_input: Callable[[Array], Array]
+    log_jacobian: float
     description: str
-    moments: Moments | None = None  # of training data on a scale of their own: floats as they are, counts
-    rendered: bool = False  # `train_input` computes images of zeros and ones from the stored rows
+    moments: Moments | None = None
+    rendered: bool = False
 
     def train_rows(self, index: Array) -> Array:
-        """Training examples as stored, of which a few are needed outside of training; inside jit as well."""
+        """Returns a few training examples as stored, for uses outside of training. It can be jitted.
+
+        Args:
+          index: indices of examples, of any shape.
+
+        Returns:
+          The rows, of shape (*index.shape, ...).
+        """
         rows = self.train
         if not isinstance(rows, Rows):
             return rows[index]
@@ -48,12 +73,20 @@ class Prepared(NamedTuple):
 
 
 def binarize(key: Array, levels: Array, max_level: int | None) -> Array:
-    """Bernoulli draws with the pixels as means: float32 zeros and ones.
+    """Draws Bernoulli variables with the pixels as means.
 
     P(1) = level / max_level to within 1/65536, and exactly 0 and 1 at the ends: a 16-bit integer is compared with
-    level * 65536 / max_level. Floats (max_level None) are probabilities in [0, 1].
+    level * 65536 / max_level.
+
+    Args:
+      key: a new-style PRNG key.
+      levels: levels from 0 to `max_level`, or probabilities in [0, 1], of any shape.
+      max_level: the highest level; None for probabilities.
+
+    Returns:
+      Zeros and ones, float32, of the same shape.
     """
-    # Flat while it works: a trailing axis of one channel keeps XLA from vectorising on CPU.
+    # Flat while it works: with a trailing axis of one channel XLA does not vectorize on CPU.
     flat = levels.reshape(-1)
     if max_level is None:
         threshold = (flat.astype(jnp.float32) * 65536).astype(jnp.int32)
@@ -62,8 +95,119 @@ def binarize(key: Array, levels: Array, max_level: int | None) -> Array:
     return (random_bits16(key, flat.shape) < threshold).astype(jnp.float32).reshape(levels.shape)
 
 
+def prepare(
+    dataset: Dataset,
+    *,
+    binarization: Binarization = "none",
+    dequantize: bool = False,
+    counts: bool = False,
+    seed: int = 0,
+) -> Prepared:
+    """Puts a data set on the device, with the functions that turn its batches into the input of a model.
+
+    Args:
+      dataset: the result of `load`. Training images that it leaves on disk stay there.
+      binarization: "dynamic": the training set is drawn anew at every step, on the device, test and validation set once.
+        "fixed": all are drawn once. "threshold": 1 where the pixel is at least 1/2. "none": scaled to [0, 1]. Binary data are
+        the same under each.
+      dequantize: add uniform noise of one level, anew at every step. `log_jacobian` then turns densities on [0, 1] into nats
+        of the discrete data, log P(level) >= E_u[log p(x)] - D log(max_level + 1) (Theis et al. 2016, equation 3).
+      counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
+      seed: seed of everything that is drawn once. It is independent of the seed of a run, so that runs are compared on the
+        same test set.
+
+    Returns:
+      The data set on the device.
+
+    Raises:
+      UserError: data of any split that do not suit the preprocessing; see `support.check_preprocessing`.
+    """
+    check_pipeline_argument("data.prepare", dataset, Dataset)
+    if binarization not in (kinds := ("dynamic", "fixed", "threshold", "none")):
+        raise unknown("binarization", binarization, kinds)
+    if dequantize and binarization != "none":
+        raise UserError(
+            'dequantized data cannot be binarized as well. Leave one of both out: `dequantize=True`, or use `binarize="none"`.',
+            field="dequantize",
+        )
+    check_preprocessing(dataset, binarization, dequantize, counts)
+    if isinstance(dataset.train, Rows) and binarization == "fixed":
+        raise fixed_needs_memory()
+    if dequantize:
+        return _dequantized(dataset, seed)
+    if binarization == "none" or dataset.max_level == 1:  # zeros and ones stay the same under any binarization
+        return _scaled(dataset, counts)
+    return _binarized(dataset, binarization, seed)
+
+
+def _dequantized(dataset: Dataset, seed: int) -> Prepared:
+    top = dataset.max_level
+    assert top is not None
+    draw = partial(_dequantize, max_level=top)
+    train = _on_device(dataset.train)
+    validation, test = _draw_held_out(dataset, draw, seed, np.float32)
+    return Prepared(
+        train=train,
+        validation=validation,
+        test=test,
+        train_input=_draw_anew(dataset, draw),
+        eval_input=_as_float,
+        log_jacobian=-math.prod(dataset.data_shape) * math.log(top + 1),
+        description=f"dequantized uniformly (test set once, seed {seed}); nats of the discrete data",
+    )
+
+
+def _scaled(dataset: Dataset, counts: bool) -> Prepared:
+    top = dataset.max_level
+    scale = None if counts else top
+    description = f"levels 0 to {top} scaled to [0, 1]" if top else "floats as they are"
+    return Prepared(
+        train=_on_device(dataset.train),
+        validation=None if dataset.validation is None else jnp.asarray(dataset.validation),
+        test=jnp.asarray(dataset.test),
+        train_input=_draw_anew(dataset, lambda key, levels: _scale(levels, scale)),
+        eval_input=lambda rows: _scale(jnp.asarray(dataset.images(rows)), scale),
+        log_jacobian=0.0,
+        description="counts" if counts else "binary as stored" if top == 1 else description,
+        moments=train_moments(dataset, counts) if counts or top is None else None,
+        rendered=dataset.rendering is not None,
+    )
+
+
+def _binarized(dataset: Dataset, binarization: Binarization, seed: int) -> Prepared:
+    """Prepares data that are binarized anew at every step, once, or at 1/2; test and validation set always once."""
+    top, train_input = dataset.max_level, lambda key, batch: _as_float(batch)
+    if binarization == "threshold":
+        draw: Draw = lambda key, batch: (_scale(batch, top) >= 0.5).astype(jnp.float32)  # noqa: E731
+        description = "binarized at 1/2"
+    else:
+        draw = partial(binarize, max_level=top)
+        when = "anew at every step" if binarization == "dynamic" else "once"
+        description = f"binarized {when} (test set once, seed {seed})"
+    if binarization == "dynamic":
+        train, train_input = _on_device(dataset.train), _draw_anew(dataset, draw)
+    elif isinstance(dataset.train, Rows):
+        train = dataset.train.converted(lambda images: (images / np.float32(top or 1) >= 0.5).astype(np.uint8))
+    else:
+        train = _draw_once(dataset, draw, stream(seed, Stream.FIXED_TRAIN_SET), dataset.train, np.uint8)
+    validation, test = _draw_held_out(dataset, draw, seed, np.uint8)
+    return Prepared(
+        train=train,
+        validation=validation,
+        test=test,
+        train_input=train_input,
+        eval_input=_as_float,
+        log_jacobian=0.0,
+        description=description,
+    )
+
+
 def _scale(levels: Array, max_level: int | None) -> Array:
     return levels.astype(jnp.float32) / (max_level or 1)
+
+
+def _as_float(batch: Array) -> Array:
+    return batch.astype(jnp.float32)
 
 
 def _dequantize(key: Array, levels: Array, max_level: int) -> Array:
@@ -77,123 +221,35 @@ def _dequantize(key: Array, levels: Array, max_level: int) -> Array:
     return inside / (max_level + 1)
 
 
-def _once(draw: Callable[[Array, Array], Array], key: Array, data: np.ndarray, dtype: np.dtype) -> Array:
-    """Applies a random treatment to a whole split, with a key for each chunk of a fixed size."""
-    draw = jax.jit(draw)
-    chunks = range(0, len(data), _CHUNK)
-    return jnp.asarray(
-        np.concatenate([np.asarray(draw(jax.random.fold_in(key, i), data[i : i + _CHUNK])).astype(dtype) for i in chunks])
-    )
+def _on_device(train: np.ndarray | Rows) -> Array | Rows:
+    return train if isinstance(train, Rows) else jnp.asarray(train)
 
 
-def prepare(
-    dataset: Dataset,
-    *,
-    binarization: Literal["dynamic", "fixed", "threshold", "none"] = "none",
-    dequantize: bool = False,
-    counts: bool = False,
-    seed: int = 0,
-) -> Prepared:
-    """Puts a data set on the device and says how its batches become floats.
+def _draw_anew(dataset: Dataset, draw: Draw) -> Callable[[Array, Array], Array]:
+    """Returns the function (key, batch of the training set as stored) -> input, which draws at every step."""
+    rendering = dataset.rendering
 
-    Args:
-      dataset: what `load` gave. Training images that it leaves on disk stay there.
-      binarization: "dynamic": the training set is drawn anew at every step, on the device, test and validation once;
-        "fixed": all drawn once; "threshold": 1 where the pixel is at least 1/2; "none": scaled to [0, 1]. Binary data are all
-        the same under each.
-      dequantize: add uniform noise of one level, anew at every step; `log_jacobian` then turns densities on [0, 1] into nats
-        of the discrete data, log P(level) >= E_u[log p(x)] - D log(max_level + 1) (Theis et al. 2016, equation 3).
-      counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
-      seed: seed of all that is drawn once; the run's own seed does not enter, so runs are compared on the same test set.
-
-    Raises:
-      UserError: for every example of every split, data that the treatment is not for: see `values.check_treatment`.
-    """
-    check_given("data.prepare", dataset, Dataset)
-    if binarization not in (kinds := ("dynamic", "fixed", "threshold", "none")):
-        raise unknown("binarization", binarization, kinds)
-    if dequantize and binarization != "none":
-        raise UserError("--dequantize and binarised data exclude each other. Leave one out, or add --binarize none.")
-    check_treatment(dataset, binarization, dequantize, counts)
-    key_train, key_validation = stream(seed, Stream.FIXED_TRAIN_SET), stream(seed, Stream.VALIDATION_SET)
-    key_test = stream(seed, Stream.TEST_SET)
-    top = dataset.max_level
-    train_images = _train_images(dataset)
-    if isinstance(dataset.train, Rows) and binarization == "fixed":
-        raise fixed_needs_memory()
-
-    def stored() -> Array | Rows:
-        return dataset.train if isinstance(dataset.train, Rows) else jnp.asarray(dataset.train)
-
-    def images(rows: Array) -> Array:
-        return jnp.asarray(dataset.images(rows))
-
-    def as_float(batch: Array) -> Array:
-        return batch.astype(jnp.float32)
-
-    def anew(draw: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-        return lambda key, rows: draw(*train_images(key, rows))
-
-    def once(draw: Callable[[Array, Array], Array], key: Array, rows: np.ndarray, dtype: type[np.generic]) -> Array:
-        return _once(lambda key, rows: draw(key, images(rows)), key, rows, np.dtype(dtype))
-
-    if dequantize:
-        assert top is not None
-        draw = partial(_dequantize, max_level=top)
-        return Prepared(
-            train=stored(),
-            validation=None if dataset.validation is None else once(draw, key_validation, dataset.validation, np.float32),
-            test=once(draw, key_test, dataset.test, np.float32),
-            train_input=anew(draw),
-            eval_input=as_float,
-            log_jacobian=-math.prod(dataset.data_shape) * math.log(top + 1),
-            description=f"dequantised uniformly (test set once, seed {seed}); nats of the discrete data",
-        )
-    if binarization == "none" or top == 1:  # what is 0 or 1 already stays so under any binarisation
-        scale = None if counts else top
-        words = f"levels 0 to {top} scaled to [0, 1]" if top else "floats as they are"
-        return Prepared(
-            train=stored(),
-            validation=None if dataset.validation is None else jnp.asarray(dataset.validation),
-            test=jnp.asarray(dataset.test),
-            train_input=anew(lambda key, levels: _scale(levels, scale)),
-            eval_input=lambda rows: _scale(images(rows), scale),
-            log_jacobian=0.0,
-            description="counts" if counts else "binary as stored" if top == 1 else words,
-            moments=train_moments(dataset, counts) if counts or top is None else None,
-            rendered=dataset.rendering is not None,
-        )
-    if binarization == "threshold":
-        draw = lambda key, batch: (_scale(batch, top) >= 0.5).astype(jnp.float32)  # noqa: E731
-        words = "binarised at 1/2"
-    else:
-        draw = partial(binarize, max_level=top)
-        words = f"binarised {'anew at every step' if binarization == 'dynamic' else 'once'} (test set once, seed {seed})"
-    if binarization == "dynamic":
-        train, train_input = stored(), anew(draw)
-    elif isinstance(dataset.train, Rows):
-        train = dataset.train.treated(lambda images: (images / np.float32(top or 1) >= 0.5).astype(np.uint8))
-        train_input = lambda key, batch: as_float(batch)  # noqa: E731
-    else:
-        train, train_input = once(draw, key_train, dataset.train, np.uint8), lambda key, batch: as_float(batch)
-    return Prepared(
-        train=train,
-        validation=None if dataset.validation is None else once(draw, key_validation, dataset.validation, np.uint8),
-        test=once(draw, key_test, dataset.test, np.uint8),
-        train_input=train_input,
-        eval_input=as_float,
-        log_jacobian=0.0,
-        description=words,
-    )
-
-
-def _train_images(dataset: Dataset) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """(key, batch as stored) -> (a key for what comes next, images as levels or floats); drawn or rendered where they are."""
-
-    def images(key: Array, rows: Array) -> tuple[Array, Array]:
-        if dataset.rendering and dataset.rendering.draw:
+    def train_input(key: Array, rows: Array) -> Array:
+        if rendering and rendering.draw:
             key, key_rows = jax.random.split(key)
-            rows = jax.vmap(dataset.rendering.draw, in_axes=(None, 0))(key_rows, rows)
-        return key, jnp.asarray(dataset.images(rows))
+            rows = jax.vmap(rendering.draw, in_axes=(None, 0))(key_rows, rows)
+        return draw(key, jnp.asarray(dataset.images(rows)))
 
-    return images
+    return train_input
+
+
+def _draw_held_out(dataset: Dataset, draw: Draw, seed: int, dtype: type[np.generic]) -> tuple[Array | None, Array]:
+    """Draws the validation set, where there is one, and the test set."""
+    validation = None
+    if dataset.validation is not None:
+        validation = _draw_once(dataset, draw, stream(seed, Stream.VALIDATION_SET), dataset.validation, dtype)
+    return validation, _draw_once(dataset, draw, stream(seed, Stream.TEST_SET), dataset.test, dtype)
+
+
+def _draw_once(dataset: Dataset, draw: Draw, key: Array, rows: np.ndarray, dtype: type[np.generic]) -> Array:
+    """Draws a whole split, with a key for each chunk of a fixed size."""
+    draw_chunk = jax.jit(lambda key, rows: draw(key, jnp.asarray(dataset.images(rows))))
+    chunks = range(0, len(rows), _CHUNK)
+    return jnp.asarray(
+        np.concatenate([np.asarray(draw_chunk(jax.random.fold_in(key, i), rows[i : i + _CHUNK])).astype(dtype) for i in chunks])
+    )

@@ -1,42 +1,80 @@
-"""`Split`: the arrays that a reader found in a source, before they are checked."""
+"""`Split`: the arrays of a data set as its reader returns them, before they are checked."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jax import Array
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data.on_disk import Rows
 
+if TYPE_CHECKING:  # readers are listed without JAX
+    from jax import Array
+
 
 class Rendering(NamedTuple):
-    """Binary images that are computed from stored rows wherever they are needed."""
+    """Binary images that are computed from stored rows wherever they are needed.
 
-    name: str  # of the function and its version: part of the data's fingerprint
-    render: Callable[[Array], Array]  # one row -> its image, levels 0 and 1 in uint8
-    data_shape: tuple[int, ...]  # of an image
-    mean: Callable[[], np.ndarray]  # the mean of all images, `data_shape`
-    num_images: int  # of which `draw` draws
-    draw: Callable[[Array, Array], Array] | None = None  # (key, row of train) -> a row to render; None: the row itself
+    Attributes:
+      name: name of the function and its version; part of the data's fingerprint.
+      render: computes an image from a row of integers, (numbers,); levels 0 and 1, uint8, of shape `data_shape`.
+      data_shape: (height, width, channels) of an image.
+      mean: returns the mean of all images that can be rendered, of shape `data_shape`, in [0, 1].
+      num_images: number of different images, from which `draw` draws.
+      draw: draws a row to render from a key and a row of the training set. None: the rows of the training set are rendered
+        themselves.
+    """
+
+    name: str
+    render: "Callable[[Array], Array]"
+    data_shape: tuple[int, ...]
+    mean: Callable[[], np.ndarray]
+    num_images: int
+    draw: "Callable[[Array, Array], Array] | None" = None
 
 
 @short_repr
 class Split(NamedTuple):
-    """Arrays of a source, as stored, by the part of the data that they are."""
+    """Arrays of a data set as stored, for each of its parts: training, validation, test.
+
+    Images have the shape (examples, height, width) or (examples, height, width, channels), or channels first, and any numeric
+    type. `data.load` converts them, and splits off the parts that are missing.
+
+    Attributes:
+      train: training images; `Rows` where they stay on disk.
+      train_labels: a label for each training image, (examples,), of any type; for figures only.
+      validation: validation images, where the source has them.
+      test: test images, where the source has them.
+      test_labels: a label for each test image, (examples,).
+      max_level: the highest level of integer images, where the source is known to have it, such as 16 for the digits.
+      train_factors: the factors that the training images were made from, (examples, factors), integers.
+      test_factors: the factors of the test images, (examples, factors), integers.
+      factor_names: a name for each column of the factors.
+      rendering: computes images from rows of integers, which the arrays then hold in place of images.
+      split: a phrase that says how the test set came about, where there is one.
+      part_names: name of the file, folder or array of each part; keys train, validation, test.
+      assumed_level: the highest level of integer images unless the user gives one. None: 1 for binary images, else 255.
+      channels_last: the format has the channels last, so that no other layout can be meant.
+      notes: a sentence for everything that the source holds and that is not used, or that was changed in reading it.
+    """
 
     train: np.ndarray | Rows
     train_labels: np.ndarray | None = None
     validation: np.ndarray | None = None
     test: np.ndarray | None = None
     test_labels: np.ndarray | None = None
-    max_level: int | None = None  # the highest level, where the source is known to have it
-    train_factors: np.ndarray | None = None  # (examples, factors), integers
+    max_level: int | None = None
+    train_factors: np.ndarray | None = None
     test_factors: np.ndarray | None = None
     factor_names: tuple[str, ...] | None = None
-    rendering: Rendering | None = None  # of rows that are not images
-    split: str = "the source's own"  # how the test set came about, where there is one
-    where: dict[str, str] | None = None  # name of the file, folder or array of each part; keys train, validation, test
-    assumed_level: int | None = None  # the highest level unless the user gives one; None: 1 for binary images, else 255
-    channels_last: bool = False  # by the format of the source, so that no other layout can be meant
-    notes: tuple[str, ...] = ()  # what the source holds and is not used, and what was changed in reading it
+    rendering: Rendering | None = None
+    split: str = "the source's own"
+    part_names: dict[str, str] | None = None
+    assumed_level: int | None = None
+    channels_last: bool = False
+    notes: tuple[str, ...] = ()
+
+    def images_by_part(self) -> dict[str, np.ndarray | Rows]:
+        """Returns the images of the parts that the source has; keys train, validation, test."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {part: array for part, array in parts.items() if array is not None}

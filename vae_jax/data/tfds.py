@@ -1,8 +1,7 @@
-"""Images from TensorFlow Datasets, read without TensorFlow; preparing them needs it."""
+"""Images from TensorFlow Datasets, read without TensorFlow. Preparing a data set needs it."""
 
 import contextlib
 import difflib
-import hashlib
 import importlib.util
 import io
 import logging
@@ -10,22 +9,18 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import cast
 
 from vae_jax.data.on_disk import Rows
-from vae_jax.data.readers.listing import UNREADABLE, joined
-from vae_jax.data.readers.numpy_files import rows_of_npy
+from vae_jax.data.readers.listing import joined
 from vae_jax.data.split import Split
+from vae_jax.data.tfds_records import Builder, Features, Records, read_in_memory, read_on_disk
 from vae_jax.errors import UserError
-from vae_jax.storage.atomic import write_arrays
-from vae_jax.storage.cache import cache_dir
 
 # Data sets made from factors, in the order in which they were published; feature label_<name> holds each.
-_FACTORS = (
+_FACTOR_NAMES = (
     ("shape", "scale", "orientation", "x_position", "y_position"),  # dSprites
     ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation"),  # 3D Shapes
 )
@@ -39,113 +34,129 @@ class UnknownName(Exception):
         self.near = near
 
 
-def load(name: str, data_dir: str | None, stream: bool = False) -> Split:
-    """All splits of a TFDS image data set, decoded once and then kept as plain arrays in the cache folder.
+def read(name: str, data_dir: str | None, stream: bool = False) -> Split:
+    """Reads all splits of a TFDS image data set, which are decoded once and kept as plain arrays in the cache folder.
 
-    With `stream` the training images stay there.
+    Args:
+      name: name of the data set, perhaps with configuration and version, as `tfds.builder` takes it.
+      data_dir: folder in which TFDS finds or keeps prepared data; None for its default.
+      stream: leave the training images in the cache folder, as `Rows`.
+
+    Raises:
+      UnknownName: TFDS has no data set with this name.
+      UserError: a data set that has no usable images, or that is not prepared and cannot be.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS thinks aloud about folders
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS logs messages about folders
     import tensorflow_datasets as tfds
 
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"--data-dir {data_dir}: no such folder. Create it, or leave the option out.")
+        raise UserError(f"{data_dir}: no such folder. Create it, or leave out `data_dir`.", field="data_dir")
     known = tfds.list_builders(with_community_datasets=False)
     if name.split(":")[0].split("/")[0] not in known:
-        raise UnknownName(_near(tfds, name, known, data_dir))
-    builder = _open(tfds, name, data_dir)
-    image, label = _features(tfds, builder, name)  # before anything is downloaded
+        raise UnknownName(_near_names(name, known, data_dir))
+    builder = _open(name, data_dir)
+    features = _features(builder, name)  # before anything is downloaded
     if not builder.is_prepared():
-        _prepare(tfds, builder, name, data_dir)
-
-    factors = _factors(builder)
+        _prepare(builder, name, data_dir)
     if builder.info.splits.get("train") is None:
         raise UserError(
             f"TFDS data set {name!r}: expected a train split, got only {joined(sorted(builder.info.splits))}. Choose a data "
             "set with training images."
         )
-    read = {}
+    records = {}
     for split in ("train", "validation", "test"):
         if split in builder.info.splits:
-            read[split] = (_on_disk if stream and split == "train" else _read)(builder, split, image, label, factors)
-    (train, train_labels, train_factors), nothing = read["train"], (None, None, None)
-    test, test_labels, test_factors = read.get("test", nothing)
+            records[split] = (read_on_disk if stream and split == "train" else read_in_memory)(builder, split, features)
+    return _to_split(records, features, _notes_on_unused(builder, name, features.image, list(records)))
+
+
+def _to_split(records: dict[str, Records], features: Features, notes: tuple[str, ...]) -> Split:
+    train, validation, test = (records.get(split) for split in ("train", "validation", "test"))
+    assert train is not None
+    validation_images, test_images = (part.images if part else None for part in (validation, test))
+    assert not isinstance(validation_images, Rows)
+    assert not isinstance(test_images, Rows)
     return Split(
-        train,
-        train_labels,
-        read.get("validation", nothing)[0],
-        test,
-        test_labels,
-        train_factors=train_factors,
-        test_factors=test_factors,
-        factor_names=factors,
+        train.images,
+        train.labels,
+        validation_images,
+        test_images,
+        test.labels if test else None,
+        train_factors=train.factors,
+        test_factors=test.factors if test else None,
+        factor_names=features.factors,
         channels_last=True,
-        notes=_unused(tfds, builder, name, image, list(read)),
+        notes=notes,
     )
 
 
-def _open(tfds, name: str, data_dir: str | None) -> Any:
+def _open(name: str, data_dir: str | None) -> Builder:
+    import tensorflow_datasets as tfds
+
     try:
         # Builders that need TensorFlow or another package print a banner before they fail.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            return cast(Builder, tfds.builder(name, data_dir=data_dir, file_format="array_record"))
     except Exception as error:  # an unknown configuration or version, a damaged folder: TFDS raises many kinds
         raise UserError(f"TFDS cannot open {name!r}: {_one_line(error)}") from None
 
 
-def _near(tfds, name: str, known: list[str], data_dir: str | None) -> list[str]:
-    """At most three names like `name` of data sets whose images can be read; making a builder takes milliseconds."""
+def _near_names(name: str, known: list[str], data_dir: str | None) -> list[str]:
+    """Returns at most three names like `name` of data sets whose images can be read. Opening each takes milliseconds."""
     near: list[str] = []
     for candidate in difflib.get_close_matches(name.lower(), known, n=20, cutoff=0.5):
         with contextlib.suppress(UserError):
-            _features(tfds, _open(tfds, candidate, data_dir), candidate)
+            _features(_open(candidate, data_dir), candidate)
             near.append(candidate)
         if len(near) == 3:
             break
     return near
 
 
-def _unused(tfds, builder, name: str, image: str, splits: list[str]) -> tuple[str, ...]:
-    """Notes on splits and on images beside the first that the data set has and that are not read."""
+def _notes_on_unused(builder: Builder, name: str, image: str, splits: Sequence[str]) -> tuple[str, ...]:
+    """Returns notes on splits, and on images beside the first, that the data set has and that are not read."""
+    import tensorflow_datasets as tfds
+
     rest = [split for split in builder.info.splits if split not in splits]
     kinds = (tfds.features.Image, tfds.features.Video)
     images = [key for key, feature in builder.info.features.items() if isinstance(feature, kinds) and key != image]
     notes = []
-    for what, names in (("split", rest), ("image feature", images)):
+    for noun, names in (("split", rest), ("image feature", images)):
         if names:
             plural, verb = ("", "is") if len(names) == 1 else ("s", "are")
-            notes.append(f"TFDS data set {name!r}: the {what}{plural} {joined(names)} {verb} not used.")
+            notes.append(f"TFDS data set {name!r}: the {noun}{plural} {joined(names)} {verb} not used.")
     return tuple(notes)
 
 
-def _prepare(tfds, builder, name: str, data_dir: str | None) -> None:
-    place = data_dir or "the default TFDS folder"
+def _prepare(builder: Builder, name: str, data_dir: str | None) -> None:
+    folder = data_dir or "the default TFDS folder"
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"TFDS data set {name!r} is not prepared in {place} as array_record. Preparing it (once) needs TensorFlow: "
-            "pip install 'vae_jax[tfds-prepare]', or pass --data-dir with a folder where it is prepared."
+            f"TFDS data set {name!r} is not prepared in {folder} as array_record. Preparing it (once) needs TensorFlow: "
+            "pip install 'vae_jax[tfds-prepare]', or pass as `data_dir` a folder where it is prepared."
         )
     downloads = Path(data_dir or Path.home() / "tensorflow_datasets") / "downloads"
-    if not downloads.is_dir():  # else the files may be there already, in downloads/manual or from an earlier attempt
+    if not downloads.is_dir():  # otherwise the files may be there, in downloads/manual or from an earlier attempt
         _check_reachable(name, builder, downloads)
-    print(f"TFDS: downloading and preparing {name} into {place} ...", file=sys.stderr, flush=True)
+    print(f"TFDS: downloading and preparing {name} into {folder} ...", file=sys.stderr, flush=True)
     try:
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # whatever a download, an archive or a builder throws: the user needs one line
+    except Exception as error:  # a download, an archive or a builder may raise anything; the user needs one line
         raise UserError(f"TFDS could not fetch and prepare {name!r}: {_one_line(error)}") from None
 
 
-def _check_reachable(name: str, builder, downloads: Path) -> None:
-    """Fails at once where TFDS itself would try for over three minutes."""
+def _check_reachable(name: str, builder: Builder, downloads: Path) -> None:
+    """Raises `UserError` at once where TFDS itself would try for over three minutes."""
     for url in list(builder.url_infos)[:1]:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
         except urllib.error.HTTPError:
-            pass  # the host answers; let TFDS say what it thinks of the file
+            pass  # the host answers, so TFDS itself can report the error
         except OSError as error:
             raise UserError(
                 f"TFDS data set {name!r} is not prepared and cannot be fetched: {url}: {error}. Put its files into "
-                f"{downloads / 'manual'}, or pass --data-dir with a folder where it is prepared."
+                f"{downloads / 'manual'}, or pass as `data_dir` a folder where it is prepared."
             ) from None
 
 
@@ -154,8 +165,10 @@ def _one_line(error: Exception) -> str:
     return (text[:200] + " ...") if len(text) > 200 else text or type(error).__name__
 
 
-def _features(tfds, builder, name: str) -> tuple[str, str | None]:
-    """Names of the image feature and, where there is one, of an integer label."""
+def _features(builder: Builder, name: str) -> Features:
+    """Returns the features to read: the first image, a label and known factors where there are any."""
+    import tensorflow_datasets as tfds
+
     features = builder.info.features
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     if not images:
@@ -168,123 +181,6 @@ def _features(tfds, builder, name: str) -> tuple[str, str | None]:
             "as one .npy array, and pass its path."
         )
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-    return images[0], "label" if "label" in labels else labels[0] if labels else None
-
-
-def _factors(builder) -> tuple[str, ...] | None:
-    """The factors of the data set, in their published order; None for one without."""
-    features = set(builder.info.features)
-    return next((names for names in _FACTORS if features.issuperset(f"label_{name}" for name in names)), None)
-
-
-def _read(
-    builder, split: str, image: str, label: str | None, factors: tuple[str, ...] | None
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    cached = _cached(builder, split, ".npz")
-    try:
-        with np.load(cached, allow_pickle=False) as archive:
-            # One written without the factors that are there counts as damaged.
-            return archive["images"], archive.get("labels"), archive["factors"] if factors else None
-    except UNREADABLE:
-        pass  # no cache yet, or a damaged one: decode again
-    shape, dtype = _stored(builder, split, image)
-    images = np.empty(shape, dtype)
-
-    def keep(index: int, pixels: np.ndarray) -> None:
-        images[index] = pixels
-
-    labels, rows = _decode(builder, split, image, label, factors, keep)
-    _write_cache(cached, _present(images=images, labels=labels, factors=rows))
-    return images, labels, rows
-
-
-def _on_disk(
-    builder, split: str, image: str, label: str | None, factors: tuple[str, ...] | None
-) -> tuple[Rows, np.ndarray | None, np.ndarray | None]:
-    """The same with the images left in an .npy file of the cache folder, which has to be writable for it."""
-    cached, beside = _cached(builder, split, ".npy"), _cached(builder, split, "-rows.npz")
-    try:
-        with np.load(beside, allow_pickle=False) as archive:
-            return rows_of_npy(cached), archive.get("labels"), archive["factors"] if factors else None
-    except (*UNREADABLE, UserError):
-        pass
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    shape, dtype = _stored(builder, split, image)
-    # Written, not mapped: on a full disk a write raises an error, a mapped page kills the process.
-    temporary = cached.with_name(f".{cached.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            keep: Callable[[int, np.ndarray], Any] = lambda _, pixels: file.write(pixels.astype(dtype).tobytes())  # noqa: E731
-            labels, rows = _decode(builder, split, image, label, factors, keep)
-        os.replace(temporary, cached)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _write_cache(beside, _present(labels=labels, factors=rows))
-    return rows_of_npy(cached), labels, rows
-
-
-def _cached(builder, split: str, ending: str) -> Path:
-    files = sorted(Path(builder.data_dir).glob(f"*-{split}.array_record*"))
-    stamp = "-".join(f"{file.stat().st_size}_{file.stat().st_mtime_ns}" for file in files)
-    name = f"{builder.info.full_name.replace('/', '-')}-{split}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
-    return cache_dir() / "tfds" / f"{name}{ending}"
-
-
-def _stored(builder, split: str, image: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of all images of a split."""
-    feature = builder.info.features[image]
-    return (builder.info.splits[split].num_examples, *feature.shape), np.dtype(feature.np_dtype)
-
-
-def _decode(
-    builder,
-    split: str,
-    image: str,
-    label: str | None,
-    factors: tuple[str, ...] | None,
-    keep: Callable[[int, np.ndarray], Any],
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Hands every image to `keep`, in order; returns the labels and the factors."""
-    name = builder.info.full_name
-    with _reading(name, builder.data_dir):
-        source = builder.as_data_source(split=split)
-        count = len(source)
-    if sys.stderr.isatty() or count > 20_000:
-        print(f"TFDS: decoding {count} images of {name} ({split}), once ...", file=sys.stderr, flush=True)
-    labels = np.empty(count, np.int64) if label else None
-    rows = np.empty((count, len(factors)), np.uint8) if factors else None
-    for index in range(count):
-        with _reading(name, builder.data_dir):
-            record = source[index]
-        keep(index, record[image])
-        if labels is not None:
-            labels[index] = record[label]
-        if rows is not None and factors is not None:
-            rows[index] = [record[f"label_{name}"] for name in factors]
-    return labels, rows
-
-
-@contextlib.contextmanager
-def _reading(name: str, folder: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of array_record, of Pillow
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"{name}: its prepared files are damaged or incomplete: {reason}. Remove {folder} to prepare them again."
-        ) from None
-
-
-def _present(**arrays: np.ndarray | None) -> dict[str, np.ndarray]:
-    return {name: array for name, array in arrays.items() if array is not None}
-
-
-def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Atomically; a cache that cannot be written costs time, not the run."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(path, arrays)
-    except OSError as error:
-        print(f"note: the decoded images could not be cached in {path.parent}: {error}", file=sys.stderr)
+    label = "label" if "label" in labels else labels[0] if labels else None
+    factors = next((names for names in _FACTOR_NAMES if set(features).issuperset(f"label_{name}" for name in names)), None)
+    return Features(images[0], label, factors)

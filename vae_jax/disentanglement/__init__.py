@@ -1,4 +1,4 @@
-"""The published disentanglement metrics, on arrays of any model: codes (examples, latent), factors (examples, num_factors)."""
+"""The published disentanglement metrics, computed from codes (examples, latent) and factors (examples, num_factors)."""
 
 from vae_jax.disentanglement.classifiers import DCI as DCI
 from vae_jax.disentanglement.classifiers import dci as dci

@@ -1,71 +1,73 @@
-"""What the metrics draw at random: rows of the table, pairs and batches of rows that share the value of a factor."""
+"""Random draws of the metrics: rows of the table, and pairs and batches of rows that share the value of a factor."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Array, Int, Key
 
 from vae_jax.disentanglement.settings import PUBLISHED, Labels, Settings, check_labels, check_num_rows, check_settings
 
-Index = NDArray[np.int64]
+Index = Int[np.ndarray, "..."]  # int64
 
 
 class Rows(NamedTuple):
-    """Rows to train and to evaluate on."""
+    """Indices of the rows to train on and to evaluate on."""
 
-    train: Index  # (num_points,)
-    evaluation: Index  # (num_eval,)
+    train: Int[np.ndarray, "num_points"]
+    evaluation: Int[np.ndarray, "num_eval"]
 
 
 class Pairs(NamedTuple):
-    """For each point a factor, and pairs of rows that agree in it."""
+    """A factor for each point, and pairs of rows with the same value of that factor."""
 
-    factor: Index  # (points,)
-    first: Index  # (points, batch_size), rows
-    second: Index  # (points, batch_size), rows
+    factor: Int[np.ndarray, "points"]
+    first: Int[np.ndarray, "points batch_size"]  # rows
+    second: Int[np.ndarray, "points batch_size"]  # rows
 
 
 class Batches(NamedTuple):
-    """For each point a factor, and rows that all agree in it."""
+    """A factor for each point, and rows that all have the same value of that factor."""
 
-    factor: Index  # (points,)
-    rows: Index  # (points, batch_size)
+    factor: Int[np.ndarray, "points"]
+    rows: Int[np.ndarray, "points batch_size"]
 
 
 class _Groups(NamedTuple):
-    """For each factor the rows in the order of its values, and where the rows of each value start and how many they are."""
+    """Rows sorted by the value of each factor, with the start and the size of the group of each value."""
 
-    value: Index  # (num_factors, rows), 0, 1, 2 ... without gaps
-    order: Index  # (num_factors, rows)
-    start: Index  # (num_factors, most values)
-    size: Index  # (num_factors, most values)
+    value: Int[np.ndarray, "num_factors rows"]  # 0, 1, 2, ... without gaps
+    order: Int[np.ndarray, "num_factors rows"]
+    start: Int[np.ndarray, "num_factors most_values"]
+    size: Int[np.ndarray, "num_factors most_values"]
 
 
 def _integers(key: Array, shape: tuple[int, ...], high: int | Index) -> Index:
-    """Uniform on 0 ... high - 1; the same numbers whether JAX computes in 32 or in 64 bits."""
+    """Draws uniform integers from 0 to high - 1. They are the same whether JAX computes in 32 or in 64 bits."""
     limit = jnp.broadcast_to(jnp.asarray(high, jnp.int32), shape)
     return np.asarray(jax.random.randint(key, shape, 0, limit, jnp.int32), np.int64)
 
 
-def sklearn_seed(key: Array) -> int:
-    """A seed in 0 ... 2^32 - 1 for scikit-learn, from a key."""
+def sklearn_seed(key: Key[Array, ""]) -> int:
+    """Derives a seed for scikit-learn, from 0 to 2^32 - 1, from a key."""
     return int(jax.random.bits(key, (), jnp.uint32))
 
 
-def draw_rows(key: Array, num_rows: int, settings: Settings = PUBLISHED) -> Rows:
-    """Rows to train and to evaluate on, for every metric that fits something to codes.
+def draw_rows(key: Key[Array, ""], num_rows: int, settings: Settings = PUBLISHED) -> Rows:
+    """Draws rows to train on and to evaluate on, for the metrics that fit a model to codes.
 
     Args:
       key: a new-style PRNG key.
-      num_rows: of the table, >= num_points and >= num_eval.
-      settings: num_points and num_eval are used. With replace every row is drawn independently of the others; without, no row
-        twice and none in both sets, so num_rows >= num_points + num_eval.
+      num_rows: number of rows of the table, >= num_points and >= num_eval.
+      settings: num_points, num_eval and replace are used. With replace, all rows are drawn independently. Without it, no row
+        is drawn twice and the two sets are disjoint, so num_rows >= num_points + num_eval is required.
 
     Returns:
-      `Rows` of indices in 0 ... num_rows - 1.
+      `Rows` of indices from 0 to num_rows - 1.
+
+    Raises:
+      UserError: if the table has too few rows.
 
     Example:
       >>> rows = draw_rows(jax.random.key(0), 10, Settings(num_points=6, num_eval=4, replace=False))
@@ -75,8 +77,8 @@ def draw_rows(key: Array, num_rows: int, settings: Settings = PUBLISHED) -> Rows
     check_settings("draw_rows", settings)
     num_points, num_eval = settings.num_points, settings.num_eval
     if settings.replace:
-        needed = ("num_points", num_points) if num_points >= num_eval else ("num_eval", num_eval)
-        check_num_rows("draw_rows", num_rows, needed[1], needed[0])
+        name, required = ("num_points", num_points) if num_points >= num_eval else ("num_eval", num_eval)
+        check_num_rows("draw_rows", num_rows, required, name)
         key_train, key_eval = jax.random.split(key)
         return Rows(_integers(key_train, (num_points,), num_rows), _integers(key_eval, (num_eval,), num_rows))
     check_num_rows("draw_rows", num_rows, num_points + num_eval, "num_points + num_eval")
@@ -94,7 +96,17 @@ def _groups(factors: Labels) -> _Groups:
 
 
 def _rows_that_agree(key: Array, groups: _Groups, factor: Index, rows: Index) -> Index:
-    """For each row (points, n) one drawn from those with the same value of the point's factor (points,), itself among them."""
+    """Draws for each row one of the rows with the same value of the point's factor, which may be the row itself.
+
+    Args:
+      key: a new-style PRNG key.
+      groups: groups of the table.
+      factor: (points,), factor of each point.
+      rows: (points, n), rows of the table.
+
+    Returns:
+      (points, n), rows of the table.
+    """
     factor = factor[:, None]
     value = groups.value[factor, rows]
     within = _integers(key, rows.shape, groups.size[factor, value])
@@ -117,12 +129,14 @@ def _batches(key: Array, groups: _Groups, num_points: int, batch_size: int) -> B
     return Batches(factor, _rows_that_agree(key_batch, groups, factor, np.repeat(row, batch_size, axis=1)))
 
 
-def beta_vae_draws(key: Array, factors: ArrayLike, settings: Settings = PUBLISHED) -> tuple[Pairs, Pairs]:
-    """The draws of `beta_vae_score`, to train and to evaluate on: a factor for each point, then batch_size pairs of rows.
+def beta_vae_draws(
+    key: Key[Array, ""], factors: Int[np.ndarray | Array, "examples num_factors"], settings: Settings = PUBLISHED
+) -> tuple[Pairs, Pairs]:
+    """Draws a factor and batch_size pairs of rows for each point of `beta_vae_score`.
 
-    The factor is uniform, the first row of a pair is uniform over the table, the second over the rows with the first's value of
-    the factor. Where the table is a full grid of factors that is the published sampling: all other factors of both rows are
-    independent. Where it is not, they follow their distribution in the table given that value.
+    The factor is uniform. The first row of a pair is uniform over the table, the second one over the rows with the same value
+    of the factor. On a full grid of factors this is the published sampling: all other factors of both rows are independent.
+    On other tables they follow their distribution in the table given that value.
 
     Args:
       key: a new-style PRNG key.
@@ -130,7 +144,7 @@ def beta_vae_draws(key: Array, factors: ArrayLike, settings: Settings = PUBLISHE
       settings: num_points, num_eval and batch_size are used.
 
     Returns:
-      `Pairs` of num_points points, and of num_eval.
+      (`Pairs` of num_points points to train on, `Pairs` of num_eval points to evaluate on).
 
     Example:
       >>> factors = np.stack([np.arange(12) % 3, np.arange(12) % 4], axis=1)
@@ -146,19 +160,26 @@ def beta_vae_draws(key: Array, factors: ArrayLike, settings: Settings = PUBLISHE
     return train, _pairs(key_eval, groups, settings.num_eval, settings.batch_size)
 
 
-def factor_vae_draws(key: Array, factors: ArrayLike, settings: Settings = PUBLISHED) -> tuple[Index, Batches, Batches]:
-    """The draws of `factor_vae_score`: rows for the variances over all data, then batches to train and to evaluate on.
+def factor_vae_draws(
+    key: Key[Array, ""], factors: Int[np.ndarray | Array, "examples num_factors"], settings: Settings = PUBLISHED
+) -> tuple[Int[np.ndarray, "num_variance_points"], Batches, Batches]:
+    """Draws the rows and batches of `factor_vae_score`.
 
-    The factor of a batch is uniform, its value is that of a row drawn uniformly, and the rows of the batch are uniform over
-    those with this value, with replacement. On a full grid of factors that is the published sampling (see `beta_vae_draws`).
+    The factor of a batch is uniform and its value is that of a uniformly drawn row. The rows of the batch are drawn with
+    replacement from the rows with this value. On a full grid of factors this is the published sampling, see `beta_vae_draws`.
 
     Args:
       key: a new-style PRNG key.
-      factors: (examples, num_factors) integers >= 0, examples >= num_variance_points.
-      settings: num_points, num_eval, num_variance_points, batch_size and replace (of the rows for the variances) are used.
+      factors: (examples, num_factors) integers >= 0, with examples >= num_variance_points.
+      settings: num_points, num_eval, num_variance_points, batch_size and replace are used. replace applies to the rows for the
+        variances only.
 
     Returns:
-      Rows (num_variance_points,), `Batches` of num_points points, and of num_eval.
+      (rows for the variances over all data, `Batches` of num_points points to train on, `Batches` of num_eval points to
+      evaluate on).
+
+    Raises:
+      UserError: if the table has fewer than num_variance_points rows.
     """
     check_settings("factor_vae_draws", settings)
     labels = check_labels("factor_vae_draws", factors)

@@ -1,56 +1,58 @@
-"""Sizes of the published metrics, and what codes and factors must look like. Everything here runs on the host, in float64."""
+"""Sizes of the published metrics, and checks of codes and factors. All metrics are computed on the host, in float64."""
 
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Array, Float, Int, Shaped
 
 from vae_jax.errors import UserError
 
-Codes = NDArray[np.float64]  # (examples, latent)
-Labels = NDArray[np.int64]  # (examples, columns), >= 0
+Codes = Float[np.ndarray, "examples latent"]  # float64
+Labels = Int[np.ndarray, "examples columns"]  # int64, >= 0
 
 
 class Settings(NamedTuple):
-    """Sizes of the metrics; the defaults are the published ones (disentanglement_lib).
+    """Sizes of the metrics. The defaults are the published ones (disentanglement_lib).
 
-    The published metrics draw images independently from all combinations of factors, for training and for evaluation alike.
-    Here rows are drawn with replacement, which on a full grid of factors is the same. On a table of not many more rows than
-    num_points, rows used for training then come up in the evaluation too, and accuracies are those of seen data to that extent
-    (so are the published ones of small grids); replace=False takes disjoint rows instead, each once.
+    The published metrics draw images independently from all combinations of factors, both for training and for evaluation.
+    Here rows are drawn with replacement, which is the same on a full grid of factors. If the table has not many more rows than
+    num_points, rows used for training also occur in the evaluation, and to that extent accuracies are those of seen data. The
+    same is true of published scores on small grids. With replace=False the rows are disjoint and each is used at most once.
     """
 
-    num_points: int = 10_000  # rows, or points of the BetaVAE and FactorVAE scores, to train on
-    num_eval: int = 5_000  # to evaluate on
+    num_points: int = 10_000  # rows to train on, or points for the BetaVAE and FactorVAE scores
+    num_eval: int = 5_000  # rows or points to evaluate on
     num_variance_points: int = 10_000  # rows for the variances of the FactorVAE score
     batch_size: int = 64  # rows (FactorVAE) or pairs of rows (BetaVAE) behind one point
-    num_bins: int = 20  # of equal width, for each code
-    least_std: float = 0.05  # codes that vary less take no part in the FactorVAE score
-    replace: bool = True  # whether rows may be drawn twice
+    num_bins: int = 20  # bins of equal width for each code
+    least_std: float = 0.05  # codes with a smaller standard deviation are left out of the FactorVAE score
+    replace: bool = True  # rows may be drawn twice
 
 
 PUBLISHED = Settings()
 
 
 def check_settings(function: str, settings: Settings) -> None:
-    """Raises ValueError for sizes that no metric can work with."""
+    """Raises `ValueError` for sizes with which no metric can be computed."""
     least = {"num_points": 2, "num_eval": 1, "num_variance_points": 2, "batch_size": 2, "num_bins": 1}
     for name, value in least.items():
         if getattr(settings, name) < value:
             raise ValueError(f"{function}: expected {name} >= {value}, got {getattr(settings, name)}.")
 
 
-def check_num_rows(function: str, num_rows: int, needed: int, names: str) -> None:
-    """Raises UserError where a table has fewer rows than the settings ask for."""
-    if num_rows < needed:
+def check_num_rows(function: str, num_rows: int, required: int, names: str) -> None:
+    """Raises `UserError` if a table has fewer rows than the settings require."""
+    if num_rows < required:
+        smaller = " and ".join(f"`{name}`" for name in names.split(" + "))
         raise UserError(
-            f"{function}: expected at least {needed} rows ({names}), got {num_rows}. "
-            f"Give more examples, or Settings with a smaller {names.replace(' + ', ' and ')}."
+            expected=f"at least {required} rows ({names}) in {function}",
+            got=num_rows,
+            fix=f"Give more examples, or Settings with a smaller {smaller}.",
         )
 
 
-def check_codes(function: str, codes: ArrayLike) -> Codes:
-    """The codes in float64, if they are finite and of shape (examples >= 2, latent >= 2)."""
+def check_codes(function: str, codes: Shaped[np.ndarray | Array, "examples latent"]) -> Codes:
+    """Returns the codes in float64 if they are finite and have the shape (examples >= 2, latent >= 2)."""
     codes = np.asarray(codes)
     if codes.ndim != 2 or codes.shape[0] < 2 or codes.shape[1] < 2:
         raise ValueError(f"{function}: expected codes of shape (examples >= 2, latent >= 2), got {codes.shape}.")
@@ -59,14 +61,19 @@ def check_codes(function: str, codes: ArrayLike) -> Codes:
     if not finite.all():
         bad = np.flatnonzero(~finite)
         raise UserError(
-            f"{function}: expected finite codes, got NaN or infinity in {len(bad)} of {len(codes)} rows (first: row {bad[0]}). "
-            "The encoder has diverged: take an earlier checkpoint."
+            field="codes",
+            expected=f"finite codes in {function}",
+            got=f"NaN or infinity in {len(bad)} of {len(codes)} rows (first: row {bad[0]})",
+            fix="The encoder has diverged: use an earlier checkpoint.",
         )
     return codes
 
 
-def check_labels(function: str, factors: ArrayLike) -> Labels:
-    """The factors as int64, if they are integers >= 0 of shape (examples, num_factors >= 2), each with two values or more."""
+def check_labels(function: str, factors: Shaped[np.ndarray | Array, "examples num_factors"]) -> Labels:
+    """Returns the factors as int64 if they are valid.
+
+    Factors are integers >= 0 of shape (examples, num_factors >= 2), each with at least two values.
+    """
     factors = np.asarray(factors)
     if factors.ndim != 2 or factors.shape[1] < 2:
         raise ValueError(f"{function}: expected factors of shape (examples, num_factors >= 2), got {factors.shape}.")
@@ -80,14 +87,20 @@ def check_labels(function: str, factors: ArrayLike) -> Labels:
     constant = np.flatnonzero(np.ptp(factors, axis=0) == 0) if len(factors) else np.arange(factors.shape[1])
     if constant.size:
         raise UserError(
-            f"{function}: expected at least two values of each factor, got one of factor {', '.join(map(str, constant))} "
-            f"among {len(factors)} rows. Leave that column out: nothing can be learned about it."
+            field="factors",
+            expected=f"at least two values of each factor in {function}",
+            got=f"one value of factor {', '.join(map(str, constant))} among {len(factors)} rows",
+            fix="Leave that column out: nothing can be learned about it.",
         )
     return factors.astype(np.int64)
 
 
-def check_pair(function: str, codes: ArrayLike, factors: ArrayLike) -> tuple[Codes, Labels]:
-    """Codes and factors of the same examples, both checked."""
+def check_pair(
+    function: str,
+    codes: Shaped[np.ndarray | Array, "examples latent"],
+    factors: Shaped[np.ndarray | Array, "examples num_factors"],
+) -> tuple[Codes, Labels]:
+    """Returns codes and factors of the same examples, both checked, see `check_codes` and `check_labels`."""
     checked = check_codes(function, codes), check_labels(function, factors)
     if len(checked[0]) != len(checked[1]):
         raise ValueError(

@@ -1,11 +1,11 @@
-"""All metrics of one model in one flat table."""
+"""All disentanglement metrics of one model in one flat table."""
 
 import math
 from collections.abc import Callable, Collection
 
 import jax
-from jax import Array
-from numpy.typing import ArrayLike
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 from vae_jax.disentanglement.classifiers import dci, explicitness, sap
 from vae_jax.disentanglement.draws import draw_rows
@@ -44,12 +44,12 @@ def _unsupervised(key: Array, codes: Codes, factors: Labels, settings: Settings)
     return {
         "gaussian_total_correlation": gaussian_total_correlation(drawn),
         "gaussian_wasserstein_correlation": wasserstein.squared_distance,
-        "gaussian_wasserstein_correlation_normalised": wasserstein.normalised,
+        "gaussian_wasserstein_correlation_normalised": wasserstein.normalized,
         "average_mutual_information": average_mutual_information(drawn, settings.num_bins),
     }
 
 
-# The place in this table is part of a metric's random numbers: new ones go to the end.
+# The position in this table determines a metric's random numbers, so new metrics go to the end.
 _METRICS: dict[str, Callable[[Array, Codes, Labels, Settings], Scores]] = {
     "beta_vae": lambda *arguments: {"beta_vae_score": beta_vae_score(*arguments)},
     "factor_vae": lambda *arguments: {"factor_vae_score": factor_vae_score(*arguments)},
@@ -63,7 +63,7 @@ _METRICS: dict[str, Callable[[Array, Codes, Labels, Settings], Scores]] = {
 METRICS = tuple(_METRICS)
 
 _SHARE, _AMOUNT = (0.0, 1.0), (0.0, math.inf)
-RANGES: dict[str, tuple[float, float]] = {  # of every score: the least and the greatest value that it can have
+RANGES: dict[str, tuple[float, float]] = {  # the smallest and the largest value that each score can have
     "beta_vae_score": _SHARE,
     "factor_vae_score": _SHARE,
     "mig": _SHARE,
@@ -81,32 +81,35 @@ RANGES: dict[str, tuple[float, float]] = {  # of every score: the least and the 
 
 
 def all_metrics(
-    key: Array,
-    codes: ArrayLike,
-    factors: ArrayLike,
+    key: Key[Array, ""],
+    codes: Float[np.ndarray | Array, "examples latent"],
+    factors: Int[np.ndarray | Array, "examples num_factors"],
     settings: Settings = PUBLISHED,
     *,
     only: Collection[str] = METRICS,
 ) -> Scores:
-    """Every published metric of one model, each on rows drawn for it.
+    """Computes every published metric of one model, each on rows drawn for it.
 
-    Metric i of `METRICS` takes fold_in(key, i), so leaving others out changes nothing, and the same key gives the same scores.
+    Metric i of `METRICS` uses fold_in(key, i), so its score does not depend on the other metrics in `only`.
 
     Args:
       key: a new-style PRNG key.
       codes: (examples >= num_points, latent >= 2), encoder means, finite.
-      factors: (examples, num_factors >= 2), integers >= 0, each with two values or more; leave a constant factor out.
+      factors: (examples, num_factors >= 2), integers >= 0, each with at least two values. Leave constant factors out.
       settings: sizes, the published ones by default.
-      only: names from `METRICS`; "dci" is by far the slowest at the published sizes.
+      only: names from `METRICS`. By far the slowest metric at the published sizes is "dci".
 
     Returns:
-      beta_vae_score, factor_vae_score, mig, sap, dci_disentanglement, dci_completeness, dci_informativeness, modularity and
-      explicitness (higher is better, at most 1); gaussian_total_correlation (nats), gaussian_wasserstein_correlation (squared
-      units of the codes), gaussian_wasserstein_correlation_normalised and average_mutual_information (nats), 0 for independent
-      codes. Constant codes score 0, and chance in beta_vae_score, dci_informativeness and explicitness (0.5).
+      Scores by name. beta_vae_score, factor_vae_score, mig, sap, dci_disentanglement, dci_completeness, dci_informativeness,
+      modularity and explicitness are at most 1, higher is better. gaussian_total_correlation (nats),
+      gaussian_wasserstein_correlation (squared units of the codes), gaussian_wasserstein_correlation_normalised and
+      average_mutual_information (nats) are 0 for independent codes. Constant codes score 0, except in beta_vae_score and
+      dci_informativeness (chance) and in explicitness (0.5).
+
+    Raises:
+      UserError: for an unknown metric, codes that are not finite, constant factors, or too few rows.
 
     Example:
-      >>> import numpy as np
       >>> factors = np.stack(np.unravel_index(np.arange(120), (4, 5, 6)), axis=1)
       >>> settings = Settings(num_points=100, num_eval=20)
       >>> scores = all_metrics(jax.random.key(0), factors.astype(float), factors, settings, only=["mig", "sap"])

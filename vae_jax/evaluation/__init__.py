@@ -1,13 +1,14 @@
-"""What a trained model is worth: exact dataset means of the ELBO, estimates of log p(x) with their errors."""
+"""Evaluation of a trained model: exact dataset means of the ELBO, and estimates of log p(x) with their errors."""
 
 from vae_jax.evaluation.annealed_importance import Annealed as Annealed
-from vae_jax.evaluation.annealed_importance import Annealing as Annealing
 from vae_jax.evaluation.annealed_importance import Bounds as Bounds
 from vae_jax.evaluation.annealed_importance import ais as ais
 from vae_jax.evaluation.annealed_importance import ais_dataset as ais_dataset
 from vae_jax.evaluation.annealed_importance import bdmc as bdmc
 from vae_jax.evaluation.annealed_importance import bdmc_simulated as bdmc_simulated
-from vae_jax.evaluation.annealed_importance import temperatures as temperatures
+from vae_jax.evaluation.annealing import Annealing as Annealing
+from vae_jax.evaluation.annealing import temperatures as temperatures
+from vae_jax.evaluation.dataset_means import DataSlice as DataSlice
 from vae_jax.evaluation.dataset_means import Evaluation as Evaluation
 from vae_jax.evaluation.dataset_means import Means as Means
 from vae_jax.evaluation.dataset_means import bits_per_dim as bits_per_dim
@@ -17,6 +18,7 @@ from vae_jax.evaluation.dataset_means import map_examples as map_examples
 from vae_jax.evaluation.dataset_means import means as means
 from vae_jax.evaluation.dataset_means import standard_error as standard_error
 from vae_jax.evaluation.gaps import Gaps as Gaps
+from vae_jax.evaluation.gaps import GapSettings as GapSettings
 from vae_jax.evaluation.gaps import fit_posterior as fit_posterior
 from vae_jax.evaluation.gaps import gaps as gaps
 from vae_jax.evaluation.gaps import gaps_dataset as gaps_dataset

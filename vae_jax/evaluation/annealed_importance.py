@@ -1,17 +1,17 @@
-"""Annealed importance sampling of log p(x), and bidirectional Monte Carlo: bounds from below and above that meet."""
+"""Annealed importance sampling of log p(x), and bidirectional Monte Carlo, which bounds log p(x) from both sides."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.evaluation.dataset_means import ToInput, map_examples
+from vae_jax.evaluation.annealing import DEFAULT, Annealing, Start, check_annealing
+from vae_jax.evaluation.dataset_means import DataSlice, ToInput, map_examples
 from vae_jax.evaluation.hmc import (
     ADAPTATION_STEPS,
     Path,
@@ -24,104 +24,46 @@ from vae_jax.evaluation.hmc import (
 )
 from vae_jax.model import VAE, Params, prior_log_prob, sample_prior
 from vae_jax.objectives import log_mean_exp_k
-from vae_jax.objectives.base import log_likelihood_of, standard_normal_log_prob
+from vae_jax.objectives.base import scalar_log_prob, standard_normal_log_prob
 from vae_jax.posteriors import posterior_log_prob, sample_posterior
-
-Start = Literal["posterior", "prior"]
-Schedule = Literal["linear", "sigmoid"]
-_STEEPNESS = 4.0  # the sigmoid's range is that of its argument from -4 to 4
-
-
-class Annealing(NamedTuple):
-    """How to anneal; static, so hashable. The defaults cost 12,000 evaluations of the decoder and its gradient a chain.
-
-    start: where the chains begin: "posterior", the encoder's q(z|x), the better evaluator wherever the encoder is any good (Wu
-      et al. 2017); or "prior", p(z), which asks nothing of the encoder.
-    num_temperatures: steps from the start to p(x, z), >= 1; 1 is plain importance sampling. The bounds tighten as 1/number.
-    num_chains: chains for each example, >= 1.
-    num_leapfrog: leapfrog steps of each transition, >= 1.
-    schedule: of the temperatures, see `temperatures`; by default "linear" from the posterior and "sigmoid" from the prior. At
-      100 temperatures, for a Bernoulli VAE of binarised MNIST: from the prior the sigmoid's gap is 2.5 nats and the linear
-      one's 4.2; from the posterior the sigmoid's error over the chains is 0.22 nats and the linear one's 0.18.
-    target_acceptance: that the step sizes are adapted to.
-    num_adaptation: transitions of each chain of the preliminary pass that adapts them.
-    """
-
-    start: Start = "posterior"
-    num_temperatures: int = 1000
-    num_chains: int = 16
-    num_leapfrog: int = 10
-    schedule: Schedule | None = None
-    target_acceptance: float = 0.65
-    num_adaptation: int = 200
-
-    def temperatures(self) -> np.ndarray:
-        """The temperatures of these settings, see `temperatures`."""
-        return temperatures(self.num_temperatures, self.schedule or ("linear" if self.start == "posterior" else "sigmoid"))
-
-
-DEFAULT = Annealing()
 
 
 @short_repr
 class Annealed(NamedTuple):
-    """An estimate of log p(x) for one example from several chains; with a leading axis of examples from a data set."""
+    """An estimate of log p(x) for one example from several chains. Results for a data set have a leading axis of examples."""
 
-    log_px: Array  # nats; its expectation is a lower bound of log p(x) (forward chains) or an upper bound (reverse chains)
-    standard_error: Array  # of log_px, over the chains; nan for a single chain
-    effective_sample_size: Array  # chains that the weights are worth, from 1 to num_chains
-    acceptance_rate: Array  # mean over transitions and chains; nan without transitions (num_temperatures = 1)
+    log_px: Float[Array, "*examples"]  # nats, in expectation a lower bound (forward chains) or an upper bound (reverse chains)
+    standard_error: Float[Array, "*examples"]  # of log_px over the chains, NaN for a single chain
+    effective_sample_size: Float[Array, "*examples"]  # from 1 to num_chains
+    acceptance_rate: Float[Array, "*examples"]  # mean over transitions and chains, NaN for num_temperatures = 1
 
 
 @short_repr
 class Bounds(NamedTuple):
-    """Both sides of log p(x) for data simulated from the model; in expectation lower.log_px <= log p(x) <= upper.log_px."""
+    """Bounds of log p(x) for data simulated from the model: in expectation lower.log_px <= log p(x) <= upper.log_px."""
 
-    lower: Annealed  # forward chains, from the start to p(z|x)
-    upper: Annealed  # reverse chains, from the true code z* back to the start
+    lower: Annealed  # forward chains, from p_0 to p(z|x)
+    upper: Annealed  # reverse chains, from the true code z* back to p_0
 
     @property
-    def gap(self) -> Array:
-        """The upper minus the lower one, nats: in expectation it bounds the error of either."""
+    def gap(self) -> Float[Array, "*examples"]:
+        """The upper minus the lower bound in nats. In expectation it bounds the error of either."""
         return self.upper.log_px - self.lower.log_px
 
 
-def temperatures(num_temperatures: int, schedule: Schedule) -> np.ndarray:
-    """0 = t_0 < t_1 < ... < t_n = 1, n = num_temperatures; float64.
-
-        linear  t_i = i/n;      sigmoid  t_i = (s(u_i) - s(-4)) / (s(4) - s(-4)),   s the sigmoid, u_i = 4 (2 i/n - 1)
-
-    The sigmoid takes small steps at both ends: where p(z) begins to feel a likelihood of many nats, which it does at once, and
-    where the chains arrive.
-
-    Example:
-      >>> print(temperatures(4, "linear"))
-      [0. 0.25 0.5 0.75 1. ]
-    """
-    if num_temperatures < 1:
-        raise ValueError(f"temperatures: expected num_temperatures >= 1, got {num_temperatures}.")
-    if schedule not in get_args(Schedule):
-        raise ValueError(f"temperatures: expected schedule 'linear' or 'sigmoid', got {schedule!r}.")
-    even = np.linspace(0.0, 1.0, num_temperatures + 1)
-    if schedule == "linear":
-        return even
-    # tanh(u/2) is the sigmoid up to shift and scale, and odd: the ends come out as 0 and 1 exactly.
-    return (np.tanh(_STEEPNESS * (even - 0.5)) / np.tanh(_STEEPNESS / 2) + 1) / 2
-
-
 class _Problem(NamedTuple):
-    """The path of one example, how to draw its start, and the scale of the momenta."""
+    """Annealing path of one example, sampler of its initial distribution, and scale of the momenta."""
 
     path: Path
     sample: Callable[[Array], Array]  # key -> z
-    scale: Array  # (latent,)
+    scale: Float[Array, "latent"]
 
 
 def _problem(vae: VAE, params: Params, x: Array, start: Start) -> _Problem:
     log_prior = prior_log_prob(vae, params) or standard_normal_log_prob
 
     def log_likelihood(z: Array) -> Array:
-        return log_likelihood_of(vae.likelihood.log_prob, vae.decode(params, z), x)
+        return scalar_log_prob(vae.likelihood.log_prob, vae.decode(params, z), x)
 
     if start == "prior":
         code = jax.eval_shape(lambda key: sample_prior(vae, params, key), stream(0, Stream.CHECK))
@@ -133,11 +75,11 @@ def _problem(vae: VAE, params: Params, x: Array, start: Start) -> _Problem:
         return posterior_log_prob(mean, log_scale, z)
 
     path = Path(log_q, lambda z: log_likelihood(z) + log_prior(z) - log_q(z))
-    # With five dimensions of standard deviation 0.05 and five of 1 the scales of q bring the gap from 0.05 nats to 0.02.
+    # With five dimensions of standard deviation 0.05 and five of 1, the scales of q reduce the gap from 0.05 nats to 0.02.
     return _Problem(path, lambda key: sample_posterior(key, mean, log_scale), jnp.exp(log_scale))
 
 
-def _chain_keys(key: Array, num_chains: int) -> Array:
+def _chain_keys(key: Array, num_chains: int) -> Key[Array, "chains"]:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_chains))
 
 
@@ -146,13 +88,13 @@ def _start(keys: Array, problem: _Problem) -> Point:
 
 
 def _adapt(key: Array, problem: _Problem, settings: Annealing) -> StepSizes | None:
-    """Step sizes for one example, from chains of their own; None where there are no transitions.
+    """Adapts the step sizes of one example with separate chains. Returns None if the settings have no transitions.
 
-    One for each example, because posteriors differ in width and because one that is shared in a batch would make results
-    depend on the batch; shared by its chains. At up to num_adaptation / 10 temperatures, so that neither the cost nor the
-    memory grows with the number of temperatures.
+    Each example has its step sizes, shared by its chains: posteriors differ in width, and step sizes shared in a batch would
+    make results depend on the batch. They are adapted at up to num_adaptation / 10 temperatures, so that neither the cost nor
+    the memory grows with the number of temperatures.
     """
-    last = settings.num_temperatures - 1  # the number of transitions, at t_1 ... t_last
+    last = settings.num_temperatures - 1  # transitions take place at t_1 ... t_last
     if last == 0:
         return None
     numbers = np.linspace(1, last, min(last, max(1, settings.num_adaptation // ADAPTATION_STEPS)))
@@ -171,7 +113,10 @@ def _adapt(key: Array, problem: _Problem, settings: Annealing) -> StepSizes | No
 
 
 def _add(total: Array, lost: Array, term: Array) -> tuple[Array, Array]:
-    """The total plus term, and what rounding lost of it, to be added next time (Kahan): thousands of terms of float32."""
+    """Adds a term by Kahan summation: returns the new total and the rounding error to add next time.
+
+    The sums have thousands of float32 terms.
+    """
     term = term + lost
     new = total + term
     return new, term - (new - total)
@@ -182,24 +127,29 @@ def _increments(t: np.ndarray) -> np.ndarray:
 
 
 def _anneal(
-    keys: Array, problem: _Problem, points: Point, reverse: np.ndarray, step_sizes: StepSizes | None, settings: Annealing
+    keys: Array,
+    problem: _Problem,
+    points: Point,
+    reverse: Bool[np.ndarray, "chains"],
+    step_sizes: StepSizes | None,
+    settings: Annealing,
 ) -> tuple[Array, Array]:
-    """Log weights and acceptance rates of chains along the path, from points at its start; or at its end where reverse.
+    """Runs chains along the path and returns their log weights and acceptance rates, each (chains,).
 
-    Forward log w = sum_i (t_i - t_(i-1)) log_ratio(z_(i-1)), where z_i comes from z_(i-1) by a transition that leaves f_(t_i)
-    invariant; in reverse the same sum along the same transitions in the other order. Both directions go through the decoder
-    together.
+    Forward chains start at t = 0, reverse chains at t = 1. Forward, log w = sum_i (t_i - t_(i-1)) log_ratio(z_(i-1)), where z_i
+    comes from z_(i-1) by a transition that leaves f_(t_i) invariant. In reverse it is the same sum along the same transitions
+    in opposite order. Both directions go through the decoder together.
     """
     dtype, n = problem.scale.dtype, settings.num_temperatures
     t = settings.temperatures().astype(dtype)
-    # Of the temperatures as the transitions see them, rounded: with other differences the weights would be biased.
+    # Differences of the rounded temperatures, which the transitions use: any others would bias the weights.
     increments, temperature = jnp.asarray(_increments(t)), jnp.asarray(t)
     backwards = jnp.asarray(reverse)
 
     def step(carry: tuple[Point, Array, Array, Array], i: Array) -> tuple[tuple[Point, Array, Array, Array], None]:
         points, log_w, lost, accepted = carry
-        number = jnp.where(backwards, n - i, i)  # of the transition, 1 ... n - 1
-        increment = increments[jnp.where(backwards, number, number - 1)]  # to its temperature, from where the chain is
+        number = jnp.where(backwards, n - i, i)  # number of the transition, from 1 to n - 1
+        increment = increments[jnp.where(backwards, number, number - 1)]  # from the chain's present temperature
         log_w, lost = _add(log_w, lost, increment * points.log_ratio)
         assert step_sizes is not None
         points, rates = move_chains(
@@ -223,11 +173,14 @@ def _anneal(
 
 
 def _summary(log_w: Array, acceptance_rates: Array, *, reverse: bool) -> Annealed:
-    """From log weights with E[w] = p(x), or 1/p(x) in reverse. The error is that of the mean, over the mean (delta method)."""
+    """Summarizes log weights with E[w] = p(x), or E[w] = 1/p(x) in reverse.
+
+    The standard error is that of the mean weight divided by the mean weight (delta method).
+    """
     num_chains = log_w.shape[0]
     log_w = -log_w if reverse else log_w
     log_mean = log_mean_exp_k(log_w)
-    relative = jnp.exp(log_w - log_mean)  # of mean 1
+    relative = jnp.exp(log_w - log_mean)  # weights scaled to a mean of 1
     spread = jnp.sum(jnp.square(relative - 1)) / (num_chains - 1) if num_chains > 1 else jnp.full_like(log_mean, jnp.nan)
     return Annealed(
         log_px=-log_mean if reverse else log_mean,
@@ -237,40 +190,31 @@ def _summary(log_w: Array, acceptance_rates: Array, *, reverse: bool) -> Anneale
     )
 
 
-def _check(function: str, settings: Annealing) -> None:
-    for name in ("num_temperatures", "num_chains", "num_leapfrog", "num_adaptation"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{function}: expected {name} >= 1, got {getattr(settings, name)}.")
-    if settings.start not in get_args(Start):
-        raise ValueError(f"{function}: expected start 'posterior' or 'prior', got {settings.start!r}.")
-    if not 0 < settings.target_acceptance < 1:
-        raise ValueError(f"{function}: expected target_acceptance between 0 and 1, got {settings.target_acceptance}.")
-
-
-def ais(key: Array, vae: VAE, params: Params, x: Array, settings: Annealing = DEFAULT) -> Annealed:
-    """Annealed importance sampling of log p(x), for one example: a lower bound in expectation.
+def ais(key: Key[Array, ""], vae: VAE, params: Params, x: Shaped[Array, "..."], settings: Annealing = DEFAULT) -> Annealed:
+    """Estimates log p(x) of one example by annealed importance sampling. In expectation it is a lower bound.
 
         log p(x) ~ log 1/C sum_c w_c,   log w = sum_i (t_i - t_(i-1)) [log p(x, z_(i-1)) - log p_0(z_(i-1))],   z_0 ~ p_0
 
     where p_0 is q(z|x) or p(z), and z_i is a Hamiltonian Monte Carlo transition from z_(i-1) that leaves the density
-    proportional to p_0(z)^(1 - t_i) p(x, z)^(t_i) invariant. E[w] = p(x) exactly, for any number of temperatures: this needs
-    transitions that are fixed beforehand, so the step sizes are adapted in a preliminary pass with other keys, and frozen.
+    proportional to p_0(z)^(1 - t_i) p(x, z)^(t_i) invariant. E[w] = p(x) holds exactly for any number of temperatures. It
+    requires transitions that are fixed beforehand, so the step sizes are adapted in a preliminary pass with different keys and
+    then frozen.
 
     Args:
-      key: a new-style PRNG key; one half of it is for the preliminary pass. Chain c uses fold_in of the other with c.
+      key: a new-style PRNG key. It is split, one part for the preliminary pass. Chain c folds c into the other part.
       vae, params: the model.
-      x: one example, as the likelihood and the encoder take it.
-      settings: `Annealing` (static). Momenta are scaled to the standard deviations of q from the posterior start, not from
-        the prior, where the encoder has no part at all.
+      x: one example, as floats that the likelihood and the encoder take.
+      settings: `Annealing` (static). From the posterior, momenta are scaled to the standard deviations of q. From the prior
+        they are not, so that the encoder has no influence.
 
     Returns:
-      `Annealed`: log_px in nats, its standard error over the chains, effective sample size, acceptance rate.
+      `Annealed`: log_px in nats, its standard error over the chains, effective sample size and acceptance rate.
 
     Numerics:
-      Where q is the true posterior every weight is p(x), whatever the settings. Sums of weights are compensated, and exact to
-      the rounding of log p(x, z) itself after thousands of temperatures.
+      If q is the true posterior, every weight is p(x) for all settings. The sums of log weights are compensated: after
+      thousands of temperatures they are accurate to the rounding of log p(x, z).
 
-    Example: z ~ N(0, 1) and x ~ N(z, 1), so p(x) = N(0, 2); q is made too narrow.
+    Example: z ~ N(0, 1) and x ~ N(z, 1), so p(x) = N(0, 2). The encoder's q is too narrow.
       >>> from vae_jax import likelihoods
       >>> encode = lambda params, x: (x / 2, jnp.full(1, -0.6))
       >>> vae = VAE(lambda key: {}, encode, lambda params, z: z, likelihoods.gaussian(1.0), (1,), 1)
@@ -279,9 +223,9 @@ def ais(key: Array, vae: VAE, params: Params, x: Array, settings: Annealing = DE
       -1.27
 
     Source:
-      Neal (2001); for decoders Wu et al. (2017), whose 16 chains, 10 leapfrog steps and acceptance rate of 0.65 these are.
+      Neal (2001). Wu et al. (2017) apply it to decoders; the default chains, leapfrog steps and acceptance rate are theirs.
     """
-    _check("ais", settings)
+    check_annealing("ais", settings)
     problem = _problem(vae, params, x, settings.start)
     key_adapt, key = jax.random.split(key)
     step_sizes = _adapt(key_adapt, problem, settings)
@@ -290,25 +234,33 @@ def ais(key: Array, vae: VAE, params: Params, x: Array, settings: Annealing = DE
     return _summary(*_anneal(keys, problem, _start(keys, problem), forward, step_sizes, settings), reverse=False)
 
 
-def bdmc(key: Array, vae: VAE, params: Params, x: Array, z: Array, settings: Annealing = DEFAULT) -> Bounds:
-    """Bidirectional Monte Carlo for one example that was simulated from the model: log p(x) from both sides.
+def bdmc(
+    key: Key[Array, ""],
+    vae: VAE,
+    params: Params,
+    x: Shaped[Array, "..."],
+    z: Float[Array, "latent"],
+    settings: Annealing = DEFAULT,
+) -> Bounds:
+    """Bounds log p(x) from both sides by bidirectional Monte Carlo, for one example that was simulated from the model.
 
         lower = log 1/C sum_c w_c (`ais`);   upper = -log 1/C sum_c 1/w'_c,   E[1/w'] = 1/p(x)
 
-    where w' is the weight of the path run backwards from z, which is an exact draw of p(z|x), to p_0. The gap says how well
-    these settings do on this model, which real data cannot say: their codes are not known.
+    where w' is the weight of the path run backwards from z, an exact draw from p(z|x), to p_0. The gap measures the accuracy of
+    these settings on this model. Real data cannot provide it, because their codes are unknown.
 
     Args:
-      key, vae, params, settings: as in `ais`.
-      x, z: a draw from p(z) p(x|z): z of shape (latent,). With any other z the upper one is no bound.
+      key, vae, params, settings: see `ais`.
+      x, z: one joint draw from p(z) p(x|z), with z of shape (latent,). For any other z the upper value is not a bound.
 
     Returns:
-      `Bounds`. All reverse chains leave from the one z: their errors and effective sample size do not see that it is one draw.
+      `Bounds`. All reverse chains start from the same z, so their standard error and effective sample size do not include the
+      variation due to this single draw.
 
     Source:
       Grosse, Ghahramani & Adams (2015); Wu et al. (2017).
     """
-    _check("bdmc", settings)
+    check_annealing("bdmc", settings)
     problem = _problem(vae, params, x, settings.start)
     key_adapt, key_forward, key_reverse = jax.random.split(key, 3)
     step_sizes = _adapt(key_adapt, problem, settings)
@@ -322,44 +274,45 @@ def bdmc(key: Array, vae: VAE, params: Params, x: Array, z: Array, settings: Ann
 
 
 def ais_dataset(
-    key: Array,
+    key: Key[Array, ""],
     vae: VAE,
     params: Params,
-    data: Array,
+    data: Shaped[Array, "examples ..."] | DataSlice,
     settings: Annealing = DEFAULT,
     *,
     to_input: ToInput = lambda x: x,
     batch_size: int = 100,
     log_jacobian: float = 0.0,
-    first: ArrayLike = 0,
 ) -> Annealed:
-    """`ais` of every example of a data set. Jit it at the edge.
+    """Computes `ais` for every example of a data set. Jit it at the call site.
+
+    Example i uses fold_in(key, i), so its draws do not depend on batch_size, but the rounding of the decoder's matrix products
+    does. For posteriors close to Gaussian the difference stays at the level of rounding. For rugged posteriors, long chains
+    amplify it, and a different batch_size amounts to a different draw of the same estimate.
 
     Args:
-      key: a new-style PRNG key. Example i uses fold_in(key, i), so its draws do not depend on batch_size. (What differs is the
-        rounding of the decoder's products. Where a posterior is close to Gaussian it stays rounding; where it is rugged long
-        chains magnify it, and another batch_size gives another draw of the same estimate.)
-      vae, params, settings: as in `ais`.
-      data: (examples, ...) as stored; to_input turns a batch of it into floats.
-      batch_size: examples at once, each with all of its chains: batch_size * num_chains codes go through the decoder together.
-        Memory does not depend on num_temperatures.
-      log_jacobian: nats added to each log_px, `data.Prepared.log_jacobian`.
-      first: index of data[0], where data is a part of a data set; may be traced.
+      key: a new-style PRNG key.
+      vae, params, settings: see `ais`.
+      data: (examples, ...) as stored, or a `DataSlice` of a larger data set.
+      to_input: turns a batch of `data` into floats.
+      batch_size: examples computed together, each with all of its chains: batch_size * num_chains codes go through the decoder
+        at once. Memory does not depend on num_temperatures.
+      log_jacobian: nats added to each log_px, usually `data.Prepared.log_jacobian`.
 
     Returns:
-      `Annealed` of per-example values, each (examples,); take their means on the host in float64.
+      `Annealed` of per-example values, each (examples,). Compute their means on the host in float64.
     """
-    _check("ais_dataset", settings)
+    check_annealing("ais_dataset", settings)
 
     def one(index: Array, x: Array) -> Annealed:
         estimate = ais(jax.random.fold_in(key, index), vae, params, x, settings)
         return estimate._replace(log_px=estimate.log_px + log_jacobian)
 
-    return map_examples(one, data, to_input, batch_size, first)
+    return map_examples(one, data, to_input, batch_size)
 
 
 def bdmc_simulated(
-    key: Array,
+    key: Key[Array, ""],
     vae: VAE,
     params: Params,
     num_examples: int,
@@ -367,16 +320,16 @@ def bdmc_simulated(
     *,
     batch_size: int = 100,
 ) -> Bounds:
-    """`bdmc` of examples that it simulates: z ~ p(z), x ~ p(x|z). Jit it at the edge.
+    """Simulates examples z ~ p(z), x ~ p(x|z) and computes `bdmc` for each. Jit it at the call site.
 
     Args:
-      key, vae, params, settings, batch_size: as in `ais_dataset`.
-      num_examples: how many (static); Wu et al. (2017) use the gap's mean over the examples.
+      key, vae, params, settings, batch_size: see `ais_dataset`.
+      num_examples: number of simulated examples, >= 1 (static).
 
     Returns:
-      `Bounds` of per-example values, each (num_examples,).
+      `Bounds` of per-example values, each (num_examples,). Wu et al. (2017) report the mean gap over the examples.
     """
-    _check("bdmc_simulated", settings)
+    check_annealing("bdmc_simulated", settings)
 
     def one(index: Array, _: Array) -> Bounds:
         key_z, key_x, key_chains = jax.random.split(jax.random.fold_in(key, index), 3)

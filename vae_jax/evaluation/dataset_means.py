@@ -1,14 +1,14 @@
-"""Exact dataset means: every example once, whatever the batch size."""
+"""Exact means over a data set: every example counts once, whatever the batch size."""
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Shaped
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data import Prepared
@@ -17,43 +17,59 @@ from vae_jax.model import VAE, Params, prior_log_prob
 from vae_jax.objectives import Terms, elbo
 
 ToInput = Callable[[Array], Array]  # a batch as stored -> the floats that the likelihood and the encoder take
+Result = TypeVar("Result")
 
-# XLA's matrix products on CPU add up in an order that depends on how many rows there are. So there it is always as many.
-_AT_ONCE_ON_CPU = 128
+# XLA's matrix products on CPU add in an order that depends on the number of rows. A fixed number keeps results identical.
+_CPU_BATCH_SIZE = 128
 
 
 @short_repr
 class Evaluation(NamedTuple):
     """The two terms of the ELBO (beta = 1) of every example, in nats."""
 
-    log_likelihood: Array  # (examples,)
-    kl: Array  # (examples,)
+    log_likelihood: Float[Array, "examples"]
+    kl: Float[Array, "examples"]
 
 
 class Means(NamedTuple):
-    """Means over the examples of a split, in nats per example, beta = 1; standard errors over the examples."""
+    """Means over the examples of a split, in nats per example at beta = 1, with a standard error over the examples."""
 
     elbo: float
     log_likelihood: float
     kl: float
-    elbo_standard_error: float  # NaN for one example
+    elbo_standard_error: float  # NaN for a single example
     num_examples: int
 
 
-def standard_error(values: Any) -> float:
-    """Standard error s/sqrt(n) of the mean of these values, in float64; NaN for a single one, whose spread is not defined.
+class DataSlice(NamedTuple):
+    """Consecutive examples of a data set, with the index of the first one in the whole.
+
+    The estimators fold the index of an example into their key, so slices give the same numbers as the whole.
+    """
+
+    examples: Shaped[Array, "examples ..."]  # as stored
+    first: ArrayLike = 0  # may be traced
+
+
+def as_slice(data: Array | DataSlice) -> DataSlice:
+    """Returns `data` itself if it is a slice, otherwise the slice that holds all of it."""
+    return data if isinstance(data, DataSlice) else DataSlice(data)
+
+
+def standard_error(values: Float[np.ndarray | Array, "examples"] | Sequence[float]) -> float:
+    """Returns the standard error s/sqrt(n) of the mean, in float64. It is NaN for a single value, whose spread is undefined.
 
     Example:
       >>> standard_error([1.0, 2.0, 3.0, 4.0]).__round__(4), standard_error([1.0])
       (0.6455, nan)
     """
     values = np.asarray(values, np.float64)
-    with np.errstate(invalid="ignore"):  # infinities have no spread: NaN
+    with np.errstate(invalid="ignore"):  # the spread of infinities is NaN
         return float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 def means(evaluation: Evaluation) -> Means:
-    """Dataset means in float64 from per-example values, so that elbo = log_likelihood - kl holds to float64."""
+    """Computes dataset means in float64 from per-example values, so that elbo = log_likelihood - kl holds in float64."""
     log_likelihood, kl = (np.asarray(values, np.float64) for values in evaluation)
     with np.errstate(invalid="ignore"):
         mean_log_likelihood, mean_kl = float(np.mean(log_likelihood)), float(np.mean(kl))
@@ -62,10 +78,17 @@ def means(evaluation: Evaluation) -> Means:
 
 
 def bits_per_dim(log_prob: float, num_dims: int) -> float:
-    """Nats of an example as bits per dimension, -log_prob / (num_dims log 2).
+    """Converts nats per example to bits per dimension: -log_prob / (num_dims log 2).
 
-    Defined for discrete data alone: probabilities (`likelihoods.DISCRETE`), or the density of dequantised data with the
-    Jacobian of its scale included (`data.Prepared.log_jacobian`), which then is a bound.
+    The result is meaningful for discrete data only: for probabilities (`likelihoods.DISCRETE`), or as a bound for the density
+    of dequantized data if it includes the Jacobian of the scale (`data.Prepared.log_jacobian`).
+
+    Args:
+      log_prob: log-probability of one example, in nats, summed over its dimensions.
+      num_dims: number of data dimensions, >= 1.
+
+    Returns:
+      Bits per dimension, lower is better.
 
     Example: a uniform distribution over 256 levels.
       >>> print(bits_per_dim(-784 * np.log(256), 784))
@@ -75,16 +98,25 @@ def bits_per_dim(log_prob: float, num_dims: int) -> float:
 
 
 def map_examples(
-    function: Callable[[Array, Array], Any], data: Array, to_input: ToInput, batch_size: int, first: ArrayLike = 0
-) -> Any:
-    """`function(index, x)` for every example, in batches inside one program; results have a leading axis of examples.
+    function: Callable[[Array, Array], Result], data: Array | DataSlice, to_input: ToInput, batch_size: int
+) -> Result:
+    """Computes `function(index, x)` for every example, in batches inside one program.
 
-    Indices count from `first`: of a part of a data set, the index of its first example in the whole.
+    The last batch is filled up with copies of the first example, whose results are cut off, so every example counts once.
 
-    The last batch is filled up with copies of the first example, whose results are cut off: so every example counts once.
+    Args:
+      function: (index, x) -> pytree of arrays, for one example.
+      data: (examples, ...) as stored, or a `DataSlice` of a larger data set, whose `first` is added to the index.
+      to_input: turns a batch of stored examples into what `function` gets.
+      batch_size: examples computed together, >= 1 (static).
+
+    Returns:
+      The pytree of `function`, each leaf with a leading axis of examples.
     """
+    data, first = as_slice(data)
     if not hasattr(data, "shape"):
-        raise UserError(f"expected an array of examples such as prepared.test, got a {type(data).__name__}.")
+        expected = "an array of examples such as prepared.test"
+        raise UserError(field="data", expected=expected, got=f"a {type(data).__name__}")
     num_examples = data.shape[0]
     batch_size = min(batch_size, num_examples)
     num_batches = -(-num_examples // batch_size)
@@ -94,35 +126,36 @@ def map_examples(
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], results)
 
 
-def _at_once(batch_size: int) -> int:
-    """How many examples `evaluate` and `encode_dataset` take at once where a user asks for so many."""
-    return _AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else batch_size
+def _effective_batch_size(batch_size: int) -> int:
+    """Returns the number of examples that `evaluate` and `encode_dataset` compute together for a requested batch size."""
+    return _CPU_BATCH_SIZE if jax.default_backend() == "cpu" else batch_size
 
 
 def evaluate(
-    key: Array,
+    key: Key[Array, ""],
     vae: VAE,
     params: Params,
-    data: Array,
+    data: Shaped[Array, "examples ..."],
     *,
     to_input: ToInput = lambda x: x,
     batch_size: int = 1000,
     num_samples: int = 1,
     log_jacobian: float = 0.0,
 ) -> Evaluation:
-    """The ELBO's terms for every example of a data set. Jit it at the edge.
+    """Estimates the terms of the ELBO (beta = 1) for every example of a data set. Jit it at the call site.
 
     Args:
       key: a new-style PRNG key. Draw k for example i uses fold_in(fold_in(key, i), k), so results do not depend on batch_size.
       vae, params: the model.
-      data: (examples, ...) as stored; to_input turns a batch of it into floats.
-      batch_size: examples at once, for memory and speed. On CPU it is 128 whatever is asked, so that the results are the same
-        bit for bit; elsewhere another number may add up float32 in another order.
-      num_samples: draws of z for each example.
-      log_jacobian: nats added to each log-likelihood, `data.Prepared.log_jacobian`.
+      data: (examples, ...) as stored.
+      to_input: turns a batch of `data` into floats.
+      batch_size: examples computed together, which affects memory and speed. On CPU it is always 128, so that results are
+        identical bit for bit. On other backends a different number may change the order of float32 additions.
+      num_samples: draws of z for each example, >= 1 (static).
+      log_jacobian: nats added to each log-likelihood, usually `data.Prepared.log_jacobian`.
 
     Returns:
-      `Evaluation` of per-example values; take their mean, and their standard error, on the host in float64.
+      `Evaluation` of per-example values. Compute their mean and standard error on the host in float64, see `means`.
     """
     log_prior = prior_log_prob(vae, params)
 
@@ -135,39 +168,43 @@ def evaluate(
             decode = lambda z: vae.decode(params, z)  # noqa: E731
             return elbo(key_k, lambda x: posterior, decode, vae.likelihood.log_prob, x, prior_log_prob=log_prior)
 
-        # One draw after another: memory does not grow with num_samples.
+        # One draw after another, so that memory does not grow with num_samples.
         terms = jax.lax.map(draw, jnp.arange(num_samples))
         return Evaluation(
             jnp.mean(terms.log_likelihood) + log_jacobian, terms.kl[0] if log_prior is None else jnp.mean(terms.kl)
         )
 
-    return map_examples(one, data, to_input, _at_once(batch_size))
+    return map_examples(one, data, to_input, _effective_batch_size(batch_size))
 
 
 def encode_dataset(
     vae: VAE,
     params: Params,
-    data: Prepared | Array,
+    data: Prepared | Shaped[Array, "examples ..."],
     *,
     split: Literal["test", "validation", "train"] = "test",
-    key: Array | None = None,
+    key: Key[Array, ""] | None = None,
     to_input: ToInput | None = None,
     batch_size: int = 1000,
-) -> tuple[Array, Array]:
-    """Codes of a whole split: (mean, log_scale) of q(z|x) of every example, each (examples, latent). Jit it at the edge.
+) -> tuple[Float[Array, "examples latent"], Float[Array, "examples latent"]]:
+    """Computes the posterior parameters of every example of a split. Jit it at the call site.
 
     Args:
       vae, params: the model.
-      data: what `data.prepare` returned; the images then reach the encoder as the training made them. Or an array of examples
-        as stored, with `to_input`, for a part of a split.
-      split: "test", "validation" or "train", of a `Prepared`.
-      key: for the training split, whose images may be drawn anew (binarized, dequantized): example i is drawn with
-        fold_in(key, i).
-      to_input: of an array, such as `prepared.eval_input`; floats that the encoder takes as they are need none.
-      batch_size: as of `evaluate`.
+      data: result of `data.prepare`. The images then reach the encoder as in training. Alternatively an array of examples as
+        stored, for a part of a split.
+      split: split of a `Prepared`: "test", "validation" or "train".
+      key: a new-style PRNG key, needed for the training split, whose images may be drawn anew (binarized, dequantized).
+        Example i is drawn with fold_in(key, i).
+      to_input: turns a batch of an array into floats, such as `prepared.eval_input`. Arrays that already hold the floats that
+        the encoder takes need none.
+      batch_size: examples computed together. On CPU it is always 128, see `evaluate`.
+
+    Returns:
+      (mean, log_scale) of q(z|x), each (examples, latent). log_scale is the log of the standard deviation.
 
     Raises:
-      ValueError: for a split that there is not, a missing key, or integers without `to_input`.
+      ValueError: for a split that does not exist, a missing key, or integers without `to_input`.
 
     Example:
       >>> from vae_jax import data, likelihoods, model
@@ -179,28 +216,30 @@ def encode_dataset(
     """
     if isinstance(data, Prepared):
         if to_input is not None:
-            raise ValueError("encode_dataset: to_input comes from the prepared data. Leave it out.")
-        data, to_input = _examples_of(data, split, key)
+            raise ValueError("encode_dataset: `to_input` comes from the prepared data. Leave it out.")
+        data, to_input = _split_examples(data, split, key)
     elif split != "test" or key is not None:
-        raise ValueError("encode_dataset: split and key choose within prepared data. Pass what data.prepare returned.")
-    return map_examples(lambda index, x: vae.encode(params, x), data, to_input or (lambda x: x), _at_once(batch_size))
+        raise ValueError("encode_dataset: `split` and `key` choose within prepared data. Pass what data.prepare returned.")
+    encode = lambda index, x: vae.encode(params, x)  # noqa: E731
+    return map_examples(encode, data, to_input or (lambda x: x), _effective_batch_size(batch_size))
 
 
-def _examples_of(prepared: Prepared, split: str, key: Array | None) -> tuple[Array, ToInput]:
-    """What `map_examples` goes through for a split, and how it becomes the encoder's input."""
+def _split_examples(prepared: Prepared, split: str, key: Array | None) -> tuple[Array, ToInput]:
+    """Returns the entries of a split that `map_examples` iterates over, and their `to_input`."""
     if split not in ("test", "validation", "train"):
         raise unknown("split", split, ("test", "validation", "train"))
     if split != "train":
-        if (found := getattr(prepared, split)) is None:
-            raise ValueError("encode_dataset: there is no validation split. Load the data with validation_fraction=0.1.")
-        return found, prepared.eval_input
+        examples = getattr(prepared, split)
+        if examples is None:
+            raise ValueError("encode_dataset: the data have no validation split. Load them with `validation_fraction=0.1`.")
+        return examples, prepared.eval_input
     if key is None:
         raise ValueError(
-            'encode_dataset: expected a key for split="train", whose images may be drawn anew. Pass key=jax.random.key(0).'
+            'encode_dataset: expected a key for `split="train"`, whose images may be drawn anew. Pass key=jax.random.key(0).'
         )
 
     def one(number: Array, row: Array) -> Array:
         return prepared.train_input(jax.random.fold_in(key, number), row[None])[0]
 
-    # Rows that stay on disk are read batch by batch.
+    # The entries are indices, because rows that stay on disk are read batch by batch.
     return jnp.arange(len(prepared.train)), lambda index: jax.vmap(one)(index, prepared.train_rows(index))

@@ -1,73 +1,86 @@
-"""Where an ELBO falls short of log p(x): the family of q (approximation) or the encoder (amortisation), for each example."""
+"""Splits the gap between log p(x) and the ELBO of each example into an approximation gap and an amortization gap.
+
+The approximation gap is due to the family of q, the amortization gap to the encoder.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Shaped
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.divergences import kl_to_standard_normal
-from vae_jax.evaluation.dataset_means import ToInput, map_examples
+from vae_jax.evaluation.dataset_means import DataSlice, ToInput, as_slice, map_examples
 from vae_jax.model import VAE, Params, prior_log_prob
 from vae_jax.objectives import elbo
 from vae_jax.objectives.base import Decode, LogProb, PriorLogProb, check_num_samples, draw
 
-Posterior = tuple[Array, Array]  # (mean, log_scale) of a diagonal Gaussian
+Posterior = tuple[Float[Array, "latent"], Float[Array, "latent"]]  # (mean, log_scale) of a diagonal Gaussian
+
+
+class GapSettings(NamedTuple):
+    """Settings of the local posterior fit and of the reported ELBOs. They are static, so the record is hashable."""
+
+    num_steps: int = 1000  # steps of Adam, >= 1
+    num_samples: int = 16  # draws of z at each step, and draws evaluated together in the report, >= 1
+    num_evaluation_samples: int = 1000  # draws of z behind each reported ELBO, >= 2
+    learning_rate: float = 0.03  # of Adam at the first step: roughly the distance that a coordinate moves in a step
+    batch_size: int = 100  # examples that `gaps_dataset` computes together. It affects memory only.
+
+
+DEFAULT = GapSettings()
 
 
 @short_repr
 class Gaps(NamedTuple):
-    """The ELBO of the encoder's q, and of the best diagonal Gaussian q*, for one example; beta = 1, nats.
+    """The ELBO of the encoder's q and of the best diagonal Gaussian q*, for one example, in nats at beta = 1.
 
-    With a leading axis of examples from a data set. The same draws are behind both, so their difference has less noise.
+    Results for a data set have a leading axis of examples. Both ELBOs use the same draws, which makes their difference less
+    noisy than either.
     """
 
-    log_px: Array  # as it was passed
-    elbo: Array  # L[q]
-    elbo_standard_error: Array
-    best_elbo: Array  # L[q*]
-    best_elbo_standard_error: Array
-    amortization_gap_standard_error: Array
-    mean: Array  # of q*, (latent,)
-    log_scale: Array  # of q*, (latent,)
+    log_px: Float[Array, "*examples"]  # as passed by the caller
+    elbo: Float[Array, "*examples"]  # L[q]
+    elbo_standard_error: Float[Array, "*examples"]  # over the draws of z, like the other two
+    best_elbo: Float[Array, "*examples"]  # L[q*]
+    best_elbo_standard_error: Float[Array, "*examples"]
+    amortization_gap_standard_error: Float[Array, "*examples"]
+    mean: Float[Array, "*examples latent"]  # parameters of q*
+    log_scale: Float[Array, "*examples latent"]
 
     @property
-    def approximation_gap(self) -> Array:
-        """Log p(x) - L[q*], what no diagonal Gaussian can reach; too small by what `log_px` lacks where it is a lower bound."""
+    def approximation_gap(self) -> Float[Array, "*examples"]:
+        """Log p(x) - L[q*] in nats, which no diagonal Gaussian can close. It is too small if log_px is a lower bound."""
         return self.log_px - self.best_elbo
 
     @property
-    def amortization_gap(self) -> Array:
-        """What L[q*] has over L[q]: what this encoder leaves; not negative but for the noise of the two."""
+    def amortization_gap(self) -> Float[Array, "*examples"]:
+        """L[q*] - L[q] in nats, the loss due to the encoder. It is >= 0 up to the noise of the two estimates."""
         return self.best_elbo - self.elbo
 
 
 def fit_posterior(
-    key: Array,
+    key: Key[Array, ""],
     posterior: Posterior,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Shaped[Array, "..."],
+    settings: GapSettings = DEFAULT,
     *,
-    num_steps: int = 1000,
-    num_samples: int = 16,
-    learning_rate: float = 0.03,
     prior_log_prob: PriorLogProb | None = None,
 ) -> Posterior:
-    """The diagonal Gaussian with the highest ELBO for one example, by stochastic gradients from where the encoder puts it.
+    """Fits the diagonal Gaussian with the highest ELBO for one example by stochastic gradients.
 
-        maximise L[q] = E_q[log p(x|z)] - KL(q || p(z))   over (mean, log_scale),   with new draws of z at every step
+        maximize L[q] = E_q[log p(x|z)] - KL(q || p(z))   over (mean, log_scale),   with new draws of z at every step
 
     Args:
       key: a new-style PRNG key.
-      posterior: (mean, log_scale) to begin at, each (latent,).
-      decode, log_prob, x, prior_log_prob: as in `elbo`.
-      num_steps: steps of Adam, >= 1 (static); the learning rate falls to 0 along half a cosine, so the last ones settle.
-      num_samples: draws of z at each step, >= 1 (static).
-      learning_rate: of Adam at the first step: about how far a coordinate moves in a step.
+      posterior: (mean, log_scale) to start from, each (latent,), usually the encoder's output.
+      decode, log_prob, x, prior_log_prob: see `elbo`.
+      settings: num_steps, num_samples and learning_rate are used. The learning rate falls to 0 along half a cosine, so that
+        the last steps settle.
 
     Returns:
       (mean, log_scale), each (latent,).
@@ -83,8 +96,8 @@ def fit_posterior(
     Source:
       Cremer et al. (2018).
     """
-    check_num_samples("fit_posterior", num_steps=num_steps, num_samples=num_samples)
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+    check_num_samples("fit_posterior", num_steps=settings.num_steps, num_samples=settings.num_samples)
+    optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.num_steps))
 
     def loss(posterior: Posterior, key: Array) -> Array:
         terms = elbo(
@@ -93,8 +106,8 @@ def fit_posterior(
             decode,
             log_prob,
             x,
-            num_samples=num_samples,
-            # Of the best posterior itself, were it in the family, this gradient has no noise at all.
+            num_samples=settings.num_samples,
+            # At an exact posterior, if the family contained it, this gradient would have no noise.
             estimator="stl",
             prior_log_prob=prior_log_prob,
         )
@@ -107,7 +120,7 @@ def fit_posterior(
         posterior = jax.tree.map(jnp.add, posterior, update)
         return (posterior, state), None
 
-    (posterior, _), _ = jax.lax.scan(step, (posterior, optimizer.init(posterior)), jnp.arange(num_steps))
+    (posterior, _), _ = jax.lax.scan(step, (posterior, optimizer.init(posterior)), jnp.arange(settings.num_steps))
     return posterior
 
 
@@ -118,17 +131,17 @@ def _elbo_k(
     log_prob: LogProb,
     x: Array,
     prior_log_prob: PriorLogProb | None,
-    num_draws: int,
-    num_samples: int,
-) -> Array:
-    """L[q] from each of many draws, (num_draws,), so many at once; draw k from fold_in(key, k), whatever the posterior."""
+    settings: GapSettings,
+) -> Float[Array, "draws"]:
+    """Returns single-draw estimates of L[q]. Draw k uses fold_in(key, k) for every posterior."""
     kl = kl_to_standard_normal(*posterior)
 
     def one(k: Array) -> Array:
         drawn = draw(jax.random.fold_in(key, k), *posterior, decode, log_prob, x, prior_log_prob=prior_log_prob)
         return drawn.log_likelihood - kl if prior_log_prob is None else drawn.log_weight
 
-    return jax.lax.map(one, jnp.arange(num_draws), batch_size=min(num_samples, num_draws))
+    num_draws = settings.num_evaluation_samples
+    return jax.lax.map(one, jnp.arange(num_draws), batch_size=min(settings.num_samples, num_draws))
 
 
 def _standard_error(values: Array) -> Array:
@@ -136,120 +149,102 @@ def _standard_error(values: Array) -> Array:
 
 
 def gaps(
-    key: Array,
+    key: Key[Array, ""],
     posterior: Posterior,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
-    log_px: Array,
+    x: Shaped[Array, "..."],
+    log_px: Float[Array, ""],
+    settings: GapSettings = DEFAULT,
     *,
-    num_steps: int = 1000,
-    num_samples: int = 16,
-    num_evaluation_samples: int = 1000,
-    learning_rate: float = 0.03,
     prior_log_prob: PriorLogProb | None = None,
 ) -> Gaps:
-    """The two gaps between log p(x) and the ELBO of the encoder, for one example.
+    """Computes the two gaps between log p(x) and the ELBO of the encoder, for one example.
 
-        log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]) = approximation gap + amortisation gap
+        log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]) = approximation gap + amortization gap
 
-    where q* is the best of the diagonal Gaussians, `fit_posterior`; or q itself, should the fit be no better. Which of them it
-    is, and what each is worth, are found with draws of their own, so that neither is flattered by the choice.
+    where q* is the diagonal Gaussian of `fit_posterior`, or q itself if the fit is not better. The choice between them and
+    their reported ELBOs use separate draws, so that the choice does not bias the report.
 
     Args:
-      key, posterior, decode, log_prob, x, num_steps, num_samples, learning_rate, prior_log_prob: as in `fit_posterior`.
-      log_px: log p(x) in nats, the best that there is: the larger of annealed and importance-weighted estimates, both of which
-        are lower bounds. What it lacks is missing from the approximation gap.
-      num_evaluation_samples: draws for each ELBO that is reported, >= 2 (static), num_samples at once.
+      key: a new-style PRNG key.
+      posterior, decode, log_prob, x, prior_log_prob: see `fit_posterior`.
+      log_px: best available estimate of log p(x) in nats: the larger of the annealed and the importance-weighted one, both of
+        which are lower bounds. Its shortfall is missing from the approximation gap.
+      settings: `GapSettings` (static). batch_size is not used.
 
     Returns:
-      `Gaps`. The KL to N(0, I) is in closed form, any other sampled; standard errors are over the draws of z.
+      `Gaps`. The KL to N(0, I) is in closed form, the KL to any other prior is sampled. Standard errors are over the draws of
+      z.
 
     Source:
       Cremer et al. (2018).
     """
-    if num_evaluation_samples < 2:
-        raise ValueError(f"gaps: expected num_evaluation_samples >= 2, got {num_evaluation_samples}.")
+    if settings.num_evaluation_samples < 2:
+        raise ValueError(f"gaps: expected num_evaluation_samples >= 2, got {settings.num_evaluation_samples}.")
     key_fit, key_choice, key_report = jax.random.split(key, 3)
-    fitted = fit_posterior(
-        key_fit,
-        posterior,
-        decode,
-        log_prob,
-        x,
-        num_steps=num_steps,
-        num_samples=num_samples,
-        learning_rate=learning_rate,
-        prior_log_prob=prior_log_prob,
-    )
+    fitted = fit_posterior(key_fit, posterior, decode, log_prob, x, settings, prior_log_prob=prior_log_prob)
 
     def elbo_k(key: Array, posterior: Posterior) -> Array:
-        return _elbo_k(key, posterior, decode, log_prob, x, prior_log_prob, num_evaluation_samples, num_samples)
+        return _elbo_k(key, posterior, decode, log_prob, x, prior_log_prob, settings)
 
     is_better = jnp.mean(elbo_k(key_choice, fitted)) > jnp.mean(elbo_k(key_choice, posterior))
     best = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), fitted, posterior)
-    of_encoder, of_best = elbo_k(key_report, posterior), elbo_k(key_report, best)
+    encoder_elbo_k, best_elbo_k = elbo_k(key_report, posterior), elbo_k(key_report, best)
     return Gaps(
         log_px=log_px,
-        elbo=jnp.mean(of_encoder),
-        elbo_standard_error=_standard_error(of_encoder),
-        best_elbo=jnp.mean(of_best),
-        best_elbo_standard_error=_standard_error(of_best),
-        amortization_gap_standard_error=_standard_error(of_best - of_encoder),
+        elbo=jnp.mean(encoder_elbo_k),
+        elbo_standard_error=_standard_error(encoder_elbo_k),
+        best_elbo=jnp.mean(best_elbo_k),
+        best_elbo_standard_error=_standard_error(best_elbo_k),
+        amortization_gap_standard_error=_standard_error(best_elbo_k - encoder_elbo_k),
         mean=best[0],
         log_scale=best[1],
     )
 
 
 def gaps_dataset(
-    key: Array,
+    key: Key[Array, ""],
     vae: VAE,
     params: Params,
-    data: Array,
-    log_px: Array,
+    data: Shaped[Array, "examples ..."] | DataSlice,
+    log_px: Float[Array, "examples"],
+    settings: GapSettings = DEFAULT,
     *,
     to_input: ToInput = lambda x: x,
-    batch_size: int = 100,
     log_jacobian: float = 0.0,
-    num_steps: int = 1000,
-    num_samples: int = 16,
-    num_evaluation_samples: int = 1000,
-    learning_rate: float = 0.03,
-    first: ArrayLike = 0,
 ) -> Gaps:
-    """`gaps` of every example of a data set. Jit it at the edge.
+    """Computes `gaps` for every example of a data set. Jit it at the call site.
 
     Args:
-      key: a new-style PRNG key. Example i uses fold_in(key, i), so results do not depend on batch_size.
+      key: a new-style PRNG key. Example i uses fold_in(key, i), so results do not depend on the batch size.
       vae, params: the model.
-      data: (examples, ...) as stored; to_input turns a batch of it into floats.
-      log_px: (examples,), nats, as in `gaps`, with log_jacobian included.
-      batch_size: examples at once; memory only.
-      log_jacobian: nats added to each ELBO, `data.Prepared.log_jacobian`.
-      num_steps, num_samples, num_evaluation_samples, learning_rate: as in `gaps`.
-      first: index of data[0], where data is a part of a data set; may be traced.
+      data: (examples, ...) as stored, or a `DataSlice` of a larger data set.
+      log_px: (examples,), estimates of log p(x) in nats with log_jacobian included, see `gaps`.
+      settings: `GapSettings` (static).
+      to_input: turns a batch of `data` into floats.
+      log_jacobian: nats added to each ELBO, usually `data.Prepared.log_jacobian`.
 
     Returns:
-      `Gaps` of per-example values, each with a leading axis of examples; take their means on the host in float64.
+      `Gaps` of per-example values, each with a leading axis of examples. Compute their means on the host in float64.
     """
-    if log_px.shape != data.shape[:1]:
-        raise ValueError(f"gaps_dataset: expected log_px of each of the {data.shape[0]} examples, got shape {log_px.shape}.")
+    data = as_slice(data)
+    num_examples = data.examples.shape[0]
+    if log_px.shape != (num_examples,):
+        raise ValueError(f"gaps_dataset: expected log_px of each of the {num_examples} examples, got shape {log_px.shape}.")
     log_prior = prior_log_prob(vae, params)
 
     def one(index: Array, x: Array) -> Gaps:
-        found = gaps(
+        result = gaps(
             jax.random.fold_in(key, index),
             vae.encode(params, x),
             lambda z: vae.decode(params, z),
             vae.likelihood.log_prob,
             x,
-            log_px[index - first],
-            num_steps=num_steps,
-            num_samples=num_samples,
-            num_evaluation_samples=num_evaluation_samples,
-            learning_rate=learning_rate,
+            log_px[index - data.first],
+            settings,
             prior_log_prob=log_prior,
         )
-        return found._replace(elbo=found.elbo + log_jacobian, best_elbo=found.best_elbo + log_jacobian)
+        return result._replace(elbo=result.elbo + log_jacobian, best_elbo=result.best_elbo + log_jacobian)
 
-    return map_examples(one, data, to_input, batch_size, first)
+    return map_examples(one, data, to_input, settings.batch_size)

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo on a path of densities: leapfrog steps, a transition with Metropolis correction, step sizes."""
+"""Hamiltonian Monte Carlo on a path of densities: leapfrog steps, Metropolis-corrected transitions, step-size adaptation."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,27 +6,28 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Shaped
 
-# Step sizes are drawn within this share of their value. A whole trajectory of one fixed length can be a period of the target
-# (ten steps on a Gaussian whose dimensions are alike), and the chain then stands still.
+# Step sizes are drawn uniformly within this share of their value. A trajectory of fixed length can be a whole period of the
+# target (ten steps on a Gaussian with equal scales), in which case the chain would not move.
 JITTER = 0.2
-ADAPTATION_STEPS = 10  # transitions at each temperature where a step size is adapted
-# Of the log step size on the acceptance rate, at the first temperature and at the others. 1 is near Newton's step, the slope
-# being about -0.65 at a rate of 0.65; but its noise raises the rate that is reached by 0.05 (a gain of 0.3: by 0.01).
+ADAPTATION_STEPS = 10  # transitions at each temperature at which a step size is adapted
+# Change of the log step size for each unit of acceptance rate, at the first temperature and at the others. 1 is close to a
+# Newton step, because the slope is about -0.65 at a rate of 0.65, but its noise raises the final rate by 0.05. A gain of 0.3
+# raises it by 0.01.
 _FIRST_GAIN, _GAIN = 1.0, 0.3
-# Log step sizes move in whole numbers of 1/32. Left free they magnify the rounding errors of a batch's shape, since near the
-# largest stable step the acceptance rate hangs on the step size, and it again on the rate: within 200 transitions they were
-# visible in the estimates of most examples, and so in none or few.
+# Log step sizes move in multiples of 1/32. Without this, rounding errors that depend on the batch size grow: near the largest
+# stable step, acceptance rate and step size depend strongly on each other. Such errors were visible in the estimates of most
+# examples within 200 transitions, and with this rounding in none or few.
 _STEPS_PER_E = 32
 
 
 class Path(NamedTuple):
-    """Unnormalised densities f_t of one code, log f_t(z) = log_start(z) + t log_ratio(z), t from 0 to 1.
+    """Unnormalized densities f_t of one code: log f_t(z) = log_start(z) + t log_ratio(z), with t from 0 to 1.
 
-    This is the geometric path f_0^(1-t) f_1^t between f_0 = exp(log_start) and f_1 = f_0 exp(log_ratio). Kept in two parts, so
-    that what is known of a point at one t is known at the next.
+    This is the geometric path f_0^(1-t) f_1^t between f_0 = exp(log_start) and f_1 = f_0 exp(log_ratio). The two parts are
+    kept separate, so that values computed at one t can be reused at the next.
     """
 
     log_start: Callable[[Array], Array]  # z -> scalar nats
@@ -34,25 +35,25 @@ class Path(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A code with the two parts of its log density and their gradients."""
+    """A code with the two parts of its log density and their gradients. The points of several chains have a leading axis."""
 
-    z: Array  # (latent,)
-    log_start: Array  # scalar
-    log_ratio: Array  # scalar
-    gradient_start: Array  # (latent,)
-    gradient_ratio: Array  # (latent,)
+    z: Float[Array, "*chains latent"]
+    log_start: Float[Array, "*chains"]
+    log_ratio: Float[Array, "*chains"]
+    gradient_start: Float[Array, "*chains latent"]
+    gradient_ratio: Float[Array, "*chains latent"]
 
-    def log_density(self, t: ArrayLike) -> Array:
-        """Log f_t(z): scalar, nats, up to the constant of f_t."""
+    def log_density(self, t: ArrayLike) -> Float[Array, "*chains"]:
+        """Returns log f_t(z) in nats, up to the normalizing constant of f_t."""
         return self.log_start + t * self.log_ratio
 
-    def gradient(self, t: ArrayLike) -> Array:
-        """Gradient of log f_t at z, (latent,)."""
+    def gradient(self, t: ArrayLike) -> Float[Array, "*chains latent"]:
+        """Returns the gradient of log f_t at z."""
         return self.gradient_start + t * self.gradient_ratio
 
 
-def point_at(path: Path, z: Array) -> Point:
-    """Evaluates both parts of a path and their gradients at one code.
+def point_at(path: Path, z: Float[Array, "latent"]) -> Point:
+    """Evaluates both parts of a path, and their gradients, at one code.
 
     Example:
       >>> path = Path(lambda z: -jnp.sum(jnp.square(z)) / 2, lambda z: jnp.sum(z))
@@ -68,31 +69,31 @@ def leapfrog(
     path: Path,
     t: ArrayLike,
     point: Point,
-    momentum: Array,
+    momentum: Float[Array, "latent"],
     step_size: ArrayLike,
     scale: ArrayLike,
     num_steps: int,
-) -> tuple[Point, Array]:
-    """Follows Hamilton's equations for log f_t from one point, in so many steps; reversible, and keeps volumes.
+) -> tuple[Point, Float[Array, "latent"]]:
+    """Integrates Hamilton's equations for log f_t from one point. The map is reversible and preserves volume.
 
         e = step_size scale;   v <- v + e/2 g(z),  z <- z + e v,  v <- v + e/2 g(z),   g = gradient of log f_t
 
-    which is the usual leapfrog on z / scale: a momentum of N(0, I) then fits a target with standard deviations `scale`.
+    This is the usual leapfrog on z / scale, so a momentum of N(0, I) fits a target with standard deviations `scale`.
 
     Args:
-      path, t: the density log f_t; t may be traced.
-      point: where it starts, with its gradients: they are not computed again.
+      path, t: the density log f_t. t may be traced.
+      point: start, with its gradients, which are not computed again.
       momentum: v, shape (latent,).
-      step_size: scalar > 0, in units of scale; may be traced.
-      scale: a scalar or (latent,), > 0.
-      num_steps: >= 1 (static).
+      step_size: scalar > 0, in units of `scale`. It may be traced.
+      scale: scalar or (latent,), > 0.
+      num_steps: number of leapfrog steps, >= 1 (static).
 
     Returns:
-      The point at the end, and the momentum there. Going back: from that point with the momentum's sign changed.
+      (end point, momentum at the end). The same number of steps from there with the momentum negated leads back to the start.
 
     Numerics:
-      The change of log f_t(z) - |v|^2/2 is of second order in the step size over a fixed time. One gradient for each step; the
-      value of log f_t is computed at the end alone.
+      Over a fixed integration time, the change of log f_t(z) - |v|^2/2 is of second order in the step size. Each step costs one
+      gradient. The value of log f_t is computed at the end only.
 
     Source:
       Neal (2011).
@@ -105,7 +106,7 @@ def leapfrog(
     def full_step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         z, momentum = carry
         z = z + step * momentum
-        return (z, momentum + step * gradient(z)), None  # the half steps of two neighbours at once
+        return (z, momentum + step * gradient(z)), None  # two adjacent half steps in one
 
     momentum = momentum + 0.5 * step * point.gradient(t)
     (z, momentum), _ = jax.lax.scan(full_step, (point.z, momentum), length=num_steps - 1)
@@ -114,7 +115,7 @@ def leapfrog(
 
 
 def hmc_step(
-    key: Array,
+    key: Key[Array, ""],
     path: Path,
     t: ArrayLike,
     point: Point,
@@ -122,19 +123,19 @@ def hmc_step(
     scale: ArrayLike = 1.0,
     *,
     num_leapfrog: int = 10,
-) -> tuple[Point, Array]:
-    """One transition of one chain that leaves f_t invariant, and is reversible: a fresh momentum, leapfrog, accept or stay.
+) -> tuple[Point, Float[Array, ""]]:
+    """Makes one Hamiltonian Monte Carlo transition of one chain. It is reversible and leaves f_t invariant.
 
         v ~ N(0, I);   accept the end with probability min(1, exp(H(z, v) - H(z', v'))),   H = |v|^2/2 - log f_t(z)
 
     Args:
       key: a new-style PRNG key.
-      path, t, point, scale: as in `leapfrog`.
-      step_size: as in `leapfrog`; the transition uses it times a uniform draw from 1 - JITTER to 1 + JITTER.
-      num_leapfrog: steps, >= 1 (static).
+      path, t, point, scale: see `leapfrog`.
+      step_size: scalar > 0, see `leapfrog`. It is multiplied by a uniform draw between 1 - JITTER and 1 + JITTER.
+      num_leapfrog: number of leapfrog steps, >= 1 (static).
 
     Returns:
-      The next point, and the probability with which the end was accepted. An end that is not finite is never accepted.
+      (next point, acceptance probability of the end). An end that is not finite is never accepted.
 
     Example: a standard normal, from its mode.
       >>> path = Path(lambda z: -jnp.sum(jnp.square(z)) / 2, lambda z: jnp.zeros(()))
@@ -153,22 +154,28 @@ def hmc_step(
     end, end_momentum = leapfrog(path, t, point, momentum, step_size, scale, num_leapfrog)
     kinetic = 0.5 * (jnp.sum(jnp.square(momentum)) - jnp.sum(jnp.square(end_momentum)))
     log_accept = end.log_density(t) - point.log_density(t) + kinetic
-    # A trajectory that left the finite numbers has NaN here: it is refused, and none of it is kept.
+    # A trajectory that overflowed gives NaN here. It is rejected.
     log_accept = jnp.where(jnp.isnan(log_accept), -jnp.inf, jnp.minimum(log_accept, 0.0))
     accepted = jnp.log(jax.random.uniform(key_accept, (), point.z.dtype)) < log_accept
     chosen = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), end, point)
     return chosen, jnp.exp(log_accept)
 
 
-def fold_in_chains(keys: Array, i: Array | int) -> Array:
-    """The key of every chain with a number folded in: one for all, or one for each."""
+def fold_in_chains(keys: Key[Array, "chains"], i: Array | int) -> Key[Array, "chains"]:
+    """Folds a number into the key of every chain: one number for all chains, or (chains,) numbers."""
     return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(jnp.asarray(i), keys.shape))
 
 
 def move_chains(
-    keys: Array, path: Path, t: Array, points: Point, step_size: Array, scale: Array, num_leapfrog: int
-) -> tuple[Point, Array]:
-    """An `hmc_step` of every chain, each with its own key, t, point and step size; their path and scale are one."""
+    keys: Key[Array, "chains"],
+    path: Path,
+    t: Float[Array, "chains"],
+    points: Point,
+    step_size: Float[Array, "chains"],
+    scale: Float[Array, "latent"],
+    num_leapfrog: int,
+) -> tuple[Point, Float[Array, "chains"]]:
+    """Makes one `hmc_step` of every chain. Path and scale are shared, the other arrays have an entry for each chain."""
 
     def one(key: Array, t: Array, point: Point, step_size: Array) -> tuple[Point, Array]:
         return hmc_step(key, path, t, point, step_size, scale, num_leapfrog=num_leapfrog)
@@ -177,40 +184,46 @@ def move_chains(
 
 
 class StepSizes(NamedTuple):
-    """Log step sizes at some of the transitions along a path; in between they are interpolated."""
+    """Log step sizes at some of the transitions along a path, interpolated linearly in between."""
 
-    number: Array  # (knots,), numbers of the transitions, as floats
-    log_step_size: Array  # (knots,)
+    number: Float[Array, "knots"]  # numbers of the transitions, as floats
+    log_step_size: Float[Array, "knots"]
 
-    def __call__(self, number: Array) -> Array:
-        """The step size of the transition with this number."""
+    def __call__(self, number: Shaped[Array, "*chains"]) -> Float[Array, "*chains"]:
+        """Returns the step size of the transition with this number."""
         return jnp.exp(jnp.interp(number.astype(self.number.dtype), self.number, self.log_step_size))
 
 
 def adapt_step_sizes(
-    keys: Array,
+    keys: Key[Array, "chains"],
     path: Path,
-    temperatures: np.ndarray,
-    numbers: np.ndarray,
+    temperatures: Float[np.ndarray, "knots"],
+    numbers: Shaped[np.ndarray, "knots"],
     points: Point,
-    scale: Array,
+    scale: Float[Array, "latent"],
     *,
     target_acceptance: float = 0.65,
     num_leapfrog: int = 10,
 ) -> StepSizes:
-    """Step sizes that are accepted at the rate asked for, at some temperatures, for chains that go from one to the next.
+    """Adapts step sizes to an acceptance rate at some temperatures, with chains that move from one temperature to the next.
 
         log step size <- log step size + gain (mean acceptance probability of the chains - target)
 
-    and at each temperature the mean of the last half of its steps.
+    The result at each temperature is the mean over the second half of its updates.
 
     Args:
-      keys: (chains,), for this purpose alone: a chain that is moved with a step size found from its own past is not invariant.
-      path: as in `leapfrog`.
-      temperatures, numbers: (knots,), t rising along the path and the numbers of the transitions there, for `StepSizes`.
-      points: where the chains start, each leaf (chains, ...).
-      scale: as in `leapfrog`, (latent,).
-      target_acceptance: in (0, 1); num_leapfrog: as in `hmc_step`.
+      keys: (chains,), used for this purpose only. A chain whose step size depends on its past does not leave f_t invariant, so
+        the adapting chains must be separate from those of the estimate.
+      path: the densities, see `leapfrog`.
+      temperatures: (knots,), values of t, increasing along the path.
+      numbers: (knots,), numbers of the transitions at these temperatures, for `StepSizes`.
+      points: start of the chains, each leaf (chains, ...).
+      scale: (latent,), > 0, see `leapfrog`.
+      target_acceptance: acceptance rate in (0, 1).
+      num_leapfrog: number of leapfrog steps, see `hmc_step`.
+
+    Returns:
+      `StepSizes`.
 
     Source:
       Robbins & Monro (1951).
@@ -218,13 +231,13 @@ def adapt_step_sizes(
     dtype = scale.dtype
 
     def adapt_at(carry: tuple[Point, Array], knot: tuple[Array, Array, Array]) -> tuple[tuple[Point, Array], Array]:
-        at, t, gain = knot
+        knot_index, t, gain = knot
 
         def step(carry: tuple[Point, Array], i: Array) -> tuple[tuple[Point, Array], Array]:
             points, log_step_size = carry
-            t_of, step_size = (jnp.broadcast_to(value, keys.shape) for value in (t, jnp.exp(log_step_size)))
-            step_keys = fold_in_chains(keys, 1 + at * ADAPTATION_STEPS + i)
-            points, accepted = move_chains(step_keys, path, t_of, points, step_size, scale, num_leapfrog)
+            chain_t, step_size = (jnp.broadcast_to(value, keys.shape) for value in (t, jnp.exp(log_step_size)))
+            step_keys = fold_in_chains(keys, 1 + knot_index * ADAPTATION_STEPS + i)
+            points, accepted = move_chains(step_keys, path, chain_t, points, step_size, scale, num_leapfrog)
             change = gain * (jnp.mean(accepted) - target_acceptance)
             log_step_size = log_step_size + jnp.round(change * _STEPS_PER_E) / _STEPS_PER_E
             return (points, log_step_size), log_step_size
@@ -233,9 +246,9 @@ def adapt_step_sizes(
         settled = jnp.mean(trace[ADAPTATION_STEPS // 2 :])
         return (points, settled), settled
 
-    # The first temperature twice: there the step size has far to go.
+    # The first temperature is visited twice, because the initial step size may be far from the final one.
     t = jnp.asarray(np.concatenate([temperatures[:1], temperatures]), dtype)
     gain = jnp.full(t.shape, _GAIN, dtype).at[0].set(_FIRST_GAIN)
-    start = jnp.asarray(-0.25 * np.log(scale.size), dtype)  # how the step size falls with the dimensions
+    start = jnp.asarray(-0.25 * np.log(scale.size), dtype)  # the optimal step size falls as latent^(-1/4)
     _, settled = jax.lax.scan(adapt_at, (points, start), (jnp.arange(len(t)), t, gain))
     return StepSizes(jnp.asarray(numbers, dtype), settled[1:])

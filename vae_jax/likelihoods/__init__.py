@@ -1,8 +1,8 @@
-"""log p(x|z) for one example, in nats, summed over the event and normalised; and bundles that go into a `VAE`.
+"""Log-likelihoods log p(x|z) of one example, in nats, and the bundles of them that go into a `VAE`.
 
-Every `*_log_prob` takes the decoder's outputs first, then `x`: arrays of one event (any shape), without a batch axis.
-It returns a scalar, to be maximised, constants included, so that any two likelihoods are comparable on the same data.
-Computed in at least float32; the result has the dtype of the inputs.
+Every `*_log_prob` takes the decoder outputs first and then `x`: arrays of one event (any shape), without a batch axis.
+It returns a scalar, to be maximized, summed over the event. Every likelihood is normalized, constants included, so any two are
+comparable on the same data. The arithmetic is at least float32, and the result has the dtype of the inputs.
 """
 
 import lazy_loader

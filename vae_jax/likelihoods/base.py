@@ -1,65 +1,136 @@
-"""`Likelihood`: the bundle of pure functions that goes into a `VAE`; any function of one example becomes one."""
+"""`Likelihood`: the bundle of pure functions that goes into a `VAE`, and the helpers that the built-in ones share."""
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, PyTree, Real, Shaped
 
 from vae_jax.errors import check_signature
 
 Support = Literal["binary", "unit_interval", "levels", "counts", "real"]
 DISCRETE: tuple[Support, ...] = ("binary", "levels", "counts")  # probabilities rather than densities: bits per dimension exist
 
+DecoderOutput: TypeAlias = PyTree[Float[Array, "..."]]  # an array, or a tuple of an array and the learned shared numbers
+
+
+def _identity(value: Array) -> Array:
+    return value
+
 
 class Likelihood(NamedTuple):
-    """A likelihood as a bundle of pure functions of one example.
+    """A likelihood p(x|z) as a bundle of pure functions of ONE example.
 
-    `decoder_output` is whatever the decoder returns for one example: an array with the shape of the data (with a last
-    axis of length `outputs_per_dim` where that is more than 1), or a tuple of it and the learned numbers of `shared_start`.
+    `model.make_vae` takes one. To use your own, fill this record, or let `from_log_prob` fill in the usual defaults.
+
+    Contract of the functions:
+
+    - They see one example, without a batch axis. Callers apply `jax.vmap`.
+    - `x` has the shape of the event and holds floats. Levels arrive as k/(num_levels - 1) in [0, 1], and counts as whole
+      numbers.
+    - The decoder output is an array of the event's shape. With `outputs_per_dim` > 1 it has one more axis of that length at the
+      end. With a non-empty `shared_start` it is a tuple of that array and the learned numbers, shape (len(shared_start),).
+    - They are traced inside `jit`, `grad` and `vmap`, so they must not branch on the values of arrays. They keep no state:
+      everything that is learned arrives in the decoder output.
+    - `log_prob` returns nats, to be maximized, summed over the event, with all constants. Only then are likelihoods comparable.
+
+    Attributes:
+      name: shown in messages and reports.
+      log_prob: (decoder_output, x) -> log p(x|z), a scalar in nats.
+      mean: decoder_output -> E[x|z], in the shape of the event. Reconstructions show it.
+      sample: (key, decoder_output) -> one draw of x, in the shape of the event.
+      support: the values that x may take. Data outside of it are refused before training (see `outside_support`).
+      outputs_per_dim: the number of decoder outputs for each dimension of the event.
+      shared_start: initial values of the learned numbers that all dimensions share. They become parameters of the `VAE`.
+      output_for_mean: mean of the training data -> the decoder output that predicts it. The output bias starts there. None:
+        no such start is available.
+      num_levels: for support "levels": x is k/(num_levels - 1), k = 0 ... num_levels - 1.
+      shared_values: the learned shared numbers -> the values that act, such as a log-scale with a floor. Reports show them.
+      scale_mean: (the decoder's first numbers, c) -> the numbers whose mean is c times as large. It lets counts be modeled
+        relative to the mean count of the data. None: the mean cannot be scaled.
+
+    Example: a Cauchy likelihood of scale 1.
+      >>> cauchy = Likelihood(
+      ...     name="cauchy",
+      ...     log_prob=lambda loc, x: -jnp.sum(jnp.log1p(jnp.square(x - loc)) + jnp.log(jnp.pi)),
+      ...     mean=lambda loc: loc,  # its median, because a Cauchy distribution does not have a mean
+      ...     sample=lambda key, loc: loc + jax.random.cauchy(key, loc.shape, loc.dtype),
+      ...     support="real",
+      ...     output_for_mean=lambda mean: mean,
+      ... )
+      >>> loc, x = jnp.zeros((5, 2, 3)), jnp.ones((5, 2, 3))  # five examples of shape (2, 3)
+      >>> print(jax.vmap(cauchy.log_prob)(loc, x))
+      [-11.03 -11.03 -11.03 -11.03 -11.03]
     """
 
     name: str
-    log_prob: Callable[[Any, Array], Array]  # (decoder_output, x) -> scalar nats
-    mean: Callable[[Any], Array]  # decoder_output -> E[x|z], shape of the data
-    sample: Callable[[Array, Any], Array]  # (key, decoder_output) -> a draw of x, shape of the data
+    log_prob: Callable[[DecoderOutput, Array], Array]
+    mean: Callable[[DecoderOutput], Array]
+    sample: Callable[[Array, DecoderOutput], Array]
     support: Support
-    outputs_per_dim: int = 1  # numbers that the decoder emits for each data dimension
-    shared_start: tuple[float, ...] = ()  # where learned numbers that all dimensions share start; they are VAE parameters
-    output_for_mean: Callable[[Array], Array] | None = None  # training mean -> decoder output that predicts it (bias)
-    num_levels: int | None = None  # of support "levels": x is k / (num_levels - 1), k = 0 ... num_levels - 1
-    shared_values: Callable[[Array], Array] = lambda learned: learned  # the shared numbers as they act, such as a log-scale
-    scale_mean: Callable[[Array, Array], Array] | None = (
-        None  # (decoder's first numbers, c) -> those whose mean is c times as large
-    )
+    outputs_per_dim: int = 1
+    shared_start: tuple[float, ...] = ()
+    output_for_mean: Callable[[Array], Array] | None = None
+    num_levels: int | None = None
+    shared_values: Callable[[Array], Array] = _identity
+    scale_mean: Callable[[Array, Array], Array] | None = None
 
 
-def _facts(x: Array, num_levels: int) -> tuple[Array, Array, Array, Array]:
-    """(least, greatest, all whole numbers, all on the levels k / (num_levels - 1)) of the values; one program."""
+class ParameterFields(TypedDict, total=False):
+    """The fields of a `Likelihood` that depend on where its second parameter comes from, as keyword arguments."""
+
+    outputs_per_dim: int
+    shared_start: tuple[float, ...]
+    shared_values: Callable[[Array], Array]
+
+
+class LikelihoodFields(ParameterFields, total=False):
+    """All fields of a `Likelihood` but `log_prob`, as keyword arguments."""
+
+    name: str
+    mean: Callable[[DecoderOutput], Array]
+    sample: Callable[[Array, DecoderOutput], Array]
+    support: Support
+    output_for_mean: Callable[[Array], Array] | None
+    num_levels: int | None
+    scale_mean: Callable[[Array, Array], Array] | None
+
+
+def _summarize(x: Shaped[Array, "..."], num_levels: int) -> tuple[Array, Array, Bool[Array, ""], Bool[Array, ""]]:
+    """Returns (minimum, maximum, all are whole numbers, all are levels k / (num_levels - 1)); one program."""
     x = x.astype(jnp.float32)
     scaled = x * (num_levels - 1)
     return x.min(), x.max(), jnp.all(x == jnp.round(x)), jnp.all(jnp.abs(scaled - jnp.round(scaled)) < 1e-3)
 
 
-def _shown(value: float, is_outside: bool) -> str:
-    """A float32 in a few digits, or in all where the few would hide that it is outside of [0, 1]."""
+def _format(value: float, is_outside: bool) -> str:
+    """Formats a float32 in a few digits, or in all digits where a few would hide that it is outside of [0, 1]."""
     short = f"{value:g}"
     return f"{value:.9g}" if is_outside and 0 <= float(short) <= 1 else short
 
 
-def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
-    """What is wrong with these data for this likelihood, in words, or None. Looks at values: call it outside of jit.
+def outside_support(likelihood: Likelihood, x: Real[ArrayLike, "..."]) -> str | None:
+    """Describes in which way data lie outside the support of a likelihood, or returns None where they do not.
+
+    It looks at values, so call it outside of jit.
+
+    Args:
+      likelihood: its `support` and `num_levels` say which values are allowed.
+      x: data of any shape; several examples at once are fine.
+
+    Returns:
+      A sentence without a full stop, or None.
 
     Example:
       >>> from vae_jax.likelihoods import bernoulli
       >>> print(outside_support(bernoulli(), jnp.array([0.0, 0.25, 1.0])))
       bernoulli expects binary data, got grey values in between
     """
-    low, high, whole, on_levels = (value.item() for value in jax.jit(_facts)(jnp.asarray(x), likelihood.num_levels or 2))
-    between = f"got {_shown(low, low < 0)} to {_shown(high, high > 1)}"
+    low, high, whole, on_levels = (value.item() for value in jax.jit(_summarize)(jnp.asarray(x), likelihood.num_levels or 2))
+    between = f"got {_format(low, low < 0)} to {_format(high, high > 1)}"
     name, levels = likelihood.name, likelihood.num_levels
     match likelihood.support:
         case "binary" if low < 0 or high > 1:
@@ -75,11 +146,20 @@ def outside_support(likelihood: Likelihood, x: ArrayLike) -> str | None:
     return None
 
 
-def from_log_prob(log_prob: Callable[[Any, Array], Array], **fields: Any) -> Likelihood:
-    """A likelihood from any function (decoder_output, x) -> scalar nats.
+def from_log_prob(log_prob: Callable[[DecoderOutput, Array], Array], **fields: Unpack[LikelihoodFields]) -> Likelihood:
+    """Makes a `Likelihood` from any function (decoder_output, x) -> scalar nats.
 
-    Without further fields the decoder's output is taken as the mean and as the sample, and the data may be any real numbers;
-    pass `mean=`, `sample=`, `support=`, `outputs_per_dim=` ... to say otherwise.
+    Args:
+      log_prob: log p(x|z) of ONE example, nats, summed over the event.
+      fields: further fields of `Likelihood`. By default the decoder output is taken as the mean and as the sample, the data
+        may be any real numbers, and the name is that of the function.
+
+    Returns:
+      The `Likelihood`.
+
+    Raises:
+      UserError: `log_prob` cannot be called with two arguments.
+      ValueError: the support is not one of `Support`.
 
     Example:
       >>> laplace = from_log_prob(lambda loc, x: -jnp.sum(jnp.abs(x - loc) + jnp.log(2.0)))
@@ -87,22 +167,20 @@ def from_log_prob(log_prob: Callable[[Any, Array], Array], **fields: Any) -> Lik
       -1.69
     """
     check_signature(log_prob, 2, "a likelihood (decoder_output, x) -> scalar nats of ONE example")
-    defaults: dict[str, Any] = {
-        "name": getattr(log_prob, "__name__", "custom"),
-        "mean": lambda output: output,
-        "sample": lambda key, output: output,
-        "support": "real",
-    }
-    bundle = Likelihood(log_prob=log_prob, **(defaults | fields))
-    if bundle.support not in get_args(Support):
-        raise ValueError(f"from_log_prob: expected support among {', '.join(get_args(Support))}, got {bundle.support!r}.")
-    return bundle
+    name: str = getattr(log_prob, "__name__", "custom")
+    likelihood = Likelihood(name, log_prob, mean=_identity, sample=lambda key, output: output, support="real")
+    likelihood = likelihood._replace(**fields)
+    if likelihood.support not in get_args(Support):
+        raise ValueError(f"from_log_prob: expected support among {', '.join(get_args(Support))}, got {likelihood.support!r}.")
+    return likelihood
 
 
-def invert_increasing(function: Callable[[Array], Array], target: Array, low: float, high: float) -> Array:
-    """Solves function(t) = target elementwise by bisection: for means that have no inverse in closed form."""
+def invert_increasing(
+    function: Callable[[Array], Array], target: Float[Array, "*shape"], low: float, high: float
+) -> Float[Array, "*shape"]:
+    """Solves function(t) = target elementwise by bisection in [low, high], for means without an inverse in closed form."""
 
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (ends[0] + ends[1]) / 2
         below = function(middle) < target
         return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
@@ -111,32 +189,33 @@ def invert_increasing(function: Callable[[Array], Array], target: Array, low: fl
     return (lows + highs) / 2
 
 
-def check_positive(function: str, **values: ArrayLike) -> None:
+def check_positive(function: str, **values: ArrayLike | str) -> None:
     """Raises `ValueError` unless every value is a positive number, or an array of them."""
     for name, value in values.items():
-        numbers: list[Any] = [value] if isinstance(value, str) or jnp.ndim(value) == 0 else _numbers(value)
-        if isinstance(value, str) or not all(number > 0 and math.isfinite(number) for number in numbers):
+        if isinstance(value, str) or not all(number > 0 and math.isfinite(number) for number in _numbers(value)):
             raise ValueError(f"{function}: expected {name} to be a positive number, got {value!r}.")
 
 
-def log_of(value: ArrayLike) -> float | Array:
+def natural_log(value: Float[ArrayLike, "*shape"]) -> float | Float[Array, "*shape"]:
     """Returns the natural logarithm of a number as a Python float, or of an array as an array."""
     if jnp.ndim(value) == 0:
         return math.log(value)  # pyright: ignore[reportArgumentType]
     return jnp.asarray([math.log(number) for number in _numbers(value)], jnp.float32).reshape(jnp.shape(value))
 
 
-def _numbers(array: Any) -> list[float]:
-    """Returns the entries of an array as Python numbers, without an operation of JAX, which a trace would record."""
-    return jax.tree.leaves(array.tolist())
+def _numbers(value: ArrayLike) -> list[float]:
+    """Returns a number, or the entries of an array, as a list, without an operation of JAX, which a trace would record."""
+    if jnp.ndim(value) == 0:
+        return [value]  # pyright: ignore[reportReturnType]
+    return jax.tree.leaves(value.tolist())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class SecondParameter(NamedTuple):
-    """A likelihood's second parameter (a scale, a dispersion) in the log: where a bundle has it from."""
+    """The second parameter of a likelihood (a scale, a dispersion) on a log scale, and the place where a bundle reads it."""
 
-    split: Callable[[Any], tuple[Array, Any]]  # decoder_output -> (its first numbers, the log of the parameter)
-    fill: Callable[[Array], Array]  # first numbers -> an array of the decoder's, with the parameter at its start
-    fields: dict[str, Any]  # of `Likelihood`
+    split: Callable[[DecoderOutput], tuple[Array, Array | float]]  # decoder_output -> (its first numbers, log of the parameter)
+    fill: Callable[[Array], Array]  # first numbers -> an array of the decoder's, with the parameter at its initial value
+    fields: ParameterFields
 
 
 def second_parameter(
@@ -144,32 +223,46 @@ def second_parameter(
     name: str,
     value: float | str,
     start: float | Array,
-    act: Callable[[Array], Array] = lambda log_value: log_value,
+    transform: Callable[[Array], Array] = _identity,
 ) -> SecondParameter:
-    """Reads `value`: a positive number; "shared", learned for all dimensions; or "per_pixel", a second decoder output.
+    """Interprets the setting of a second parameter.
 
     Args:
-      function, name: for the message.
-      value: the setting.
-      start: the log of the parameter before training; an array, of the event's shape, where entries differ. What is shared is
-        then the distance of all entries from it, so that the learned number is the mean of their logs.
-      act: learned log -> the log that acts, such as one with a floor.
+      function: name of the caller, for the message.
+      name: name of the setting, for the message.
+      value: the setting. A positive number fixes the parameter. "shared" learns one number for all dimensions. "per_pixel"
+        reads a second decoder output.
+      start: log of the parameter before training. It is an array of the event's shape where entries differ. Then the learned
+        shared number is the mean of the entries' logs, and their distances from it stay fixed.
+      transform: learned log -> the log that acts, such as one with a floor.
+
+    Returns:
+      The `SecondParameter`.
+
+    Raises:
+      ValueError: the setting is not one of these.
     """
     if value == "shared" and isinstance(start, Array):
         level = math.fsum(_numbers(start)) / start.size
-        apart = start - level
-        fields = {"shared_start": (level,), "shared_values": lambda learned: act(learned[0]) + apart.ravel()}
-        return SecondParameter(lambda output: (output[0], act(output[1][0]) + apart), lambda first: first, fields)
+        offset = start - level
+        return SecondParameter(
+            lambda output: (output[0], transform(output[1][0]) + offset),
+            _identity,
+            {"shared_start": (level,), "shared_values": lambda learned: transform(learned[0]) + offset.ravel()},
+        )
     if value == "shared":
-        fields = {"shared_start": (start,), "shared_values": act}
-        return SecondParameter(lambda output: (output[0], act(output[1][0])), lambda first: first, fields)
+        return SecondParameter(
+            lambda output: (output[0], transform(output[1][0])),
+            _identity,
+            {"shared_start": (float(start),), "shared_values": transform},
+        )
     if value == "per_pixel":
         return SecondParameter(
-            lambda output: (output[..., 0], act(start + output[..., 1])),
+            lambda output: (output[..., 0], transform(start + output[..., 1])),
             lambda first: jnp.stack([first, jnp.zeros_like(first)], axis=-1),
             {"outputs_per_dim": 2},
         )
     if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{function}: expected {name} to be a positive number, 'shared' or 'per_pixel', got {value!r}.")
     fixed = math.log(value)
-    return SecondParameter(lambda output: (output, fixed), lambda first: first, {})
+    return SecondParameter(lambda output: (output, fixed), _identity, {})

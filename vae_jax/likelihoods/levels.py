@@ -1,26 +1,28 @@
-"""Integer levels (grey values 0 ... 255): the discretised logistic and the categorical distribution."""
+"""Discretized logistic and categorical likelihoods for integer levels, such as gray values 0 ... 255."""
 
 import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int, Key, Real
 
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.special import log1mexp, soft_floor
 from vae_jax.likelihoods.base import Likelihood, check_positive, invert_increasing, second_parameter
 
-# Scales are kept above 5 % of a bin: narrower ones change no probability by more than rounding, and gradients would explode.
+# Scales are kept above 5 % of a bin. Narrower ones change probabilities by less than rounding, and gradients would explode.
 _MIN_SCALE_IN_BINS = 0.05
 
 
-def edges(loc: Array, level: Array, num_bins: int) -> tuple[Array, Array]:
-    """Distance of the level's upper and lower bin edge from loc, in bins: level +- 1/2 - (num_bins - 1) loc.
+def edges(
+    loc: Float[Array, "*shape"], level: Real[Array, "*#shape"], num_bins: int
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Computes the distances of a level's upper and lower bin edge from loc, in bins: level +- 1/2 - (num_bins - 1) loc.
 
-    (num_bins - 1) is written as a power of two minus a remainder: that product is exact, so no digits are lost where a narrow
-    distribution sits on the level itself.
+    (num_bins - 1) is written as a power of two minus a remainder. The product with the power is exact, so digits are not lost
+    where a narrow distribution sits on the level itself.
     """
     power = 2 ** math.ceil(math.log2(num_bins - 1)) if num_bins > 2 else 1
     remainder = (power - (num_bins - 1)) * loc
@@ -28,42 +30,56 @@ def edges(loc: Array, level: Array, num_bins: int) -> tuple[Array, Array]:
     return (level + 0.5 - scaled) + remainder, (level - 0.5 - scaled) + remainder
 
 
-def log_prob_of_level(loc: Array, log_scale: Array, level: Array, num_bins: int) -> Array:
-    """Elementwise. sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a)): three factors, no difference."""
+def level_log_prob(
+    loc: Float[Array, "*shape"], log_scale: Float[Array, "*shape"], level: Float[Array, "*#shape"], num_bins: int
+) -> Float[Array, "*shape"]:
+    """Computes the log-probability of levels elementwise.
+
+    It uses sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a)), in which nothing cancels.
+    """
     steepness = jnp.exp(-log_scale) / (num_bins - 1)  # 1 / scale in bins
     upper, lower = edges(loc, level, num_bins)
-    below = jnp.where(level < num_bins - 1, jax.nn.softplus(-upper * steepness), 0)  # -log sigma(a); the last bin is open above
-    above = jnp.where(level > 0, jax.nn.softplus(lower * steepness), 0)  # -log sigma(-b); the first is open below
+    below = jnp.where(
+        level < num_bins - 1, jax.nn.softplus(-upper * steepness), 0
+    )  # -log sigma(a), and the last bin is open above
+    above = jnp.where(level > 0, jax.nn.softplus(lower * steepness), 0)  # -log sigma(-b), and the first is open below
     inner = jnp.where((level > 0) & (level < num_bins - 1), log1mexp(steepness), 0)
     return inner - below - above
 
 
 def check_bins(function: str, num_bins: int) -> None:
+    """Raises `ValueError` for fewer than two levels."""
     if num_bins < 2:
         raise ValueError(f"{function}: expected num_bins >= 2, got {num_bins}.")
 
 
-def discretized_logistic_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: ArrayLike, num_bins: int = 256) -> Array:
-    """Discretised logistic log-likelihood of one example with integer levels.
+def discretized_logistic_log_prob(
+    loc: Float[ArrayLike, "*event"],
+    log_scale: Float[ArrayLike, "*#event"],
+    x: Real[ArrayLike, "*event"],
+    num_bins: int = 256,
+) -> Float[Array, ""]:
+    """Computes the discretized logistic log-likelihood of one example with integer levels.
 
         P(k) = sigma((y + h - loc)/s) - sigma((y - h - loc)/s),   y = k/(n - 1),  h = 1/(2 (n - 1)),  s = exp(log_scale)
         log P(k) = log sigma(a) + log sigma(-b) + log(1 - exp(-2 h/s)),   a, b the arguments above
 
-    A logistic distribution rounded to the nearest level; the first and last level take all mass beyond them, so that it sums
-    to one for any loc and scale. The second form holds in the tails, where the difference of the first is 0.
+    This is a logistic distribution rounded to the nearest level. The first and last level take all mass beyond them, so the
+    probabilities sum to one for any loc and scale. The second form holds in the tails, where the difference in the first is 0.
 
     Args:
       loc: location on the scale where level k sits at k/(n - 1), shape of the event.
-      log_scale: natural log of the logistic's scale s (its standard deviation is pi/sqrt(3) s); a scalar or the event's shape.
-      x: levels 0 ... n - 1, shape of the event.
+      log_scale: natural log of the logistic's scale s (its standard deviation is pi/sqrt(3) s). A scalar, or the shape of the
+        event.
+      x: levels 0 ... n - 1, shape of the event, of any real dtype.
       num_bins: n, the number of levels, >= 2 (static).
 
     Returns:
       Scalar, nats of the discrete data, <= 0, sum over the event.
 
     Numerics:
-      No clipping and no approximation by the density: relative precision any number of scales away; value and gradient finite
-      for |log_scale| <= 20 in float32 and bfloat16.
+      Nothing is clipped or approximated by the density, so the relative precision is full any number of scales away from loc.
+      Value and gradient are finite for |log_scale| <= 20 in float32 and bfloat16.
 
     Example:
       >>> loc, x = jnp.full((2, 3), 0.5), jnp.full((2, 3), 127)
@@ -71,26 +87,26 @@ def discretized_logistic_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: Array
       [-11.79 -11.79]
 
     Source:
-      Kingma et al. (2016); edges as in Salimans et al. (2017).
+      Kingma et al. (2016), with the edges of Salimans et al. (2017).
     """
     check_bins("discretized_logistic_log_prob", num_bins)
     (loc, log_scale, x), dtype = one_event(
         "discretized_logistic_log_prob", may_be_scalar=("log_scale",), loc=loc, log_scale=log_scale, x=x
     )
-    return jnp.sum(log_prob_of_level(loc, log_scale, x, num_bins)).astype(dtype)
+    return jnp.sum(level_log_prob(loc, log_scale, x, num_bins)).astype(dtype)
 
 
-def categorical_log_prob(logits: ArrayLike, x: ArrayLike) -> Array:
-    """Categorical log-likelihood of one example: each dimension one of several classes, such as the grey levels.
+def categorical_log_prob(logits: Float[ArrayLike, "*event classes"], x: Real[ArrayLike, "*event"]) -> Float[Array, ""]:
+    """Computes the categorical log-likelihood of one example, whose dimensions are classes such as the gray levels.
 
         log p(x) = sum_d [ logits_x - log sum_j exp(logits_j) ] = -sum_d softplus(log sum_{j != x} exp(logits_j - logits_x))
 
-    The negative of cross-entropy with integer labels, summed over the pixels. The second form is coded: it keeps its digits
-    where the right class is almost certain.
+    This is the negative of cross-entropy with integer labels, summed over the pixels. The second form is coded, because it
+    keeps its digits where the right class is almost certain.
 
     Args:
-      logits: unnormalised log-probabilities, any real values, the event's shape with the classes (>= 2) on one more axis.
-      x: classes 0 ... C - 1, shape of the event.
+      logits: unnormalized log-probabilities, any real values, in the event's shape with the classes (>= 2) on one more axis.
+      x: classes 0 ... C - 1, shape of the event, of any real dtype.
 
     Returns:
       Scalar, nats, <= 0, sum over the event.
@@ -101,7 +117,7 @@ def categorical_log_prob(logits: ArrayLike, x: ArrayLike) -> Array:
       [-4.16 -4.16]
 
     Source:
-      As PixelCNN's output: van den Oord et al. (2016), section 2.2.
+      Van den Oord et al. (2016), section 2.2, who use it as PixelCNN's output.
     """
     (logits, x), dtype = one_event("categorical_log_prob", extra_axes={"logits": 1}, logits=logits, x=x)
     level = x.astype(jnp.int32)[:, None]
@@ -110,32 +126,43 @@ def categorical_log_prob(logits: ArrayLike, x: ArrayLike) -> Array:
     return -jnp.sum(jax.nn.softplus(jax.nn.logsumexp(relative, axis=-1))).astype(dtype)
 
 
-def expected_level(loc: Array, log_scale: Array, num_bins: int) -> Array:
-    """Mean of the discretised logistic on [0, 1], elementwise: the sum of P(level > k) over k, divided by num_bins - 1."""
+def expected_level(
+    loc: Float[Array, "*shape"], log_scale: Float[Array, "*#shape"] | float, num_bins: int
+) -> Float[Array, "*shape"]:
+    """Computes the mean of the discretized logistic on [0, 1] elementwise: sum_k P(level > k) / (num_bins - 1)."""
     steepness = jnp.exp(-log_scale) / (num_bins - 1)
-    above = lambda k: jax.nn.sigmoid(-edges(loc, k.astype(loc.dtype), num_bins)[0] * steepness)  # noqa: E731
+
+    def above(k: Int[Array, ""]) -> Array:
+        return jax.nn.sigmoid(-edges(loc, k.astype(loc.dtype), num_bins)[0] * steepness)
+
     total = jax.lax.fori_loop(0, num_bins - 1, lambda k, total: total + above(k), jnp.zeros_like(loc))
     return total / (num_bins - 1)
 
 
-def loc_for_mean(mean: Array, start: float, floor: float, num_bins: int) -> Array:
-    """The location at which the starting scale gives this mean; means at the ends, which none gives, are moved inwards."""
+def loc_for_mean(mean: Float[Array, "*shape"], start: float, floor: float, num_bins: int) -> Float[Array, "*shape"]:
+    """Computes the location with this mean at the initial scale.
+
+    Means at the ends of [0, 1], which a logistic cannot have, are moved inwards.
+    """
     log_scale = soft_floor(jnp.float32(start), floor)
     return invert_increasing(lambda loc: expected_level(loc, log_scale, num_bins), jnp.clip(mean, 1e-3, 1 - 1e-3), -9.0, 10.0)
 
 
-def draw_level(key: Array, loc: Array, log_scale: Array, num_bins: int) -> Array:
-    """A level in [0, 1]: the logistic draw rounded to the nearest, what lies beyond the ends moved to them."""
+def draw_level(
+    key: Key[Array, ""], loc: Float[Array, "*shape"], log_scale: Float[Array, "*#shape"] | float, num_bins: int
+) -> Float[Array, "*shape"]:
+    """Draws levels in [0, 1]: logistic draws, rounded to the nearest level and clipped to the ends."""
     y = loc + jnp.exp(log_scale) * jax.random.logistic(key, loc.shape, loc.dtype)
     return jnp.clip(jnp.round(y * (num_bins - 1)), 0, num_bins - 1) / (num_bins - 1)
 
 
-def to_levels(x: Array, num_bins: int) -> Array:
+def to_levels(x: Float[Array, "*shape"], num_bins: int) -> Float[Array, "*shape"]:
+    """Converts values k/(num_bins - 1) in [0, 1] to the levels k."""
     return jnp.round(x * (num_bins - 1))
 
 
 def scale_start(name: str, num_bins: int, initial_scale: float) -> tuple[float, float]:
-    """Where the log-scales start, and their floor."""
+    """Returns the initial log-scale and its floor."""
     check_bins(name, num_bins)
     check_positive(name, initial_scale=initial_scale)
     floor = math.log(_MIN_SCALE_IN_BINS / (num_bins - 1))
@@ -145,14 +172,17 @@ def scale_start(name: str, num_bins: int, initial_scale: float) -> tuple[float, 
 def discretized_logistic(
     num_bins: int = 256, scale: Literal["shared", "per_pixel"] = "shared", *, initial_scale: float = 0.1
 ) -> Likelihood:
-    """Integer levels as a rounded logistic. The decoder emits the location.
+    """Makes the rounded logistic likelihood for integer levels. The decoder emits the location.
 
-    When to use it: photographs, in exact nats (and bits per dimension) of the discrete data, at the price of a Gaussian.
+    Use it for photographs. It gives exact nats (and bits per dimension) of the discrete data at the cost of a Gaussian.
 
     Args:
-      num_bins: the number of levels; x is k/(num_bins - 1).
-      scale: "shared": one learned scale for all pixels; "per_pixel": a second decoder output, added to log(start).
-      initial_scale: where the scale starts; about 0.55 of the data's standard deviation.
+      num_bins: the number of levels, >= 2; x is k/(num_bins - 1).
+      scale: "shared" learns one scale for all pixels. "per_pixel" reads a second decoder output, added to log(initial_scale).
+      initial_scale: initial value of the scale, > 0. A good value is 0.55 of the data's standard deviation.
+
+    Returns:
+      The `Likelihood`.
     """
     start, floor = scale_start("discretized_logistic", num_bins, initial_scale)
     if scale not in ("shared", "per_pixel"):
@@ -175,19 +205,29 @@ def discretized_logistic(
 
 
 def categorical(num_bins: int = 256) -> Likelihood:
-    """Integer levels as unordered classes: any distribution over the levels, one decoder output for each of them.
+    """Makes the categorical likelihood for integer levels: any distribution over them, one decoder output for each level.
 
-    When to use it: few levels, or labels without an order. With 256 levels it is costly, and has to learn that neighbours
-    are alike: prefer `discretized_logistic` or `logistic_mixture`.
+    Use it for few levels, or for labels without an order. With 256 levels it is costly and has to learn that neighboring levels
+    are alike, so prefer `discretized_logistic` or `logistic_mixture`.
+
+    Args:
+      num_bins: the number of levels, >= 2; x is k/(num_bins - 1).
+
+    Returns:
+      The `Likelihood`.
     """
     check_bins("categorical", num_bins)
-    grid = lambda dtype: jnp.arange(num_bins, dtype=dtype) / (num_bins - 1)  # noqa: E731
+
+    def grid(dtype: DTypeLike) -> Array:
+        return jnp.arange(num_bins, dtype=dtype) / (num_bins - 1)
 
     def mean(logits: Array) -> Array:
         return jax.nn.softmax(logits) @ grid(logits.dtype)
 
     def output_for_mean(target: Array) -> Array:
-        tilt = lambda slope: jnp.multiply.outer(slope, grid(target.dtype))  # of largest entropy with this mean  # noqa: E731
+        def tilt(slope: Array) -> Array:  # logits linear in the level have the largest entropy for a given mean
+            return jnp.multiply.outer(slope, grid(target.dtype))
+
         return tilt(invert_increasing(lambda slope: mean(tilt(slope)), jnp.clip(target, 1e-3, 1 - 1e-3), -2e3, 2e3))
 
     return Likelihood(

@@ -1,11 +1,11 @@
-"""Mixtures of discretised logistics, for grey levels and for colours (PixelCNN++'s output)."""
+"""Mixtures of discretized logistics for gray levels and for colors (the output of PixelCNN++)."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from vae_jax._numerics.arrays import one_event, promote
 from vae_jax._numerics.special import soft_floor
@@ -14,23 +14,28 @@ from vae_jax.likelihoods.levels import (
     check_bins,
     draw_level,
     expected_level,
+    level_log_prob,
     loc_for_mean,
-    log_prob_of_level,
     scale_start,
     to_levels,
 )
 
 
 def logistic_mixture_log_prob(
-    mixture_logits: ArrayLike, loc: ArrayLike, log_scale: ArrayLike, x: ArrayLike, num_bins: int = 256
-) -> Array:
-    """Log-likelihood of one example under a mixture of discretised logistics for each dimension.
+    mixture_logits: Float[ArrayLike, "*event components"],
+    loc: Float[ArrayLike, "*event components"],
+    log_scale: Float[ArrayLike, "*event components"],
+    x: Real[ArrayLike, "*event"],
+    num_bins: int = 256,
+) -> Float[Array, ""]:
+    """Computes the log-likelihood of one example under a mixture of discretized logistics for each dimension.
 
         log p(x) = sum_d log sum_m softmax(mixture_logits)_m P_m(x)     (P_m: see `discretized_logistic_log_prob`)
 
     Args:
-      mixture_logits, loc, log_scale: the event's shape with the components on one more axis at the end.
-      x: levels 0 ... num_bins - 1, shape of the event.
+      mixture_logits: unnormalized log-weights, in the event's shape with the components on one more axis at the end.
+      loc, log_scale: location and natural log of the scale of each component, in the same shape.
+      x: levels 0 ... num_bins - 1, shape of the event, of any real dtype.
       num_bins: number of levels, >= 2 (static).
 
     Returns:
@@ -53,17 +58,17 @@ def logistic_mixture_log_prob(
         log_scale=log_scale,
         x=x,
     )
-    components = log_prob_of_level(loc, log_scale, x[:, None], num_bins)
+    components = level_log_prob(loc, log_scale, x[:, None], num_bins)
     return jnp.sum(_log_mixture(mixture_logits, components)).astype(dtype)
 
 
 def _log_mixture(mixture_logits: Array, log_probs: Array) -> Array:
-    """Log sum_m softmax(mixture_logits)_m exp(log_probs_m) over the last axis."""
+    """Computes log sum_m softmax(mixture_logits)_m exp(log_probs_m) over the last axis."""
     return jax.nn.logsumexp(jax.nn.log_softmax(mixture_logits) + log_probs, axis=-1)
 
 
 def _couple(loc: Array, coefficients: Array, red: Array, green: Array) -> Array:
-    """Locations of all channels, (..., 3, components), of which green's and blue's follow red and green in [0, 1]."""
+    """Computes the locations of all channels, (..., 3, components), given the red and green values in [0, 1]."""
     c = jnp.tanh(coefficients)
     loc_green = loc[..., 1, :] + c[..., 0, :] * (red - 0.5)
     loc_blue = loc[..., 2, :] + c[..., 1, :] * (red - 0.5) + c[..., 2, :] * (green - 0.5)
@@ -71,25 +76,25 @@ def _couple(loc: Array, coefficients: Array, red: Array, green: Array) -> Array:
 
 
 def logistic_mixture_rgb_log_prob(
-    mixture_logits: ArrayLike,
-    loc: ArrayLike,
-    log_scale: ArrayLike,
-    coefficients: ArrayLike,
-    x: ArrayLike,
+    mixture_logits: Float[ArrayLike, "*pixels components"],
+    loc: Float[ArrayLike, "*pixels 3 components"],
+    log_scale: Float[ArrayLike, "*pixels 3 components"],
+    coefficients: Float[ArrayLike, "*pixels 3 components"],
+    x: Real[ArrayLike, "*pixels 3"],
     num_bins: int = 256,
-) -> Array:
-    """Log-likelihood of one colour image under a mixture for each pixel, whose channels depend on each other.
+) -> Float[Array, ""]:
+    """Computes the log-likelihood of one color image under a mixture for each pixel, whose channels depend on each other.
 
         log p(x) = sum_pixels log sum_m softmax(mixture_logits)_m P_m(r) P_m(g | r) P_m(b | r, g),   c = tanh(coefficients)
         locations: loc_r,   loc_g + c_0 (y_r - 1/2),   loc_b + c_1 (y_r - 1/2) + c_2 (y_g - 1/2),   y = level/(num_bins - 1)
 
-    That is PixelCNN++'s output, moved from [-1, 1] to [0, 1].
+    This is the output of PixelCNN++, moved from [-1, 1] to [0, 1].
 
     Args:
-      mixture_logits: (*pixels, components).
-      loc, log_scale: (*pixels, 3, components).
-      coefficients: (*pixels, 3, components): green on red, blue on red, blue on green.
-      x: levels 0 ... num_bins - 1, (*pixels, 3).
+      mixture_logits: unnormalized log-weights, shape (*pixels, components).
+      loc, log_scale: location and natural log of the scale, shape (*pixels, 3, components).
+      coefficients: dependence of green on red, blue on red, and blue on green, shape (*pixels, 3, components).
+      x: levels 0 ... num_bins - 1, shape (*pixels, 3), of any real dtype.
       num_bins: number of levels, >= 2 (static).
 
     Returns:
@@ -115,26 +120,36 @@ def logistic_mixture_rgb_log_prob(
         )
     y = x[..., None] / (num_bins - 1)
     locs = _couple(loc, coefficients, y[..., 0, :], y[..., 1, :])
-    components = jnp.sum(log_prob_of_level(locs, log_scale, x[..., None], num_bins), axis=-2)
+    components = jnp.sum(level_log_prob(locs, log_scale, x[..., None], num_bins), axis=-2)
     return jnp.sum(_log_mixture(mixture_logits, components)).astype(dtype)
 
 
 def _output_for_mean(mean: Array, start: float, floor: float, num_bins: int, num_components: int, parts: int) -> Array:
-    """Even weights, all components where the mean is right, no coupling: [0 | locations | 0 ...] on the last axis."""
+    """Returns the decoder output with equal weights, all components at the location of the mean, and all other parts 0."""
     loc = jnp.repeat(loc_for_mean(mean, start, floor, num_bins)[..., None], num_components, axis=-1)
     return jnp.concatenate([jnp.zeros_like(loc), loc, *[jnp.zeros_like(loc)] * (parts - 2)], axis=-1)
 
 
 def _check_components(name: str, num_components: int) -> None:
+    """Raises `ValueError` for fewer than one component."""
     if num_components < 1:
         raise ValueError(f"{name}: expected num_components >= 1, got {num_components}.")
 
 
 def logistic_mixture(num_bins: int = 256, num_components: int = 10, *, initial_scale: float = 0.1) -> Likelihood:
-    """Integer levels as a mixture of rounded logistics for each dimension: several modes, and spikes at the ends.
+    """Makes the likelihood for integer levels with a mixture of rounded logistics for each dimension.
 
-    When to use it: photographs where one logistic is too simple; the strongest likelihood here, three decoder outputs for
-    each component and dimension ([logits | locations | raw log-scales] on the last axis). For colours: `logistic_mixture_rgb`.
+    Use it for photographs where one logistic is too simple: it can have several modes, and spikes at the ends. It has three
+    decoder outputs for each component and dimension, [logits | locations | raw log-scales] on the last axis. For colors, use
+    `logistic_mixture_rgb`.
+
+    Args:
+      num_bins: the number of levels, >= 2; x is k/(num_bins - 1).
+      num_components: the number of components, >= 1.
+      initial_scale: initial value of the scales, > 0.
+
+    Returns:
+      The `Likelihood`.
     """
     _check_components("logistic_mixture", num_components)
     start, floor = scale_start("logistic_mixture", num_bins, initial_scale)
@@ -167,12 +182,20 @@ def logistic_mixture(num_bins: int = 256, num_components: int = 10, *, initial_s
 
 
 def logistic_mixture_rgb(num_bins: int = 256, num_components: int = 10, *, initial_scale: float = 0.1) -> Likelihood:
-    """Colour images, (..., 3): a mixture for each pixel whose green depends on red, and blue on both (PixelCNN++).
+    """Makes the PixelCNN++ likelihood for color images of shape (..., 3).
 
-    When to use it: photographs in colour. Four decoder outputs for each component and dimension, [logits | locations | raw
-    log-scales | raw coefficients] on the last axis; a pixel's mixture logits are the sum of its channels'.
-    The bundle's mean carries red's and green's means into the locations that depend on them: exact but for mass beyond
-    the ends.
+    Each pixel has a mixture in which green depends on red, and blue on both. It has four decoder outputs for each component and
+    dimension, [logits | locations | raw log-scales | raw coefficients] on the last axis. The mixture logits of a pixel are the
+    sum over its channels. The `mean` of the bundle inserts the means of red and green into the locations that depend on them,
+    which is exact except for the mass beyond the ends.
+
+    Args:
+      num_bins: the number of levels, >= 2; x is k/(num_bins - 1).
+      num_components: the number of components, >= 1.
+      initial_scale: initial value of the scales, > 0.
+
+    Returns:
+      The `Likelihood`.
     """
     _check_components("logistic_mixture_rgb", num_components)
     start, floor = scale_start("logistic_mixture_rgb", num_bins, initial_scale)
@@ -181,8 +204,8 @@ def logistic_mixture_rgb(num_bins: int = 256, num_components: int = 10, *, initi
         logits, loc, raw, coefficients = jnp.split(output, 4, axis=-1)
         return jnp.sum(logits, axis=-2), loc, soft_floor(start + raw, floor), coefficients
 
-    def channels(level: Any, loc: Array, log_scale: Array, coefficients: Array) -> Array:
-        """Red, then green given red, then blue given both; `level` (channel, loc, log_scale) -> value in [0, 1]."""
+    def channels(level: Callable[[int, Array, Array], Array], loc: Array, log_scale: Array, coefficients: Array) -> Array:
+        """Computes red, then green given red, then blue given both. `level` maps (channel, loc, log_scale) to [0, 1]."""
         red = level(0, loc[..., 0, :], log_scale[..., 0, :])
         green = level(1, _couple(loc, coefficients, red, red)[..., 1, :], log_scale[..., 1, :])
         blue = level(2, _couple(loc, coefficients, red, green)[..., 2, :], log_scale[..., 2, :])

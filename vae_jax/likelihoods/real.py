@@ -1,34 +1,37 @@
-"""Real-valued data: Gaussian, Laplace and Student-t, with a scale that is fixed, shared by all pixels or one for each."""
+"""Gaussian, Laplace and Student-t likelihoods for real data, with a scale that is fixed, shared, or learned for each pixel."""
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.special import soft_floor, stirling_error
-from vae_jax.likelihoods.base import Likelihood, check_positive, log_of, second_parameter
+from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, natural_log, second_parameter
 
 Scale = float | Literal["shared", "per_pixel"]
-# A scale for each pixel is kept above exp(-6) of where it starts: at a pixel that never varies the density has no upper bound.
+# A scale for each pixel is kept above exp(-6) times its initial value, because the density of a pixel that never varies is
+# unbounded.
 _MIN_LOG_RATIO = -6.0
 
 
-def gaussian_log_prob(mean: ArrayLike, log_scale: ArrayLike, x: ArrayLike) -> Array:
-    """Gaussian log-likelihood of one example with independent dimensions.
+def gaussian_log_prob(
+    mean: Float[ArrayLike, "*event"], log_scale: Float[ArrayLike, "*#event"], x: Real[ArrayLike, "*event"]
+) -> Float[Array, ""]:
+    """Computes the Gaussian log-likelihood of one example with independent dimensions.
 
         log p(x) = -1/2 sum_d [ ((x - mean) exp(-log_scale))^2 + 2 log_scale + log(2 pi) ]
 
-    With the standard deviation fixed at sigma this is -MSE_sum/(2 sigma^2) - D/2 log(2 pi sigma^2); sigma = 1/sqrt(2)
-    makes it minus the summed squared error, up to -D/2 log(pi).
+    With the standard deviation fixed at sigma this is -MSE_sum/(2 sigma^2) - D/2 log(2 pi sigma^2). With sigma = 1/sqrt(2)
+    it is minus the summed squared error, up to -D/2 log(pi).
 
     Args:
       mean: any real values, shape of the event.
-      log_scale: natural log of the standard deviation; a scalar for all dimensions or the shape of the event.
+      log_scale: natural log of the standard deviation. A scalar for all dimensions, or the shape of the event.
       x: real data, shape of the event.
 
     Returns:
@@ -48,12 +51,14 @@ def gaussian_log_prob(mean: ArrayLike, log_scale: ArrayLike, x: ArrayLike) -> Ar
     (mean, log_scale, x), dtype = one_event(
         "gaussian_log_prob", may_be_scalar=("log_scale",), mean=mean, log_scale=log_scale, x=x
     )
-    standardised = (x - mean) * jnp.exp(-log_scale)
-    return (-0.5 * jnp.sum(jnp.square(standardised) + 2 * log_scale + math.log(2 * math.pi))).astype(dtype)
+    standardized = (x - mean) * jnp.exp(-log_scale)
+    return (-0.5 * jnp.sum(jnp.square(standardized) + 2 * log_scale + math.log(2 * math.pi))).astype(dtype)
 
 
-def laplace_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: ArrayLike) -> Array:
-    """Laplace log-likelihood of one example with independent dimensions.
+def laplace_log_prob(
+    loc: Float[ArrayLike, "*event"], log_scale: Float[ArrayLike, "*#event"], x: Real[ArrayLike, "*event"]
+) -> Float[Array, ""]:
+    """Computes the Laplace log-likelihood of one example with independent dimensions.
 
         log p(x) = -sum_d [ |x - loc| exp(-log_scale) + log_scale + log 2 ]
 
@@ -61,15 +66,15 @@ def laplace_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: ArrayLike) -> Arra
 
     Args:
       loc: median and mean, any real values, shape of the event.
-      log_scale: natural log of the scale b (the mean absolute deviation; the standard deviation is sqrt(2) b); a scalar for
-        all dimensions or the shape of the event.
+      log_scale: natural log of the scale b. The mean absolute deviation is b, the standard deviation sqrt(2) b. A scalar for
+        all dimensions, or the shape of the event.
       x: real data, shape of the event.
 
     Returns:
       Scalar, nats, any sign (it is a density), sum over the event.
 
     Numerics:
-      Finite value and gradient for |log_scale| <= 20 in float32 and bfloat16; the gradient at x = loc is 0.
+      Finite value and gradient for |log_scale| <= 20 in float32 and bfloat16. The gradient at x = loc is 0.
 
     Example:
       >>> loc, x = jnp.zeros((2, 3)), jnp.ones((2, 3))
@@ -77,26 +82,34 @@ def laplace_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: ArrayLike) -> Arra
       [-5.08 -5.08]
 
     Source:
-      Laplace (1774); as a decoder, Kingma & Welling (2014), section 3, allow any such density.
+      Laplace (1774). Kingma & Welling (2014), section 3, allow any such density as a decoder.
     """
     (loc, log_scale, x), dtype = one_event("laplace_log_prob", may_be_scalar=("log_scale",), loc=loc, log_scale=log_scale, x=x)
     return -jnp.sum(jnp.abs(x - loc) * jnp.exp(-log_scale) + log_scale + math.log(2)).astype(dtype)
 
 
-def student_t_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: ArrayLike, degrees_of_freedom: ArrayLike = 4.0) -> Array:
-    """Student-t log-likelihood of one example with independent dimensions: a Gaussian that forgives outliers.
+def student_t_log_prob(
+    loc: Float[ArrayLike, "*event"],
+    log_scale: Float[ArrayLike, "*#event"],
+    x: Real[ArrayLike, "*event"],
+    degrees_of_freedom: Real[ArrayLike, "*#event"] = 4.0,
+) -> Float[Array, ""]:
+    """Computes the Student-t log-likelihood of one example with independent dimensions.
+
+    It is less sensitive to outliers than a Gaussian.
 
         log p(x) = sum_d [ log Gamma((v + 1)/2) - log Gamma(v/2) - 1/2 log(pi v) - log_scale - (v + 1)/2 log1p(t^2 / v) ],
         t = (x - loc) exp(-log_scale)
 
     Coded with log Gamma(a + 1/2) - log Gamma(a) = a log1p(1/(2a)) - 1/2 + 1/2 log(a) + S(a + 1/2) - S(a), a = v/2, S the error
-    of Stirling's formula: nothing cancels, however large v is, and v to infinity is the Gaussian.
+    of Stirling's formula. Nothing cancels, however large v is. The limit v to infinity is the Gaussian.
 
     Args:
       loc: median, any real values, shape of the event.
-      log_scale: natural log of the scale (the standard deviation is sqrt(v / (v - 2)) times it); a scalar or the event's shape.
+      log_scale: natural log of the scale (the standard deviation is sqrt(v / (v - 2)) times it). A scalar, or the shape of the
+        event.
       x: real data, shape of the event.
-      degrees_of_freedom: v > 0, a scalar or the event's shape; may be traced and learned. 1 is the Cauchy distribution.
+      degrees_of_freedom: v > 0, a scalar or the shape of the event. May be traced and learned. 1 is the Cauchy distribution.
 
     Returns:
       Scalar, nats, any sign (it is a density), sum over the event.
@@ -110,7 +123,7 @@ def student_t_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: ArrayLike, degre
       [-4.62 -4.62]
 
     Source:
-      Student (1908); in variational autoencoders, Takahashi et al. (2018).
+      Student (1908). In variational autoencoders: Takahashi et al. (2018).
     """
     (loc, log_scale, x, v), dtype = one_event(
         "student_t_log_prob",
@@ -122,26 +135,26 @@ def student_t_log_prob(loc: ArrayLike, log_scale: ArrayLike, x: ArrayLike, degre
     )
     a = v / 2
     constant = a * jnp.log1p(0.5 / a) - 0.5 + stirling_error(a + 0.5) - stirling_error(a) - 0.5 * math.log(2 * math.pi)
-    # t^2 / v as a square of a quotient: t itself may be 1e10 and more.
+    # t^2 / v is the square of a quotient, because t itself may be 1e10 and more.
     tail = (a + 0.5) * jnp.log1p(jnp.square((x - loc) * jnp.exp(-log_scale) / jnp.sqrt(v)))
     return jnp.sum(constant - log_scale - tail).astype(dtype)
 
 
 def _location_scale(
     name: str,
-    log_prob: Callable[[Any, Any, Array], Array],
+    log_prob: Callable[[Array, Array | float, Array], Array],
     standard_sample: Callable[[Array, Array], Array],
     scale: Scale,
-    initial_scale: ArrayLike,
+    initial_scale: Float[ArrayLike, "*#event"],
 ) -> Likelihood:
-    """The bundle of a location-scale family; `standard_sample` (key, like) draws it at location 0 and scale 1."""
+    """Makes the bundle of a location-scale family. `standard_sample` (key, like) draws at location 0 and scale 1."""
     check_positive(name, initial_scale=initial_scale)
-    start = log_of(initial_scale)
-    # The shared scale has no floor: one for all pixels is held up by the pixels that do vary.
-    keep_up = (lambda log_scale: soft_floor(log_scale, start + _MIN_LOG_RATIO)) if scale == "per_pixel" else lambda s: s
-    split, fill, fields = second_parameter(name, "scale", scale, start, keep_up)
+    start = natural_log(initial_scale)
+    # A shared scale needs no floor, because the pixels that vary keep it up.
+    floor = (lambda log_scale: soft_floor(log_scale, start + _MIN_LOG_RATIO)) if scale == "per_pixel" else lambda s: s
+    split, fill, fields = second_parameter(name, "scale", scale, start, floor)
 
-    def sample(key: Array, output: Any) -> Array:
+    def sample(key: Array, output: DecoderOutput) -> Array:
         loc, log_scale = split(output)
         return loc + jnp.exp(log_scale) * standard_sample(key, loc)
 
@@ -156,42 +169,65 @@ def _location_scale(
     )
 
 
-def gaussian(scale: Scale = 1.0, *, initial_scale: ArrayLike = 1.0) -> Likelihood:
-    """Real data with errors of one size. The decoder emits the mean.
+def gaussian(scale: Scale = 1.0, *, initial_scale: Float[ArrayLike, "*#event"] = 1.0) -> Likelihood:
+    """Makes the Gaussian likelihood for real data. The decoder emits the mean.
 
-    When to use it: real data, or grey data where a density on [0, 1] is good enough and squared errors are wanted. The scale
-    matters more than anything else: prefer "shared" to a number. `cross_batch.optimal_scale` sets it in closed form instead.
+    Use it for real data, or for gray data where squared errors are wanted although the density is not confined to [0, 1]. The
+    scale matters more than anything else, so prefer "shared" to a number. `objectives.batch.optimal_scale` sets it in closed
+    form instead.
 
     Args:
-      scale: the standard deviation: a positive number; "shared" for one that is learned with the network and is the same for
-        every pixel (Rybkin et al. 2021); or "per_pixel" for a second decoder output, raw, with
-        log_scale = soft floor(log(initial_scale) + raw). Data in [0, 1] have standard deviations far below 1, so the default
-        of 1 leaves most of the data unexplained; it is what a plain squared error assumes.
-      initial_scale: where a learned scale starts; the standard deviation of the data saves many steps. An array of the event's
-        shape, for entries in different units (`data.Prepared.moments`), gives each its own start and its own floor. A shared
-        scale is then one factor on all of them.
+      scale: the standard deviation. A positive number fixes it. "shared" learns one for all pixels with the network (Rybkin et
+        al. 2021). "per_pixel" reads a second decoder output, raw, with log_scale = soft floor(log(initial_scale) + raw). Data
+        in [0, 1] have standard deviations far below 1, so the default of 1, which a plain squared error assumes, leaves most
+        of the data unexplained.
+      initial_scale: initial value of a learned scale. The standard deviation of the data saves many steps. An array of the
+        event's shape (`data.Prepared.moments`) gives each entry its initial value and its floor, for entries in different
+        units. A shared scale is then one factor on all of them.
+
+    Returns:
+      The `Likelihood`.
+
+    Raises:
+      ValueError: a scale is not positive, or not one of these names.
     """
     return _location_scale(
         "gaussian", gaussian_log_prob, lambda key, like: jax.random.normal(key, like.shape, like.dtype), scale, initial_scale
     )
 
 
-def laplace(scale: Scale = 1.0, *, initial_scale: ArrayLike = 1.0) -> Likelihood:
-    """Real data with sparse, sharper errors: absolute instead of squared error. The decoder emits the median.
+def laplace(scale: Scale = 1.0, *, initial_scale: Float[ArrayLike, "*#event"] = 1.0) -> Likelihood:
+    """Makes the Laplace likelihood for real data: absolute instead of squared error. The decoder emits the median.
 
-    When to use it: edges and a few large errors should cost less than under a Gaussian. Arguments as of `gaussian`, the scale
-    being Laplace's b, 1/sqrt(2) of the standard deviation.
+    Use it where edges and a few large errors should cost less than under a Gaussian.
+
+    Args:
+      scale: Laplace's b, 1/sqrt(2) of the standard deviation: a number, "shared" or "per_pixel" (see `gaussian`).
+      initial_scale: initial value of a learned b, a number or an array (see `gaussian`).
+
+    Returns:
+      The `Likelihood`.
     """
     return _location_scale(
         "laplace", laplace_log_prob, lambda key, like: jax.random.laplace(key, like.shape, like.dtype), scale, initial_scale
     )
 
 
-def student_t(scale: Scale = 1.0, *, degrees_of_freedom: float = 4.0, initial_scale: ArrayLike = 1.0) -> Likelihood:
-    """Real data with outliers. The decoder emits the location, which is the mean for more than one degree of freedom.
+def student_t(
+    scale: Scale = 1.0, *, degrees_of_freedom: float = 4.0, initial_scale: Float[ArrayLike, "*#event"] = 1.0
+) -> Likelihood:
+    """Makes the Student-t likelihood for real data with outliers.
 
-    When to use it: corrupted pixels or heavy-tailed measurements, which would drive a Gaussian's scale and gradients. Arguments
-    as of `gaussian`; degrees_of_freedom > 0, few for heavy tails.
+    The decoder emits the location, which is the mean for more than one degree of freedom. Use it for corrupted pixels or
+    heavy-tailed measurements, which would dominate the scale and the gradients of a Gaussian.
+
+    Args:
+      scale: a number, "shared" or "per_pixel" (see `gaussian`).
+      degrees_of_freedom: > 0; few degrees give heavy tails.
+      initial_scale: initial value of a learned scale, a number or an array (see `gaussian`).
+
+    Returns:
+      The `Likelihood`.
     """
     check_positive("student_t", degrees_of_freedom=degrees_of_freedom)
     return _location_scale(

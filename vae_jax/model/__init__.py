@@ -1,16 +1,16 @@
-"""`VAE`: a bundle of pure functions (init, encode, decode) for one example, with its likelihood and its prior."""
+"""`VAE`: a bundle of pure functions (init, encode, decode) of one example, with its likelihood and its prior."""
 
-from vae_jax.model.vae import FROM_DATA as FROM_DATA
-from vae_jax.model.vae import SCALING as SCALING
+from vae_jax._numerics.arrays import Params as Params
+from vae_jax.model.architectures import assemble_vae as assemble_vae
+from vae_jax.model.architectures import conv_vae as conv_vae
+from vae_jax.model.architectures import mlp_vae as mlp_vae
+from vae_jax.model.scaling import FROM_DATA as FROM_DATA
+from vae_jax.model.scaling import SCALING as SCALING
+from vae_jax.model.scaling import Standardize as Standardize
+from vae_jax.model.scaling import keep_scaling as keep_scaling
+from vae_jax.model.scaling import with_moments as with_moments
 from vae_jax.model.vae import VAE as VAE
-from vae_jax.model.vae import Params as Params
-from vae_jax.model.vae import Standardize as Standardize
-from vae_jax.model.vae import assemble_vae as assemble_vae
-from vae_jax.model.vae import conv_vae as conv_vae
-from vae_jax.model.vae import keep_scaling as keep_scaling
 from vae_jax.model.vae import make_vae as make_vae
-from vae_jax.model.vae import mlp_vae as mlp_vae
 from vae_jax.model.vae import num_parameters as num_parameters
 from vae_jax.model.vae import prior_log_prob as prior_log_prob
 from vae_jax.model.vae import sample_prior as sample_prior
-from vae_jax.model.vae import with_moments as with_moments

@@ -1,48 +1,56 @@
-"""Checks that the parts of a `VAE` fit, and that each of its functions gets one example; each failure is one sentence."""
+"""Checks that the parts of a `VAE` fit, and that each of its functions receives one example; each failure is one sentence."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, PyTree
 
+from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError
-from vae_jax.likelihoods import Likelihood
+from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.networks import Network
+from vae_jax.posteriors import Encode
+from vae_jax.priors import Prior
 
-Params = Any  # a pytree of arrays
 
+def parameter_shapes(init: Callable[[Array], Params], encoder: Network, decoder: Network) -> Params:
+    """Returns the shapes of all parameters.
 
-def shapes_of_parameters(init: Callable[[Array], Params], encoder: Network, decoder: Network) -> Params:
-    """Shapes of all parameters; `ValueError` where a network cannot make its own."""
+    Raises:
+      ValueError: a network cannot make its parameters.
+    """
     try:
         return jax.eval_shape(init, stream(0, Stream.INIT))
     except Exception:
         for role, network in (("encoder", encoder), ("decoder", decoder)):
-            _traced(
+            _eval_shape(
                 network.init,
                 stream(0, Stream.INIT),
-                words=f"make_vae: the {role}'s parameters cannot be made.",
+                problem=f"make_vae: the {role}'s parameters cannot be made.",
                 advice=f" Expected a network of ONE {'example' if role == 'encoder' else 'code'}, without a batch axis.",
             )
         raise
 
 
-def latent_dim_of(encoder: Network, params: Params, x: jax.ShapeDtypeStruct) -> int:
-    """Length of the encoder's mean; `ValueError` unless it returns (mean, log_scale) of one example."""
-    posterior = _traced(
+def infer_latent_dim(encoder: Network, params: Params, x: jax.ShapeDtypeStruct) -> int:
+    """Returns the length of the encoder's mean.
+
+    Raises:
+      ValueError: the encoder does not return (mean, log_scale) of one example, in floats.
+    """
+    posterior = _eval_shape(
         encoder.apply,
         params,
         x,
-        words=f"make_vae: the encoder fails on one example of shape {x.shape}.",
+        problem=f"make_vae: the encoder fails on one example of shape {x.shape}.",
         advice=" It sees ONE example, without a batch axis: flatten by x.reshape(-1), for example.",
     )
     pair = list(posterior) if isinstance(posterior, tuple | list) else []
     shapes = [getattr(leaf, "shape", None) for leaf in pair]
     if len(shapes) != 2 or shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 1:
-        got = f"a tuple with shapes {shapes}" if pair else f"{_described(posterior)} in place of a pair"
+        got = f"a tuple with shapes {shapes}" if pair else f"{_describe(posterior)} in place of a pair"
         raise ValueError(
             "make_vae: expected the encoder to return (mean, log_scale), each of shape (latent,), for one example of shape "
             f"{x.shape}, got {got}. The network sees ONE example, without a batch axis: flatten by x.reshape(-1), for example."
@@ -54,46 +62,88 @@ def latent_dim_of(encoder: Network, params: Params, x: jax.ShapeDtypeStruct) -> 
     return shapes[0][0]
 
 
-def shapes_of_output(decoder: Network, decode: Callable[..., Any], params: Params, inner_dim: int, latent_dim: int) -> Any:
-    """Shapes of `decode`'s output; `ValueError` where the decoder does not take the encoder's codes."""
-    words = f"make_vae: the decoder fails on one code of shape ({inner_dim},), which is what the encoder gives."
+def output_shapes(
+    decode: Callable[[Params, Array], DecoderOutput], params: Params, inner_dim: int, latent_dim: int
+) -> DecoderOutput:
+    """Returns the shapes of the output of `decode`.
+
+    Args:
+      decode: (params, code) -> decoder output.
+      params: parameters, or their shapes.
+      inner_dim: number of latent dimensions of the encoder, which the message names.
+      latent_dim: number of latent dimensions of a code, including the auxiliary ones of the prior.
+
+    Raises:
+      ValueError: the decoder does not accept the codes of the encoder, or does not return floats.
+    """
+    code = jax.ShapeDtypeStruct((latent_dim,), jnp.float32)
+    problem = f"make_vae: the decoder fails on one code of shape ({inner_dim},), which is what the encoder gives."
     advice = f" Make it for {inner_dim} latent dimensions and ONE code, without a batch axis."
-    output = _traced(decode, params, jax.ShapeDtypeStruct((latent_dim,), jnp.float32), words=words, advice=advice)
+    output = _eval_shape(decode, params, code, problem=problem, advice=advice)
     for leaf in jax.tree.leaves(output):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"make_vae: expected the decoder to return floats for the likelihood, got {leaf.dtype}.")
     return output
 
 
-def _traced(function: Callable[..., Any], *arguments: Any, words: str, advice: str = "") -> Any:
-    """`jax.eval_shape`, where an error of the user's network becomes one sentence; its own error is the cause."""
+def check_likelihood(likelihood: Likelihood, output: DecoderOutput, x: jax.ShapeDtypeStruct) -> None:
+    """Raises `ValueError` unless `log_prob` returns a scalar for this decoder output and example."""
+    log_prob = jax.eval_shape(likelihood.log_prob, output, x)
+    if getattr(log_prob, "shape", None) != ():
+        raise ValueError(
+            f"make_vae: expected the likelihood {likelihood.name!r} to return a scalar (nats summed over one example), "
+            f"got {getattr(log_prob, 'shape', type(log_prob).__name__)}. Sum over the event inside it; do not average."
+        )
+
+
+def check_prior(prior: Prior, encode: Callable[[Params], Encode], params: Params, latent_dim: int) -> None:
+    """Raises `ValueError` unless `log_prob` returns a scalar for one code.
+
+    Args:
+      prior: the prior.
+      encode: params -> the encoder at these parameters.
+      params: parameters of the model, or their shapes.
+      latent_dim: number of latent dimensions of a code.
+    """
+    z = jax.ShapeDtypeStruct((latent_dim,), jnp.float32)
+    shape = jax.eval_shape(lambda params, z: prior.log_prob(params["prior"], encode(params), z), params, z).shape
+    if shape != ():
+        raise ValueError(f"make_vae: expected the prior {prior.name!r} to return a scalar for one code, got shape {shape}.")
+
+
+def _eval_shape(function: Callable[..., PyTree], *arguments: PyTree, problem: str, advice: str = "") -> PyTree:
+    """Evaluates shapes; an error in the user's network becomes one sentence, with the original error as its cause."""
     try:
         return jax.eval_shape(function, *arguments)
     except UserError as error:
-        raise ValueError(f"{words} {error}") from None
+        raise ValueError(f"{problem} {error}") from None
     except Exception as error:
-        raise ValueError(f"{words}{advice} The {type(error).__name__} above says where.") from error
+        raise ValueError(f"{problem}{advice} The {type(error).__name__} above says where.") from error
 
 
-def _described(value: Any) -> str:
+def _describe(value: PyTree) -> str:
     return f"an array of shape {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 
-def wrong_shape(function: str, what: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:
-    """The message for an array of the wrong shape, with `vmap` where it is a batch."""
-    words = f"{function}: expected one {what} of shape {expected}, got shape {got}."
+def wrong_shape(function: str, kind: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:
+    """Returns the message for an array of the wrong shape, with the advice to use `vmap` if it is a batch."""
+    message = f"{function}: expected one {kind} of shape {expected}, got shape {got}."
     if got[1:] != expected:
-        return words
+        return message
     if function == "log_prob":
-        return f"{words} For a batch use jax.vmap(vae.likelihood.log_prob)(decoder_outputs, x_batch)."
-    return f"{words} For a batch use jax.vmap(vae.{function}, in_axes=(None, 0))(params, batch)."
+        return f"{message} For a batch use jax.vmap(vae.likelihood.log_prob)(decoder_outputs, x_batch)."
+    return f"{message} For a batch use jax.vmap(vae.{function}, in_axes=(None, 0))(params, batch)."
 
 
-def as_seen(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: Any) -> Any:
-    """One example as the model takes it; `ValueError` for integers, whose scale is not the model's, and for a batch."""
+def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: PyTree) -> Array:
+    """Returns one example as the model takes it, in floats.
+
+    Raises:
+      ValueError: the example holds integers on a different scale from the model's, or it is a batch.
+    """
     x = x if hasattr(x, "dtype") else jnp.asarray(x)
     dtype = x.dtype
-    # Counts are integers on their own scale, and a boolean cannot be anything but 0 or 1.
+    # Counts are integers on the scale of the model, and a boolean cannot be anything but 0 or 1.
     exact = jnp.issubdtype(dtype, jnp.bool_) or (likelihood.support == "counts" and jnp.issubdtype(dtype, jnp.integer))
     if not exact and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
@@ -107,11 +157,11 @@ def as_seen(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], 
     return jnp.asarray(x, jnp.float32) if exact else x
 
 
-def of_one_example(likelihood: Likelihood, data_shape: tuple[int, ...]) -> Callable[[Any, Array], Array]:
-    """The likelihood's `log_prob`, which would add up a whole batch without a word."""
+def checked_log_prob(likelihood: Likelihood, data_shape: tuple[int, ...]) -> Callable[[DecoderOutput, Array], Array]:
+    """Returns the likelihood's `log_prob` with a check of its input, because it would silently add up a whole batch."""
     log_prob = likelihood.log_prob
 
-    def of_one(output: Any, x: Array) -> Array:
-        return log_prob(output, as_seen("log_prob", likelihood, data_shape, x))
+    def one_example(output: DecoderOutput, x: Array) -> Array:
+        return log_prob(output, check_example("log_prob", likelihood, data_shape, x))
 
-    return of_one
+    return one_example

@@ -1,4 +1,4 @@
-"""Encoders and decoders as pairs of pure functions: the only place that imports flax."""
+"""Encoders and decoders as pairs of pure functions. This is the only part of the package that imports flax."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""`Network`: what the rest of the package sees of a neural network; made from any Linen or NNX module."""
+"""`Network`, the interface between a neural network and the rest of the package, with adapters for Linen and NNX modules."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.errors
 import jax
@@ -13,47 +13,99 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError
 from vae_jax.networks.layer_checks import DROPOUT, check_linen_call, check_nnx_calls
 
-Params = Any  # a pytree of arrays
+Params: TypeAlias = Any  # a pytree of arrays
+Output: TypeAlias = Any  # an array, or a tuple of arrays
+State: TypeAlias = dict[str, Any]  # nested dictionaries of arrays
 
 
 class Network(NamedTuple):
-    """A network as two pure functions of one example."""
+    """A neural network as two pure functions of one example.
 
-    init: Callable[[Array], Params]  # key -> params
-    apply: Callable[[Params, Array], Any]  # (params, one example's input) -> output
+    Nothing else is known about a network: training, sweeps, evaluation and reports see these two functions and a pytree of
+    parameters. A network has no batch axis, no state besides its parameters and no random numbers. The caller applies `vmap`,
+    `grad` and `jit`, and it must be possible to trace both functions.
+
+    init: key -> params. The key is a new-style PRNG key, and the result is any pytree of floating-point arrays.
+    apply: (params, x) -> output for ONE example, a float32 array without a batch axis.
+
+    `model.make_vae` takes two networks:
+
+        encoder.apply(params, x) -> (mean, log_scale)     x of shape data_shape, both results of shape (latent,)
+        decoder.apply(params, z) -> decoder output        z of shape (latent,), the output usually of shape data_shape
+
+    log_scale is the log of the standard deviation. The decoder output is what the likelihood takes as its first argument. Both
+    heads of the encoder and the output of the decoder are unbounded floats. For a Bernoulli likelihood the output is
+    logits and not probabilities. Likelihoods with several numbers per data dimension (a mean and a scale, the classes of a
+    categorical) take them on a last axis of size `Likelihood.outputs_per_dim`.
+
+    Example: a Linen encoder, an NNX decoder, and a decoder without Flax.
+      >>> from flax import linen, nnx
+      >>> from vae_jax import likelihoods, model, networks
+      >>> class Encoder(linen.Module):
+      ...     @linen.compact
+      ...     def __call__(self, x):  # (8, 8, 1), one image
+      ...         h = linen.relu(linen.Dense(32)(x.reshape(-1)))
+      ...         return linen.Dense(2)(h), linen.Dense(2)(h)  # mean and log_scale, each (2,)
+      >>> class Decoder(nnx.Module):
+      ...     def __init__(self, *, rngs):
+      ...         self.hidden, self.out = nnx.Linear(2, 32, rngs=rngs), nnx.Linear(32, 64, rngs=rngs)
+      ...     def __call__(self, z):  # (2,), one code
+      ...         return self.out(nnx.relu(self.hidden(z))).reshape(8, 8, 1)  # logits
+      >>> encoder = networks.from_linen(Encoder(), (8, 8, 1))
+      >>> decoder = networks.from_nnx(lambda rngs: Decoder(rngs=rngs))
+      >>> vae = model.make_vae(encoder, decoder, likelihoods.bernoulli(), (8, 8, 1))
+      >>> params = vae.init(jax.random.key(0))
+      >>> vae.decode(params, jnp.zeros(2)).shape
+      (8, 8, 1)
+      >>> def init(key): return {"kernel": 0.1 * jax.random.normal(key, (64, 2))}
+      >>> def apply(params, z): return (params["kernel"] @ z).reshape(8, 8, 1)
+      >>> linear = model.make_vae(encoder, networks.Network(init, apply), likelihoods.bernoulli(), (8, 8, 1))
+    """
+
+    init: Callable[[Array], Params]
+    apply: Callable[[Params, Array], Output]
 
 
 def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
-    """Adapts a Linen module that maps one example (no batch axis) of `input_shape` in float32.
+    """Adapts a Linen module whose `__call__` takes one example, without a batch axis.
 
-    GroupNorm needs `reduction_axes=(-3, -2, -1)` for one image, because it takes the first axis for the batch otherwise.
+    GroupNorm and InstanceNorm take the first axis for the batch. For one image, use GroupNorm with
+    `reduction_axes=(-3, -2, -1)`, or LayerNorm.
+
+    Args:
+      module: an instance of a Linen module with parameters only. Wrap a module that takes options such as `train`.
+      input_shape: shape of one example.
+
+    Returns:
+      A `Network`. Its parameters are the module's "params" collection.
 
     Raises:
-      UserError: at once for what is not a Linen module. At `init` for a module that keeps state besides its parameters
-        (BatchNorm, cached statistics), for an active Dropout, and for GroupNorm or InstanceNorm that would take the first axis
-        of an example for the batch. At `apply` for an input of another shape.
+      UserError: at once, if `module` is not a Linen module. At `init`, if the module keeps state besides its parameters
+        (BatchNorm, cached statistics), has an active Dropout, or has a GroupNorm or InstanceNorm that would take the first axis
+        of an example for the batch. At `apply`, for an input of a different shape.
     """
-    _expect_linen(module)
+    _check_linen(module)
     if isinstance(input_shape, int):
-        raise UserError(f"from_linen: expected input_shape as a tuple, got {input_shape}. Write ({input_shape},).")
+        raise UserError(field="input_shape", expected="a shape as a tuple", got=input_shape, fix=f"Write ({input_shape},).")
     input_shape = tuple(input_shape)
 
     def init(key: Array) -> Params:
         with linen.intercept_methods(check_linen_call):
             variables = module.init(key, jnp.zeros(input_shape))
         if extra := sorted(set(variables) - {"params"}):
-            what = (
+            advice = (
                 "Batch statistics depend on other examples: use LayerNorm, or GroupNorm with reduction_axes=(-3, -2, -1)."
                 if "batch_stats" in extra
                 else "What a module remembers from call to call is not kept here: remove it."
             )
+            collections = f"the collection{'s' * (len(extra) > 1)} {' and '.join(extra)}"
             raise UserError(
-                f"from_linen: expected a module with parameters only, got {_joined(extra)} as well. A network is a function of "
-                f"its parameters and one example. {what}"
+                f"from_linen: expected a module with parameters only, got {collections} as well. A network is a function of "
+                f"its parameters and one example. {advice}"
             )
         return variables.get("params", {})
 
-    def apply(params: Params, x: Array) -> Any:
+    def apply(params: Params, x: Array) -> Output:
         if jnp.shape(x) != input_shape:
             raise UserError(
                 f"from_linen: expected an input of shape {input_shape}, for which the module was adapted, got {jnp.shape(x)}. "
@@ -67,93 +119,100 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
     return Network(init, apply)
 
 
-def _joined(collections: list[str]) -> str:
-    return f"the collection{'s' * (len(collections) > 1)} {' and '.join(collections)}"
-
-
 def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
-    """Adapts an NNX module that maps one example (no batch axis).
+    """Adapts an NNX module whose `__call__` takes one example, without a batch axis.
 
-    The module is split once, here; what runs inside `jax.jit` is a merge of plain arrays, never `nnx.jit`, which
-    costs 300 microseconds a call. Only `nnx.Param` variables are trained. Other arrays (attributes, other variables, random
-    streams that are stored but not drawn from) are constants; with a function of rngs they are those of seed 0 for all seeds.
+    The module is split once, here. Inside `jax.jit`, plain arrays are merged into it again. `nnx.jit` is never used, because it
+    costs 300 microseconds per call. Only `nnx.Param` variables are trained. Other arrays are constants: attributes, other
+    variables, and random streams that are stored but not drawn from. If `module` is a function of rngs, the constants are those
+    of seed 0 for all seeds.
 
-    GroupNorm and InstanceNorm need a batch axis of one, `norm(x[None])[0]`, because they take the first axis for the batch.
+    GroupNorm and InstanceNorm take the first axis for the batch. Give them a batch axis of one: `norm(x[None])[0]`.
 
     Args:
-      module: an NNX module, whose present parameters `init` then returns whatever the key (so all seeds start alike); or
-        a function `rngs -> module` such as `lambda rngs: Encoder(10, rngs=rngs)`, with which every key gives its own start.
+      module: a function `rngs -> module` such as `lambda rngs: Encoder(10, rngs=rngs)`, which makes different initial
+        parameters for every key. Alternatively an NNX module: `init` then returns its present parameters for every key, so all
+        seeds start alike.
+
+    Returns:
+      A `Network`. Its parameters are the `nnx.Param` variables as nested dictionaries.
 
     Raises:
-      UserError: at once for what is neither, and for a module with batch statistics (BatchNorm). At `apply` for a call that
-        changes a variable (a random stream, a cache), for an active Dropout, and for GroupNorm or InstanceNorm that would take
-        the first axis of an example for the batch.
+      UserError: at once, if `module` is neither, or has batch statistics (BatchNorm). At `apply`, for a call that changes a
+        variable (a random stream, a cache), for an active Dropout, and for a GroupNorm or InstanceNorm that would take the
+        first axis of an example for the batch.
     """
     if isinstance(module, nnx.Module):
         graphdef, initial, constants = _split(module)
-        # A copy, so that a training loop that donates its state does not delete the user's own arrays.
+        # A copy, so that a training loop that donates its state does not delete the user's arrays.
         init = lambda key: jax.tree.map(jnp.copy, initial)  # noqa: E731
     else:
         # The generator is named, so that the constants do not depend on JAX_DEFAULT_PRNG_IMPL.
-        graphdef, _, constants = _split(_made(module, stream(0, Stream.INIT)))
-        init = lambda key: _split(_made(module, key))[1]  # noqa: E731
+        graphdef, _, constants = _split(_make_module(module, stream(0, Stream.INIT)))
+        init = lambda key: _split(_make_module(module, key))[1]  # noqa: E731
 
-    def apply(params: Params, x: Array) -> Any:
-        merged = nnx.merge(graphdef, params, constants)
+    def apply(params: Params, x: Array) -> Output:
+        merged: Any = nnx.merge(graphdef, params, constants)  # a module, which its type does not show to be callable
         check_nnx_calls(merged)
         output = merged(x)
-        _check_unchanged(constants, nnx.split(merged, nnx.Param, ...)[2])
+        _, _, state = nnx.split(merged, nnx.Param, ...)
+        _check_unchanged(constants, state)
         return output
 
     return Network(init, apply)
 
 
-def check_network(role: str, network: Any) -> None:
-    """Raises `UserError` unless this is a `Network`, or a pair of functions that serves as one; `role` is for the message."""
+def check_network(role: str, network: object) -> None:
+    """Raises `UserError` unless `network` is a `Network`, or any object with two such functions.
+
+    Args:
+      role: name of the parameter, "encoder" or "decoder", for the message.
+      network: value that the user passed.
+    """
     is_class = isinstance(network, type)
     base = network if is_class else type(network)
-    pair = not is_class and all(callable(getattr(network, name, None)) for name in ("init", "apply"))
-    if pair and not issubclass(base, linen.Module | nnx.Module):
+    has_functions = not is_class and all(callable(getattr(network, name, None)) for name in ("init", "apply"))
+    if has_functions and not issubclass(base, linen.Module | nnx.Module):
         return
-    got = f"the class {base.__name__}" if is_class else _kind(network)
     if issubclass(base, linen.Module):
         advice = f"Adapt it: networks.from_linen({base.__name__}(...), input_shape)."
     elif issubclass(base, nnx.Module):
         advice = f"Adapt it: networks.from_nnx(lambda rngs: {base.__name__}(..., rngs=rngs))."
     else:
         advice = "A function f without parameters becomes one by networks.Network(lambda key: {}, lambda params, x: f(x))."
-    raise UserError(f"make_vae: expected the {role} as a networks.Network (init, apply), got {got}. {advice}")
+    got = f"the class {base.__name__}" if is_class else _describe(network)
+    raise UserError(field=role, expected="a networks.Network (init, apply)", got=got, fix=advice)
 
 
-def _expect_linen(module: Any) -> None:
+def _check_linen(module: object) -> None:
+    """Raises `UserError` unless this is an instance of a Linen module."""
     if isinstance(module, linen.Module):
         return
-    expected = "from_linen: expected an instance of a flax.linen.Module"
-    if isinstance(module, type):
-        name = module.__name__
-        if issubclass(module, linen.Module):
-            raise UserError(f"{expected}, got the class {name}. Make one: from_linen({name}(...), input_shape).")
-        raise UserError(f"{expected}, got the class {name}{_other_adapter(issubclass(module, nnx.Module))}.")
-    raise UserError(f"{expected}, got {_kind(module)}{_other_adapter(isinstance(module, nnx.Module))}.")
+    base = module if isinstance(module, type) else type(module)
+    got = f"the class {base.__name__}" if isinstance(module, type) else _describe(module)
+    fix = ""
+    if issubclass(base, nnx.Module):
+        got += ", which is NNX: use from_nnx(module)"
+    elif issubclass(base, linen.Module):
+        fix = f"Make one: from_linen({base.__name__}(...), input_shape)."
+    raise UserError(field="module", expected="an instance of a flax.linen.Module", got=got, fix=fix)
 
 
-def _other_adapter(is_nnx: bool) -> str:
-    return ", which is NNX: use from_nnx(module)" if is_nnx else ""
-
-
-def _kind(value: Any) -> str:
+def _describe(value: object) -> str:
+    """Returns a noun phrase for a value that is not a network."""
     if isinstance(value, linen.Module | nnx.Module):
         return f"the module {type(value).__name__}"
     return "a function" if callable(value) else f"an object of type {type(value).__name__}"
 
 
-def _made(function: Any, key: Array) -> nnx.Module:
-    """The module that a user's function of rngs makes."""
-    expected = "from_nnx: expected an instance of an nnx.Module, or a function rngs -> module"
+def _make_module(function: object, key: Array) -> nnx.Module:
+    """Returns the module that a user's function of rngs makes."""
+    expected = "an instance of an nnx.Module, or a function rngs -> module"
     if isinstance(function, linen.Module) or (isinstance(function, type) and issubclass(function, linen.Module)):
-        raise UserError(f"{expected}, got a Linen module: use from_linen(module, input_shape).")
+        got = "a Linen module: use from_linen(module, input_shape)"
+        raise UserError(field="module", expected=expected, got=got)
     if not callable(function):
-        raise UserError(f"{expected}, got {_kind(function)}.")
+        raise UserError(field="module", expected=expected, got=_describe(function))
     try:
         module = function(nnx.Rngs(key))
     except TypeError as error:
@@ -161,18 +220,20 @@ def _made(function: Any, key: Array) -> nnx.Module:
             raise
         name = function.__name__
         raise UserError(
-            f"{expected}, got the class {name}, which cannot be called with rngs alone. "
-            f"Make one: from_nnx(lambda rngs: {name}(..., rngs=rngs))."
+            field="module",
+            expected=expected,
+            got=f"the class {name}, which cannot be called with rngs alone",
+            fix=f"Make one: from_nnx(lambda rngs: {name}(..., rngs=rngs)).",
         ) from error
     if not isinstance(module, nnx.Module):
-        raise UserError(f"{expected}, got a function that returns {_kind(module)}.")
+        raise UserError(field="module", expected=expected, got=f"a function that returns {_describe(module)}")
     return module
 
 
-def _split(module: nnx.Module) -> tuple[Any, Params, Any]:
-    """(structure, trained parameters, constants), the last two as nested dictionaries of arrays."""
+def _split(module: nnx.Module) -> tuple[nnx.GraphDef[nnx.Module], State, State]:
+    """Returns (structure, trained parameters, constants) of a module."""
     graphdef, params, other = nnx.split(module, nnx.Param, ...)
-    if any(isinstance(leaf, nnx.BatchStat) for leaf in _by_path(other).values()):
+    if any(isinstance(leaf, nnx.BatchStat) for leaf in _leaves_by_path(other).values()):
         raise UserError(
             "from_nnx: expected a module whose output is a function of its parameters and one example, got batch statistics "
             "(nnx.BatchStat), which depend on other examples. Use LayerNorm, or GroupNorm with a batch axis of one: "
@@ -181,19 +242,19 @@ def _split(module: nnx.Module) -> tuple[Any, Params, Any]:
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(other)
 
 
-def _by_path(state: Any) -> dict[str, Any]:
-    """Variables and plain arrays of a state, or arrays of a nested dictionary, by their path."""
-    found = jax.tree.leaves_with_path(state, is_leaf=lambda node: isinstance(node, nnx.Variable))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in found}
+def _leaves_by_path(state: nnx.State | State) -> dict[str, Array | nnx.Variable[Any]]:
+    """Returns the variables and arrays of a state, or the arrays of a nested dictionary, by their paths."""
+    leaves = jax.tree.leaves_with_path(state, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _check_unchanged(constants: Any, state: Any) -> None:
-    """Raises `UserError` where a call has replaced one of the arrays that are not trained; those that it adds are dropped."""
-    after, kinds = _by_path(nnx.to_pure_dict(state)), _by_path(state)
-    for path, array in _by_path(constants).items():
+def _check_unchanged(constants: State, state: nnx.State) -> None:
+    """Raises `UserError` if a call has replaced one of the constants. Arrays that a call adds are dropped."""
+    after, variables = _leaves_by_path(nnx.to_pure_dict(state)), _leaves_by_path(state)
+    for path, array in _leaves_by_path(constants).items():
         if after.get(path, array) is array:
             continue
-        if isinstance(kinds.get(path), nnx.RngState):
+        if isinstance(variables.get(path), nnx.RngState):
             raise UserError(f"from_nnx: the module {DROPOUT}")
         raise UserError(
             f"from_nnx: a call changed {path}, but a network is a function of its parameters and one example, and what it "

@@ -1,4 +1,7 @@
-"""The registry's entries of the networks. Their factories import jax and flax; this module does not."""
+"""Registry entries of the built-in networks.
+
+The factories import JAX and Flax when they are called. This module imports neither.
+"""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal

@@ -1,8 +1,7 @@
-"""Multilayer perceptrons for one example: any widths, any activation, float32 or bfloat16 arithmetic."""
+"""Multilayer perceptrons for one example, of any widths and activation, with float32 or bfloat16 arithmetic."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jax.typing import ArrayLike
 
 from vae_jax.networks.base import Network, from_linen
 
+Initializer = Callable[..., Array]  # (key, shape, dtype) -> array
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
@@ -24,12 +24,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def dense_layer(width: int, dtype: str, **options: Any) -> linen.Dense:
-    # Glorot: on MNIST (784-400-20, 20 epochs) 0.6 nats of test ELBO better than Linen's default, 0.2 than PyTorch's.
-    return linen.Dense(width, dtype=dtype, **{"kernel_init": linen.initializers.glorot_uniform(), **options})
+def dense_layer(
+    width: int, dtype: str, kernel_init: Initializer | None = None, bias_init: Initializer | None = None
+) -> linen.Dense:
+    """Returns a dense layer (inputs,) -> (width,), by default with Glorot-uniform kernels and biases of zero."""
+    # On MNIST (784-400-20, 20 epochs) Glorot initialization gave a test ELBO 0.6 nats better than Linen's default, and 0.2 nats
+    # better than PyTorch's.
+    kernel_init = kernel_init or linen.initializers.glorot_uniform()
+    return linen.Dense(width, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init or linen.initializers.zeros_init())
 
 
 class _Hidden(linen.Module):
+    """Dense layers (inputs,) -> (widths[-1],), each followed by the activation."""
+
     widths: tuple[int, ...]
     activation: Callable[[Array], Array]
     dtype: str
@@ -42,6 +49,8 @@ class _Hidden(linen.Module):
 
 
 class _Encoder(linen.Module):
+    """x of any shape -> (mean, log_scale), each (latent_dim,), float32."""
+
     hidden: tuple[int, ...]
     latent_dim: int
     activation: Callable[[Array], Array]
@@ -50,18 +59,20 @@ class _Encoder(linen.Module):
     @linen.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         h = _Hidden(self.hidden, self.activation, self.dtype)(x.reshape(-1).astype(self.dtype))
-        # One product for both heads. What leaves the network is float32: exponentials and sums come next.
+        # One product for both heads. The outputs are float32, because exponentials and sums follow.
         heads = dense_layer(2 * self.latent_dim, self.dtype)(h).astype(jnp.float32)
         mean, log_scale = jnp.split(heads, 2)
         return mean, log_scale
 
 
 class _Decoder(linen.Module):
+    """z (latent_dim,) -> array of output_shape, float32."""
+
     hidden: tuple[int, ...]
     output_shape: tuple[int, ...]
     activation: Callable[[Array], Array]
     dtype: str
-    bias_init: Callable[..., Array]
+    bias_init: Initializer
 
     @linen.compact
     def __call__(self, z: Array) -> Array:
@@ -71,6 +82,8 @@ class _Decoder(linen.Module):
 
 
 class _Discriminator(linen.Module):
+    """z (latent_dim,) -> scalar logit."""
+
     widths: tuple[int, ...]
 
     @linen.compact
@@ -80,6 +93,7 @@ class _Discriminator(linen.Module):
 
 
 def resolve_activation(activation: str | Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Returns the activation function of this name, or `activation` itself if it is a function."""
     if callable(activation):
         return activation
     if activation not in ACTIVATIONS:
@@ -88,7 +102,7 @@ def resolve_activation(activation: str | Callable[[Array], Array]) -> Callable[[
 
 
 def check_widths(latent_dim: int, hidden: Sequence[int]) -> None:
-    """Raises `ValueError` for layers without units."""
+    """Raises `ValueError` unless all widths are at least 1."""
     if latent_dim < 1 or any(width < 1 for width in hidden):
         raise ValueError(f"expected latent_dim >= 1 and widths >= 1, got latent_dim {latent_dim} and widths {tuple(hidden)}.")
 
@@ -101,14 +115,22 @@ def mlp_encoder(
     activation: str | Callable[[Array], Array] = "relu",
     dtype: str = "float32",
 ) -> Network:
-    """An encoder x -> (mean, log_scale), each of shape (latent_dim,); log_scale is the log of the standard deviation.
+    """Makes an encoder from dense layers.
+
+        init: key -> params;   apply: (params, x) -> (mean, log_scale)
 
     Args:
-      data_shape: shape of one example; it is flattened.
+      data_shape: shape of one example x, which is flattened.
       latent_dim: number of latent dimensions, >= 1.
-      hidden: widths of the hidden layers, first to last.
-      activation: a name among `ACTIVATIONS` or a function.
-      dtype: "float32" or "bfloat16" for the arithmetic; parameters and outputs stay float32.
+      hidden: widths of the hidden layers from x to the latent dimensions. Without any, the encoder is affine.
+      activation: a name in `ACTIVATIONS`, or an elementwise function.
+      dtype: "float32" or "bfloat16", of the arithmetic. Parameters and outputs are float32.
+
+    Returns:
+      A `Network`. mean and log_scale have shape (latent_dim,), and log_scale is the log of the standard deviation.
+
+    Raises:
+      ValueError: for an unknown activation, or a width below 1.
     """
     check_widths(latent_dim, hidden)
     return from_linen(_Encoder(tuple(hidden), latent_dim, resolve_activation(activation), dtype), data_shape)
@@ -124,13 +146,24 @@ def mlp_decoder(
     outputs_per_dim: int = 1,
     output_bias: ArrayLike | None = None,
 ) -> Network:
-    """A decoder z -> array of `data_shape`, with a last axis of `outputs_per_dim` where that is more than 1.
+    """Makes a decoder from dense layers.
+
+        init: key -> params;   apply: (params, z) -> decoder output
 
     Args:
-      latent_dim, hidden, activation, dtype: as in `mlp_encoder`; hidden is given first to last, seen from z.
-      outputs_per_dim: numbers emitted for each data dimension, `Likelihood.outputs_per_dim`.
-      output_bias: where the last layer's bias starts, broadcast to the output's shape; zeros by default.
-        `likelihood.output_for_mean(train_mean)` lets training start at the data's mean.
+      latent_dim: number of latent dimensions, >= 1. z has shape (latent_dim,).
+      data_shape: shape of one example.
+      hidden: widths of the hidden layers from z to the output. Without any, the decoder is affine.
+      activation, dtype: see `mlp_encoder`.
+      outputs_per_dim: numbers emitted for each data dimension, usually `Likelihood.outputs_per_dim`.
+      output_bias: initial bias of the last layer, broadcast to the output's shape, zeros by default.
+        `likelihood.output_for_mean(train_mean)` makes training start at the mean of the data.
+
+    Returns:
+      A `Network`. The output has shape `data_shape`, or (*data_shape, outputs_per_dim) for outputs_per_dim > 1.
+
+    Raises:
+      ValueError: for an unknown activation, or a width below 1.
     """
     check_widths(latent_dim, hidden)
     output_shape = data_shape if outputs_per_dim == 1 else (*data_shape, outputs_per_dim)
@@ -143,5 +176,18 @@ def mlp_decoder(
 
 
 def mlp_discriminator(latent_dim: int, *, hidden: tuple[int, ...] = (1000,) * 6) -> Network:
-    """FactorVAE's discriminator: z (latent_dim,) -> scalar logit, six layers of 1,000 leaky ReLUs of slope 0.2."""
+    """Makes the discriminator of FactorVAE from dense layers with leaky ReLUs of slope 0.2.
+
+        init: key -> params;   apply: (params, z) -> logit of the probability that z is from q(z)
+
+    Args:
+      latent_dim: number of latent dimensions, >= 1. z has shape (latent_dim,).
+      hidden: widths of the hidden layers, by default those of the paper.
+
+    Returns:
+      A `Network`. The logit is a scalar.
+
+    Source:
+      Kim and Mnih (2018).
+    """
     return from_linen(_Discriminator(tuple(hidden)), (latent_dim,))

@@ -1,4 +1,7 @@
-"""Training objectives for one example: from (encode, decode, log_prob) to named terms in nats. See also `cross_batch`."""
+"""Training objectives for one example, from (encode, decode, log_prob) to named terms in nats.
+
+Objectives that need a whole batch are in `objectives.batch`.
+"""
 
 import lazy_loader
 

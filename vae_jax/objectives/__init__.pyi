@@ -1,5 +1,6 @@
 from .base import Decode as Decode
 from .base import Encode as Encode
+from .base import HyperparamsLike as HyperparamsLike
 from .base import LogProb as LogProb
 from .base import Objective as Objective
 from .base import PriorLogProb as PriorLogProb

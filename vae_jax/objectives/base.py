@@ -1,45 +1,93 @@
-"""What an objective is: the functions that it gets, the named terms that it returns."""
+"""The `Objective` protocol: the functions that an objective receives and the named terms that it returns."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, Key, Real
 
 from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.errors import check_signature
-from vae_jax.posteriors import posterior_log_prob, sample_posterior
+from vae_jax.likelihoods import DecoderOutput
+from vae_jax.posteriors import Encode, posterior_log_prob, sample_posterior
 
-Encode = Callable[[Array], tuple[Array, Array]]  # x -> (mean, log_scale) of q(z|x)
-Decode = Callable[[Array], Any]  # z -> decoder_output
-LogProb = Callable[[Any, Array], Array]  # (decoder_output, x) -> scalar nats
-PriorLogProb = Callable[[Array], Array]  # z -> scalar nats
+Decode: TypeAlias = Callable[[Array], DecoderOutput]  # z -> decoder_output
+LogProb: TypeAlias = Callable[[DecoderOutput, Array], Array]  # (decoder_output, x) -> log p(x|z), scalar nats
+PriorLogProb: TypeAlias = Callable[[Array], Array]  # z -> log p(z), scalar nats
+HyperparamsLike: TypeAlias = Any  # a NamedTuple of traced scalars: `config.Hyperparams`, or a user's with other fields
 
 
 class Terms(NamedTuple):
-    """What an objective says of one example; every field a scalar in nats, summed over pixels and latents."""
+    """The terms of an objective for one example: scalars in nats, summed over pixels and latent dimensions.
 
-    loss: Array  # minimised
-    log_likelihood: Array  # E_q[log p(x|z)], not weighted by anything
-    kl: Array  # KL(q(z|x) || p(z)), not weighted by anything
-    extra: dict[str, Array] | None = None  # further terms by name, for the record: a multiplier, a total correlation ...
+    For a batch, every field has the shape (batch,).
+
+    Attributes:
+      loss: the number to minimize.
+      log_likelihood: E_q[log p(x|z)], not weighted.
+      kl: KL(q(z|x) || p(z)), not weighted.
+      extra: further terms by name, such as a multiplier or a total correlation. They are recorded in the metrics.
+    """
+
+    loss: Float[Array, "*batch"]
+    log_likelihood: Float[Array, "*batch"]
+    kl: Float[Array, "*batch"]
+    extra: dict[str, Float[Array, "*batch"]] | None = None
 
     @property
-    def elbo(self) -> Array:
-        """The evidence lower bound log_likelihood - kl, whatever beta the loss was trained with."""
+    def elbo(self) -> Float[Array, "*batch"]:
+        """The evidence lower bound log_likelihood - kl, regardless of the weights in the loss. To be maximized."""
         return self.log_likelihood - self.kl
 
 
 class Objective(Protocol):
-    """What `training.make_train_step` minimises: one example in, `Terms` out.
+    """A training objective for ONE example. Any function with this signature is one.
 
-    `hyperparams` is a `config.Hyperparams` whose fields are traced scalars, already scheduled for the step. A model with a
-    learned prior passes it as the keyword `prior_log_prob`, z -> nats; others do not pass it.
+    `training.fit(..., objective=objective)` and `training.make_train_step` take it. The train step calls it under `jax.vmap`,
+    with a different key for each example, and minimizes the mean of `loss`.
+
+    Contract:
+
+    - `key` is a PRNG key for this example and this step. All randomness must come from it.
+    - `encode(x)` returns (mean, log_scale) of q(z|x), each of shape (latent,). `decode(z)` takes z of shape (latent,) and
+      returns the decoder output. `log_prob(decoder_output, x)` returns log p(x|z), a scalar in nats. All three are functions of
+      one example that close over the parameters, so gradients flow through them.
+    - `x` is one example, floats in the shape of the event, as the likelihood expects it.
+    - `hyperparams` is a `config.Hyperparams`, or a NamedTuple of yours. Its fields are traced scalars to which the schedules of
+      this step are already applied. Do not branch on their values.
+    - The keyword `prior_log_prob`, z -> log p(z) in nats, is passed for models with a learned prior, and only for them.
+      Objectives without that keyword assume p(z) = N(0, I).
+    - The result is `Terms` of scalars in nats, summed over pixels and latent dimensions and never averaged over them. `loss` is
+      minimized. `log_likelihood` and `kl` are unweighted, so that their difference is the ELBO at beta = 1.
+    - The function is traced inside `jit`, `grad`, `vmap` and `scan`. It keeps no state. An objective that needs the whole batch
+      or a state is a `batch.BatchObjective`.
+
+    Example: a beta-VAE that weighs the KL by beta squared.
+      >>> def squared_beta(key, encode, decode, log_prob, x, hyperparams):
+      ...     mean, log_scale = encode(x)
+      ...     log_likelihood = log_prob(decode(sample_posterior(key, mean, log_scale)), x)
+      ...     kl = kl_to_standard_normal(mean, log_scale)
+      ...     return Terms(-(log_likelihood - hyperparams.beta**2 * kl), log_likelihood, kl)
+      >>> class Hyperparams(NamedTuple):
+      ...     beta: float
+      >>> def loss(key, x):  # as the train step calls it, for a model whose posterior has the mean 1
+      ...     encode, decode = lambda x: (jnp.ones(2), jnp.zeros(2)), lambda z: jnp.zeros(4)
+      ...     log_prob = lambda logits, x: -jnp.sum(jax.nn.softplus(logits) - logits * x)
+      ...     return squared_beta(key, encode, decode, log_prob, x, Hyperparams(3.0)).loss
+      >>> print(jax.vmap(loss)(jax.random.split(jax.random.key(0), 3), jnp.ones((3, 4))))
+      [11.77 11.77 11.77]
     """
 
     def __call__(
-        self, key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any, **prior: Any
+        self,
+        key: Key[Array, ""],
+        encode: Encode,
+        decode: Decode,
+        log_prob: LogProb,
+        x: Real[Array, "*event"],
+        hyperparams: HyperparamsLike,
+        **prior: PriorLogProb,
     ) -> Terms: ...
 
 
@@ -49,13 +97,16 @@ EXPECTED = "an objective (key, encode, decode, log_prob, x, hyperparams) -> Term
 _RESERVED = {"loss", "log_likelihood", "kl", "elbo", "extra", "examples_per_second"}  # names in metrics.jsonl
 
 
-def check_objective(objective: Callable[..., Any], keywords: tuple[str, ...] = ()) -> None:
+def check_objective(objective: Callable[..., object], keywords: tuple[str, ...] = ()) -> None:
     """Raises `UserError` unless the function can be called as an `Objective`, and with these keywords."""
     check_signature(objective, 6, EXPECTED + "".join(f" with the keyword {name}" for name in keywords), keywords)
 
 
-def check_terms(terms: Any, shape: tuple[int, ...] = ()) -> None:
-    """Raises `ValueError` unless an objective returned what it should; looks at shapes only, so it is free in compiled code."""
+def check_terms(terms: object, shape: tuple[int, ...] = ()) -> None:
+    """Raises `ValueError` unless an objective returned `Terms` of the given shape.
+
+    It looks at shapes only, so it is free in compiled code.
+    """
     if not isinstance(terms, Terms):
         got = f"an array of shape {terms.shape}" if isinstance(terms, Array) else type(terms).__name__
         raise ValueError(f"expected {EXPECTED}; it returned {got}.")
@@ -71,13 +122,16 @@ def check_terms(terms: Any, shape: tuple[int, ...] = ()) -> None:
             )
 
 
-def with_hyperparams(function: Callable[..., Terms], *names: str, **static: Any) -> Objective:
-    """An `Objective` from a function of this package's form: it gets the named hyperparameters as keyword arguments.
+def with_hyperparams(function: Callable[..., Terms], *names: str, **static: object) -> Objective:
+    """Makes an `Objective` of a function that takes hyperparameters as keyword arguments.
 
     Args:
       function: (key, encode, decode, log_prob, x, **options) -> Terms, such as `elbo` or `iwae`.
-      names: fields of `config.Hyperparams` that it takes, traced: "beta", "capacity" ...
+      names: fields of `config.Hyperparams` that are passed to it, traced, such as "beta" or "capacity".
       static: its other options.
+
+    Returns:
+      The `Objective`.
 
     Example:
       >>> from vae_jax.objectives import elbo
@@ -85,7 +139,13 @@ def with_hyperparams(function: Callable[..., Terms], *names: str, **static: Any)
     """
 
     def objective(
-        key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any, **prior: Any
+        key: Array,
+        encode: Encode,
+        decode: Decode,
+        log_prob: LogProb,
+        x: Array,
+        hyperparams: HyperparamsLike,
+        **prior: PriorLogProb,
     ) -> Terms:
         traced = {name: getattr(hyperparams, name) for name in names}
         return function(key, encode, decode, log_prob, x, **traced, **static, **prior)
@@ -96,22 +156,22 @@ def with_hyperparams(function: Callable[..., Terms], *names: str, **static: Any)
 class Draw(NamedTuple):
     """One draw of z and the two parts of its log importance weight, scalars in nats."""
 
-    log_likelihood: Array  # log p(x|z)
-    log_ratio: Array  # log q(z|x) - log p(z)
+    log_likelihood: Float[Array, "*samples"]  # log p(x|z)
+    log_ratio: Float[Array, "*samples"]  # log q(z|x) - log p(z)
 
     @property
-    def log_weight(self) -> Array:
-        """Log [p(x|z) p(z) / q(z|x)]."""
+    def log_weight(self) -> Float[Array, "*samples"]:
+        """The log importance weight log [p(x|z) p(z) / q(z|x)]."""
         return self.log_likelihood - self.log_ratio
 
 
-def standard_normal_log_prob(z: Array) -> Array:
-    """Log N(z; 0, I) of one code: scalar, nats."""
+def standard_normal_log_prob(z: Float[Array, "latent"]) -> Float[Array, ""]:
+    """Computes log N(z; 0, I) of one code, a scalar in nats."""
     return posterior_log_prob(jnp.zeros_like(z), jnp.zeros_like(z), z)
 
 
-def log_likelihood_of(log_prob: LogProb, output: Any, x: Array) -> Array:
-    """The log_prob of (output, x), refused where it is no scalar."""
+def scalar_log_prob(log_prob: LogProb, output: DecoderOutput, x: Real[Array, "*event"]) -> Float[Array, ""]:
+    """Computes log_prob(output, x), and raises `ValueError` if it is not a scalar."""
     value = log_prob(output, x)
     if jnp.shape(value) != ():
         raise ValueError(
@@ -122,35 +182,53 @@ def log_likelihood_of(log_prob: LogProb, output: Any, x: Array) -> Array:
 
 
 def draw(
-    key: Array,
-    mean: Array,
-    log_scale: Array,
+    key: Key[Array, ""],
+    mean: Float[Array, "latent"],
+    log_scale: Float[Array, "latent"],
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "*event"],
     *,
     stop_q: bool = False,
     prior_log_prob: PriorLogProb | None = None,
 ) -> Draw:
-    """Draws z and evaluates it; with stop_q, gradients reach log q(z|x) through z alone (Roeder et al. 2017)."""
+    """Draws z from q(z|x) and evaluates the parts of its importance weight.
+
+    Args:
+      key: a new-style PRNG key.
+      mean, log_scale: parameters of q(z|x), shape (latent,).
+      decode: z -> decoder output.
+      log_prob: (decoder output, x) -> scalar nats.
+      x: one example.
+      stop_q: True lets gradients reach log q(z|x) through z alone (Roeder et al. 2017).
+      prior_log_prob: z -> log p(z), scalar nats. None: N(0, I).
+
+    Returns:
+      The `Draw`.
+    """
     z = sample_posterior(key, mean, log_scale)
     q = jax.lax.stop_gradient((mean, log_scale)) if stop_q else (mean, log_scale)
     log_prior = (prior_log_prob or standard_normal_log_prob)(z)
-    return Draw(log_likelihood_of(log_prob, decode(z), x), posterior_log_prob(*q, z) - log_prior)
+    return Draw(scalar_log_prob(log_prob, decode(z), x), posterior_log_prob(*q, z) - log_prior)
 
 
-def split_k(key: Array, num_samples: int) -> Array:
-    """A key for each draw; one draw uses the key itself, so that all objectives agree there."""
+def split_k(key: Key[Array, ""], num_samples: int) -> Key[Array, "samples"]:
+    """Returns a key for each draw. A single draw uses the key itself, so that all objectives agree for one sample."""
     return key[None] if num_samples == 1 else jax.random.split(key, num_samples)
 
 
 def check_num_samples(function: str, **counts: int) -> None:
-    """Raises `ValueError` for a number of draws below one."""
+    """Raises `ValueError` if a number of draws is below one."""
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{function}: expected {name} >= 1, got {count}.")
 
 
-def closed_form_or(mean: Array, log_scale: Array, sampled: Array, prior_log_prob: PriorLogProb | None) -> Array:
-    """The KL to report: in closed form against N(0, I), else the mean of the draws."""
+def reported_kl(
+    mean: Float[Array, "latent"],
+    log_scale: Float[Array, "latent"],
+    sampled: Float[Array, "*samples"],
+    prior_log_prob: PriorLogProb | None,
+) -> Float[Array, ""]:
+    """Returns the KL to report: in closed form against N(0, I), and as the mean of the draws for a learned prior."""
     return kl_to_standard_normal(mean, log_scale) if prior_log_prob is None else jnp.mean(sampled)

@@ -1,11 +1,11 @@
-"""The evidence lower bound and what is made of it by weighting its KL: beta, capacity, free bits; for one example."""
+"""The evidence lower bound of one example and the objectives that weight its KL: beta, capacity and free bits."""
 
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Real
 
 from vae_jax.divergences import free_bits_per_dimension, free_bits_per_group, kl_per_dimension, kl_to_standard_normal
 from vae_jax.objectives.base import (
@@ -16,9 +16,9 @@ from vae_jax.objectives.base import (
     PriorLogProb,
     Terms,
     check_num_samples,
-    closed_form_or,
     draw,
-    log_likelihood_of,
+    reported_kl,
+    scalar_log_prob,
     split_k,
     with_hyperparams,
 )
@@ -28,20 +28,20 @@ Estimator = Literal["reparam", "stl", "dreg"]
 
 
 def elbo(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "*event"],
     *,
-    beta: ArrayLike = 1.0,
+    beta: Float[ArrayLike, ""] = 1.0,
     num_samples: int = 1,
     estimator: Estimator = "reparam",
     prior_log_prob: PriorLogProb | None = None,
 ) -> Terms:
-    """Evidence lower bound of one example, its two terms apart, and the beta-VAE loss.
+    """Computes the two terms of the evidence lower bound of one example, and the beta-VAE loss.
 
-        log_likelihood = 1/K sum_k log p(x|z_k),   z_k ~ q(z|x)      (reparameterised)
+        log_likelihood = 1/K sum_k log p(x|z_k),   z_k ~ q(z|x)      (reparameterized)
         kl             = KL(q(z|x) || p(z))           (closed form for N(0, I), else the mean of log q(z_k|x) - log p(z_k))
         loss           = -(log_likelihood - beta kl)
 
@@ -51,14 +51,18 @@ def elbo(
       decode: z -> decoder output.
       log_prob: (decoder output, x) -> scalar nats, such as `likelihoods.bernoulli_log_prob`.
       x: one example, as the likelihood expects it.
-      beta: weight of the KL in the loss, >= 0; may be traced. 1 makes the loss the negative ELBO.
+      beta: weight of the KL in the loss, >= 0. May be traced. 1 makes the loss the negative ELBO.
       num_samples: K, the number of draws of z, >= 1 (static).
-      estimator: "reparam"; or "stl" (sticking the landing): the loss has the sampled KL, whose gradient in the encoder leaves
-        out the score of q and so vanishes, draw by draw, where q is the true posterior. "dreg" is the same at this bound.
-      prior_log_prob: z -> log p(z), scalar nats, for a prior other than N(0, I); see `priors`.
+      estimator: gradient estimator (static). "reparam" is the usual one. "stl" (sticking the landing) has the sampled KL in the
+        loss. Its gradient in the encoder leaves out the score of q, so it vanishes for every draw where q is the true
+        posterior. "dreg" equals "stl" for this bound.
+      prior_log_prob: z -> log p(z), scalar nats, for a prior other than N(0, I) (see `priors`).
 
     Returns:
-      `Terms`; `terms.elbo` is log_likelihood - kl for any beta.
+      `Terms` of scalars in nats. `terms.elbo` is log_likelihood - kl for any beta.
+
+    Raises:
+      ValueError: `num_samples` is below 1, `estimator` is unknown, or `log_prob` does not return a scalar.
 
     Example:
       >>> encode, decode = lambda x: (jnp.zeros(2), jnp.zeros(2)), lambda z: jnp.zeros(4)
@@ -69,7 +73,7 @@ def elbo(
       [-2.77 -2.77 -2.77]
 
     Source:
-      Kingma & Welling (2014), equation 10; beta: Higgins et al. (2017), equation 4; stl: Roeder et al. (2017).
+      Kingma & Welling (2014), equation 10. Beta: Higgins et al. (2017), equation 4. The "stl" estimator: Roeder et al. (2017).
     """
     check_num_samples("elbo", num_samples=num_samples)
     check_estimator("elbo", estimator)
@@ -78,9 +82,9 @@ def elbo(
         kl = kl_to_standard_normal(mean, log_scale)
 
         def log_likelihood_k(key: Array) -> Array:
-            return log_likelihood_of(log_prob, decode(sample_posterior(key, mean, log_scale)), x)
+            return scalar_log_prob(log_prob, decode(sample_posterior(key, mean, log_scale)), x)
 
-        if num_samples == 1:  # an axis of length one would cost time
+        if num_samples == 1:  # an axis of length one would take time
             log_likelihood = log_likelihood_k(key)
         else:
             log_likelihood = jnp.mean(jax.vmap(log_likelihood_k)(split_k(key, num_samples)))
@@ -90,7 +94,7 @@ def elbo(
         split_k(key, num_samples)
     )
     log_likelihood, sampled_kl = jnp.mean(draws.log_likelihood), jnp.mean(draws.log_ratio)
-    kl = closed_form_or(mean, log_scale, sampled_kl, prior_log_prob)
+    kl = reported_kl(mean, log_scale, sampled_kl, prior_log_prob)
     return Terms(-(log_likelihood - beta * sampled_kl), log_likelihood, kl)
 
 
@@ -101,32 +105,34 @@ def check_estimator(function: str, estimator: str) -> None:
 
 
 def beta_elbo(num_samples: int = 1, estimator: Estimator = "reparam") -> Objective:
-    """The beta-VAE objective with `hyperparams.beta`, as an `Objective` for `training.make_train_step`."""
+    """Makes the beta-VAE `Objective`, whose weight of the KL is `hyperparams.beta` (see `elbo`)."""
     return with_hyperparams(elbo, "beta", num_samples=num_samples, estimator=estimator)
 
 
 def capacity_elbo(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "*event"],
     *,
-    capacity: ArrayLike,
-    gamma: ArrayLike = 1000.0,
+    capacity: Float[ArrayLike, ""],
+    gamma: Float[ArrayLike, ""] = 1000.0,
     num_samples: int = 1,
 ) -> Terms:
-    """The ELBO's terms with the KL held at a capacity, for one example.
+    """Computes the terms of the ELBO and a loss that holds the KL at a capacity, for one example.
 
         loss = -log_likelihood + gamma |kl - capacity|
 
     Args:
-      key, encode, decode, log_prob, x, num_samples: as in `elbo`.
-      capacity: C in nats, >= 0; may be traced; usually risen linearly from 0 (to 25 nats over 100,000 steps in the paper).
-      gamma: weight of the distance, >= 0; may be traced.
+      key, encode, decode, log_prob, x, num_samples: see `elbo`.
+      capacity: C in nats, >= 0. May be traced. It usually increases linearly from 0, in the paper to 25 nats over 100,000
+        steps.
+      gamma: weight of the distance, >= 0. May be traced.
 
     Returns:
-      `Terms`. The paper's equation is of one example, and so is this; disentanglement_lib takes |mean kl - C| over the batch.
+      `Terms` of scalars in nats. The distance is that of one example, as in the paper's equation. disentanglement_lib takes
+      |mean kl - C| over the batch.
 
     Source:
       Burgess et al. (2018).
@@ -136,29 +142,31 @@ def capacity_elbo(
 
 
 def free_bits_elbo(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "*event"],
     *,
-    free_bits: ArrayLike,
-    beta: ArrayLike = 1.0,
+    free_bits: Float[ArrayLike, ""],
+    beta: Float[ArrayLike, ""] = 1.0,
     num_groups: int | None = None,
     num_samples: int = 1,
 ) -> Terms:
-    """The ELBO with an allowance of KL that costs nothing, against posterior collapse, for one example.
+    """Computes the terms of the ELBO and a loss with an allowance of KL that costs nothing, for one example.
 
         loss = -log_likelihood + beta sum_j max(kl_j, free_bits)
 
+    The allowance is a remedy for posterior collapse.
+
     Args:
-      key, encode, decode, log_prob, x, beta, num_samples: as in `elbo`.
-      free_bits: allowance in nats, >= 0; may be traced.
-      num_groups: None: each dimension has the allowance; else each of so many groups of neighbouring dimensions, 1 being the
-        whole code (static). The batch-mean variant is `cross_batch.free_bits_batch_mean_elbo`.
+      key, encode, decode, log_prob, x, beta, num_samples: see `elbo`.
+      free_bits: allowance in nats, >= 0. May be traced.
+      num_groups: number of groups of neighboring dimensions with one allowance each (static). 1 is the whole code, and None
+        gives each dimension its allowance. The variant with the mean over the batch is `batch.free_bits_batch_mean_elbo`.
 
     Returns:
-      `Terms`; kl is the KL itself, not clipped.
+      `Terms` of scalars in nats. `kl` is the KL itself, not clipped.
 
     Source:
       Kingma et al. (2016) without its mean over the minibatch.

@@ -1,11 +1,11 @@
-"""Importance-weighted bounds for one example: IWAE, MIWAE, CIWAE, PIWAE, and their gradient estimators."""
+"""Importance-weighted bounds of one example (IWAE, MIWAE, CIWAE, PIWAE) and their gradient estimators."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Real
 
 from vae_jax.objectives.base import (
     Decode,
@@ -15,20 +15,23 @@ from vae_jax.objectives.base import (
     PriorLogProb,
     Terms,
     check_num_samples,
-    closed_form_or,
     draw,
+    reported_kl,
     split_k,
 )
 from vae_jax.objectives.elbo import Estimator, check_estimator
 
-_TINY = 1e-30  # least weight of a draw in PIWAE's decoder gradient, so that the encoder's, a quotient of it, exists
+_TINY = 1e-30  # least weight of a draw in PIWAE's decoder gradient, because the encoder's gradient divides by it
 
 
-def log_mean_exp_k(log_w: ArrayLike) -> Array:
-    """Log 1/K sum_k exp(log_w_k) over the last axis: the importance-weighted estimate of log p(x), in nats.
+def log_mean_exp_k(log_w: Float[ArrayLike, "*batch samples"]) -> Float[Array, "*batch"]:
+    """Computes log 1/K sum_k exp(log_w_k) over the last axis, the importance-weighted estimate of log p(x).
 
     Args:
-      log_w: log importance weights log p(x, z_k) - log q(z_k|x), shape (..., K).
+      log_w: log importance weights log p(x, z_k) - log q(z_k|x) in nats, shape (..., K).
+
+    Returns:
+      Shape (...), nats.
 
     Example:
       >>> print(log_mean_exp_k(jnp.log(jnp.array([1.0, 3.0]))))
@@ -39,7 +42,7 @@ def log_mean_exp_k(log_w: ArrayLike) -> Array:
 
 
 def _scale_gradient(value: Array, factor: Array) -> Array:
-    """The value itself, whose gradient is multiplied by the factor."""
+    """Returns the value itself, with its gradient multiplied by the factor."""
     constant = jax.lax.stop_gradient(value)
     return constant + factor * (value - constant)
 
@@ -54,7 +57,10 @@ def _draws(
     prior_log_prob: PriorLogProb | None,
     encoder_factor: Callable[[Array], Array] | None,
 ) -> Draw:
-    """A `Draw` for each key; encoder_factor (log weights -> shape of keys) multiplies what each sends back to the encoder."""
+    """Makes a `Draw` for each key.
+
+    `encoder_factor` maps the log weights to a factor for each draw, by which its gradient in the encoder is multiplied.
+    """
 
     def evaluate(factor: Array | None) -> Draw:
         def one(key: Array, factor: Array | None) -> Draw:
@@ -66,39 +72,43 @@ def _draws(
 
     if encoder_factor is None:
         return evaluate(None)
-    # Two passes in the text, one when compiled: XLA finds that the second repeats the first.
+    # The code makes two passes, the compiled program one, because XLA finds that the second repeats the first.
     return evaluate(jax.lax.stop_gradient(encoder_factor(evaluate(None).log_weight)))
 
 
-def _finish(posterior: tuple[Array, Array], draws: Draw, loss: Array, prior_log_prob: PriorLogProb | None) -> Terms:
-    kl = closed_form_or(*posterior, draws.log_ratio, prior_log_prob)
+def _terms(posterior: tuple[Array, Array], draws: Draw, loss: Array, prior_log_prob: PriorLogProb | None) -> Terms:
+    kl = reported_kl(*posterior, draws.log_ratio, prior_log_prob)
     return Terms(loss, jnp.mean(draws.log_likelihood), kl)
 
 
 def iwae(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "*event"],
     *,
     num_samples: int = 1,
     estimator: Estimator = "reparam",
     prior_log_prob: PriorLogProb | None = None,
 ) -> Terms:
-    """Importance-weighted bound of one example: not below the ELBO, and log p(x) as K grows.
+    """Computes the importance-weighted bound of one example, which is not below the ELBO and approaches log p(x) as K grows.
 
         loss = -log 1/K sum_k w_k,   w_k = p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x)
 
     Args:
-      key, encode, decode, log_prob, x, prior_log_prob: as in `elbo`.
+      key, encode, decode, log_prob, x, prior_log_prob: see `elbo`.
       num_samples: K >= 1 (static).
-      estimator: of the encoder's gradient, with v_k = w_k / sum w: "reparam" sum_k v_k d log w_k/d phi;
-        "stl" sum_k v_k (d log w_k/d z_k)(d z_k/d phi), which is biased for K > 1; "dreg" the same with v_k^2, unbiased, and
-        of a signal-to-noise ratio that grows with K where reparam's falls. The decoder's gradient is the same in all.
+      estimator: gradient estimator of the encoder (static), with v_k = w_k / sum w. "reparam" is sum_k v_k d log w_k/d phi.
+        "stl" is sum_k v_k (d log w_k/d z_k)(d z_k/d phi), which is biased for K > 1. "dreg" has v_k^2 in place of v_k. It is
+        unbiased, and its signal-to-noise ratio grows with K, where that of "reparam" falls. The gradient of the decoder is the
+        same for all three.
 
     Returns:
-      `Terms`: loss is minus the bound, log_likelihood and kl those of the ELBO.
+      `Terms` of scalars in nats. `loss` is minus the bound; `log_likelihood` and `kl` are those of the ELBO.
+
+    Raises:
+      ValueError: `num_samples` is below 1, `estimator` is unknown, or `log_prob` does not return a scalar.
 
     Example:
       >>> encode, decode = lambda x: (jnp.zeros(2), jnp.zeros(2)), lambda z: jnp.zeros(4)
@@ -108,7 +118,7 @@ def iwae(
       [2.77 2.77 2.77]
 
     Source:
-      Burda et al. (2016); stl: Roeder et al. (2017); dreg: Tucker et al. (2019).
+      Burda et al. (2016). The estimators: "stl" Roeder et al. (2017), "dreg" Tucker et al. (2019).
     """
     return miwae(
         key,
@@ -124,27 +134,27 @@ def iwae(
 
 
 def miwae(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "*event"],
     *,
     num_groups: int,
     num_samples: int,
     estimator: Estimator = "reparam",
     prior_log_prob: PriorLogProb | None = None,
 ) -> Terms:
-    """Mean of M independent importance-weighted bounds of K draws each, for one example.
+    """Computes the mean of M independent importance-weighted bounds of K draws each, for one example.
 
         loss = -1/M sum_m log 1/K sum_k w_mk
 
     Args:
-      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob: as in `iwae`.
-      num_groups: M >= 1 (static); K = 1 is the ELBO with M draws, its KL sampled.
+      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob: see `iwae`.
+      num_groups: M >= 1 (static). With K = 1 the bound is the ELBO with M draws and a sampled KL.
 
     Returns:
-      `Terms`, as `iwae`.
+      `Terms` of scalars in nats. `loss` is minus the bound; `log_likelihood` and `kl` are those of the ELBO.
 
     Source:
       Rainforth et al. (2018).
@@ -158,31 +168,31 @@ def miwae(
     factor = dreg if estimator == "dreg" else None
     draws = _draws(posterior, keys, decode, log_prob, x, estimator, prior_log_prob, factor)
     bound = jnp.mean(log_mean_exp_k(draws.log_weight.reshape(groups)))
-    return _finish(posterior, draws, -bound, prior_log_prob)
+    return _terms(posterior, draws, -bound, prior_log_prob)
 
 
 def ciwae(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "*event"],
     *,
-    elbo_weight: ArrayLike,
+    elbo_weight: Float[ArrayLike, ""],
     num_samples: int,
     estimator: Estimator = "reparam",
     prior_log_prob: PriorLogProb | None = None,
 ) -> Terms:
-    """A mixture of the ELBO and the importance-weighted bound from the same draws, for one example.
+    """Computes a mixture of the ELBO and the importance-weighted bound from the same draws, for one example.
 
         loss = -[ elbo_weight 1/K sum_k log w_k + (1 - elbo_weight) log 1/K sum_k w_k ]
 
     Args:
-      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob: as in `iwae`.
-      elbo_weight: beta of the paper, in [0, 1]; may be traced. 0 is `iwae`, 1 the ELBO with its KL sampled.
+      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob: see `iwae`.
+      elbo_weight: the paper's beta, in [0, 1]. May be traced. 0 is `iwae`, 1 the ELBO with a sampled KL.
 
     Returns:
-      `Terms`, as `iwae`.
+      `Terms` of scalars in nats. `loss` is minus the bound; `log_likelihood` and `kl` are those of the ELBO.
 
     Source:
       Rainforth et al. (2018).
@@ -199,29 +209,31 @@ def ciwae(
     draws = _draws(posterior, split_k(key, num_samples), decode, log_prob, x, estimator, prior_log_prob, factor)
     log_w = draws.log_weight
     bound = elbo_weight * jnp.mean(log_w) + (1 - elbo_weight) * log_mean_exp_k(log_w)
-    return _finish(posterior, draws, -bound, prior_log_prob)
+    return _terms(posterior, draws, -bound, prior_log_prob)
 
 
 def piwae(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "*event"],
     *,
     num_groups: int,
     num_samples: int,
     prior_log_prob: PriorLogProb | None = None,
 ) -> Terms:
-    """Two bounds from the same M K draws, for one example: the decoder follows `iwae` of all, the encoder `miwae`'s M groups.
+    """Computes two bounds from the same M K draws, for one example, one for the decoder and one for the encoder.
 
-        loss = -log 1/(M K) sum_mk w_mk;   its gradient in the encoder is that of -1/M sum_m log 1/K sum_k w_mk
+        loss = -log 1/(M K) sum_mk w_mk,   with the gradient of -1/M sum_m log 1/K sum_k w_mk in the encoder
+
+    The decoder follows `iwae` with all draws, and the encoder follows `miwae` with M groups.
 
     Args:
-      key, encode, decode, log_prob, x, num_groups, num_samples, prior_log_prob: as in `miwae`.
+      key, encode, decode, log_prob, x, num_groups, num_samples, prior_log_prob: see `miwae`.
 
     Returns:
-      `Terms`, as `iwae`.
+      `Terms` of scalars in nats. `loss` is minus the bound of all draws; `log_likelihood` and `kl` are those of the ELBO.
 
     Source:
       Rainforth et al. (2018).
@@ -239,7 +251,7 @@ def piwae(
     keys = split_k(key, num_groups * num_samples)
     draws = _draws(posterior, keys, decode, log_prob, x, "reparam", prior_log_prob, factor)
     log_w = draws.log_weight
-    # The value is the bound, the gradient that of the weighted sum.
+    # The value is that of the bound, and the gradient is that of the weighted sum.
     surrogate = jnp.sum(jax.lax.stop_gradient(decoder_weight(log_w)) * log_w)
     bound = jax.lax.stop_gradient(log_mean_exp_k(log_w) - surrogate) + surrogate
-    return _finish(posterior, draws, -bound, prior_log_prob)
+    return _terms(posterior, draws, -bound, prior_log_prob)

@@ -1,4 +1,4 @@
-"""Priors p(z) other than N(0, I): mixtures of Gaussians, the VampPrior, a second stochastic layer; bundles for a `VAE`."""
+"""Learned priors p(z): mixtures of Gaussians, the VampPrior, and a second stochastic layer, as bundles for a `VAE`."""
 
 import lazy_loader
 

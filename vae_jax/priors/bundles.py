@@ -1,38 +1,43 @@
-"""Priors p(z) other than N(0, I): mixtures of Gaussians, the VampPrior, a second stochastic layer; bundles for a `VAE`."""
+"""Learned priors p(z): mixtures of Gaussians, the VampPrior, and a second stochastic layer, as bundles for a `VAE`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
 
+from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_monte_carlo
-from vae_jax.posteriors import posterior_log_prob, sample_posterior
-
-Encode = Callable[[Array], tuple[Array, Array]]  # x -> (mean, log_scale) of q(z|x)
+from vae_jax.posteriors import Encode, posterior_log_prob, sample_posterior
 
 
-def gaussian_mixture_log_prob(z: ArrayLike, mixture_logits: ArrayLike, means: ArrayLike, log_scales: ArrayLike) -> Array:
-    """Log density of one code under a mixture of diagonal Gaussians.
+def gaussian_mixture_log_prob(
+    z: Float[ArrayLike, "latent"],
+    mixture_logits: Float[ArrayLike, "components"],
+    means: Float[ArrayLike, "components latent"],
+    log_scales: Float[ArrayLike, "components latent"],
+) -> Float[Array, ""]:
+    """Computes the log density of one code under a mixture of diagonal Gaussians.
 
         log p(z) = log sum_m softmax(mixture_logits)_m N(z; means_m, exp(log_scales_m)^2)
 
     Args:
-      z: shape (latent,).
-      mixture_logits: unnormalised log-weights, shape (components,).
-      means, log_scales: shape (components, latent); log_scales are natural logs of standard deviations.
+      z: the code, shape (latent,).
+      mixture_logits: unnormalized log-weights, shape (components,).
+      means: means of the components, shape (components, latent).
+      log_scales: natural logs of their standard deviations, same shape.
 
     Returns:
-      Scalar, nats.
+      Scalar, nats, any sign (it is a density).
 
     Example: one component is the plain Gaussian.
       >>> print(gaussian_mixture_log_prob(jnp.zeros(2), jnp.zeros(1), jnp.zeros((1, 2)), jnp.zeros((1, 2))))
       -1.84
 
     Source:
-      As a prior: Dilokthanakul et al. (2016).
+      Dilokthanakul et al. (2016), who use it as a prior.
     """
     means, log_scales, mixture_logits = jnp.asarray(means), jnp.asarray(log_scales), jnp.asarray(mixture_logits)
     if means.ndim != 2 or log_scales.shape != means.shape or mixture_logits.shape != means.shape[:1]:
@@ -45,18 +50,20 @@ def gaussian_mixture_log_prob(z: ArrayLike, mixture_logits: ArrayLike, means: Ar
     return jax.nn.logsumexp(jax.nn.log_softmax(mixture_logits) + components)
 
 
-def vamp_log_prob(z: ArrayLike, encode: Encode, pseudo_inputs: ArrayLike) -> Array:
-    """Log density of one code under the VampPrior: the mixture of the posteriors of learned pseudo-inputs.
+def vamp_log_prob(
+    z: Float[ArrayLike, "latent"], encode: Encode, pseudo_inputs: Float[ArrayLike, "components *event"]
+) -> Float[Array, ""]:
+    """Computes the log density of one code under the VampPrior, the mixture of the posteriors of learned pseudo-inputs.
 
         log p(z) = log 1/K sum_k q(z|u_k)
 
     Args:
-      z: shape (latent,).
-      encode: x -> (mean, log_scale) of q(z|x), the model's own encoder; gradients flow into it.
-      pseudo_inputs: u, (K, *data shape), learned with the model.
+      z: the code, shape (latent,).
+      encode: x -> (mean, log_scale) of q(z|x), the encoder of the model. Gradients flow into it.
+      pseudo_inputs: u, shape (K, *event), learned with the model.
 
     Returns:
-      Scalar, nats.
+      Scalar, nats, any sign (it is a density).
 
     Example:
       >>> encode = lambda u: (u, jnp.zeros_like(u))
@@ -71,9 +78,23 @@ def vamp_log_prob(z: ArrayLike, encode: Encode, pseudo_inputs: ArrayLike) -> Arr
 
 
 def kl_to_prior(
-    key: Array, mean: ArrayLike, log_scale: ArrayLike, prior_log_prob: Callable[[Array], Array], num_samples: int = 1
-) -> Array:
-    """Monte Carlo KL from the diagonal Gaussian posterior of one example to any prior; see `divergences.kl_monte_carlo`.
+    key: Key[Array, ""],
+    mean: Float[ArrayLike, "latent"],
+    log_scale: Float[ArrayLike, "latent"],
+    prior_log_prob: Callable[[Array], Array],
+    num_samples: int = 1,
+) -> Float[Array, ""]:
+    """Estimates the KL of the diagonal Gaussian posterior of one example from any prior (see `divergences.kl_monte_carlo`).
+
+    Args:
+      key: a new-style PRNG key.
+      mean: posterior mean, shape (latent,).
+      log_scale: natural log of the posterior standard deviation, same shape.
+      prior_log_prob: z -> log p(z), scalar nats.
+      num_samples: number of draws, >= 1 (static).
+
+    Returns:
+      Scalar, nats. The estimate is unbiased and may be negative.
 
     Example:
       >>> prior = lambda z: gaussian_mixture_log_prob(z, jnp.zeros(2), jnp.array([[-1.0], [1.0]]), jnp.zeros((2, 1)))
@@ -90,40 +111,81 @@ def kl_to_prior(
 
 
 class Prior(NamedTuple):
-    """A learned prior as a bundle of pure functions; its params are part of the model's, and learn with them.
+    """A learned prior p(z) as a bundle of pure functions of ONE code.
 
-    `encode` is the model's own encoder, x -> (mean, log_scale), for priors that are made of posteriors. The last
-    `num_auxiliary` dimensions of a code are N(0, I) under every posterior, and the decoder does not see them:
-    `model.make_vae` adds them.
+    `model.make_vae` takes one. To use your own prior, fill this record.
+
+    Contract of the functions:
+
+    - They see one code z of shape (latent + num_auxiliary,), without a batch axis. Callers apply `jax.vmap`.
+    - Their parameters are stored as `params["prior"]` of the model and learn with it. They keep no other state.
+    - `encode` is the encoder of the model at its present parameters, x -> (mean, log_scale). Priors that consist of posteriors
+      need it. Gradients flow through it.
+    - They are traced inside `jit`, `grad` and `vmap`, so they must not branch on the values of arrays.
+    - `log_prob` is normalized and returns nats. With a learned prior the KL is estimated from draws of z, so `log_prob` must be
+      differentiable in z.
+
+    Attributes:
+      name: shown in messages and reports.
+      init: key -> initial parameters, a pytree of arrays.
+      log_prob: (params, encode, z) -> log p(z), a scalar in nats.
+      sample: (params, encode, key) -> one draw of z.
+      num_auxiliary: number of dimensions that `model.make_vae` appends to a code. They are N(0, I) under every posterior, and
+        the decoder does not see them. `hierarchical` needs them for the noise of its deeper layer.
+
+    Example: a normal distribution with a learned scale.
+      >>> normal = Prior(
+      ...     name="scaled_normal",
+      ...     init=lambda key: jnp.zeros(2),
+      ...     log_prob=lambda log_scale, encode, z: posterior_log_prob(jnp.zeros(2), log_scale, z),
+      ...     sample=lambda log_scale, encode, key: sample_posterior(key, jnp.zeros(2), log_scale),
+      ... )
+      >>> params, codes = normal.init(jax.random.key(0)), jnp.zeros((5, 2))
+      >>> log_prob = lambda z: normal.log_prob(params, lambda x: (x, x), z)  # this prior does not use the encoder
+      >>> print(jax.vmap(log_prob)(codes))
+      [-1.84 -1.84 -1.84 -1.84 -1.84]
     """
 
     name: str
-    init: Callable[[Array], Any]  # key -> params
-    log_prob: Callable[[Any, Encode, Array], Array]  # (params, encode, z) -> scalar nats
-    sample: Callable[[Any, Encode, Array], Array]  # (params, encode, key) -> z
+    init: Callable[[Array], Params]
+    log_prob: Callable[[Params, Encode, Array], Array]
+    sample: Callable[[Params, Encode, Array], Array]
     num_auxiliary: int = 0
 
 
 class ConditionalGaussian(NamedTuple):
-    """A Gaussian vector given another one, as two pure functions; `ConditionalGaussian(*networks.mlp_encoder(...))` is one."""
+    """A Gaussian vector given a different vector, as two pure functions, such as those of `networks.mlp_encoder`.
 
-    init: Callable[[Array], Any]  # key -> params
-    apply: Callable[[Any, Array], tuple[Array, Array]]  # (params, the other vector) -> (mean, log_scale)
+    `ConditionalGaussian(*networks.mlp_encoder(...))` makes one.
+    """
+
+    init: Callable[[Array], Params]  # key -> params
+    apply: Callable[[Params, Array], tuple[Array, Array]]  # (params, the given vector) -> (mean, log_scale)
 
 
 def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:
-    """A mixture of diagonal Gaussians with learned weights, means and scales; the means start as draws of N(0, I)."""
+    """Makes a mixture of diagonal Gaussians with learned weights, means and scales.
+
+    The means are initialized with draws from N(0, I), the scales with 1.
+
+    Args:
+      latent_dim: number of latent dimensions.
+      num_components: number of components, >= 1.
+
+    Returns:
+      The `Prior`.
+    """
     if num_components < 1:
         raise ValueError(f"gaussian_mixture: expected num_components >= 1, got {num_components}.")
 
-    def init(key: Array) -> Any:
+    def init(key: Array) -> Params:
         means = jax.random.normal(key, (num_components, latent_dim))
         return {"logits": jnp.zeros(num_components), "means": means, "log_scales": jnp.zeros_like(means)}
 
-    def log_prob(params: Any, encode: Encode, z: Array) -> Array:
+    def log_prob(params: Params, encode: Encode, z: Array) -> Array:
         return gaussian_mixture_log_prob(z, params["logits"], params["means"], params["log_scales"])
 
-    def sample(params: Any, encode: Encode, key: Array) -> Array:
+    def sample(params: Params, encode: Encode, key: Array) -> Array:
         key_component, key_z = jax.random.split(key)
         chosen = jax.random.categorical(key_component, params["logits"])
         return sample_posterior(key_z, params["means"][chosen], params["log_scales"][chosen])
@@ -132,17 +194,21 @@ def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:
 
 
 def vamp(start: ArrayLike | Callable[[Array], Array]) -> Prior:
-    """The VampPrior with learned pseudo-inputs.
+    """Makes the VampPrior with learned pseudo-inputs.
 
     Args:
-      start: where the pseudo-inputs start, (K, *data shape), or a function from a key to such an array: training examples, as
-        the encoder takes them, or noise about their mean as in the paper (K = 500). They are not held to the data's range.
+      start: initial pseudo-inputs, shape (K, *event), or a function from a key to such an array. Use training examples, as the
+        encoder takes them, or noise around their mean as in the paper (K = 500). Pseudo-inputs are not confined to the range of
+        the data.
+
+    Returns:
+      The `Prior`.
     """
 
-    def init(key: Array) -> Any:
+    def init(key: Array) -> Params:
         return jnp.asarray(start(key) if callable(start) else start, jnp.float32)
 
-    def sample(params: Any, encode: Encode, key: Array) -> Array:
+    def sample(params: Params, encode: Encode, key: Array) -> Array:
         key_component, key_z = jax.random.split(key)
         chosen = jax.random.randint(key_component, (), 0, params.shape[0])
         return sample_posterior(key_z, *encode(params[chosen]))
@@ -151,43 +217,46 @@ def vamp(start: ArrayLike | Callable[[Array], Array]) -> Prior:
 
 
 def hierarchical(latent_dim: int, deeper_dim: int, infer: ConditionalGaussian, generate: ConditionalGaussian) -> Prior:
-    """A second stochastic layer: z1 of the `VAE` has the prior of a latent-variable model of its own, with N(0, I) for z2.
+    """Makes the prior of a second stochastic layer z2 above the code z1 of the `VAE`.
 
         p(z1, z2) = N(z2; 0, I) p(z1|z2),   inferred by q(z2|z1)
 
-    It is a prior of codes z = (z1, e), where e is the noise that z2 is made of, N(0, I) under every posterior:
+    It is a prior of codes z = (z1, e). The noise e, from which z2 is computed, is N(0, I) under every posterior:
 
         z2 = mean_infer(z1) + exp(log_scale_infer(z1)) e
         log p(z1, e) = log N(z2; 0, I) + log p(z1|z2) + sum log_scale_infer(z1)
 
     The last term is the change of variables from z2 to e. So log p(z) - log q(z|x) is the log-weight of both layers,
-    log p(z1, z2) - log q(z1|x) - log q(z2|z1), and every objective and estimate of log p(x) that takes a learned prior holds
-    for them.
+    log p(z1, z2) - log q(z1|x) - log q(z2|z1). Therefore every objective and every estimate of log p(x) that takes a learned
+    prior also holds for two layers.
 
     Args:
-      latent_dim: of z1, what the encoder and the decoder of the `VAE` have.
-      deeper_dim: of z2.
-      infer: q(z2|z1), a network from (latent_dim,) to (mean, log_scale), each (deeper_dim,). It learns as part of the prior, by
-        the reparameterised gradient also under the estimators "stl" and "dreg", which concern the encoder.
+      latent_dim: number of dimensions of z1, the code of the encoder and the decoder of the `VAE`.
+      deeper_dim: number of dimensions of z2.
+      infer: q(z2|z1), a network from (latent_dim,) to (mean, log_scale), each (deeper_dim,). It learns as part of the prior.
+        Its gradient is the reparameterized one even with the estimators "stl" and "dreg", which concern the encoder.
       generate: p(z1|z2), a network from (deeper_dim,) to (mean, log_scale), each (latent_dim,).
 
+    Returns:
+      The `Prior`, with `num_auxiliary = deeper_dim`.
+
     Source:
-      Burda et al. (2016), whose models of two stochastic layers these are.
+      Burda et al. (2016), models with two stochastic layers.
     """
 
-    def init(key: Array) -> Any:
+    def init(key: Array) -> Params:
         key_infer, key_generate = jax.random.split(key)
         return {"infer": infer.init(key_infer), "generate": generate.init(key_generate)}
 
-    def log_prob(params: Any, encode: Encode, z: Array) -> Array:
+    def log_prob(params: Params, encode: Encode, z: Array) -> Array:
         z1, noise = z[:latent_dim], z[latent_dim:]
         mean, log_scale = infer.apply(params["infer"], z1)
         z2 = mean + jnp.exp(log_scale) * noise
-        of_z1 = posterior_log_prob(*generate.apply(params["generate"], z2), z1)
+        log_prob_z1 = posterior_log_prob(*generate.apply(params["generate"], z2), z1)
         origin = jnp.zeros_like(z2)
-        return posterior_log_prob(origin, origin, z2) + of_z1 + jnp.sum(log_scale)
+        return posterior_log_prob(origin, origin, z2) + log_prob_z1 + jnp.sum(log_scale)
 
-    def sample(params: Any, encode: Encode, key: Array) -> Array:
+    def sample(params: Params, encode: Encode, key: Array) -> Array:
         key_z1, key_z2 = jax.random.split(key)
         z2 = jax.random.normal(key_z2, (deeper_dim,))
         z1 = sample_posterior(key_z1, *generate.apply(params["generate"], z2))

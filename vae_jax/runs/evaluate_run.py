@@ -17,6 +17,8 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation import (
     Annealing,
     Bounds,
+    DataSlice,
+    GapSettings,
     ais_dataset,
     bdmc_simulated,
     encode_dataset,
@@ -29,7 +31,8 @@ from vae_jax.evaluation import (
     not_finite_rows,
     pareto_k_limit,
 )
-from vae_jax.evaluation import posterior_collapse as diagnostics
+from vae_jax.evaluation.kl_decomposition import KLDecomposition, decompose_kl
+from vae_jax.evaluation.posterior_collapse import Collapse, active_units, collapse, describe_collapse
 from vae_jax.model import prior_log_prob
 from vae_jax.runs import Run
 from vae_jax.runs.summary_file import test_bits_per_dim
@@ -96,13 +99,13 @@ def assess(
         mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=batch_size)
         key_parts = stream(seed, Stream.KL_DECOMPOSITION)
         # Of a single example the aggregate posterior is its own: there is nothing to tell apart.
-        parts = diagnostics.decompose_kl(key_parts, mean, log_scale, prior_log_prob=log_prior) if count > 1 else None
+        parts = decompose_kl(key_parts, mean, log_scale, prior_log_prob=log_prior) if count > 1 else None
         kl = jax.vmap(kl_per_dimension)(mean, log_scale)
-        return mean, jnp.mean(kl, axis=0), diagnostics.collapse(mean, log_scale), parts
+        return mean, jnp.mean(kl, axis=0), collapse(mean, log_scale), parts
 
     def of_log_px(params: Any, part: Array, first: Array) -> Any:
-        weigh = {"num_samples": num_samples, "memory_bytes": memory_bytes, "first": first}
-        return importance_log_px(stream(seed, Stream.LOG_PX), vae, params, part, **weigh, **options)
+        weigh = {"num_samples": num_samples, "memory_bytes": memory_bytes}
+        return importance_log_px(stream(seed, Stream.LOG_PX), vae, params, DataSlice(part, first), **weigh, **options)
 
     elbo = of_elbo(params, test)
     test_means = means(elbo)
@@ -144,7 +147,7 @@ def assess(
     if annealing is not None:
 
         def of_ais(params: Any, part: Array, first: Array) -> Any:
-            return ais_dataset(stream(seed, Stream.ANNEALING), vae, params, part, annealing, first=first, **options)
+            return ais_dataset(stream(seed, Stream.ANNEALING), vae, params, DataSlice(part, first), annealing, **options)
 
         annealed = _in_pieces(of_ais, params, part, told("annealed importance sampling", len(part)))
         numbers["ais"] = _of_annealing(annealed, annealing)
@@ -158,8 +161,8 @@ def assess(
 
         def of_gaps(params: Any, part: tuple[Array, Array], first: Array) -> Any:
             x, log_px = part
-            settings = {"num_steps": gap_steps, "first": first}
-            return gaps_dataset(stream(seed, Stream.GAPS), vae, params, x, log_px, **settings, **options)
+            settings = GapSettings(num_steps=gap_steps)
+            return gaps_dataset(stream(seed, Stream.GAPS), vae, params, DataSlice(x, first), log_px, settings, **options)
 
         gaps = _in_pieces(of_gaps, params, (part, jnp.asarray(best, jnp.float32)), told("local posteriors", len(part)))
         numbers["gaps"] = _of_gaps(gaps, gap_steps)
@@ -201,15 +204,15 @@ def _of_code(
     closed_form: bool,
     posterior_means: Array,
     kl: Array,
-    collapsed: diagnostics.Collapse,
-    parts: diagnostics.KLDecomposition | None,
+    collapsed: Collapse,
+    parts: KLDecomposition | None,
 ) -> dict[str, Any]:
     """Active units, collapse and the parts of the KL; per dimension only against N(0, I)."""
     thresholds = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
-    curve = diagnostics.active_units(posterior_means, thresholds)
+    curve = active_units(posterior_means, thresholds)
     numbers: dict[str, Any] = {
         "latent_dim": latent_dim,
-        "active_units": int(diagnostics.active_units(posterior_means)),
+        "active_units": int(active_units(posterior_means)),
         "active_units_by_threshold": {f"{t:g}": int(n) for t, n in zip(thresholds, curve, strict=True)},
         "kl_per_dimension": np.asarray(kl, np.float64).tolist() if closed_form else None,
         "collapsed_units": np.flatnonzero(collapsed.collapsed).tolist() if closed_form else None,
@@ -286,7 +289,7 @@ def remarks(numbers: dict[str, Any]) -> list[str]:
             "evaluation.npz has the values of every example. Look at the range of these rows of the test set."
         )
     if numbers["test_kl"] is not None:
-        words = diagnostics.collapse_words(len(numbers["collapsed_units"] or ()), numbers["latent_dim"], numbers["test_kl"])
+        words = describe_collapse(len(numbers["collapsed_units"] or ()), numbers["latent_dim"], numbers["test_kl"])
         found += [words] if words else []
     if words := _why_open(numbers):
         found.append(words)

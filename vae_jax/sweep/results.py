@@ -12,7 +12,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.evaluation.posterior_collapse import how_to_stop, overfit
+from vae_jax.evaluation.overfitting import early_stopping_advice, overfit
 from vae_jax.runs import read_metrics
 from vae_jax.runs.checkpoints import Checkpoints
 from vae_jax.runs.description import check_moments
@@ -99,7 +99,7 @@ def overfit_words(results: Results) -> str | None:
     return (
         f"overfitting: in {len(found)} of {len(good)} members the {one.split} ELBO fell after its best epoch, while the "
         f"training ELBO rose; {'most of all ' if several else ''}in member {worst}, from {one.best_elbo:z.2f} after epoch "
-        f"{one.best_epoch} to {one.elbo:z.2f} after epoch {one.epoch}. {how_to_stop(one.split)}"
+        f"{one.best_epoch} to {one.elbo:z.2f} after epoch {one.epoch}. {early_stopping_advice(one.split)}"
     )
 
 

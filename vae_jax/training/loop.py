@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from vae_jax.config import Hyperparams
-from vae_jax.data import Prepared, Rows, check_given
+from vae_jax.data import Prepared, Rows, check_pipeline_argument
 from vae_jax.errors import UserError, diverged
 from vae_jax.evaluation import NOT_FINITE, warn_not_finite
 from vae_jax.model import VAE, with_moments
@@ -151,7 +151,7 @@ def fit_members(
     Raises:
       UserError: as `fit`; also for hyperparameters that are neither one number nor one for each member.
     """
-    check_given("fit", data, Prepared)
+    check_pipeline_argument("fit", data, Prepared)
     check_fit(data, options.batch_size, options.early_stopping)
     check_values(vae, data)
     if start is not None and start.partial is not None and not isinstance(data.train, Rows):

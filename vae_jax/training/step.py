@@ -1,7 +1,7 @@
 """The train step: one update of the parameters on one batch, as a pure function of (state, key, batch, hyperparameters)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,10 @@ from vae_jax.objectives import (
     check_objective,
     check_terms,
 )
-from vae_jax.objectives.batch import AnyObjective, BatchObjective
+from vae_jax.objectives.batch import AnyObjective, BatchObjective, ObjectiveState
 from vae_jax.training import optimizers
 from vae_jax.training.optimizers import Optimizer
 from vae_jax.training.schedules import Schedule
-
-ObjectiveState = Any  # a pytree of arrays whose structure each objective chooses
 
 
 @short_repr

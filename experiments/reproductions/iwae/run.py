@@ -125,7 +125,7 @@ def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from vae_jax._numerics.keys import Stream, stream
-    from vae_jax.evaluation import encode_dataset, importance_log_px, log_px_means
+    from vae_jax.evaluation import DataSlice, encode_dataset, importance_log_px, log_px_means
     from vae_jax.evaluation.posterior_collapse import active_units
     from vae_jax.posteriors import sample_posterior
     from vae_jax.priors.entries import make_layers
@@ -145,10 +145,9 @@ def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
             stream(seed, Stream.LOG_PX),
             built.vae,
             params,
-            part,
+            DataSlice(part, first),
             num_samples=arguments.num_samples,
             to_input=to_input,
-            first=first,
         )
 
     size = max(size for size in range(1, 501) if len(data) % size == 0)

@@ -1,1 +1,16 @@
-"""Readers of data files, one module for each family of formats."""
+"""Readers of data files, one module for each family of formats, and the registry that lists them.
+
+A new format is one module that calls `register`, and its import below. Where two readers take the same files, the later
+import wins: a folder with both IDX files and pictures is read as pictures.
+"""
+
+from vae_jax.data.readers import bundled as bundled
+from vae_jax.data.readers import idx as idx
+from vae_jax.data.readers import images as images
+from vae_jax.data.readers import numpy_files as numpy_files
+from vae_jax.data.readers.registry import Bundled as Bundled
+from vae_jax.data.readers.registry import Reader as Reader
+from vae_jax.data.readers.registry import Request as Request
+from vae_jax.data.readers.registry import help_lines as help_lines
+from vae_jax.data.readers.registry import register as register
+from vae_jax.data.readers.registry import register_bundled as register_bundled

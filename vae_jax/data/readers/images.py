@@ -1,28 +1,45 @@
 """Reader of folders of PNG and JPEG files."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vae_jax.data.readers.listing import PARTS, UNREADABLE, joined, part_of_folders, silence
+from vae_jax.data.readers.listing import PARTS, UNREADABLE, folder_part, joined, silence
+from vae_jax.data.readers.registry import Reader, Request, register
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
+
+if TYPE_CHECKING:  # Pillow is imported when a picture is read
+    from PIL.Image import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
 class Picture(NamedTuple):
-    """The pixels of a picture, and what was changed or left out in reading it."""
+    """Pixels of a picture, and the changes that were made in reading it.
 
-    pixels: np.ndarray  # (height, width) of grey pictures, (height, width, 3) of color, uint8
-    transparent: bool  # some pixels were, and were composited on black
-    turned: bool  # by its EXIF orientation
-    animated: bool  # and only the first frame is here
-    deep: bool  # 16 bits per channel, of which the upper 8 are here
+    Attributes:
+      pixels: (height, width) for grey pictures, (height, width, 3) for color, uint8.
+      was_transparent: some pixels were transparent, and were composited on black.
+      was_turned: it was turned as its EXIF orientation says.
+      was_animated: it has several frames, of which the first was read.
+      was_deep: it has 16 bits per channel, of which the upper 8 were read.
+    """
+
+    pixels: np.ndarray
+    was_transparent: bool
+    was_turned: bool
+    was_animated: bool
+    was_deep: bool
+
+
+def is_picture(file: Path) -> bool:
+    """Returns whether a file is named like a PNG or JPEG file."""
+    return file.suffix.lower() in ENDINGS
 
 
 def read_picture(file: Path) -> Picture:
@@ -49,27 +66,27 @@ def read_picture(file: Path) -> Picture:
                     f"{file}: expected 8 bits per channel, got image mode {image.mode}. Convert it, for example with "
                     "Image.fromarray((np.asarray(image) // 257).astype(np.uint8)) for 16 bits."
                 )
-            deep = ";16" in str(getattr(image, "tile", ""))
-            animated = image.format == "PNG" and getattr(image, "n_frames", 1) > 1
-            turn = turns.get(_orientation(image))
-            pixels, transparent = _composited(image if turn is None else image.transpose(turn))
-            return Picture(pixels, transparent, turn is not None, animated, deep)
+            is_deep = ";16" in str(getattr(image, "tile", ""))
+            is_animated = image.format == "PNG" and getattr(image, "n_frames", 1) > 1
+            turn = turns.get(_orientation(image) or 1)
+            pixels, is_transparent = _composited(image if turn is None else image.transpose(turn))
+            return Picture(pixels, is_transparent, turn is not None, is_animated, is_deep)
     except UserError:
         raise
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise UserError(f"{file}: not a readable image. {error}") from None
 
 
-def _orientation(image: Any) -> Any:
-    """The EXIF orientation, 1 to 8; None where the picture has none that can be read."""
+def _orientation(image: "Image") -> int | None:
+    """Returns the EXIF orientation, 1 to 8; None where the picture has none that can be read."""
     try:
         return image.getexif().get(_ORIENTATION)
     except UNREADABLE:
         return None
 
 
-def _composited(image: Any) -> tuple[np.ndarray, bool]:
-    """(pixels on a black background, whether some were transparent)."""
+def _composited(image: "Image") -> tuple[np.ndarray, bool]:
+    """Returns the pixels on a black background, and whether some were transparent."""
     grey = image.mode in ("1", "L", "LA")
     if not image.has_transparency_data:
         return np.asarray(image.convert("L" if grey else "RGB")), False
@@ -80,13 +97,14 @@ def _composited(image: Any) -> tuple[np.ndarray, bool]:
     return color[..., 0] if grey else color, transparent
 
 
-def read_folder(folder: Path, files: list[Path]) -> Split:
-    """Reads the pictures of a folder; subfolders named train, val (valid, validation, dev) and test are the splits.
+def _read_folder(request: Request) -> Split:
+    """Reads the pictures of a folder. Subfolders named train, val (valid, validation, dev) and test are the splits.
 
     Where there are only training and validation pictures, the test set is split off the training set. Grey pictures among
     color pictures get three equal channels.
     """
-    parts, where, notes = _parts(folder, files)
+    folder = request.path
+    parts, part_names, notes = _divide_by_folders(folder, request.files)
     pictures = {part: [read_picture(file) for file in files] for part, files in parts.items()}
     named = [(file, picture) for part in parts for file, picture in zip(parts[part], pictures[part], strict=True)]
     _check_sizes(folder, named)
@@ -104,49 +122,58 @@ def read_folder(folder: Path, files: list[Path]) -> Split:
         arrays["train"],
         validation=arrays.get("validation"),
         test=arrays.get("test"),
-        where=where,
+        part_names=part_names,
         assumed_level=255,
         channels_last=True,
         notes=(*notes, *_changes(folder, named, colored if is_mixed else [])),
     )
 
 
-def _parts(folder: Path, files: list[Path]) -> tuple[dict[str, list[Path]], dict[str, str] | None, list[str]]:
-    """(files of each part, the folders of each part, notes)."""
-    owners = {file: part_of_folders(file, folder) for file in files}
+def _divide_by_folders(
+    folder: Path, files: Sequence[Path]
+) -> tuple[dict[str, Sequence[Path]], dict[str, str] | None, list[str]]:
+    """Returns the files of each part, the names of the folders of each part, and notes."""
+    parts_of_files = {file: folder_part(file, folder) for file in files}
     folders: dict[str, list[Path]] = {part: [] for part in PARTS}
-    for owner in owners.values():
-        if owner and owner[1] not in folders[owner[0]]:
-            folders[owner[0]].append(owner[1])
-    held = [place for part in ("validation", "test") for place in folders[part]]
-    if not held:
+    for match in parts_of_files.values():
+        if match and match[1] not in folders[match[0]]:
+            folders[match[0]].append(match[1])
+    held_out = [subfolder for part in ("validation", "test") for subfolder in folders[part]]
+    if not held_out:
         return {"train": files}, None, []
     if not folders["train"]:
         note = (
-            f"{folder}: {_places(held)} {'is' if len(held) == 1 else 'are'} pooled with all other pictures, because no folder "
-            "is named train. Rename the folder of the training pictures to train to keep them apart."
+            f"{folder}: {_joined_folders(held_out)} {'is' if len(held_out) == 1 else 'are'} pooled with all other pictures, "
+            "because no folder is named train. Rename the folder of the training pictures to train to keep them apart."
         )
         return {"train": files}, None, [note]
-    for part, places in folders.items():
-        for parent, count in Counter(place.parent for place in places).items():
-            if count > 1:
-                same = [place for place in places if place.parent == parent]
-                raise UserError(
-                    f"{folder}: expected one folder of {PARTS[part]} pictures, got {_places(same)}. Merge them, or move those "
-                    "that are not meant elsewhere."
-                )
-    parts = {part: [file for file, owner in owners.items() if owner and owner[0] == part] for part in PARTS if folders[part]}
-    where = {part: _places(folders[part]) for part in parts}
-    rest = [file.relative_to(folder) for file, owner in owners.items() if owner is None]
+    _check_one_folder_for_each_part(folder, folders)
+    parts: dict[str, Sequence[Path]] = {
+        part: [file for file, match in parts_of_files.items() if match and match[0] == part] for part in PARTS if folders[part]
+    }
+    part_names = {part: _joined_folders(folders[part]) for part in parts}
+    rest = [file.relative_to(folder) for file, match in parts_of_files.items() if match is None]
     if not rest:
-        return parts, where, []
+        return parts, part_names, []
     verb = "picture is" if len(rest) == 1 else "pictures are"
-    note = f"{folder}: {len(rest)} {verb} not used, being outside {joined(where.values())}: {joined(rest)}."
-    return parts, where, [note]
+    note = f"{folder}: {len(rest)} {verb} not used, being outside {joined(part_names.values())}: {joined(rest)}."
+    return parts, part_names, [note]
 
 
-def _places(folders: Iterable[Path]) -> str:
-    return joined(f"{place}/" for place in folders)
+def _check_one_folder_for_each_part(folder: Path, folders: dict[str, list[Path]]) -> None:
+    """Raises `UserError` where two folders in one parent have names of the same part."""
+    for part, subfolders in folders.items():
+        for parent, count in Counter(subfolder.parent for subfolder in subfolders).items():
+            if count > 1:
+                siblings = [subfolder for subfolder in subfolders if subfolder.parent == parent]
+                raise UserError(
+                    f"{folder}: expected one folder of {PARTS[part]} pictures, got {_joined_folders(siblings)}. Merge them, or "
+                    "move those that are not meant elsewhere."
+                )
+
+
+def _joined_folders(folders: Iterable[Path]) -> str:
+    return joined(f"{folder}/" for folder in folders)
 
 
 def _check_sizes(folder: Path, named: list[tuple[Path, Picture]]) -> None:
@@ -155,7 +182,7 @@ def _check_sizes(folder: Path, named: list[tuple[Path, Picture]]) -> None:
     if odd is None:
         return
     file, picture = odd
-    turned = " (turned as EXIF says)" if picture.turned else ""
+    turned = " (turned as EXIF says)" if picture.was_turned else ""
     raise UserError(
         f"{folder}: expected images of one size (height, width), got {size} ({first.name}) and {picture.pixels.shape[:2]} "
         f"({file.name}){turned}. Resize them first, for example with Pillow's ImageOps.fit(image, ({size[1]}, {size[0]}))."
@@ -163,23 +190,41 @@ def _check_sizes(folder: Path, named: list[tuple[Path, Picture]]) -> None:
 
 
 def _changes(folder: Path, named: list[tuple[Path, Picture]], colored: list[Path]) -> list[str]:
-    """Notes on the pictures that were changed in reading; `colored` has the color pictures where there are grey ones too."""
+    """Returns notes on the pictures that were changed in reading them.
+
+    Args:
+      folder: the data set.
+      named: all pictures with their files.
+      colored: the color pictures, where there are grey ones too.
+    """
     total = len(named)
     notes = []
 
-    def add(chosen: list[Path], words: str) -> None:
+    def add(chosen: list[Path], change: str) -> None:
         if chosen:
-            verb = "picture" if total == 1 else "pictures"
-            notes.append(f"{folder}: {len(chosen)} of {total} {verb} {words} (the first: {chosen[0].relative_to(folder)}).")
+            noun = "picture" if total == 1 else "pictures"
+            notes.append(f"{folder}: {len(chosen)} of {total} {noun} {change} (the first: {chosen[0].relative_to(folder)}).")
 
-    def having(field: str) -> list[Path]:
+    def files_where(field: str) -> list[Path]:
         return [file for file, picture in named if getattr(picture, field)]
 
-    add(having("transparent"), "had transparent pixels and were composited on black")
-    add(having("turned"), "were turned upright as their EXIF orientation says")
-    add(having("animated"), "are animated, and only the first frame is used")
-    add(having("deep"), "have 16 bits per channel, of which the upper 8 are used")
+    add(files_where("was_transparent"), "had transparent pixels and were composited on black")
+    add(files_where("was_turned"), "were turned upright as their EXIF orientation says")
+    add(files_where("was_animated"), "are animated, and only the first frame is used")
+    add(files_where("was_deep"), "have 16 bits per channel, of which the upper 8 are used")
     if colored:
         grey = [file for file, picture in named if picture.pixels.ndim == 2]
         add(grey, f"are grey and got three equal channels, because others such as {colored[0].relative_to(folder)} have color")
     return notes
+
+
+register(
+    Reader(
+        "images",
+        "PNG/JPEG images",
+        "a folder of PNG or JPEG images of one size, perhaps in subfolders train, val and test",
+        _read_folder,
+        recognizes=is_picture,
+        skips_hidden_folders=True,
+    )
+)

@@ -1,4 +1,4 @@
-"""Files of a data folder in natural order, the part of the data that a name stands for, and the words for what is left over."""
+"""Files of a data folder in natural order, the part that a name stands for, and notes on files that are not read."""
 
 import contextlib
 import lzma
@@ -12,12 +12,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from vae_jax.errors import UserError
 
-# What a damaged or hostile array file makes NumPy raise.
-_OF_NUMPY = (
+# Exceptions that a damaged or hostile file makes NumPy or its archive raise.
+_NUMPY_ERRORS = (
     ValueError,
     EOFError,
     OSError,
@@ -28,11 +27,12 @@ _OF_NUMPY = (
     MemoryError,
     ArithmeticError,
 )
-_OF_ARCHIVES = (RuntimeError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile)  # RuntimeError: encrypted, unknown
-UNREADABLE = (*_OF_NUMPY, *_OF_ARCHIVES)
-_MOST_NAMES = 5  # in a note
-PARTS = {"train": "training", "validation": "validation", "test": "test"}  # each with its adjective
-_PART_WORDS = {
+# zipfile raises RuntimeError for encrypted archives and unknown compression.
+_ARCHIVE_ERRORS = (RuntimeError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile)
+UNREADABLE = (*_NUMPY_ERRORS, *_ARCHIVE_ERRORS)
+_MAX_NAMES = 5  # in a note
+PARTS = {"train": "training", "validation": "validation", "test": "test"}  # each with the adjective for messages
+_PARTS_BY_WORD = {
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -42,19 +42,19 @@ _PART_WORDS = {
     "test": "test",
     "testing": "test",
 }
-PART_WORD = rf"({'|'.join(sorted(_PART_WORDS, key=len, reverse=True))})"
+PART_WORD = rf"({'|'.join(sorted(_PARTS_BY_WORD, key=len, reverse=True))})"
 
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Hides what a file makes its reader warn of (an old header, a strange palette): the file is read or refused."""
+    """Hides the warnings of libraries about a file, such as an old header: the file is read or refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def natural_key(path: Path) -> tuple[list[str], Path]:
-    """Sorts paths as strings, except that two numbers at the same place compare by value: frame9 comes before frame10.
+    """Returns a key that sorts paths as strings, except that numbers compare by value: frame9 comes before frame10.
 
     Names whose numbers are padded with zeros to one width have the order of strings.
 
@@ -64,7 +64,7 @@ def natural_key(path: Path) -> tuple[list[str], Path]:
     """
 
     def number(match: re.Match[str]) -> str:
-        """A digit as before among other signs, then the length and the digits, which compare as the numbers do."""
+        """Returns a digit, which sorts among other signs as before, then the length and the digits, which sort by value."""
         digits = match[0].lstrip("0")
         return f"0{chr(len(digits))}{digits}"
 
@@ -72,67 +72,75 @@ def natural_key(path: Path) -> tuple[list[str], Path]:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files below a folder in natural order, without those that are hidden by their own name."""
+    """Returns all files below a folder in natural order, without files whose name starts with a dot."""
     files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     return sorted(files, key=natural_key)
 
 
-def part_of_word(word: str) -> str | None:
-    """The part that a lower-case word such as "val" stands for; None for any other word."""
-    return _PART_WORDS.get(word)
+def word_part(word: str) -> str | None:
+    """Returns the part that a lower-case word such as "val" stands for; None for any other word."""
+    return _PARTS_BY_WORD.get(word)
 
 
-def part_of_folders(file: Path, folder: Path) -> tuple[str, Path] | None:
-    """(part, its folder) of the outermost folder between `folder` and a file that is named like a part, or None.
+def folder_part(file: Path, folder: Path) -> tuple[str, Path] | None:
+    """Returns the part that a file belongs to by its folder, and that folder.
+
+    This is the outermost folder between `folder` and the file that is named like a part. None where no folder is.
 
     Example:
-      >>> part_of_folders(Path("data/images/val2017/cats/1.png"), Path("data"))
+      >>> folder_part(Path("data/images/val2017/cats/1.png"), Path("data"))
       ('validation', PosixPath('images/val2017'))
     """
     parents = file.relative_to(folder).parts[:-1]
     for depth, name in enumerate(parents, 1):
         compact = re.sub(r"[^a-z0-9]", "", name.lower())
         if match := re.fullmatch(rf"(?:images?|imgs|data)?{PART_WORD}(?:set|images?|imgs|data|split)?\d*", compact):
-            return _PART_WORDS[match[1]], Path(*parents[:depth])
+            return _PARTS_BY_WORD[match[1]], Path(*parents[:depth])
     return None
 
 
-def joined(names: Iterable[Any], most: int = _MOST_NAMES) -> str:
-    """Names with commas, at most `most` of them.
+def joined(names: Iterable[object], limit: int = _MAX_NAMES) -> str:
+    """Returns names with commas and a final "and", at most `limit` of them.
 
     Example:
       >>> joined(["a", "b"]), joined("abcdefgh")
       ('a and b', 'a, b, c, d, e and 3 more')
     """
     names = [str(name) for name in names]
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    if len(names) > limit:
+        return f"{', '.join(names[:limit])} and {len(names) - limit} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def other_files(folder: Path, files: Sequence[Path], kind: str) -> tuple[str, ...]:
-    """A note on the files of a folder that are not of the kind that is read from it, the most frequent endings first."""
+def note_on_other_files(folder: Path, files: Sequence[Path], kind: str) -> tuple[str, ...]:
+    """Returns a note on files of a folder that are not read, the most frequent endings first; nothing for no files.
+
+    Args:
+      folder: the data set.
+      files: the files that are not read.
+      kind: the files that are read, in the plural.
+    """
     if not files:
         return ()
     by_ending: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         by_ending[file.suffix.lower()].append(file.relative_to(folder))
-    words = [
+    groups = [
         str(group[0]) if len(group) == 1 else f"{len(group)} files {f'*{ending}' if ending else 'without an ending'}"
         for ending, group in sorted(by_ending.items(), key=lambda item: -len(item[1]))
     ]
     verb = "is" if len(files) == 1 else "are"
-    return (f"{folder}: {joined(words)} {verb} left out, because only {kind} are read.",)
+    return (f"{folder}: {joined(groups)} {verb} left out, because only {kind} are read.",)
 
 
-def expect_to_fit(path: Path, size: int) -> None:
-    """Raises `UserError`, before anything is unpacked, for a file that unpacks to more bytes than the machine has."""
+def check_fits_in_memory(path: Path, size: int) -> None:
+    """Raises `UserError`, before anything is unpacked, where a file unpacks to more bytes than the machine has memory."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # where this is not known the reading itself must fail
+    except (AttributeError, ValueError, OSError):  # not known on this system, so that reading itself has to fail
         return
     if size > memory:
         raise UserError(
             f"{path}: unpacks to {size / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f} GiB of memory. It is "
-            "damaged, or too large: then save the images as one .npy file and add --stream."
+            "damaged or too large. If it is too large, save the images as one .npy file and use `stream=True`."
         )

@@ -1,48 +1,67 @@
-"""Readers of NumPy's files: one array in an .npy file, several with names in an .npz archive."""
+"""Readers of NumPy's files: one array in an .npy file, several named arrays in an .npz archive."""
 
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from vae_jax.data.on_disk import Rows, open_array
-from vae_jax.data.readers.listing import PART_WORD, PARTS, UNREADABLE, expect_to_fit, joined, part_of_word, silence
+from vae_jax.data.readers.listing import PART_WORD, PARTS, UNREADABLE, check_fits_in_memory, joined, silence, word_part
+from vae_jax.data.readers.registry import Reader, Request, register
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
 _BARE = r"(?:x|images?|imgs?|data)"
 _LABELS = r"(?:y|labels?|targets?)"
-_NAMES = {  # patterns of names, in lower case and without signs such as "_"
+# Patterns of array names, in lower case and without signs such as "_".
+_PATTERNS = {
     "images": rf"{_BARE}?{PART_WORD}(?:{_BARE}|set)?",
     "labels": rf"{_LABELS}{PART_WORD}|{PART_WORD}{_LABELS}",
     "factors": rf"factors{PART_WORD}|{PART_WORD}factors",
 }
-_NAMES_OF_ALL = {"images": _BARE, "labels": _LABELS, "factors": "factors"}  # without a part: of the only one
+_PATTERNS_WITHOUT_PART = {"images": _BARE, "labels": _LABELS, "factors": "factors"}
 
 
-def read_npy(path: Path, stream: bool) -> Split:
+class Role(NamedTuple):
+    """The use of an array of an archive.
+
+    Attributes:
+      part: train, validation or test.
+      kind: images, labels or factors.
+    """
+
+    part: str
+    kind: str
+
+
+def _read_npy(request: Request) -> Split:
     """Reads an .npy file of images; with `stream` they stay on disk."""
-    return Split(rows_of_npy(path) if stream else _expect_array(path, _read_numpy(path)))
+    return Split(open_npy(request.path) if request.stream else _check_is_array(request.path, _load(request.path)))
 
 
-def rows_of_npy(path: Path) -> Rows:
+def open_npy(path: Path) -> Rows:
     """Opens the rows of an .npy file, which stay on disk."""
-    array = _expect_array(path, _read_numpy(path, mmap_mode="r"))
+    array = _check_is_array(path, _load(path, mmap_mode="r"))
+    assert isinstance(array, np.memmap)
     if not array.flags.c_contiguous:
-        raise UserError(f"--stream: {path}: expected an array in C order, got Fortran order. Save np.ascontiguousarray(x).")
+        raise UserError(
+            f"{path}: expected an array in C order, got Fortran order. Save np.ascontiguousarray(x).", field="stream"
+        )
     return open_array(path, array.shape, array.dtype, array.offset)
 
 
-def _expect_array(path: Path, array: Any) -> Any:
+def _check_is_array(path: Path, array: np.ndarray | NpzFile) -> np.ndarray:
     if isinstance(array, np.ndarray):
         return array
     array.close()
     raise UserError(f"{path}: expected an array, got an archive of arrays. Rename it to .npz, or save one array.")
 
 
-def _read_numpy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
+def _load(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | NpzFile:
+    """Opens an .npy or .npz file without executing anything from it."""
     try:
         with path.open("rb") as file:
             start = file.read(6)
@@ -54,45 +73,48 @@ def _read_numpy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
         raise
     except UNREADABLE as error:
         pickled = "Object arrays cannot be loaded" in str(error) or "allow_pickle=False" in str(error)
-        fix: Any = error
+        fix = str(error)
         if pickled:
-            fix = "Object arrays hold pickled code and are never loaded; save one array of numbers, such as np.stack(images)."
+            fix = "Object arrays hold pickled code and are never loaded. Save one array of numbers, such as np.stack(images)."
         elif isinstance(error, MemoryError):
-            fix = f"It does not fit into memory ({error}). Add --stream, which leaves it on disk."
+            fix = f"It does not fit into memory ({error}). Use `stream=True`, which leaves it on disk."
         raise UserError(f"{path}: not a readable array file. {fix}") from None
 
 
-def role_of(name: str) -> tuple[str, str, bool] | None:
-    """(part, images or labels or factors, whether the name has the part in it) of an array's name; None for other names.
+def array_role(name: str) -> tuple[Role, bool] | None:
+    """Returns the role of an array by its name, and whether the name has the part in it; None for other names.
 
     Example:
-      >>> role_of("X_train"), role_of("val_labels"), role_of("images")
-      (('train', 'images', True), ('validation', 'labels', True), ('train', 'images', False))
+      >>> array_role("val_labels")
+      (Role(part='validation', kind='labels'), True)
+      >>> array_role("images")
+      (Role(part='train', kind='images'), False)
     """
     compact = re.sub(r"[^a-z0-9]", "", name.lower())
-    for kind, pattern in _NAMES.items():
+    for kind, pattern in _PATTERNS.items():
         if match := re.fullmatch(pattern, compact):
-            part = part_of_word(next(filter(None, match.groups())))
-            return str(part), kind, True
-    for kind, pattern in _NAMES_OF_ALL.items():
+            part = word_part(next(filter(None, match.groups())))
+            return Role(str(part), kind), True
+    for kind, pattern in _PATTERNS_WITHOUT_PART.items():
         if re.fullmatch(pattern, compact):
-            return "train", kind, False
-    return ("train", "images", False) if name == "arr_0" else None
+            return Role("train", kind), False
+    return (Role("train", "images"), False) if name == "arr_0" else None
 
 
-def _roles(path: Path, names: list[str]) -> dict[tuple[str, str], str]:
-    """The array of each (part, kind); one that names its part comes before one that does not, such as x_train before x."""
-    chosen: dict[tuple[str, str], str] = {}
-    for explicit in (True, False):
-        found: dict[tuple[str, str], list[str]] = {}
+def _choose_arrays(path: Path, names: list[str]) -> dict[Role, str]:
+    """Returns the name of the array for each role. A name that has the part in it wins, such as x_train over x."""
+    chosen: dict[Role, str] = {}
+    for names_part in (True, False):
+        candidates_by_role: dict[Role, list[str]] = {}
         for name in names:
-            if (role := role_of(name)) and role[2] == explicit:
-                found.setdefault(role[:2], []).append(name)
-        for (part, kind), candidates in found.items():
-            if (part, kind) in chosen:
+            if (match := array_role(name)) and match[1] == names_part:
+                candidates_by_role.setdefault(match[0], []).append(name)
+        for role, candidates in candidates_by_role.items():
+            if role in chosen:
                 continue
+            part, kind = role
             if kind == "labels":  # for figures only, so a choice does no harm; the others get a note
-                candidates = [min(candidates, key=lambda name: name.lower().startswith("y") != explicit)]
+                candidates = [min(candidates, key=lambda name: name.lower().startswith("y") != names_part)]
             elif len(candidates) > 1:
                 candidates = [name for name in candidates if name != "arr_0"]
             if len(candidates) > 1:
@@ -100,20 +122,21 @@ def _roles(path: Path, names: list[str]) -> dict[tuple[str, str], str]:
                     f"{path}: expected one array of {PARTS[part]} {kind}, got {joined(candidates)}. Save the archive without "
                     "those that are not meant."
                 )
-            chosen[part, kind] = candidates[0]
+            chosen[role] = candidates[0]
     return chosen
 
 
-def read_npz(path: Path) -> Split:
-    """Reads the arrays of an .npz archive that have a known name; the others are named in a note and never unpacked."""
-    archive = _read_numpy(path)
+def _read_npz(request: Request) -> Split:
+    """Reads the arrays of an .npz archive that have a known name. A note names the others, which are never unpacked."""
+    path = request.path
+    archive = _load(path)
     if isinstance(archive, np.ndarray):
-        raise UserError(f"{path}: expected an .npz archive, got a single array; rename it to .npy.")
+        raise UserError(f"{path}: expected an .npz archive, got a single array. Rename it to .npy.")
     with archive:
-        expect_to_fit(path, sum(entry.file_size for entry in archive.zip.infolist()))
+        check_fits_in_memory(path, sum(entry.file_size for entry in archive.zip.infolist()) if archive.zip else 0)
         names = archive.files
-        roles = _roles(path, names)
-        if ("train", "images") not in roles:
+        roles = _choose_arrays(path, names)
+        if Role("train", "images") not in roles:
             raise UserError(
                 f"{path}: expected an array named train or x_train (and test or x_test), got {sorted(names)}. Save it by "
                 "np.savez(path, x_train=images)."
@@ -126,34 +149,46 @@ def read_npz(path: Path) -> Split:
                 with silence():
                     array = archive[name]
             except UNREADABLE as error:
-                fix = error
+                fix = str(error)
                 if isinstance(error, MemoryError):
-                    fix = f"It does not fit into memory ({error}). Save it as an .npy file and add --stream."
+                    fix = f"It does not fit into memory ({error}). Save it as an .npy file and use `stream=True`."
                 raise UserError(f"{path}: cannot read the array {name!r}. {fix}") from None
             if not isinstance(array, np.ndarray):  # NumPy returns a member that is not an array as bytes
                 raise UserError(f"{path}: expected {name!r} to be an array, got {type(array).__name__}. It is damaged.")
             return array
 
-        train = read(roles["train", "images"])
+        train = read(roles[Role("train", "images")])
         assert train is not None
         factor_names = read("factor_names" if "factor_names" in names else None)
         return Split(
             train,
-            read(roles.get(("train", "labels"))),
-            read(roles.get(("validation", "images"))),
-            read(roles.get(("test", "images"))),
-            read(roles.get(("test", "labels"))),
-            train_factors=read(roles.get(("train", "factors"))),
-            test_factors=read(roles.get(("test", "factors"))),
+            read(roles.get(Role("train", "labels"))),
+            read(roles.get(Role("validation", "images"))),
+            read(roles.get(Role("test", "images"))),
+            read(roles.get(Role("test", "labels"))),
+            train_factors=read(roles.get(Role("train", "factors"))),
+            test_factors=read(roles.get(Role("test", "factors"))),
             factor_names=None if factor_names is None else tuple(str(name) for name in factor_names.ravel()),
-            where={part: roles[part, "images"] for part in PARTS if (part, "images") in roles},
-            notes=_unused(path, [name for name in names if name not in (*roles.values(), "factor_names")]),
+            part_names={part: roles[Role(part, "images")] for part in PARTS if Role(part, "images") in roles},
+            notes=_note_on_unused(path, [name for name in names if name not in (*roles.values(), "factor_names")]),
         )
 
 
-def _unused(path: Path, names: list[str]) -> tuple[str, ...]:
+def _note_on_unused(path: Path, names: list[str]) -> tuple[str, ...]:
     if not names:
         return ()
     verb, noun = ("is", "the array") if len(names) == 1 else ("are", "the arrays")
-    fix = "np.savez(path, x_train=..., x_validation=..., x_test=...) gives names that are read"
-    return (f"{path}: {noun} {joined(names)} {verb} not used; {fix}.",)
+    fix = "Names that are read are those of np.savez(path, x_train=..., x_validation=..., x_test=...)."
+    return (f"{path}: {noun} {joined(names)} {verb} not used. {fix}",)
+
+
+register(Reader("npy", ".npy files", "an .npy file: one array of images", _read_npy, endings=(".npy",), can_stream=True))
+register(
+    Reader(
+        "npz",
+        ".npz archives",
+        "an .npz file: arrays of training images (train or x_train), test images (test or x_test), labels and factors",
+        _read_npz,
+        endings=(".npz",),
+    )
+)

@@ -1,4 +1,4 @@
-"""Objectives and statistics that need a whole batch: total correlation, DIP, MMD, FactorVAE, GECO, the optimal scale."""
+"""Objectives and statistics of a whole batch: total correlation, DIP, MMD, FactorVAE, GECO and the optimal scale."""
 
 import lazy_loader
 

@@ -1,6 +1,7 @@
 from .base import AnyObjective as AnyObjective
 from .base import BatchObjective as BatchObjective
 from .base import BatchTerms as BatchTerms
+from .base import ObjectiveState as ObjectiveState
 from .base import stateless as stateless
 from .beta_tcvae import KLParts as KLParts
 from .beta_tcvae import beta_tc_elbo as beta_tc_elbo

@@ -1,53 +1,109 @@
-"""`BatchObjective`: an objective of a whole batch, with a state of its own where it needs one."""
+"""`BatchObjective`: an objective that needs the whole batch, or that keeps a state from step to step."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, Key, PyTree, Real
 
+from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_to_standard_normal
-from vae_jax.objectives import Decode, Encode, LogProb, Objective, Terms
+from vae_jax.likelihoods import DecoderOutput
+from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Objective, Terms
 from vae_jax.posteriors import sample_posterior
 
-State = Any  # a pytree of arrays
+ObjectiveState: TypeAlias = PyTree[Array]  # () where there is nothing to remember
 
 
 class BatchTerms(Protocol):
-    """What a `BatchObjective` computes: `Terms` of arrays (batch,), and the state for the next step.
+    """The function of a `BatchObjective` that computes the terms of a batch and the state for the next step.
 
-    encode, decode and log_prob are functions of one example, as everywhere; x is (batch, ...).
+    `encode`, `decode` and `log_prob` are functions of ONE example, as for an `objectives.Objective`. `x` is the batch, with a
+    leading axis. The result is `Terms` with fields of shape (batch,), in nats, and the new state.
     """
 
     def __call__(
-        self, key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any, state: State
-    ) -> tuple[Terms, State]: ...
+        self,
+        key: Key[Array, ""],
+        encode: Encode,
+        decode: Decode,
+        log_prob: LogProb,
+        x: Real[Array, "batch *event"],
+        hyperparams: HyperparamsLike,
+        state: ObjectiveState,
+    ) -> tuple[Terms, ObjectiveState]: ...
 
 
 class BatchObjective(NamedTuple):
-    """An objective for `training.make_train_step` that needs the batch, or remembers something from step to step."""
+    """A training objective for a whole batch, with a state where it needs one.
+
+    `training.fit(..., objective=objective)` and `training.make_train_step` take it in place of an `objectives.Objective`. The
+    train step calls `terms` once with the batch, minimizes the mean of `loss` over the examples, and keeps the new state.
+
+    Contract:
+
+    - `terms` returns `Terms` whose fields have the shape (batch,), in nats, summed over pixels and latent dimensions. A number
+      of the whole batch is repeated for every example (see `repeat_for_batch`), so that the mean over examples is the number.
+    - The state is a pytree of arrays whose shapes and dtypes never change. It is stored in checkpoints. Gradients of the loss
+      do not flow into it. An objective with trained parameters takes its optimization step inside `terms`.
+    - Everything is traced inside `jit` and `scan`, and under `vmap` over the members of a sweep. Do not branch on the values of
+      arrays.
+    - Models with a learned prior are refused, because these objectives assume p(z) = N(0, I).
+
+    Attributes:
+      terms: computes the terms and the new state (see `BatchTerms`).
+      init: key -> state before the first step.
+      evaluation_params: (params, state) -> the parameters to evaluate, for objectives whose state sets some of them.
+
+    Example: the ELBO, with a weight of the KL that grows by 1 % with every step.
+      >>> def terms(key, encode, decode, log_prob, x, hyperparams, weight):
+      ...     batch = forward(key, encode, decode, log_prob, x)
+      ...     loss = -batch.log_likelihood + weight * batch.kl
+      ...     extra = {"weight": repeat_for_batch(weight, batch.kl)}
+      ...     return Terms(loss, batch.log_likelihood, batch.kl, extra), 1.01 * weight
+      >>> growing = BatchObjective(terms, init=lambda key: jnp.ones(()))
+      >>> encode, decode = lambda x: (jnp.ones(2), jnp.zeros(2)), lambda z: z
+      >>> log_prob = lambda output, x: -jnp.sum(jnp.square(x))
+      >>> key, x = jax.random.key(0), jnp.ones((3, 4))
+      >>> result, state = growing.terms(key, encode, decode, log_prob, x, None, growing.init(key))
+      >>> print(result.loss, state)
+      [5.0 5.0 5.0] 1.01
+    """
 
     terms: BatchTerms
-    init: Callable[[Array], State] = lambda key: ()  # key -> state before the first step
-    evaluation_params: Callable[[Any, State], Any] = lambda params, state: params  # (params, state) -> what is evaluated
+    init: Callable[[Array], ObjectiveState] = lambda key: ()
+    evaluation_params: Callable[[Params, ObjectiveState], Params] = lambda params, state: params
 
 
-AnyObjective = Objective | BatchObjective
+AnyObjective: TypeAlias = Objective | BatchObjective
 
 
-def stateless(function: Callable[..., Terms], *names: str, **static: Any) -> BatchObjective:
-    """A `BatchObjective` from a function (key, encode, decode, log_prob, x, **options) -> Terms of a batch.
+def stateless(function: Callable[..., Terms], *names: str, **static: object) -> BatchObjective:
+    """Makes a `BatchObjective` of a function (key, encode, decode, log_prob, x, **options) -> `Terms` of a batch.
 
     Args:
       function: such as `beta_tc_elbo` or `dip_elbo`.
-      names: fields of `config.Hyperparams` that it takes as keyword arguments, traced.
+      names: fields of `config.Hyperparams` that are passed to it as keyword arguments, traced.
       static: its other options.
+
+    Returns:
+      The `BatchObjective`.
+
+    Example:
+      >>> from vae_jax.objectives.batch import dip_elbo
+      >>> objective = stateless(dip_elbo, "lambda_od", "lambda_d", variant="i")
     """
 
     def terms(
-        key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any, state: State
-    ) -> tuple[Terms, State]:
+        key: Array,
+        encode: Encode,
+        decode: Decode,
+        log_prob: LogProb,
+        x: Array,
+        hyperparams: HyperparamsLike,
+        state: ObjectiveState,
+    ) -> tuple[Terms, ObjectiveState]:
         options = {name: getattr(hyperparams, name) for name in names}
         return function(key, encode, decode, log_prob, x, **options, **static), state
 
@@ -55,18 +111,18 @@ def stateless(function: Callable[..., Terms], *names: str, **static: Any) -> Bat
 
 
 class Forward(NamedTuple):
-    """One pass of a batch through the model, one draw of z for each example."""
+    """One pass of a batch through the model, with one draw of z for each example."""
 
-    mean: Array  # (batch, latent)
-    log_scale: Array  # (batch, latent)
-    z: Array  # (batch, latent)
-    output: Any  # decoder's output, leading axis batch
-    log_likelihood: Array  # (batch,)
-    kl: Array  # (batch,), closed form against N(0, I)
+    mean: Float[Array, "batch latent"]
+    log_scale: Float[Array, "batch latent"]
+    z: Float[Array, "batch latent"]
+    output: DecoderOutput  # with a leading axis
+    log_likelihood: Float[Array, "batch"]  # nats
+    kl: Float[Array, "batch"]  # nats, in closed form against N(0, I)
 
 
-def forward(key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array) -> Forward:
-    """Encodes, draws, decodes and evaluates a batch."""
+def forward(key: Key[Array, ""], encode: Encode, decode: Decode, log_prob: LogProb, x: Real[Array, "batch *event"]) -> Forward:
+    """Encodes a batch, draws one code for each example, decodes the codes and evaluates both terms of the ELBO."""
 
     def one(key: Array, x: Array) -> Forward:
         mean, log_scale = encode(x)
@@ -77,6 +133,6 @@ def forward(key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Ar
     return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
 
 
-def to_all(value: Array, like: Array) -> Array:
-    """A number of the batch as a term of each example: its mean over them is the number again."""
+def repeat_for_batch(value: Float[Array, ""], like: Float[Array, "batch"]) -> Float[Array, "batch"]:
+    """Repeats a number of the whole batch for every example, so that its mean over the examples is the number."""
     return jnp.broadcast_to(value, like.shape)

@@ -1,48 +1,55 @@
-"""The aggregate posterior from a minibatch, the three parts of its KL, and beta-TCVAE."""
+"""beta-TCVAE: estimates of the aggregate posterior from a minibatch, and the three parts of the KL."""
 
 import math
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Real
 
-from vae_jax.objectives import Decode, Encode, LogProb, Terms
+from vae_jax.objectives.base import Decode, Encode, LogProb, Terms
 from vae_jax.objectives.batch.base import forward
 
 Weights = Literal["stratified", "weighted"]
 
 
 class KLParts(NamedTuple):
-    """KL(q(z|x) || p(z)) in three parts, estimated for each draw, (batch,), nats; only their means over the data are >= 0."""
+    """The three parts of KL(q(z|x) || p(z)), estimated for each draw, in nats. Only their means over the data are >= 0."""
 
-    mutual_information: Array  # log q(z|x) - log q(z): of the index of the example and its code
-    total_correlation: Array  # log q(z) - sum_j log q(z_j)
-    dimension_wise_kl: Array  # sum_j [log q(z_j) - log p(z_j)]
+    mutual_information: Float[Array, "batch"]  # log q(z|x) - log q(z), between the index of an example and its code
+    total_correlation: Float[Array, "batch"]  # log q(z) - sum_j log q(z_j)
+    dimension_wise_kl: Float[Array, "batch"]  # sum_j [log q(z_j) - log p(z_j)]
 
 
-def log_importance_weights(batch_size: int, num_examples: int, weights: Weights) -> Array:
-    """Log weights w_im with which a batch stands for the aggregate posterior: log q(z_i) ~ log sum_m w_im q(z_i|x_m).
+def log_importance_weights(batch_size: int, num_examples: int, weights: Weights) -> Float[Array, "batch batch"]:
+    """Computes the log weights w_im of the estimate log q(z_i) ~ log sum_m w_im q(z_i|x_m) of the aggregate posterior.
 
-        stratified:  w_ii = 1/N,   w_im = (N - 1) / (N (B - 1)) for m != i;   every row sums to 1
-        weighted:    w_im = 1/(N B);                                          every row sums to 1/N
+        stratified:  w_ii = 1/N,   w_im = (N - 1) / (N (B - 1)) for m != i     (every row sums to 1)
+        weighted:    w_im = 1/(N B)                                            (every row sums to 1/N)
 
-    Row i is for the code drawn from example i, which is in every batch that row i is computed for; the others are a random
-    choice from the rest. With the stratified weights the estimate of q(z_i) itself (not of its log) is unbiased. They are those
-    of the paper averaged over the order of the batch: the paper singles out one other example and gives it (N - M)/(N M),
-    M = B - 1, and 1/M to the rest, of the same sum and the same expectation, with more variance. (The reference code puts
-    1/N in the first column instead of on the diagonal, so that its rows do not sum to one.) The weighted ones
-    put q(z) and every q(z_j) too low, by log B where the codes do not overlap and by log N where all are the same: mutual
-    information is too high by that, and so is what the total correlation gains from one sum against many.
+    Row i is for the code drawn from example i. Example i is in every batch for which row i is computed, and the others are a
+    random choice from the rest.
+
+    With the stratified weights, the estimate of q(z_i) itself (not of its log) is unbiased. They are the paper's weights,
+    averaged over the order of the batch. The paper singles out one other example, which gets (N - M)/(N M), M = B - 1, and
+    gives 1/M to the rest. The sum and the expectation are the same, and the variance is larger. The reference code puts 1/N in
+    the first column instead of on the diagonal, so its rows do not sum to one.
+
+    With the weighted weights, log q(z) and every log q(z_j) are too low: by log B where the codes do not overlap, and by log N
+    where all codes coincide. Mutual information is too high by the error of log q(z). The total correlation is too high by the
+    sum of the errors of all log q(z_j) minus the error of log q(z).
 
     Args:
       batch_size: B >= 2.
-      num_examples: N, examples in the training set, >= B.
-      weights: which.
+      num_examples: N, the number of examples in the training set, >= B.
+      weights: the kind of weights.
 
     Returns:
-      Shape (B, B), natural logs.
+      Natural logs, shape (B, B).
+
+    Raises:
+      ValueError: the sizes are out of range, or the kind of weights is unknown.
 
     Source:
       Chen et al. (2018), appendix C.1 (weighted) and C.2 (stratified).
@@ -61,14 +68,18 @@ def log_importance_weights(batch_size: int, num_examples: int, weights: Weights)
 
 
 def _log_density(z: Array, mean: Array, log_scale: Array) -> Array:
-    """Log N(z; mean, exp(log_scale)^2), elementwise."""
+    """Computes log N(z; mean, exp(log_scale)^2) elementwise."""
     return -0.5 * (jnp.square((z - mean) * jnp.exp(-log_scale)) + 2 * log_scale + math.log(2 * math.pi))
 
 
 def kl_parts(
-    z: ArrayLike, mean: ArrayLike, log_scale: ArrayLike, num_examples: int, weights: Weights = "stratified"
+    z: Float[ArrayLike, "batch latent"],
+    mean: Float[ArrayLike, "batch latent"],
+    log_scale: Float[ArrayLike, "batch latent"],
+    num_examples: int,
+    weights: Weights = "stratified",
 ) -> KLParts:
-    """Mutual information, total correlation and dimension-wise KL of a batch of codes.
+    """Estimates mutual information, total correlation and dimension-wise KL from a batch of codes.
 
         mutual_information = log q(z|x) - log q(z)
         total_correlation  = log q(z) - sum_j log q(z_j)
@@ -76,14 +87,15 @@ def kl_parts(
         log q(z_i) = log sum_m w_im q(z_i|x_m),   log q(z_ij) = log sum_m w_im q(z_ij|x_m)
 
     Args:
-      z: one draw from each example's posterior, (batch, latent).
-      mean, log_scale: of the posteriors, (batch, latent).
+      z: one draw from each example's posterior, shape (batch, latent).
+      mean: means of the posteriors, same shape.
+      log_scale: natural logs of their standard deviations, same shape.
       num_examples: size of the training set that the batch is from.
-      weights: see `log_importance_weights`.
+      weights: weights of the examples in the aggregate posterior (see `log_importance_weights`).
 
     Returns:
-      `KLParts`; their sum is log q(z|x) - log p(z) exactly, whatever the weights. With the whole data set as the batch and
-      "stratified" the aggregate posterior is exact.
+      `KLParts` of shape (batch,), nats. Their sum is exactly log q(z|x) - log p(z) with any weights. With the whole data set as
+      the batch and "stratified" weights, the aggregate posterior is exact.
 
     Example:
       >>> parts = kl_parts(jnp.zeros((3, 2)), jnp.zeros((3, 2)), jnp.zeros((3, 2)), num_examples=3)
@@ -109,30 +121,30 @@ def kl_parts(
 
 
 def beta_tc_elbo(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "batch *event"],
     *,
-    beta: ArrayLike,
+    beta: Float[ArrayLike, ""],
     num_examples: int,
     weights: Weights = "stratified",
 ) -> Terms:
-    """beta-TCVAE for a batch: the ELBO with beta on the total correlation alone.
+    """Computes the beta-TCVAE objective of a batch, the ELBO with beta on the total correlation alone.
 
         loss = -log_likelihood + mutual_information + beta total_correlation + dimension_wise_kl
 
     Args:
       key: a new-style PRNG key.
       encode, decode, log_prob: functions of one example.
-      x: a batch, (batch, ...).
-      beta: weight of the total correlation, >= 0; may be traced. 1 is the ELBO with its KL sampled.
+      x: a batch, shape (batch, *event).
+      beta: weight of the total correlation, >= 0. May be traced. 1 is the ELBO with a sampled KL.
       num_examples: size of the training set (static).
-      weights: how the batch stands for the aggregate posterior, see `log_importance_weights` (static).
+      weights: weights of the examples in the aggregate posterior (static, see `log_importance_weights`).
 
     Returns:
-      `Terms` of shape (batch,); kl in closed form; the three parts in `extra`.
+      `Terms` of shape (batch,), nats. `kl` is in closed form, and `extra` has the three parts.
 
     Source:
       Chen et al. (2018) with alpha = gamma = 1.

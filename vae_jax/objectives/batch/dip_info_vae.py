@@ -1,35 +1,44 @@
-"""Objectives that match moments or samples of the aggregate posterior with the prior's: DIP-VAE, InfoVAE with MMD."""
+"""DIP-VAE and InfoVAE, which match moments or samples of the aggregate posterior with those of the prior."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Real
 
-from vae_jax.objectives import Decode, Encode, LogProb, Terms
-from vae_jax.objectives.batch.base import forward, to_all
+from vae_jax.objectives.base import Decode, Encode, LogProb, Terms
+from vae_jax.objectives.batch.base import forward, repeat_for_batch
 
-Kernel = Callable[[Array, Array], Array]  # two codes (latent,) -> scalar
+Kernel: TypeAlias = Callable[[Array, Array], Array]  # two codes, each (latent,) -> scalar
 
 
 def dip_penalty(
-    mean: ArrayLike, log_scale: ArrayLike, *, lambda_od: ArrayLike, lambda_d: ArrayLike, variant: Literal["i", "ii"]
-) -> Array:
-    """How far the covariance of the aggregate posterior is from the identity, for a batch of posteriors.
+    mean: Float[ArrayLike, "batch latent"],
+    log_scale: Float[ArrayLike, "batch latent"],
+    *,
+    lambda_od: Float[ArrayLike, ""],
+    lambda_d: Float[ArrayLike, ""],
+    variant: Literal["i", "ii"],
+) -> Float[Array, ""]:
+    """Computes a squared distance of the covariance of the aggregate posterior from the identity, for a batch of posteriors.
 
         lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
         variant "i":  C = Cov_x[mean]            variant "ii":  C = Cov_x[mean] + E_x[diag(exp(log_scale)^2)]
 
     Args:
-      mean, log_scale: (batch, latent).
-      lambda_od, lambda_d: weights off and on the diagonal, >= 0; may be traced. The authors take lambda_d = 10 lambda_od for I
-        and lambda_d = lambda_od for II.
-      variant: which covariance; both divide by the batch size.
+      mean: posterior means, shape (batch, latent).
+      log_scale: natural logs of the posterior standard deviations, same shape.
+      lambda_od, lambda_d: weights off and on the diagonal, >= 0. May be traced. The authors take lambda_d = 10 lambda_od for
+        variant I and lambda_d = lambda_od for variant II.
+      variant: the covariance (static). Both variants divide by the batch size.
 
     Returns:
       Scalar, >= 0.
+
+    Raises:
+      ValueError: the variant is unknown.
 
     Example:
       >>> codes = jnp.array([[1.0, 1.0], [-1.0, -1.0]])
@@ -42,8 +51,8 @@ def dip_penalty(
     if variant not in ("i", "ii"):
         raise ValueError(f"dip_penalty: expected variant 'i' or 'ii', got {variant!r}.")
     mean, log_scale, lambda_od, lambda_d = (jnp.asarray(a) for a in (mean, log_scale, lambda_od, lambda_d))
-    centred = mean - jnp.mean(mean, axis=0, keepdims=True)
-    covariance = centred.T @ centred / mean.shape[0]
+    centered = mean - jnp.mean(mean, axis=0, keepdims=True)
+    covariance = centered.T @ centered / mean.shape[0]
     if variant == "ii":
         covariance = covariance + jnp.diag(jnp.mean(jnp.exp(2 * log_scale), axis=0))
     diagonal = jnp.diagonal(covariance)
@@ -52,57 +61,68 @@ def dip_penalty(
 
 
 def dip_elbo(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "batch *event"],
     *,
-    lambda_od: ArrayLike,
-    lambda_d: ArrayLike,
+    lambda_od: Float[ArrayLike, ""],
+    lambda_d: Float[ArrayLike, ""],
     variant: Literal["i", "ii"],
-    beta: ArrayLike = 1.0,
+    beta: Float[ArrayLike, ""] = 1.0,
 ) -> Terms:
-    """DIP-VAE for a batch: loss = -log_likelihood + beta kl + dip_penalty.
+    """Computes the DIP-VAE objective of a batch.
+
+        loss = -log_likelihood + beta kl + dip_penalty
 
     Args:
-      key, encode, decode, log_prob, x: as in `beta_tc_elbo`.
-      lambda_od, lambda_d, variant: as in `dip_penalty`; beta: weight of the KL, 1 in the paper.
+      key, encode, decode, log_prob, x: see `beta_tc_elbo`.
+      lambda_od, lambda_d, variant: see `dip_penalty`.
+      beta: weight of the KL, >= 0, 1 in the paper. May be traced.
 
     Returns:
-      `Terms` of shape (batch,), the penalty in `extra`.
+      `Terms` of shape (batch,), nats. `extra` has the penalty.
 
     Source:
       Kumar et al. (2018).
     """
     codes = forward(key, encode, decode, log_prob, x)
     penalty = dip_penalty(codes.mean, codes.log_scale, lambda_od=lambda_od, lambda_d=lambda_d, variant=variant)
-    penalty = to_all(penalty, codes.kl)
+    penalty = repeat_for_batch(penalty, codes.kl)
     return Terms(-codes.log_likelihood + beta * codes.kl + penalty, codes.log_likelihood, codes.kl, {"dip_penalty": penalty})
 
 
-def gaussian_kernel(a: Array, b: Array) -> Array:
-    """exp(-|a - b|^2 / (2 latent)): as wide as two draws of N(0, I) are apart on average."""
+def gaussian_kernel(a: Float[Array, "latent"], b: Float[Array, "latent"]) -> Float[Array, ""]:
+    """Computes exp(-|a - b|^2 / (2 latent)). Its width is the average distance of two draws from N(0, I)."""
     return jnp.exp(-jnp.sum(jnp.square(a - b)) / (2 * a.shape[0]))
 
 
-def inverse_multiquadratic_kernel(a: Array, b: Array) -> Array:
-    """C / (c + |a - b|^2) with c = 2 latent: heavier tails, so that far codes feel a gradient (Tolstikhin et al. 2018)."""
+def inverse_multiquadratic_kernel(a: Float[Array, "latent"], b: Float[Array, "latent"]) -> Float[Array, ""]:
+    """Computes c / (c + |a - b|^2) with c = 2 latent.
+
+    Its tails are heavier than those of a Gaussian, so that distant codes have a gradient (Tolstikhin et al. 2018).
+    """
     scale = 2 * a.shape[0]
     return scale / (scale + jnp.sum(jnp.square(a - b)))
 
 
-def mmd(a: ArrayLike, b: ArrayLike, kernel: Kernel = gaussian_kernel) -> Array:
-    """Squared maximum mean discrepancy of two samples, unbiased (so it may fall below 0).
+def mmd(
+    a: Float[ArrayLike, "count_a latent"], b: Float[ArrayLike, "count_b latent"], kernel: Kernel = gaussian_kernel
+) -> Float[Array, ""]:
+    """Estimates the squared maximum mean discrepancy of two samples.
 
         1/(n (n-1)) sum_{i != j} k(a_i, a_j) + 1/(m (m-1)) sum_{i != j} k(b_i, b_j) - 2/(n m) sum_ij k(a_i, b_j)
 
     Args:
-      a, b: samples (n, latent) and (m, latent), n, m >= 2.
-      kernel: of two codes (static).
+      a, b: samples of shape (n, latent) and (m, latent), with n, m >= 2.
+      kernel: positive definite function of two codes (static).
 
     Returns:
-      Scalar.
+      Scalar. The estimate is unbiased, so it may be negative.
+
+    Raises:
+      ValueError: the shapes do not fit, or a sample has fewer than two codes.
 
     Example:
       >>> a = jax.random.normal(jax.random.key(0), (500, 2))
@@ -126,34 +146,34 @@ def mmd(a: ArrayLike, b: ArrayLike, kernel: Kernel = gaussian_kernel) -> Array:
 
 
 def info_elbo(
-    key: Array,
+    key: Key[Array, ""],
     encode: Encode,
     decode: Decode,
     log_prob: LogProb,
-    x: Array,
+    x: Real[Array, "batch *event"],
     *,
-    mmd_weight: ArrayLike,
-    beta: ArrayLike = 1.0,
+    mmd_weight: Float[ArrayLike, ""],
+    beta: Float[ArrayLike, ""] = 1.0,
     kernel: Kernel = gaussian_kernel,
 ) -> Terms:
-    """InfoVAE for a batch, with MMD as the divergence between the aggregate posterior and the prior.
+    """Computes the InfoVAE objective of a batch, with MMD as the divergence of the aggregate posterior from the prior.
 
         loss = -log_likelihood + beta kl + mmd_weight MMD^2({z_i}, {draws of N(0, I)})
 
     Args:
-      key, encode, decode, log_prob, x: as in `beta_tc_elbo`.
-      mmd_weight: alpha + lambda - 1 of the paper; may be traced.
-      beta: 1 - alpha of the paper; 0 with a large mmd_weight is WAE-MMD with a random encoder; may be traced.
-      kernel: see `mmd` (static).
+      key, encode, decode, log_prob, x: see `beta_tc_elbo`.
+      mmd_weight: alpha + lambda - 1 of the paper. May be traced.
+      beta: 1 - alpha of the paper. May be traced. 0 with a large `mmd_weight` is WAE-MMD with a random encoder.
+      kernel: positive definite function of two codes (static, see `mmd`).
 
     Returns:
-      `Terms` of shape (batch,), the squared MMD in `extra`.
+      `Terms` of shape (batch,), nats. `extra` has the squared MMD.
 
     Source:
       Zhao et al. (2019).
     """
     key_codes, key_prior = jax.random.split(key)
     codes = forward(key_codes, encode, decode, log_prob, x)
-    distance = to_all(mmd(codes.z, jax.random.normal(key_prior, codes.z.shape, codes.z.dtype), kernel), codes.kl)
+    distance = repeat_for_batch(mmd(codes.z, jax.random.normal(key_prior, codes.z.shape, codes.z.dtype), kernel), codes.kl)
     loss = -codes.log_likelihood + beta * codes.kl + mmd_weight * distance
     return Terms(loss, codes.log_likelihood, codes.kl, {"mmd": distance})

@@ -1,34 +1,54 @@
-"""FactorVAE: the total correlation from a discriminator that is trained in the same step."""
+"""FactorVAE: the total correlation estimated by a discriminator that is trained in the same step."""
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, Key, PyTree
 
-from vae_jax.objectives import Decode, Encode, LogProb, Terms
+from vae_jax._numerics.arrays import Params
+from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Terms
 from vae_jax.objectives.batch.base import BatchObjective, forward
 
 
 class Discriminator(Protocol):
-    """A network as `networks.Network`: init(key) -> params, apply(params, z) -> scalar logit of "z is from q(z)"."""
+    """A network of one code, such as a `networks.Network`."""
 
     @property
-    def init(self) -> Any: ...
+    def init(self) -> Callable[..., Params]:
+        """Key -> parameters."""
+        ...
 
     @property
-    def apply(self) -> Any: ...
+    def apply(self) -> Callable[..., Array]:
+        """(parameters, z) -> scalar logit of "z is from q(z)"."""
+        ...
+
+
+class DiscriminatorOptimizer(Protocol):
+    """An optax transformation with its learning rate, such as `optax.adam(1e-4)`."""
+
+    @property
+    def init(self) -> Callable[[Params], PyTree]:
+        """Parameters -> state of the optimizer."""
+        ...
+
+    @property
+    def update(self) -> Callable[..., tuple[Params, PyTree]]:
+        """(gradient, state, parameters) -> (updates, state)."""
+        ...
 
 
 class FactorState(NamedTuple):
-    """The discriminator and its optimiser."""
+    """State of FactorVAE: the parameters of the discriminator and the state of its optimizer."""
 
-    params: Any
-    opt_state: Any
+    params: Params
+    opt_state: PyTree
 
 
-def permute_dimensions(key: Array, z: Array) -> Array:
-    """Shuffles each latent dimension over the batch by itself: draws of the product of the marginals prod_j q(z_j).
+def permute_dimensions(key: Key[Array, ""], z: Float[Array, "batch latent"]) -> Float[Array, "batch latent"]:
+    """Shuffles each latent dimension over the batch separately, which draws from the product of the marginals prod_j q(z_j).
 
     Example:
       >>> z = jnp.arange(6.0).reshape(3, 2)
@@ -38,27 +58,42 @@ def permute_dimensions(key: Array, z: Array) -> Array:
     return jax.random.permutation(key, z, axis=0, independent=True)
 
 
-def discriminator_loss(logits_joint: Array, logits_product: Array) -> Array:
-    """Binary cross-entropy of telling codes of q(z) (logit above 0) from codes of prod_j q(z_j): scalar, nats."""
+def discriminator_loss(logits_joint: Float[Array, "joint"], logits_product: Float[Array, "product"]) -> Float[Array, ""]:
+    """Computes the binary cross-entropy of a discriminator between codes of q(z) and codes of prod_j q(z_j).
+
+    Args:
+      logits_joint: logits for codes of q(z). Above 0 is right.
+      logits_product: logits for codes of prod_j q(z_j). Below 0 is right.
+
+    Returns:
+      Scalar, nats, to be minimized. It is log 2 at chance.
+    """
     return 0.5 * (jnp.mean(jax.nn.softplus(-logits_joint)) + jnp.mean(jax.nn.softplus(logits_product)))
 
 
-def factor(discriminator: Discriminator, optimizer: Any) -> BatchObjective:
-    """FactorVAE: the ELBO plus gamma times the total correlation, estimated by a density ratio.
+def factor(discriminator: Discriminator, optimizer: DiscriminatorOptimizer) -> BatchObjective:
+    """Makes the FactorVAE objective: the ELBO and gamma times the total correlation, estimated by a density ratio.
 
         loss = -log_likelihood + kl + gamma D(z),   D(z) ~ log q(z) - sum_j log q(z_j)
 
-    D, the discriminator's logit, learns in the same train step to tell codes of the batch from codes whose dimensions are
-    shuffled over it. The paper shuffles a second batch; here the first half of the batch plays the joint and the second half,
-    shuffled, the product, so they share no example. (disentanglement_lib shuffles the codes that it compares with.)
+    D is the logit of the discriminator. In the same train step, it learns to distinguish codes of the batch from codes whose
+    dimensions are shuffled over the batch.
+
+    The paper shuffles a second batch. Here the first half of the batch represents the joint distribution, and the second half,
+    shuffled, the product of the marginals, so they do not share examples. disentanglement_lib shuffles the same codes that it
+    compares with.
 
     Args:
-      discriminator: z -> scalar logit; the paper's has six layers of 1,000 leaky ReLUs: `networks.mlp_discriminator`.
-      optimizer: an optax transformation for the discriminator: `optax.adam(1e-4, b1=0.5, b2=0.9)` in the paper.
+      discriminator: z -> scalar logit. The paper's has six layers of 1,000 leaky ReLUs (`networks.mlp_discriminator`).
+      optimizer: an optax transformation for the discriminator, `optax.adam(1e-4, b1=0.5, b2=0.9)` in the paper.
 
     Returns:
-      A `BatchObjective` whose state is the discriminator; `hyperparams.gamma` weighs the total correlation (10 to 100). Its
-      `extra` has the estimated total correlation and the discriminator's loss (log 2 at chance).
+      The `BatchObjective`, whose state is the discriminator. `hyperparams.gamma` weighs the total correlation (10 to 100).
+      `extra` has the estimated total correlation and the loss of the discriminator (log 2 at chance).
+
+    Raises:
+      ValueError: the optimizer is not finished. At trace time: the batch has fewer than four examples, or the discriminator
+        does not return a scalar.
 
     Source:
       Kim & Mnih (2018), algorithm 2.
@@ -71,7 +106,13 @@ def factor(discriminator: Discriminator, optimizer: Any) -> BatchObjective:
         return FactorState(params, optimizer.init(params))
 
     def terms(
-        key: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Any, state: FactorState
+        key: Array,
+        encode: Encode,
+        decode: Decode,
+        log_prob: LogProb,
+        x: Array,
+        hyperparams: HyperparamsLike,
+        state: FactorState,
     ) -> tuple[Terms, FactorState]:
         if x.shape[0] < 4:
             raise ValueError(f"factor: expected a batch of at least 4 examples, two halves to shuffle, got {x.shape[0]}.")

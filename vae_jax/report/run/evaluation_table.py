@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from vae_jax.evaluation.posterior_collapse import collapse_words
+from vae_jax.evaluation.posterior_collapse import describe_collapse
 from vae_jax.report import html as page
 from vae_jax.runs import Run
 from vae_jax.runs.evaluate_run import interval_of, remarks
@@ -23,12 +23,12 @@ def _found(run: Run) -> dict[str, Any] | None:
 def warnings(run: Run) -> list[str]:
     """Collapse, and estimates that are not to be trusted."""
     if (numbers := _found(run)) is not None:
-        return remarks(numbers)
+        return [remark.replace("`", "") for remark in remarks(numbers)]
     if run.summary is None or "latent_dim" not in run.summary:
         return []
     collapsed = len(run.summary.get("collapsed_units", ()))
-    words = collapse_words(collapsed, run.summary["latent_dim"], run.summary["test_kl"])
-    return [words] if words else []
+    words = describe_collapse(collapsed, run.summary["latent_dim"], run.summary["test_kl"])
+    return [words.replace("`", "")] if words else []
 
 
 def section(run: Run) -> str:

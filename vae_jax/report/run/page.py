@@ -6,7 +6,7 @@ import numpy as np
 
 from vae_jax.build import repeat_command
 from vae_jax.config import describe_network
-from vae_jax.evaluation.posterior_collapse import overfit, overfit_words
+from vae_jax.evaluation.overfitting import describe_overfit, overfit
 from vae_jax.model import num_parameters
 from vae_jax.report import html as page
 from vae_jax.report.html import Section
@@ -172,7 +172,7 @@ def _chosen(shown: int, count: int) -> str:
 def _observations(run: Run) -> list[str]:
     """Returns what the curves show that a reader should know first."""
     found = overfit(run.metrics, run.epoch)
-    words = "" if found is None else overfit_words(found)
+    words = "" if found is None else describe_overfit(found).replace("`", "")
     return [f"{words[0].upper()}{words[1:]}"] if words else []
 
 

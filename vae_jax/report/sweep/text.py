@@ -93,7 +93,7 @@ def notes(results: Results, seen: Overview, most: int = 10) -> list[str]:
         found.append(f"No finite test ELBO: member {_listed(empty)}. Settings with such a member have no mean.")
     words = overfit_words(results)
     if words is not None:
-        found.append(f"{words[0].upper()}{words[1:]}")
+        found.append(f"{words[0].upper()}{words[1:]}".replace("`", ""))
     if len(seen.units) > 1:
         found.append(
             f"Each likelihood ({'; '.join(seen.units)}) has a panel of its own, because their numbers are in different units: "

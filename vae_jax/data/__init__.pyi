@@ -1,0 +1,15 @@
+from . import readers as readers
+from . import sprites as sprites
+from .dataset import Dataset as Dataset
+from .loading import load as load
+from .moments import Moments as Moments
+from .moments import is_image as is_image
+from .moments import train_moments as train_moments
+from .on_disk import Rows as Rows
+from .pipeline_checks import check_pipeline_argument as check_pipeline_argument
+from .preprocessing import Prepared as Prepared
+from .preprocessing import binarize as binarize
+from .preprocessing import prepare as prepare
+from .split import Split as Split
+from .support import check_support as check_support
+from .support import values as values

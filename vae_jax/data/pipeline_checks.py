@@ -1,0 +1,48 @@
+"""Errors for arguments that skip a step of `data.load`, `data.prepare` and `training.fit`."""
+
+from vae_jax.errors import UserError
+
+_CALLS = {
+    "data.load": "data.load({})",
+    "data.prepare": "data.prepare(data.load({}))",
+    "fit": "data.prepare(data.load({}))",
+}
+_EXPECTED = {
+    "data.load": "the name or path of a data set",
+    "data.prepare": "the Dataset that data.load returns",
+    "fit": "the Prepared that data.prepare returns",
+}
+
+
+def check_pipeline_argument(function: str, value: object, expected: type | tuple[type, ...]) -> None:
+    """Raises `UserError` unless a function got the result of the step before it.
+
+    The message has the calls that turn the argument into the expected one.
+
+    Args:
+      function: "data.load", "data.prepare" or "fit".
+      value: the argument that was passed.
+      expected: the type or types that the function takes.
+    """
+    if isinstance(value, expected):
+        return
+    name, call = type(value).__name__, _CALLS[function]
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(value, str):
+        got, fix = repr(value), f"Use {call.format(repr(value))}."
+    elif name == "Dataset":
+        got = "a Dataset"
+        fix = "Use data.prepare(dataset)." if function == "fit" else "It is loaded already: leave load out."
+    elif name == "Prepared":
+        got, fix = "a Prepared", "It is prepared already: pass it to training.fit."
+    elif name == "VAE":
+        got, fix = "a VAE", "The model comes first: fit(vae, prepared)."
+    elif shape is not None and dtype is not None:
+        got = f"an array of shape {tuple(shape)} and dtype {dtype}"
+        path = repr("images.npy")
+        fix = f"Save it by numpy.save({path}, array), then use {call.format(path)}."
+    else:
+        got = f"a {name}"
+        path = repr("images.npy")
+        fix = f"Save the images as one array by numpy.save({path}, images), then use {call.format(path)}."
+    raise UserError(f"{function}: expected {_EXPECTED[function]}, got {got}. {fix}")

@@ -1,0 +1,100 @@
+"""Reading of a path: finds the reader of the file or folder in the registry, and notes the files that it leaves out."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from vae_jax.data.readers import registry
+from vae_jax.data.readers.listing import joined, list_files, note_on_other_files
+from vae_jax.data.readers.registry import Reader, Request
+from vae_jax.data.split import Split
+from vae_jax.errors import UserError
+
+
+def is_path(name: str) -> bool:
+    """Returns whether the name of a data set is a path: it looks like one, or there is such a file or folder."""
+    looks_like_one = name.endswith(registry.file_endings()) or name.startswith((".", "~", "/"))
+    try:
+        return looks_like_one or Path(name).exists()
+    except OSError:  # a name too long for a path
+        return False
+
+
+def read_path(path: Path, stream: bool = False) -> Split:
+    """Reads a file or folder with the reader that the registry has for it.
+
+    Args:
+      path: the file or folder; a leading ~ stands for the home folder.
+      stream: leave the training images on disk, as `Rows`.
+
+    Returns:
+      The arrays as stored. The notes of the `Split` name the files of a folder that were not read.
+
+    Raises:
+      UserError: a missing path, an unknown format, or a format that cannot be streamed where that is asked for.
+    """
+    path = Path(os.path.expanduser(path))  # which, unlike Path.expanduser, leaves an unknown ~user as it is
+    try:
+        if not path.exists():
+            start = "" if path.is_absolute() else f" The path starts at the working folder, {Path.cwd()}."
+            raise UserError(f"{path}: no such file or folder.{start}")
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    if path.is_dir():
+        return _read_folder(path, stream)
+    if not path.is_file():  # a pipe or a device, which may never end
+        raise UserError(f"{path}: expected a file or a folder, got something else.")
+    reader = registry.reader_of_file(path)
+    if reader is None:
+        raise _unknown_format(path)
+    _check_streaming(path, reader, stream)
+    return reader.read(Request(path, [path], stream))
+
+
+def _unknown_format(path: Path) -> UserError:
+    fix = "Read it in Python and save its images as one array: np.save('images.npy', images)."
+    if registry.reader_of_folder([path]):
+        fix = f"Pass the folder that it is in: {path.parent}."
+    return UserError(f"{path}: expected {registry.expected_paths()}, got a file ending in {path.suffix!r}. {fix}")
+
+
+def _check_streaming(path: Path, reader: Reader, stream: bool) -> None:
+    if stream and not reader.can_stream:
+        raise UserError(
+            f"{path}: {reader.files} cannot be read row by row while training. Save the images as one array in an .npy file, "
+            "or leave out `stream=True`.",
+            field="stream",
+        )
+
+
+def _read_folder(folder: Path, stream: bool) -> Split:
+    files = list_files(folder)
+    reader = registry.reader_of_folder(files)
+    if reader is None or reader.recognizes is None:
+        raise _no_data_in(folder, files)
+    _check_streaming(folder, reader, stream)
+    recognized, kind = list(filter(reader.recognizes, files)), reader.files
+    if reader.skips_hidden_folders:
+        # Programs keep copies of pictures in folders such as .thumbnails and .ipynb_checkpoints.
+        recognized = [file for file in recognized if not _is_hidden(file, folder)] or recognized
+        kind = f"{kind} outside of hidden folders"
+    split = reader.read(Request(folder, recognized, stream))
+    used = set(recognized)
+    rest = [file for file in files if file not in used]
+    return split._replace(notes=(*split.notes, *note_on_other_files(folder, rest, kind)))
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _no_data_in(folder: Path, files: Sequence[Path]) -> UserError:
+    endings = Counter(file.suffix.lower() for file in files)
+    fix = ""
+    if arrays := [file for file in files if file.suffix.lower() in registry.file_endings()]:
+        fix = f" Pass the file itself: {arrays[0]}."
+    elif endings:
+        fix = " Convert the images to PNG."
+    kinds = f" ({joined(ending or 'no ending' for ending, _ in endings.most_common())})" if endings else ""
+    return UserError(f"{folder}: expected {registry.expected_folders()}, found none among {len(files)} files{kinds}.{fix}")

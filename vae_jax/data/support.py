@@ -1,0 +1,146 @@
+"""Checks that data suit their preprocessing and a likelihood, from a few values that represent all of them."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from vae_jax.data.dataset import Dataset
+from vae_jax.data.on_disk import Rows, chunks, value_range
+from vae_jax.errors import UserError
+from vae_jax.likelihoods import Likelihood, outside_support
+
+_USE_GAUSSIAN = '`likelihood="gaussian"`'
+_NOT_COUNTS = f"Use {_USE_GAUSSIAN} for data that are not counts."
+
+
+def representative_values(images: np.ndarray | Rows) -> np.ndarray:
+    """Returns a few numbers that lie in the support of a likelihood if and only if all numbers of the images do.
+
+    These are the levels that occur in uint8 images. For other types they are the lowest number, the highest, and one with a
+    fraction if there is any.
+    """
+    if isinstance(images, Rows):
+        return images.scan.values
+    if images.dtype == np.uint8:
+        present = np.zeros(256, bool)
+        for chunk in chunks(images):
+            present |= np.bincount(chunk.ravel(), minlength=256) > 0
+        return np.flatnonzero(present).astype(np.uint8)
+    fractions = (chunk[chunk != np.round(chunk)] for chunk in chunks(images))
+    first_fraction = next((numbers[:1] for numbers in fractions if len(numbers)), ())
+    return np.array([*value_range(images), *first_fraction], images.dtype)
+
+
+values = representative_values  # the name in `vae_jax.data`
+
+
+def _range_of_all(arrays: Iterable[np.ndarray | Rows]) -> tuple[float, float]:
+    """Returns the lowest and the highest stored number of all arrays; both are NaN where one is."""
+    ranges = [value_range(array) for array in arrays]
+    return float(np.min([low for low, _ in ranges])), float(np.max([high for _, high in ranges]))
+
+
+def _representatives_of_all(arrays: Iterable[np.ndarray | Rows]) -> np.ndarray:
+    return np.unique(np.concatenate([representative_values(array) for array in arrays]))
+
+
+def check_preprocessing(dataset: Dataset, binarization: str, dequantize: bool, counts: bool) -> None:
+    """Checks all examples of all splits against the assumptions of `prepare`.
+
+    Args:
+      dataset: the data.
+      binarization, dequantize, counts: the arguments of `prepare`.
+
+    Raises:
+      UserError: numbers that are not finite, levels above `max_level`, data to binarize that are not probabilities in [0, 1],
+        data to dequantize that are not integer levels, counts with fractions or below 0.
+    """
+    if dataset.rendering:
+        return  # rendered images are 0 or 1
+    name, top = dataset.name, dataset.max_level
+    arrays = dataset.images_by_part().values()
+    low, high = _range_of_all(arrays)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(
+            f"{name}: expected finite numbers, got NaN or infinite values. Remove or replace the rows that have them."
+        )
+    if top is not None and (low < 0 or high > top):
+        raise UserError(
+            f"{name}: expected integer levels from 0 to max_level {top}, got {low:.9g} to {high:.9g}. "
+            "Give the data set the max_level that its levels have."
+        )
+    if dequantize and top is None:
+        raise UserError(f"{name}: dequantization expects integer levels, got float data. Leave out `dequantize=True`.")
+    if binarization != "none" and top is None and (low < 0 or high > 1):
+        raise UserError(
+            f"{name}: binarization expects pixels in [0, 1], as probabilities, got {low:.9g} to {high:.9g}. "
+            f'{_rescale(low, high)}, or use {_USE_GAUSSIAN} with `binarize="none"`.'
+        )
+    if counts and top is None:
+        numbers = _representatives_of_all(arrays)
+        fractions = " with fractions" if np.any(numbers != np.round(numbers)) else ""
+        if low < 0 or fractions:
+            raise UserError(
+                f"{name}: expected counts (whole numbers >= 0), got {low:.9g} to {high:.9g}{fractions}. {_NOT_COUNTS}"
+            )
+
+
+def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, dequantize: bool = False) -> None:
+    """Checks all examples of all splits, after their preprocessing, against the support of a likelihood.
+
+    Args:
+      dataset: the data.
+      likelihood: the likelihood that is to model them.
+      binarization: the argument of `prepare`. Binarized data suit every likelihood.
+      dequantize: the argument of `prepare`. Dequantized data suit densities only.
+
+    Raises:
+      UserError: data that the likelihood is not a distribution over.
+    """
+    check_preprocessing(dataset, binarization, dequantize, counts=False)
+    if binarization != "none":
+        return
+    if dequantize:
+        if likelihood.support not in ("real", "unit_interval"):
+            numbers = "zeros and ones" if likelihood.support == "binary" else "the integers themselves"
+            raise UserError(
+                f"dequantized data need a density, and {likelihood.name} takes {numbers}. Leave out `dequantize=True`.",
+                field="dequantize",
+            )
+        return
+    if likelihood.support == "real":
+        return
+    if likelihood.support == "levels" and dataset.max_level is None:
+        raise UserError(
+            f"{dataset.name}: {likelihood.name} expects integer levels, got floats. For images in [0, 1] save "
+            f"(x * 255).round().astype(np.uint8), or use {_USE_GAUSSIAN}."
+        )
+    scale = None if likelihood.support == "counts" else dataset.max_level
+    rendered = np.arange(2, dtype=np.uint8)  # the only levels of rendered images
+    representatives = _representatives_of_all([rendered] if dataset.rendering else dataset.images_by_part().values())
+    on_scale = representatives.astype(np.float32) / (scale or 1)
+    if problem := outside_support(likelihood, on_scale):
+        raise UserError(f"{dataset.name}: {problem}. {_fix(likelihood, float(on_scale.min()), float(on_scale.max()))}")
+
+
+def _fix(likelihood: Likelihood, low: float, high: float) -> str:
+    """Returns a sentence that says how data from low to high can be modeled."""
+    is_outside = low < 0 or high > 1
+    match likelihood.support:
+        case "binary" if is_outside:
+            return f'{_rescale(low, high)} and add `binarize="dynamic"`, or use {_USE_GAUSSIAN}.'
+        case "binary":
+            return 'Use `binarize="dynamic"` (or "fixed" or "threshold"), or `likelihood="continuous_bernoulli"`.'
+        case "unit_interval":
+            return f'{_rescale(low, high)}, or use {_USE_GAUSSIAN} with `binarize="none"`.'
+        case "levels":
+            return f"Use `max_level={(likelihood.num_levels or 2) - 1}`, or {_USE_GAUSSIAN}."
+    return _NOT_COUNTS
+
+
+def _rescale(low: float, high: float) -> str:
+    """Returns a clause that says how to bring numbers from low to high into [0, 1]."""
+    if low >= 0:
+        return f"Divide them by {'255' if high <= 255 else 'their largest value'}"
+    return "Use (x + 1) / 2 of them" if low >= -1 and high <= 1 else "Use (x - x.min()) / (x.max() - x.min()) of them"

@@ -1,0 +1,155 @@
+"""`mlp_vae` and `conv_vae`: models with the built-in networks."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from vae_jax import networks
+from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
+from vae_jax.model.scaling import FROM_DATA, Standardize, move_location, scale_by_params
+from vae_jax.model.vae import VAE, make_vae
+from vae_jax.networks import Network
+from vae_jax.priors import Prior
+
+
+def mlp_vae(
+    data_shape: tuple[int, ...],
+    likelihood: Likelihood | Callable[[DecoderOutput, Array], Array],
+    *,
+    latent_dim: int = 10,
+    hidden: tuple[int, ...] = (256, 256),
+    activation: str | Callable[[Array], Array] = "relu",
+    dtype: str = "float32",
+    train_mean: ArrayLike | None = None,
+    standardize: Standardize = FROM_DATA,
+    prior: Prior | None = None,
+) -> VAE:
+    """Makes the usual MLP VAE, with an encoder of widths `hidden` and a decoder of the same widths in reverse.
+
+    Args:
+      data_shape: shape of one example.
+      likelihood: a `Likelihood`, or any function (decoder_output, x) -> scalar nats.
+      latent_dim: number of latent dimensions of the encoder.
+      hidden: widths of the hidden layers of the encoder.
+      activation: name of a function of `jax.nn`, or a function (see `networks.mlp_encoder`).
+      dtype: dtype of the layers (see `networks.mlp_encoder`).
+      train_mean: mean of the training data, a number or an array of `data_shape`. The output bias then starts where the
+        likelihood predicts it. None: it starts at zero.
+      standardize: (mean, standard deviation) of data on a scale of their own, numbers or arrays of the event's shape. The
+        encoder then sees (x - mean)/std. Under a likelihood of real data, the first decoder output for each dimension becomes
+        mean + std h, so the likelihood stays that of x. By default, under a likelihood of real data or of counts,
+        `training.fit` puts both into the parameters, from `data.Prepared.moments`, and training does not change them. Rates of
+        counts are then relative to the mean count. None: the networks see and emit x itself, which overflows where its numbers
+        are large.
+      prior: a learned prior (see `priors`). None: N(0, I).
+
+    Returns:
+      The `VAE`.
+
+    Example:
+      >>> import jax
+      >>> from vae_jax import likelihoods
+      >>> vae = mlp_vae((8, 8, 1), likelihoods.bernoulli(), latent_dim=2, hidden=(16,))
+      >>> params = vae.init(jax.random.key(0))
+      >>> jax.vmap(vae.encode, in_axes=(None, 0))(params, jnp.zeros((5, 8, 8, 1)))[0].shape
+      (5, 2)
+    """
+    reverse = tuple(reversed(hidden))
+    return assemble_vae(
+        networks.mlp_encoder(data_shape, latent_dim, hidden=hidden, activation=activation, dtype=dtype),
+        partial(networks.mlp_decoder, latent_dim, data_shape, hidden=reverse, activation=activation, dtype=dtype),
+        data_shape,
+        likelihood,
+        train_mean,
+        standardize,
+        prior,
+    )
+
+
+def conv_vae(
+    data_shape: tuple[int, ...],
+    likelihood: Likelihood | Callable[[DecoderOutput, Array], Array],
+    *,
+    latent_dim: int = 10,
+    channels: tuple[int, ...] | None = None,
+    dense: tuple[int, ...] = (256,),
+    num_blocks: int = 0,
+    norm: networks.Norm = "none",
+    activation: str | Callable[[Array], Array] = "relu",
+    dtype: str = "float32",
+    train_mean: ArrayLike | None = None,
+    standardize: Standardize = FROM_DATA,
+    prior: Prior | None = None,
+) -> VAE:
+    """Makes a convolutional VAE, a residual one with `num_blocks` > 0.
+
+    For 64 x 64 images, its shape is by default that of disentanglement_lib.
+
+    Args:
+      data_shape, likelihood, latent_dim, activation, dtype, train_mean, standardize, prior: see `mlp_vae`.
+      channels, dense, num_blocks, norm: see `networks.conv_encoder`. The decoder mirrors the encoder.
+
+    Returns:
+      The `VAE`.
+
+    Example:
+      >>> import jax
+      >>> from vae_jax import likelihoods
+      >>> vae = conv_vae((28, 28, 1), likelihoods.bernoulli(), latent_dim=2)
+      >>> jax.eval_shape(vae.decode, jax.eval_shape(vae.init, jax.random.key(0)), jnp.zeros(2)).shape
+      (28, 28, 1)
+    """
+
+    def shared(make: Callable[..., Network]) -> Callable[..., Network]:
+        return partial(
+            make, channels=channels, dense=dense, num_blocks=num_blocks, norm=norm, activation=activation, dtype=dtype
+        )
+
+    return assemble_vae(
+        shared(networks.conv_encoder)(data_shape, latent_dim),
+        partial(shared(networks.conv_decoder), latent_dim, data_shape),
+        data_shape,
+        likelihood,
+        train_mean,
+        standardize,
+        prior,
+    )
+
+
+def assemble_vae(
+    encoder: Network,
+    make_decoder: Callable[..., Network],
+    data_shape: tuple[int, ...],
+    likelihood: Likelihood | Callable[[DecoderOutput, Array], Array],
+    train_mean: ArrayLike | None,
+    standardize: Standardize,
+    prior: Prior | None,
+) -> VAE:
+    """Makes the decoder for the outputs that the likelihood takes, and puts all parts together with the scale of the data."""
+    if not isinstance(likelihood, Likelihood):
+        likelihood = from_log_prob(likelihood)
+    takes_moments = standardize == FROM_DATA and likelihood.support in ("real", "counts")
+    center, spread = (0.0, 1.0) if standardize is None or standardize == FROM_DATA else standardize
+    is_known = standardize is not None and standardize != FROM_DATA
+    moves_location = is_known and likelihood.support == "real"
+
+    output_bias = None
+    if train_mean is not None:
+        if likelihood.output_for_mean is None:
+            raise ValueError(f"train_mean: the likelihood {likelihood.name!r} has no output_for_mean; leave it out.")
+        output_bias = likelihood.output_for_mean(jnp.broadcast_to(jnp.asarray(train_mean, jnp.float32), data_shape))
+        if moves_location:
+            output_bias = move_location(likelihood, output_bias, -center / spread, 1 / spread)
+    decoder = make_decoder(outputs_per_dim=likelihood.outputs_per_dim, output_bias=output_bias)
+    if is_known:
+        inner_encode = encoder.apply
+        encoder = encoder._replace(apply=lambda params, x: inner_encode(params, (x - center) / spread))
+    if moves_location:
+        inner_decode = decoder.apply
+        decoder = decoder._replace(apply=lambda params, z: move_location(likelihood, inner_decode(params, z), center, spread))
+    vae = make_vae(encoder, decoder, likelihood, data_shape, prior)
+    # A bias that the caller has set is on the scale of x already.
+    return scale_by_params(vae, scale_output=train_mean is None) if takes_moments else vae

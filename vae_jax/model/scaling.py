@@ -1,0 +1,80 @@
+"""Data on a scale of their own: networks that see standardized data, with the mean and the scale as constants or parameters."""
+
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from vae_jax._numerics.arrays import Params
+from vae_jax.data.moments import Moments
+from vae_jax.likelihoods import DecoderOutput, Likelihood
+from vae_jax.model.vae import VAE
+
+Moment: TypeAlias = float | np.ndarray | Array  # one number, or an array of the event's shape
+FROM_DATA: Literal["from_data"] = "from_data"
+Standardize: TypeAlias = tuple[Moment, Moment] | Literal["from_data"] | None  # (mean, standard deviation)
+SCALING = "scaling"  # parameters that no step changes: the mean and the standard deviation of the training data
+
+
+def move_location(likelihood: Likelihood, output: Array, shift: Moment, factor: Moment) -> Array:
+    """Returns the decoder output with shift + factor times the location, the first number for each dimension."""
+    if likelihood.outputs_per_dim == 1:
+        return jnp.asarray(shift + factor * output)
+    return output.at[..., 0].set(shift + factor * output[..., 0])
+
+
+def scale_by_params(vae: VAE, scale_output: bool) -> VAE:
+    """Returns a model that standardizes data by its parameters, into which `with_moments` puts the moments of the data.
+
+    Args:
+      vae: a model whose networks see and emit standardized numbers.
+      scale_output: False if the decoder emits numbers on the scale of the data already.
+    """
+    likelihood = vae.likelihood
+
+    def rescale(output: Array, mean: Array, std: Array) -> Array:
+        if likelihood.support == "real":
+            return move_location(likelihood, output, mean, std)
+        if likelihood.scale_mean is None:
+            return output
+        factor = jnp.maximum(mean, 1e-3)
+        if likelihood.outputs_per_dim == 1:
+            return likelihood.scale_mean(output, factor)
+        return output.at[..., 0].set(likelihood.scale_mean(output[..., 0], factor))
+
+    def encode(params: Params, x: Array) -> tuple[Array, Array]:
+        if SCALING in params:
+            scaling = jax.lax.stop_gradient(params[SCALING])
+            x = (x - scaling["mean"]) / scaling["std"]
+        return vae.encode(params, x)
+
+    def decode(params: Params, z: Array) -> DecoderOutput:
+        output = vae.decode(params, z)
+        if SCALING not in params or not scale_output:
+            return output
+        scaling = jax.lax.stop_gradient(params[SCALING])
+        first, *shared = output if likelihood.shared_start else (output,)
+        first = rescale(first, scaling["mean"], scaling["std"])
+        return (first, *shared) if shared else first
+
+    return vae._replace(encode=encode, decode=decode, takes_moments=True)
+
+
+def with_moments(vae: VAE, moments: Moments | None) -> VAE:
+    """Returns the model whose initial parameters contain the moments of the training data, if it takes them.
+
+    Args:
+      vae: the model. It is returned unchanged unless `vae.takes_moments`.
+      moments: mean and standard deviation of the training data, or None.
+    """
+    if moments is None or not vae.takes_moments:
+        return vae
+    scaling = {name: jnp.asarray(value, jnp.float32) for name, value in moments._asdict().items()}
+    return vae._replace(init=lambda key: {**vae.init(key), SCALING: jax.tree.map(jnp.copy, scaling)})
+
+
+def keep_scaling(new: Params, old: Params) -> Params:
+    """Returns the new parameters with the old moments of the data, which weight decay, for example, must not change."""
+    return {**new, SCALING: old[SCALING]} if isinstance(old, dict) and SCALING in old else new
