@@ -1,14 +1,23 @@
-"""Ends a script with one line where this Python cannot run it: too old, or without vae_jax or a package that it needs.
+"""Ends a script with one line if this Python is too old for it, or lacks vae_jax or a package that it needs.
 
-Importing this module checks. It is the first import of every script, and its own code, like that of the scripts up to this
-import, is understood by Python 2.7 and any Python 3: an old interpreter has to reach the check.
+The check runs when this module is imported. It is the first import of every script. Its code, and that of the scripts up to
+this import, can be read by Python 2.7 and any Python 3, because an old interpreter has to reach the check.
 """
 
 import os
 import sys
 
 PYTHON = (3, 11)
-CORE = {"vae_jax": "vae_jax", "jax": "jax", "jaxlib": "jaxlib", "flax": "flax", "optax": "optax", "numpy": "numpy"}
+CORE = {
+    "vae_jax": "vae_jax",
+    "jax": "jax",
+    "jaxlib": "jaxlib",
+    "flax": "flax",
+    "optax": "optax",
+    "numpy": "numpy",
+    "jaxtyping": "jaxtyping",
+    "lazy_loader": "lazy_loader",
+}
 OTHERS = {  # module -> distribution
     "orbax.checkpoint": "orbax-checkpoint",
     "grain": "grain",
@@ -27,7 +36,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def _shown(path):
-    """A path as it is typed from here, where that is shorter."""
+    """Returns a path relative to the current folder if that is shorter."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive
@@ -37,9 +46,9 @@ def _shown(path):
 
 
 def _stop(problem, install=None):
-    """Prints what is wrong with this Python and how to get one that works, and ends the script with status 2.
+    """Prints the problem with this Python and how to get one that works, and ends the script with status 2.
 
-    `install` is what pip would be given to mend this Python, by default the repository; "" where pip cannot.
+    `install` is the argument of `pip install` that mends this Python, by default the repository; "" if pip cannot.
     """
     script, interpreter = _shown(os.path.abspath(sys.argv[0])), os.path.join(ROOT, ".venv", "bin", "python")
     advice = []
@@ -56,31 +65,31 @@ def _stop(problem, install=None):
         target = "-e {}".format(_shown(ROOT)) if install is None else install
         advice.append("install it with {} -m pip install {}".format(sys.executable, target))
     version = ".".join(str(number) for number in sys.version_info[:3])
-    words = ", or ".join(advice)
-    if script not in words:
-        words += ", and run {} again".format(script)
-    sys.stderr.write("error: this Python ({}, {}) {}: {}\n".format(sys.executable, version, problem, words))
+    text = ", or ".join(advice)
+    if script not in text:
+        text += ", and run {} again".format(script)
+    sys.stderr.write("error: this Python ({}, {}) {}: {}\n".format(sys.executable, version, problem, text))
     sys.stderr.flush()
     sys.exit(2)
 
 
 def missing(modules):
-    """Returns the distributions whose module is not there, without importing any."""
+    """Returns the distributions whose module is not installed, without importing any."""
     import importlib.util
 
-    found = []
+    absent = []
     for module, distribution in modules.items():
         try:
             spec = importlib.util.find_spec(module)
         except (ImportError, ValueError):  # its parent is missing
             spec = None
         if spec is None or spec.origin is None:  # no origin: a folder that something else left behind
-            found.append(distribution)
-    return found
+            absent.append(distribution)
+    return absent
 
 
 def outdated():
-    """Returns the packages whose installed version is not one that pyproject.toml allows, such as "jax 0.4.1 (jax>=0.10)"."""
+    """Returns the packages whose installed version pyproject.toml does not allow, such as "jax 0.4.1 (jax>=0.10)"."""
     import re
     import tomllib
     from importlib import metadata
@@ -93,7 +102,7 @@ def outdated():
             required = tomllib.load(file)["project"]["dependencies"]
     except (OSError, KeyError, ValueError):  # the scripts were copied elsewhere
         return []
-    found = []
+    refused = []
     for requirement in required:
         name = re.findall(r"^[A-Za-z0-9_-]+", requirement)[0]
         try:
@@ -102,50 +111,50 @@ def outdated():
             continue
         for operator, bound in re.findall(r"(>=|<)\s*([0-9.]+)", requirement):
             if (numbers(installed) >= numbers(bound)) != (operator == ">="):
-                found.append("{} {} ({})".format(name, installed, requirement))
+                refused.append("{} {} ({})".format(name, installed, requirement))
                 break
-    return found
+    return refused
 
 
 def expect_packages():
-    """Ends the script unless every package that vae_jax requires is there, in a version that it allows."""
+    """Ends the script unless every package that vae_jax requires is installed in a version that it allows."""
     absent = missing(OTHERS)
     if absent:
         _stop("has no {}, which vae_jax needs".format(", ".join(absent)))
     old = outdated()
     if old:
-        _stop("has other versions than vae_jax needs: {}".format(", ".join(old)))
+        _stop("has versions that vae_jax does not support: {}".format(", ".join(old)))
 
 
 def _explain_import(error):
-    """Ends the script if an import failed for a reason that lies in this Python, not in the code."""
+    """Ends the script if an import failed because of this Python, not because of the code."""
     import importlib.util
 
     package = (getattr(error, "name", None) or "").partition(".")[0]
-    words = " ".join(str(error).split())
-    found = importlib.util.find_spec(package) if package else None
+    text = " ".join(str(error).split())
+    spec = importlib.util.find_spec(package) if package else None
     if package == "vae_jax":
-        place = os.path.dirname(os.path.abspath(found.origin)) if found and found.origin else ""
-        if place != os.path.join(ROOT, "vae_jax"):
-            _stop("has another vae_jax ({}) than the one these scripts belong to: {}".format(place, words))
-    elif isinstance(error, ModuleNotFoundError) and found is None and package:
+        folder = os.path.dirname(os.path.abspath(spec.origin)) if spec and spec.origin else ""
+        if folder != os.path.join(ROOT, "vae_jax"):
+            _stop("has a different vae_jax ({}) from the one these scripts belong to: {}".format(folder, text))
+    elif isinstance(error, ModuleNotFoundError) and spec is None and package:
         names = dict(OTHERS, **CORE)
         distribution = next((name for module, name in names.items() if module.partition(".")[0] == package), None)
         if distribution:
             _stop("has no {}, which vae_jax needs".format(distribution))
         source = "-e '{}[{}]'".format(_shown(ROOT), EXTRAS[package]) if package in EXTRAS else package
         _stop("has no {}, which this script needs".format(package), source)
-    elif package in [module.partition(".")[0] for module in dict(OTHERS, **CORE)] or "jaxlib" in words:
+    elif package in [module.partition(".")[0] for module in dict(OTHERS, **CORE)] or "jaxlib" in text:
         name = package or "jaxlib"
-        _stop("cannot import {} ({})".format(name, words[:200]), "--force-reinstall -e {}".format(_shown(ROOT)))
+        _stop("cannot import {} ({})".format(name, text[:200]), "--force-reinstall -e {}".format(_shown(ROOT)))
 
 
 def _explain(kind, error, traceback):
-    """Explains an error that ends the script, where the packages of this Python are the cause; else shows it as always."""
+    """Explains an error that the packages of this Python cause, and shows any other error with its traceback."""
     if issubclass(kind, (ImportError, AttributeError, TypeError)):
         old = outdated()
         if old:
-            _stop("has other versions than vae_jax needs: {}".format(", ".join(old)))
+            _stop("has versions that vae_jax does not support: {}".format(", ".join(old)))
     if issubclass(kind, ImportError) or (issubclass(kind, RuntimeError) and "jaxlib" in str(error)):
         _explain_import(error)
     sys.__excepthook__(kind, error, traceback)

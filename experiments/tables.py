@@ -1,4 +1,4 @@
-"""What benchmarks and reproductions write: Markdown tables, and JSON with the machine and the versions."""
+"""Results of benchmarks and reproductions: Markdown tables, and JSON with the machine and the versions."""
 
 import os
 import platform
@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vae_jax.cli.tables import markdown as markdown
 from vae_jax.errors import UserError
 
 
@@ -14,16 +15,11 @@ def check_counts(**values: int) -> None:
     """Raises `UserError` for a number on the command line that is less than one."""
     for name, value in values.items():
         if value < 1:
-            raise UserError(f"--{name.replace('_', '-')}: expected a whole number >= 1, got {value}.")
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+            raise UserError(field=name, expected="a whole number >= 1", got=value)
 
 
 def write_results(out: Path, content: dict[str, Any], packages: Sequence[str]) -> None:
-    """Writes JSON: the content, the machine, and the versions of those packages that are installed."""
+    """Writes the content, the machine and the versions of the installed ones among `packages` as JSON."""
     from vae_jax.storage.atomic import write_json
 
     versions = {}

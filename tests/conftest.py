@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import pytest
+from orbax_deprecations import fail_on_orbax_deprecations as fail_on_orbax_deprecations
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -1,9 +1,7 @@
 """`build` makes the data, the model and the arguments of `training.fit` from a `Config`, and refuses what does not fit."""
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -236,20 +234,3 @@ def _with_channels(config: Config, data_shape: tuple[int, ...]) -> Config:
         fix = 'Use fewer `channels`, or `network="mlp"`.' if config.channels else 'Use `network="mlp"`.'
         raise UserError(f'`network="{config.network}"`: {error} {fix}') from None
     return dataclasses.replace(config, channels=channels)
-
-
-def repeat_command(
-    config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("python", "experiments/train.py")
-) -> str:
-    """The command line that repeats the run: the settings that differ from the defaults."""
-    words = [*program]
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if value == field.default and field.name != "dataset":
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag)
-        else:
-            words += [flag, *(str(v) for v in (value if isinstance(value, tuple) else (value,)))]
-    return shlex.join([*words, *(["--data-dir", data_dir] if data_dir else []), "--out", str(out)])

@@ -1,22 +1,18 @@
 """The train command, called in this process."""
 
-import sys
-
 import pytest
-from paths import EXPERIMENTS
+
+from vae_jax.cli import train
+from vae_jax.cli.script import run_script
 
 
 @pytest.fixture
-def train_command(monkeypatch):
+def train_command():
     """Calls the command with arguments and returns its exit status."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    import common
-    import train
 
     def call(arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         with pytest.raises(SystemExit) as stop:
-            common.run_script(train.main)
+            run_script(lambda: train.main(arguments), ends_process=False)
         return stop.value.code
 
     return call

@@ -37,7 +37,7 @@ def test_a_new_objective_with_one_traced_number(train_command, tmp_path):
     flags = "--objective squared_kl --kl-power 2 --hidden 8 --latent-dim 2 --epochs 1 --no-report"
     assert train_command([*flags.split(), "--out", str(tmp_path / "run")]) == 0
     run = runs.load_run(tmp_path / "run")
-    assert run.config.kl_power == 2.0
+    assert run.built.config.kl_power == 2.0
     members = grid(Config(objective="squared_kl", **SMALL), kl_power=(0.0, 2.0))
     table = sweep(members).table
     np.testing.assert_array_equal(table["kl_power"], [0.0, 2.0])

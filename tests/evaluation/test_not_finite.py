@@ -14,7 +14,7 @@ from vae_jax.evaluation import Evaluation, Means, NotFiniteWarning, are_finite, 
 from vae_jax.evaluation.not_finite import describe_not_finite
 from vae_jax.networks import Network
 from vae_jax.runs import metrics_file as record
-from vae_jax.sweep.directory import _progress
+from vae_jax.sweep.blocks import recorded_progress
 from vae_jax.training import FitOptions, MemberState
 
 
@@ -119,7 +119,7 @@ def test_a_block_of_a_sweep_goes_on_after_such_a_member(elbo, is_whole):
     members = MemberState(SimpleNamespace(step=np.array([4, 2])), SimpleNamespace(epoch=np.array([0, 0])))
     found = [*lines(0, -1.0, -1.0), *lines(1, elbo)]
     if is_whole:
-        assert [len(history) for history in _progress(members, group, found, 2, 2).histories] == [2, 1]
+        assert [len(history) for history in recorded_progress(members, group, found, 2, 2).histories] == [2, 1]
     else:
         with pytest.raises(ValueError, match="lacks epochs of the checkpoint"):
-            _progress(members, group, found, 2, 2)
+            recorded_progress(members, group, found, 2, 2)

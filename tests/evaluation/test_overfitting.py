@@ -8,8 +8,7 @@ import pytest
 from vae_jax.evaluation.overfitting import Overfit, describe_overfit, overfit
 from vae_jax.report.run import page as html
 from vae_jax.report.sweep import text as sweep_words
-from vae_jax.sweep.results import Results
-from vae_jax.sweep.results import overfit_words as words_of_sweep
+from vae_jax.sweep.results import Results, describe_overfitting
 
 
 def curve(held_out, train=None, split="test", error=0.3):
@@ -91,14 +90,16 @@ def sweep_of(curves, statuses=None):
 
 def test_the_members_of_a_sweep_that_overfit_are_counted_and_the_worst_is_named():
     fine, bad, worse = curve(noisy(size=0.02)), curve(peaked(end=-90.0)), curve(peaked())
-    words = words_of_sweep(sweep_of([fine, bad, worse, worse], ["finished", "finished", "finished", "diverged at step 3"]))
+    words = describe_overfitting(
+        sweep_of([fine, bad, worse, worse], ["finished", "finished", "finished", "diverged at step 3"])
+    )
     assert words is not None
     assert "in 2 of 3 members the test ELBO fell after its best epoch" in words
     assert "most of all in member 2, from -86.89 after epoch 119 to -94.33 after epoch 300" in words
-    assert words_of_sweep(sweep_of([fine])) is None
+    assert describe_overfitting(sweep_of([fine])) is None
     old = sweep_of([worse])
     del old.rows[0]["evaluated_epoch"]  # rows of an older sweep directory
-    assert "in 1 of 1 members" in (words_of_sweep(old) or "")
+    assert "in 1 of 1 members" in (describe_overfitting(old) or "")
 
 
 def test_the_notes_of_both_reports_have_it():

@@ -83,7 +83,8 @@ def test_each_library_has_its_place(path):
     assert not roots & {"orbax"} or own == "runs"
     assert not roots & {"tensorflow_datasets", "PIL", "grain"} or own == "data"
     assert "sklearn" not in roots or own in {"data", "disentanglement"}
-    assert not roots & {"tensorflow", "torch", "chex", "pytest", "tyro", "tqdm"}
+    assert not roots & {"tyro", "tqdm", "tensorboardX"} or own == "cli"
+    assert not roots & {"tensorflow", "torch", "chex", "pytest"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -120,5 +121,8 @@ print(len(made), len(xla_bridge._backends))
 def test_heavy_libraries_wait_until_they_are_used():
     code = "import sys, vae_jax, vae_jax.config, vae_jax.errors, vae_jax.storage.cache; print('jax' in sys.modules)"
     assert run(code).strip() == "False"  # so that --help is quick
+    commands = [f"vae_jax.cli.{path.stem}" for path in (PACKAGE / "cli").glob("*.py")]
+    code = f"import importlib, sys\nfor name in {commands}: importlib.import_module(name)\nprint('jax' in sys.modules)"
+    assert run(code).strip() == "False"
     code = "import sys, vae_jax.runs; print([m for m in ('matplotlib', 'tensorflow_datasets', 'sklearn') if m in sys.modules])"
     assert run(code).strip() == "[]"

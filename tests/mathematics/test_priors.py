@@ -241,10 +241,10 @@ def test_objectives_that_assume_the_normal_prior_refuse_another():
     with pytest.raises(ValueError, match=r"with the keyword prior_log_prob, got _own\(key, encode"):
         training.make_train_step(built.vae, objective=_own)
     for changes, message in (
-        ({"objective": "capacity", "prior": "vamp"}, "--objective capacity assumes"),
-        ({"prior_components": 3}, "--prior-components belongs to --prior mixture or vamp"),
-        ({"prior": "vamp", "prior_hidden": (3,)}, "--prior-hidden belongs to --prior hierarchical"),
-        ({"prior": "hierarchical", "prior_hidden": (0,)}, "--prior-hidden: expected widths >= 1"),
+        ({"objective": "capacity", "prior": "vamp"}, '`objective="capacity"` assumes'),
+        ({"prior_components": 3}, "`prior_components` belongs to `prior` mixture or vamp"),
+        ({"prior": "vamp", "prior_hidden": (3,)}, "`prior_hidden` belongs to `prior` hierarchical"),
+        ({"prior": "hierarchical", "prior_hidden": (0,)}, "prior_hidden: expected widths >= 1"),
         ({"prior": "vamp", "prior_components": 10_000}, "at most the 1438 training examples"),
     ):
         with pytest.raises(ValueError, match=message):

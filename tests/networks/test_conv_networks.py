@@ -455,5 +455,5 @@ def test_members_under_vmap_agree_with_those_under_map_to_a_thousandth(network):
 def test_build_fills_in_the_channels_and_names_the_flags():
     assert build(dataclasses.replace(BASE, channels=())).config.channels == (32,)
     assert build(Config()).config.channels == ()
-    with pytest.raises(UserError, match=r"--network conv: expected at most 3 channels, .* Use fewer --channels, or --network"):
+    with pytest.raises(UserError, match=r'`network="conv"`: expected at most 3 channels, .* Use fewer `channels`, or `network'):
         build(dataclasses.replace(BASE, channels=(8, 8, 8, 8)))

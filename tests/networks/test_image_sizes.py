@@ -126,6 +126,6 @@ def test_the_output_has_the_shape_of_the_data(kind, shape, channels):
 def test_the_advice_for_one_row_of_pixels_serves(tmp_path):
     np.save(tmp_path / "row.npy", np.tile(np.array([0, 1], np.uint8), (20, 1, 4)))
     row = Config(dataset=str(tmp_path / "row.npy"), network="conv", batch_size=4)
-    with pytest.raises(UserError, match=r"--network conv: expected images of at least 2 x 2 pixels .* Use --network mlp\."):
+    with pytest.raises(UserError, match=r'`network="conv"`: expected images of at least 2 x 2 pixels .* Use `network="mlp"`\.'):
         build(row)
     assert build(Config(dataset=row.dataset, batch_size=4)).vae.data_shape == (1, 8, 1)

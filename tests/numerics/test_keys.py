@@ -21,7 +21,7 @@ from vae_jax.objectives import batch
 from vae_jax.objectives.batch.base import forward
 from vae_jax.report.run.content import pictures
 from vae_jax.runs import Run
-from vae_jax.runs.evaluate_run import assess
+from vae_jax.runs.evaluate_run import EvaluationOptions, assess
 from vae_jax.training.step import init_state
 
 
@@ -74,7 +74,7 @@ def test_training_and_evaluation_give_no_key_two_uses(small):
         built, fit = _trained(small)
         run = Run(Path(), built, 2, fit.params, None, [], [])
         annealing = Annealing(num_temperatures=3, num_chains=2, num_leapfrog=1)
-        assess(run, num_samples=6, elbo_samples=3, annealing=annealing, gap_steps=2, num_simulated=2)
+        assess(run, EvaluationOptions(num_samples=6, elbo_samples=3, annealing=annealing, gap_steps=2, num_simulated=2))
         pictures(run)
     assert len(recorder.draws) > 200
     assert recorder.shared() == []

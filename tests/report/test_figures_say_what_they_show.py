@@ -1,16 +1,16 @@
 """Figures, tables and captions claim what is true of what they show: headings, intervals, axes, zeros, cut curves."""
 
 import dataclasses
-import importlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from paths import ROOT
 from scipy import integrate, stats
 
+from vae_jax.cli import disentangle, evaluate
+from vae_jax.cli.progress import EpochProgress
 from vae_jax.config import Config
 from vae_jax.disentanglement import RANGES
 from vae_jax.likelihoods import bernoulli, gaussian, poisson
@@ -27,7 +27,6 @@ from vae_jax.report.sweep import page as sweep_html
 from vae_jax.sweep.results import Results
 from vae_jax.sweep.statistics import UNBOUNDED, Point, interval, points, within
 
-EXPERIMENTS = ROOT / "experiments"
 NORMAL = PriorShape(np.zeros(3), np.ones(3), None)
 
 
@@ -95,10 +94,8 @@ def test_an_interval_keeps_its_mean_and_one_seed_has_none():
     assert within(interval([1.0, 2.0]), UNBOUNDED) == interval([1.0, 2.0])
 
 
-def scored(monkeypatch):
-    """disentanglement.py, and points of three metrics over two settings."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    script = importlib.import_module("disentanglement")
+def scored():
+    """Points of three metrics over two settings."""
     values = {0.5: ([0.55, 0.95], [0.01, 0.2], [0.3, 3.0]), 4.0: ([0.9, 0.9], [0.0, 0.0], [0.1, 0.2])}
     rows = [
         {"member": 2 * i + seed, "group": "", "status": "finished", "beta": beta}
@@ -106,14 +103,14 @@ def scored(monkeypatch):
         for i, (beta, own) in enumerate(values.items())
         for seed in (0, 1)
     ]
-    titles = {name: script.TITLES[name] for name in ("modularity", "mig", "gaussian_total_correlation")}
-    return script, points(rows, ["beta"], list(titles), RANGES), rows, titles
+    titles = {name: disentangle.TITLES[name] for name in ("modularity", "mig", "gaussian_total_correlation")}
+    return points(rows, ["beta"], list(titles), RANGES), rows, titles
 
 
-def test_disentanglement_tables_have_standard_errors_and_intervals_within_the_range(monkeypatch, capsys):
-    script, gathered, _, titles = scored(monkeypatch)
-    assert set(RANGES) == set(script.TITLES)
-    script.print_tables(gathered, titles)
+def test_disentanglement_tables_have_standard_errors_and_intervals_within_the_range(capsys):
+    gathered, _, titles = scored()
+    assert set(RANGES) == set(disentangle.TITLES)
+    disentangle.print_tables(gathered, titles)
     printed = capsys.readouterr().out
     assert "beta = 0.5    0.7500 +- 0.2000   [0.0000, 1.0000]   (n = 2)" in printed  # 1.96 and -1.79 without bounds
     assert f"beta = 0.5    0.1050 +- 0.0950   [0.0000, {min(1, 0.105 + 12.7062 * 0.095):.4f}]" in printed
@@ -121,8 +118,8 @@ def test_disentanglement_tables_have_standard_errors_and_intervals_within_the_ra
     assert "means over n seeds +- standard error" in printed
 
 
-def test_the_figure_of_metrics_has_bars_within_the_range_and_a_legend_that_tells_them_apart(monkeypatch):
-    _, gathered, rows, titles = scored(monkeypatch)
+def test_the_figure_of_metrics_has_bars_within_the_range_and_a_legend_that_tells_them_apart():
+    gathered, rows, titles = scored()
     figure = metric_figures.against(gathered, rows, "beta", titles)
     bars = [line.get_ydata() for line in figure.axes[0].lines if line.get_gid() == "bar"]
     assert [tuple(np.round(ends, 6)) for ends in bars[:2]] == [(0.55, 0.95), (0.0, 1.0)]
@@ -208,19 +205,15 @@ def test_no_zero_has_a_sign():
     assert ("KL", "0.000") in [(name, value) for name, value, _ in summary.numbers(run)]
 
 
-def test_scripts_print_no_negative_zero(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    common, evaluate = (importlib.import_module(name) for name in ("common", "evaluate"))
-    progress = common.EpochProgress(1, 0)
+def test_scripts_print_no_negative_zero(capsys):
+    progress = EpochProgress(1, 0)
     line = {"epoch": 1, "test_elbo": -1e-4, "test_log_likelihood": -0.0, "test_kl": -1e-9, "train_examples_per_second": 1.0}
     progress.update(line)
     progress.close()
     assert "ELBO 0.00  log-likelihood 0.00  KL 0.00" in capsys.readouterr().out
-    assert [evaluate.cell(value, form).strip() for value, form in ((-1e-5, "8.3f"), (3, "6d"), (np.nan, "8.3f"))] == [
-        "0.000",
-        "3",
-        "-",
-    ]
+    kl, active = evaluate.Column("KL", "test_kl", 8, 3), evaluate.Column("active", "active_units", 6, None)
+    cells = [evaluate.cell(value, column) for value, column in ((-1e-5, kl), (3, active), (np.nan, kl))]
+    assert cells == ["   0.000", "     3", "       -"]
 
 
 # Two ELBOs in one report

@@ -6,6 +6,7 @@ import chex
 import jax
 import optax
 import pytest
+from orbax_deprecations import seen
 
 from vae_jax import likelihoods, model, training
 from vae_jax.errors import UserError
@@ -49,7 +50,7 @@ def _largest(folder):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "emptied", "file removed"])
-def test_a_damaged_checkpoint_is_passed_over_and_said(folder, progresses, damage):
+def test_a_damaged_checkpoint_is_skipped_and_reported(folder, progresses, damage):
     victim = _largest(folder / "3")
     content = bytearray(victim.read_bytes())
     if damage == "flipped":
@@ -82,7 +83,7 @@ def test_an_unfinished_write_is_no_checkpoint(folder, progresses):
 def test_another_models_checkpoints_are_an_error(folder):
     other = model.mlp_vae((4, 4, 1), likelihoods.gaussian("shared"), hidden=(9,), latent_dim=2)
     like = training.initial_progress(other, optimizers.with_params_ema(optax.adam, 0.9), 0)
-    with pytest.raises(UserError, match=r"no good checkpoint.*another run or model"):
+    with pytest.raises(UserError, match=r"no good checkpoint.*a different run or model"):
         restore(folder, like[:2])
 
 
@@ -95,3 +96,11 @@ def test_the_digest_sees_values_shapes_and_names(progresses):
     assert digest(params) == digest(jax.tree.map(lambda leaf: leaf + 0, params))
     assert digest(params) != digest(jax.tree.map(lambda leaf: leaf + 1, params))
     assert digest({"a": params}) != digest({"b": params})
+
+
+def test_deprecations_of_orbax_are_noticed_although_its_log_is_off(folder):
+    """Every test fails if there are such messages at its end, so this one takes them away."""
+    with Checkpoints(folder) as checkpoints:
+        checkpoints._manager.all_steps(read=True)
+    jax.monitoring.record_event("/jax/orbax/deprecation/checkpointer_legacy_args")
+    assert [message.split(":")[0] for message in seen()] == ["absl", "/jax/orbax/deprecation/checkpointer_legacy_args"]

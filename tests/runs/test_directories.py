@@ -17,8 +17,9 @@ from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.model import num_parameters
 from vae_jax.report.run.content import numbers
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.sweep import directory
-from vae_jax.sweep.directory import Layout, read_sweep, run_sweep
+from vae_jax.sweep import blocks, directory
+from vae_jax.sweep.blocks import Layout
+from vae_jax.sweep.directory import read_sweep, run_sweep
 from vae_jax.sweep.results import load_params, load_states, load_sweep
 
 DECAY = 0.6
@@ -105,12 +106,12 @@ def test_a_checkpoint_that_is_not_this_epochs_is_passed_over(state, built, whole
             source = run if state == "an older one" else whole / "other"
             shutil.copytree(source / "checkpoints" / ("2" if source == run else name), folder / name)
     if state.startswith("both"):
-        with pytest.raises(UserError, match=r"no good checkpoint.*another run.* its test ELBO of epoch 3 is -"):
+        with pytest.raises(UserError, match=r"no good checkpoint.*a different run.* its test ELBO of epoch 3 is -"):
             go_on(built, run)
         return
     read_at = runs.load_run(run)
     assert read_at.epoch == 2
-    assert "checkpoint 3 is damaged or belongs to another run" in read_at.notes[0]
+    assert "checkpoint 3 is damaged or belongs to a different run" in read_at.notes[0]
     after, said = go_on(built, run)
     assert same(after, before)
     assert said == read_at.notes[:1]
@@ -122,7 +123,7 @@ def test_a_checkpoint_that_is_missing_is_said_and_made_again(built, run):
     shutil.rmtree(run / "checkpoints" / "3")
     found = runs.load_run(run)
     assert (found.epoch, found.summary) == (2, None)
-    assert "summary.json tells of epoch 3, whose checkpoint is missing; read at epoch 2" in found.notes[0]
+    assert "summary.json describes epoch 3, whose checkpoint is missing; read at epoch 2" in found.notes[0]
     go_on(built, run)
     assert runs.load_run(run).notes == []
 
@@ -161,20 +162,20 @@ def test_a_record_with_another_name_in_it_ends_there(built, whole, run):
     text[1] = text[1].replace("train_kl", "train_kk")
     (run / "metrics.jsonl").write_text("\n".join(text) + "\n")
     assert [line["epoch"] for line in runs.read_metrics(run)] == [1]
-    with pytest.raises(UserError, match=r"in metrics\.jsonl it is null"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl has null"):
         go_on(built, run)
 
 
 def test_what_another_process_made_meanwhile_stays(whole, tmp_path, built, monkeypatch):
     """It comes and goes between the look at the folder and the lock."""
-    check_step, out = runs.directory.training.check_step, tmp_path / "run"
+    check_step, out = training.check_step, tmp_path / "run"
 
     def meanwhile(*args, **options):
         if not out.exists():
             shutil.copytree(whole / "other", out)
         return check_step(*args, **options)
 
-    monkeypatch.setattr(runs.directory.training, "check_step", meanwhile)
+    monkeypatch.setattr(training, "check_step", meanwhile)
     with pytest.raises(UserError, match="exists and is not empty"):
         runs.train(built, out)
     assert read(out / "summary.json") == read(whole / "other" / "summary.json")
@@ -189,7 +190,7 @@ def test_members_that_another_process_added_meanwhile_stay(block, monkeypatch):
         return check_step(*args, **options)
 
     monkeypatch.setattr(directory, "check_step", meanwhile)
-    with pytest.raises(UserError, match="another process has changed the sweep meanwhile"):
+    with pytest.raises(UserError, match="another process has changed the sweep"):
         run_sweep(sweep.grid(CONFIG, beta=(0.5, 4.0, 2.0)), out, resume=True)
     assert [member.beta for member in read_sweep(out)[0]] == [0.5, 4.0, 8.0]
     assert [row["beta"] for row in load_sweep(out).rows] == [0.5, 4.0, 8.0]
@@ -234,7 +235,7 @@ def test_and_one_that_says_what_it_belongs_to_is_passed_over(whole, block):
         on_block=lambda group, why, done, notes: said.extend([*notes, why]),
         **ALWAYS,
     )
-    assert "checkpoint 3 is damaged or belongs to another run" in said[0]
+    assert "checkpoint 3 is damaged or belongs to a different run" in said[0]
     assert said[-1].startswith(f"{num_parameters(build(CONFIG).vae):,} parameters each; ")
     assert [row["test_elbo"] for row in load_sweep(block.parents[1]).rows] == [
         row["test_elbo"] for row in load_sweep(whole / "sweep").rows
@@ -245,7 +246,9 @@ def test_parameters_that_are_not_those_of_the_table_are_refused(block):
     out = block.parents[1]
     assert len(load_params(load_sweep(out), [1])) == 1
     shutil.rmtree(block / "checkpoints" / "3")
-    with pytest.raises(UserError, match=r"damaged or missing. Remove its result.json and continue the sweep with --resume"):
+    with pytest.raises(
+        UserError, match=r"damaged or missing. Remove its result.json and continue the sweep with `resume=True`"
+    ):
         load_params(load_sweep(out), [1])
     (block / "result.json").unlink()
     run_sweep(sweep.grid(CONFIG, beta=(0.5, 4.0)), out, resume=True)
@@ -265,9 +268,9 @@ ALTERED = {
     "a layout of words": (
         "block.json",
         lambda content: {**content, "layout": {"strategy": "vmap", "chunk": "x"}},
-        "and how they run",
+        "and their layout",
     ),
-    "a layout of others": ("block.json", lambda content: {**content, "layout": {"x": 1}}, "and how they run"),
+    "a layout of others": ("block.json", lambda content: {**content, "layout": {"x": 1}}, "and their layout"),
     "rows without names": ("result.json", lambda content: {**content, "rows": [{}]}, "expected a row for each of the members"),
     "too few rows": ("result.json", lambda content: {**content, "rows": content["rows"][:1]}, "a row for each"),
 }
@@ -287,13 +290,13 @@ def test_files_of_a_sweep_that_were_altered(name, change, words, block):
 
 def test_a_block_goes_on_as_it_began():
     began = {"strategy": "vmap", "chunk": None, "data_parallel": 1, "devices": 1}
-    assert directory._as_begun(Layout(), began, "0000") == Layout("vmap", None, 1, 1)
-    assert directory._as_begun(Layout(devices=2), {"strategy": "map", "devices": None}, "0000") == Layout("map", devices=2)
-    with pytest.raises(UserError, match="--data-parallel: 0000 began with 1, not 2; leave it out to go on, bit for bit"):
-        directory._as_begun(Layout(data_parallel=2), began, "0000")
+    assert blocks.continued_layout(Layout(), began, "0000") == Layout("vmap", None, 1, 1)
+    assert blocks.continued_layout(Layout(devices=2), {"strategy": "map", "devices": None}, "0000") == Layout("map", devices=2)
+    with pytest.raises(UserError, match=r"data_parallel: 0000 began with 1, not 2\. Leave it out to continue bit for bit"):
+        blocks.continued_layout(Layout(data_parallel=2), began, "0000")
     many = len(jax.local_devices()) + 1
-    with pytest.raises(UserError, match=rf"0000 began on {many} devices, and this process has {many - 1}\. .*--devices {many}"):
-        directory._as_begun(Layout(), {**began, "devices": many}, "0000")
+    with pytest.raises(UserError, match=rf"0000 began on {many} devices, and this process has {many - 1}\. .*`devices={many}`"):
+        blocks.continued_layout(Layout(), {**began, "devices": many}, "0000")
 
 
 @pytest.mark.parametrize("name", ["figures", "checkpoints"])

@@ -16,7 +16,7 @@ CONFIG = Config(epochs=1, hidden=(8,), latent_dim=2, batch_size=256)
 
 def test_a_second_writer_is_refused_and_changes_nothing(tmp_path):
     built, out = build(CONFIG), tmp_path / "run"
-    refused = "another process is writing there"
+    refused = "another process is writing to"
     with exclusive(out):
         for resume in (False, True):
             with pytest.raises(UserError, match=refused):
@@ -59,11 +59,11 @@ def test_where_the_file_system_has_no_locks_it_goes_without(tmp_path, monkeypatc
 def test_what_cannot_be_written_is_refused_before(tmp_path):
     (tmp_path / "file").write_text("x")
     for out in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
-        with pytest.raises(UserError, match=r"--out .*: cannot be written"), exclusive(out):
+        with pytest.raises(UserError, match=r"out: .* cannot be written"), exclusive(out):
             pass
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"exists and is not empty\. Add --resume to go on with it"):
+    with pytest.raises(UserError, match=r"exists and is not empty\. Add `resume=True` to continue it"):
         check_out(tmp_path / "mine", False, runs.read_config)
     with pytest.raises(UserError, match="not a run directory"):
         check_out(tmp_path / "mine", True, runs.read_config)

@@ -17,8 +17,8 @@ from vae_jax.config import Config, Hyperparams
 from vae_jax.evaluation import Annealing, Evaluation, log_px_from_weights, log_px_means
 from vae_jax.evaluation.dataset_means import means
 from vae_jax.evaluation.importance import LogPx
-from vae_jax.runs import evaluate_run as assessment
-from vae_jax.runs.summary_file import summarise
+from vae_jax.runs import evaluate_run
+from vae_jax.runs.summary_file import summarize
 from vae_jax.runs.summary_file import test_bits_per_dim as bits_of  # pytest would collect its own name
 from vae_jax.sweep.members import groups
 from vae_jax.sweep.statistics import rows
@@ -146,7 +146,7 @@ def test_active_and_collapsed_units_are_of_the_parameters_that_are_reported(buil
     reported, last = ({"used": jnp.int32(used)} for used in (2, 0))
     progress = averaged[0].progress._replace(state=averaged[0].progress.state._replace(params=last))
     fit = averaged[0]._replace(params=reported, progress=progress)
-    summary = summarise(coded, fit, 24, 1.0)
+    summary = summarize(coded, fit, 24, 1.0)
     assert (summary["active_units"], summary["collapsed_units"], summary["evaluated_epoch"]) == (2, [2], fit.epoch)
     stack = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
     status, stacked = (fit.status,), stack(training.MemberState(progress.state, progress.best))
@@ -162,9 +162,10 @@ def assessed(built, averaged):
     """Everything that is measured of a run, with as little work as it takes; and what was measured."""
     settings = Annealing(num_temperatures=1, num_chains=2)
     run = runs.Run(Path(), built, averaged[0].epoch, averaged[0].params, None, [], [])
-    return assessment.assess(
-        run, num_samples=30, elbo_samples=2, annealing=settings, gap_steps=1, num_annealed=21, num_simulated=3
+    options = evaluate_run.EvaluationOptions(
+        num_samples=30, elbo_samples=2, annealing=settings, gap_steps=1, num_annealed=21, num_simulated=3
     )
+    return evaluate_run.assess(run, options)
 
 
 def test_every_example_is_assessed_once_with_draws_of_its_own(assessed, built):
@@ -219,7 +220,7 @@ def test_parts_of_a_data_set_give_what_the_whole_does(count):
     def of_part(params, part, first):
         return {"value": params * part, "number": first + jnp.arange(len(part))}
 
-    found = assessment._in_pieces(of_part, jnp.float32(2), values, done.append)
+    found = evaluate_run._map_parts(of_part, jnp.float32(2), values, done.append)
     np.testing.assert_array_equal(found["value"], 2 * values)
     np.testing.assert_array_equal(found["number"], np.arange(count))
     assert done == sorted(done)

@@ -7,6 +7,8 @@ import sys
 import pytest
 from scripts import EXPERIMENTS, end_started
 
+from vae_jax.cli.script import run_script
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _quickly_compiled_scripts():
@@ -26,12 +28,11 @@ def _nothing_goes_on():
 def script(monkeypatch, capfd):
     """Calls a script's main and returns (exit status, stderr)."""
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    common = importlib.import_module("common")
 
     def call(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            common.run_script(importlib.import_module(name).main)
+            run_script(importlib.import_module(name).main, ends_process=False)
         return stop.value.code, capfd.readouterr().err
 
     return call

@@ -22,10 +22,10 @@ def test_rows_of_one_unit_stand_together_and_the_rest_says_why(compared):
     out, printed = compared
     content = json.loads((out / "comparison.json").read_text())
     units = {row["likelihood"]: row["unit"] for row in content["rows"]}
-    assert units.pop("bernoulli") == "nats of the binarised data (dynamic)"
+    assert units.pop("bernoulli") == "nats of the binarized data (dynamic)"
     assert set(units.values()) == {"nats of the discrete data"}
     assert printed.count("per example:") == 2
-    assert "not comparable: it is the likelihood of binarised pixels, another data set" in printed
+    assert "not comparable: it is the likelihood of binarized pixels, a different data set" in printed
     for row in content["rows"]:
         assert row["test_elbo"] == pytest.approx(row["test_log_likelihood"] - row["test_kl"])
         assert row["test_bits_per_dim"] == pytest.approx(-row["test_elbo"] / (64 * np.log(2)))
@@ -73,7 +73,7 @@ REFUSED = {
     "likelihood": ("--likelihood gaussian", "name the likelihoods and their scales by --likelihoods"),
     "dequantize": ("--dequantize --likelihood gaussian", "name the likelihoods"),
     "objective": ("--objective optimal_sigma", "compare it as --likelihoods gaussian:optimal"),
-    "two objectives": ("--objective iwae --likelihoods gaussian:optimal", "leave it out with --objective iwae"),
+    "two objectives": ("--objective iwae --likelihoods gaussian:optimal", "Leave it out with --objective iwae"),
     "none": ("--seeds", "--seeds"),
     "full": ("--out {here}", "exists and is not empty. Add --resume"),
 }

@@ -1,15 +1,15 @@
 """The scripts print what the readers note about data, once, and use the options that the notes name."""
 
-import importlib
 import json
 import re
 import sys
 
 import numpy as np
 import pytest
-from scripts import EXPERIMENTS
 
 from vae_jax import runs
+from vae_jax.cli import train
+from vae_jax.cli.script import run_script
 from vae_jax.errors import UserError
 from vae_jax.storage.atomic import write_json
 
@@ -31,8 +31,6 @@ def notes(stderr):
 
 def test_a_run_prints_its_notes_and_its_parts_and_records_them(archive, tmp_path, capfd, monkeypatch):
     """Up to the training, in place of which the run's description is written."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    common, train = (importlib.import_module(name) for name in ("common", "train"))
     out = tmp_path / "run"
 
     def describe(built, out, **options):
@@ -44,7 +42,7 @@ def test_a_run_prints_its_notes_and_its_parts_and_records_them(archive, tmp_path
     flags = (*SMALL, "--dataset", archive, "--likelihood", "categorical", "--max-level", 4, "--validation-fraction", 0.1)
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), "--no-compilation-cache", "--out", str(out)])
     with pytest.raises(SystemExit):
-        common.run_script(train.main)
+        run_script(train.main, ends_process=False)
     printed, stderr = capfd.readouterr()
     unused, fraction, layout = notes(stderr)
     assert "the array weights is not used" in unused

@@ -137,7 +137,7 @@ def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path):
         assert process.poll() is None
     second = run("train.py", "--out", tmp_path / "run", "--resume", check=False)
     assert (second.returncode, second.stderr.count("\n")) == (2, 1)
-    assert "another process is writing there" in second.stderr
+    assert "another process is writing to" in second.stderr
     assert process.poll() is None
     process.kill()
     process.communicate(timeout=60)

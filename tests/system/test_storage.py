@@ -113,7 +113,7 @@ def test_a_folder_that_may_not_be_written(script, tmp_path):
         for name, flags in (("train", ("--epochs", 1)), ("sweep", ("--betas", 1, "--epochs", 1))):
             status, stderr = script(name, *flags, "--out", place)
             assert (status, stderr.count("\n")) == (2, 1), stderr
-            assert f"--out {place}: cannot be written" in stderr
+            assert f"--out: {place} cannot be written" in stderr
 
 
 def _flipped(content):

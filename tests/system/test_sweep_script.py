@@ -244,7 +244,7 @@ def test_one_process_finishes_what_two_began(undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (("--betas", 1, 2), ("--betas", 1, 3), "another configuration than process 0 (arguments.betas.1: 3.0, not 2.0)"),
+        (("--betas", 1, 2), ("--betas", 1, 3), "a different configuration from process 0 (arguments.betas.1: 3.0, not 2.0)"),
         (("--betas", 1), None, "at most one process a member, got 2 for 1"),
     ],
     ids=["different configurations", "more processes than members"],
@@ -305,10 +305,10 @@ BAD = [
 POINTS = {
     "a name twice": (b"beta,beta\n1,2\n", (), "expected each name once in the header, got beta, beta"),
     "a value twice": (b"beta\n3\n4\n", ("--betas", 1), "--points: beta is swept twice"),
-    "a cell too many": (b"beta\n3,4\n", (), "line 2 has another number of values than the header"),
+    "a cell too many": (b"beta\n3,4\n", (), "line 2 has a different number of values from the header"),
     "no text": (b"\xff\xfeb\0", (), "cannot be read as CSV"),
     "nothing": (b"", (), "expected a header of names"),
-    "a pipe": (None, (), "cannot be read as CSV: it is no file"),
+    "a pipe": (None, (), "cannot be read as CSV: it is not a regular file"),
 }
 
 

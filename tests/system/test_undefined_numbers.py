@@ -13,8 +13,9 @@ from vae_jax.config import Config
 from vae_jax.evaluation import Annealed, Annealing, Bounds, Gaps
 from vae_jax.report.run import evaluation_table as evaluated
 from vae_jax.report.run.content import numbers as report_numbers
-from vae_jax.runs import evaluate_run as assessment
-from vae_jax.runs.evaluate_run import assess, interval_of, remarks
+from vae_jax.runs import evaluate_run
+from vae_jax.runs.evaluate_run import EvaluationOptions, assess
+from vae_jax.runs.in_words import interval_of, remarks
 from vae_jax.storage.atomic import as_json, write_json
 
 SETTINGS = {"likelihood": "gaussian", "hidden": (4,), "latent_dim": 2, "batch_size": 16}
@@ -55,7 +56,7 @@ def flags(settings):
 
 @pytest.fixture
 def evaluate(monkeypatch, script):
-    return importlib.import_module("evaluate")
+    return importlib.import_module("vae_jax.cli.evaluate")
 
 
 def test_an_example_that_cannot_be_evaluated(outlier, tmp_path, script, evaluate):
@@ -74,13 +75,13 @@ def test_an_example_that_cannot_be_evaluated(outlier, tmp_path, script, evaluate
     assert script("train", "--out", out, "--resume", "--no-report") == (1, stderr)
     assert (out / "metrics.jsonl").read_bytes() == before
 
-    numbers, examples = assess(runs.load_run(out), num_samples=30, elbo_samples=1)
+    numbers, examples = assess(runs.load_run(out), EvaluationOptions(num_samples=30, elbo_samples=1))
     assert numbers["not_finite_examples"] == [BAD]
     assert [numbers[name] for name in ("test_elbo", "log_px_mean", "log_px_interval")] == [None, None, [None, None]]
     assert np.flatnonzero(~np.isfinite(examples["log_px"])).tolist() == [BAD]
     (remark, *_) = remarks(numbers)
     assert f"of test example {BAD}, counted from 0, is not finite" in remark
-    text = " ".join([evaluate.table_row(numbers), *evaluate.more(numbers)])
+    text = " ".join([evaluate.table_row(numbers), *evaluate.details(numbers)])
     assert "nan" not in text
     assert "None" not in text
     assert "interval" not in text
@@ -107,12 +108,12 @@ def test_no_error_is_stated_over_one_example(outlier, tmp_path, evaluate):
     assert (name, value) == ("test ELBO", f"{summary['test_elbo']:.3f}")
     assert "one test example" in remark
 
-    numbers = assess(run, num_samples=10).numbers
+    numbers = assess(run, EvaluationOptions(num_samples=10)).numbers
     one = np.float32([-4.0])
     chain = Annealed(one, np.float32([np.nan]), one, np.float32([np.nan]))  # one chain, one temperature
-    numbers["ais"] = as_json(assessment._of_annealing(chain, Annealing(num_temperatures=1, num_chains=1)))
-    numbers["bdmc"] = as_json(assessment._of_bounds(Bounds(chain, chain)))
-    numbers["gaps"] = as_json(assessment._of_gaps(Gaps(*[one] * 8), 1))
+    numbers["ais"] = as_json(evaluate_run._annealing_numbers(chain, Annealing(num_temperatures=1, num_chains=1)))
+    numbers["bdmc"] = as_json(evaluate_run._bound_numbers(Bounds(chain, chain)))
+    numbers["gaps"] = as_json(evaluate_run._gap_numbers(Gaps(*[one] * 8), 1))
     write_json(tmp_path / "evaluation.json", numbers)
     assert strictly(tmp_path / "evaluation.json") == json.loads(json.dumps(numbers))  # nothing was left for null
     assert numbers["test_elbo_standard_error"] is numbers["log_px_standard_error"] is None
@@ -120,7 +121,7 @@ def test_no_error_is_stated_over_one_example(outlier, tmp_path, evaluate):
     low, high = interval_of(numbers)
     assert low < numbers["log_px_mean"]
     assert high is None  # ten samples say nothing of the tail
-    lines = " ".join([evaluate.table_row(numbers), *evaluate.more(numbers)])
+    lines = " ".join([evaluate.table_row(numbers), *evaluate.details(numbers)])
     assert f"mean log p(x) of these examples at least {low:.3f}; 10 samples" in lines
     assert "nan" not in lines
     assert "None" not in lines

@@ -160,7 +160,7 @@ def test_summary_and_report_say_from_when_on_epochs_counted(tmp_path, monkeypatc
     progress = training.initial_progress(built.vae, built.optimizer, 0)
     progress = progress._replace(history=epochs, best=progress.best._replace(epoch=np.int32(3), elbo=np.float32(-11)))
     monkeypatch.setattr(summary, "_code", lambda built, params: {})
-    content = summary.summarise(built, training.Fit(progress, "stopped early", progress.state.params, 3, means, 3), 50, 1.0)
+    content = summary.summarize(built, training.Fit(progress, "stopped early", progress.state.params, 3, means, 3), 50, 1.0)
     assert (content["best_epoch"], content["validation_counted_from_epoch"]) == (3, 3)
     run = runs.Run(tmp_path, built, 3, progress.state.params, content, [], [])
     rows = {name: remark for name, _, remark in numbers(run)}

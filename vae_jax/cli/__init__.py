@@ -1,1 +1,1 @@
-"""The command line: one module for each command, and what they share."""
+"""The command line: the command `vae-jax` with one module for each subcommand, and the helpers that they share."""

@@ -358,23 +358,6 @@ def from_dict(values: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **{setting: getattr(Config, setting) for setting in config.unused()})
 
 
-def describe_network(config: Config) -> str:
-    """The network with its widths, such as "mlp 256-256-10" or "conv 32-64, dense 256-10"."""
-    joined = lambda *widths: "-".join(map(str, widths))  # noqa: E731
-    if config.network == "mlp":
-        return f"mlp {joined(*config.hidden, config.latent_dim)}"
-    blocks = "" if config.network == "conv" else f" ({config.num_blocks} residual at each size, norm {config.norm})"
-    return f"{config.network} {joined(*config.channels) or 'by size'}{blocks}, dense {joined(*config.dense, config.latent_dim)}"
-
-
-def describe_objective(config: Config) -> str:
-    """The objective with its settings that are not the defaults."""
-    default, settings = Config(), settings_of("objective", config.objective)
-    shown = [name for name in settings if getattr(config, name) != getattr(default, name) or name == "beta"]
-    words = [f"{'β' if name == 'beta' else name.replace('_', ' ')} = {getattr(config, name)}" for name in shown]
-    return ", ".join([config.objective, *words])
-
-
 _CORE = tuple(field.name for field in dataclasses.fields(Config))
 registry.reserve(_CORE)
 registry.load_entries()

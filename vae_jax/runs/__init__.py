@@ -1,13 +1,13 @@
 """Run directories: `train` writes one, `load_run` reads it back."""
 
-from vae_jax.runs.description import describe as describe
+from vae_jax.runs.config_file import describe as describe
+from vae_jax.runs.config_file import read_config as read_config
 from vae_jax.runs.directory import Run as Run
 from vae_jax.runs.directory import load_last_good as load_last_good
 from vae_jax.runs.directory import load_run as load_run
-from vae_jax.runs.directory import read_config as read_config
-from vae_jax.runs.directory import train as train
 from vae_jax.runs.metrics_file import append_metrics as append_metrics
 from vae_jax.runs.metrics_file import read_metrics as read_metrics
 from vae_jax.runs.metrics_file import rewrite_metrics as rewrite_metrics
 from vae_jax.runs.metrics_file import to_epoch as to_epoch
 from vae_jax.runs.metrics_file import to_line as to_line
+from vae_jax.runs.recorded_training import train as train

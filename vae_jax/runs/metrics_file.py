@@ -1,27 +1,27 @@
-"""metrics.jsonl: a line for every epoch, from `training.Epoch` and back."""
+"""metrics.jsonl: one line for each epoch, converted from `training.Epoch` and back."""
 
 import contextlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vae_jax.evaluation import Means
-from vae_jax.storage.atomic import as_json, naming, write_text
+from vae_jax.storage.atomic import JsonObject, as_json, naming_path, write_text
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Epoch, TrainMeans
 
 
-def read_metrics(path: PathLike) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl up to the first line that is not whole, such as one that a killed process left half-written.
+def read_metrics(path: PathLike) -> list[JsonObject]:
+    """Reads metrics.jsonl up to the first incomplete line, such as one that a killed process left half-written.
 
-    A mean or standard error that is not defined, for which the file has null, is NaN.
+    A mean or standard error that is not defined is null in the file and NaN here.
     """
     path, lines = as_path(path), []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         for text in (path / "metrics.jsonl").read_bytes().splitlines():
-            line = {name: _number(name, value) for name, value in json.loads(text).items()}
+            line = {name: _nan_if_null(name, value) for name, value in json.loads(text).items()}
             if not isinstance(line["epoch"], int) or not all(isinstance(value, int | float) for value in line.values()):
                 break
             if not line.get("diverged"):
@@ -30,29 +30,39 @@ def read_metrics(path: PathLike) -> list[dict[str, Any]]:
     return lines
 
 
-def _number(name: str, value: Any) -> Any:
+def _nan_if_null(name: str, value: float | None) -> float | None:
     return math.nan if value is None and name.startswith(("train_", "test_", "validation_")) else value
 
 
-def rewrite_metrics(out: PathLike, lines: list[dict[str, Any]]) -> None:
-    """Puts these lines in the place of metrics.jsonl."""
+def rewrite_metrics(out: PathLike, lines: Sequence[JsonObject]) -> None:
+    """Replaces the content of metrics.jsonl by these lines."""
     write_text(as_path(out) / "metrics.jsonl", "".join(json.dumps(as_json(line)) + "\n" for line in lines))
 
 
-def append_metrics(out: Path, line: dict[str, Any]) -> None:
-    """Adds a line to metrics.jsonl. Opened anew each time, so that a full disk is an error of this line and of no later one."""
-    with naming(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
+def append_metrics(out: Path, line: JsonObject) -> None:
+    """Appends a line to metrics.jsonl.
+
+    The file is opened for each line, so that a full disk raises an error for this line instead of a later one.
+    """
+    with naming_path(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(as_json(line)) + "\n")
 
 
 def sync_metrics(out: Path) -> None:
-    """Returns when metrics.jsonl is on the disk: a checkpoint must never be ahead of the record."""
-    with naming(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
+    """Returns once metrics.jsonl is on the disk. Called before a checkpoint, which must never be ahead of the record."""
+    with naming_path(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
         os.fsync(file.fileno())
 
 
-def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
-    line: dict[str, Any] = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
+def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> JsonObject:
+    """Returns the line of metrics.jsonl for an epoch.
+
+    Args:
+      epoch: the result of the epoch.
+      num_used: training examples that were used in it.
+      wall_seconds: time since the beginning of the run.
+    """
+    line: JsonObject = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
     line |= {f"train_{name}": value for name, value in epoch.train._asdict().items() if name != "extra"}
     line |= {f"train_{name}": value for name, value in epoch.train.extra.items()}
     for name, means in (("test", epoch.test), ("validation", epoch.validation)):
@@ -65,7 +75,8 @@ def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str, Any]:
     }
 
 
-def to_epoch(line: dict[str, Any]) -> Epoch:
+def to_epoch(line: JsonObject) -> Epoch:
+    """Returns the epoch that a line of metrics.jsonl describes; raises KeyError if a number is missing."""
     names = [name for name in TrainMeans._fields if name != "extra"]
     known = {"elbo", *names, "examples_per_second"}
     recorded = {key.removeprefix("train_"): value for key, value in line.items() if key.startswith("train_")}

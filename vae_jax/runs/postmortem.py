@@ -1,149 +1,157 @@
-"""What made a run diverge: the step after its last good state once more, in the order of its parts, example by example."""
+"""Diagnoses divergence by replaying the failing step and finding the first term that is not finite."""
 
 import itertools
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
 from vae_jax.build import Built
-from vae_jax.config import Config
+from vae_jax.config import Config, Hyperparams
+from vae_jax.model import Params
+from vae_jax.objectives import Terms
+from vae_jax.storage.atomic import JsonObject
 from vae_jax.training import optimizers
 from vae_jax.training.epoch import epoch_order, run_keys
 from vae_jax.training.optimizers import make_step
 from vae_jax.training.step import TrainState, make_terms, scheduled
 
-# In the order in which a step computes them; the first that is not finite is the cause of the others.
+# In the order in which a step computes them, so the first term that is not finite causes the others.
 ADVICE = {
     "parameters": "the last good state itself has numbers that are not finite: start from an earlier checkpoint",
     "data": "look at these examples and at the scale of the data",
     "log_likelihood": "look at the data's range and the decoder's output; lower the learning rate, or raise it slowly at first",
     "kl": "the encoder's mean or log_scale is too large; lower the learning rate, or raise it slowly at first",
     "loss": "the terms are finite and their weighted sum is not: a weight of the objective is too large for float32",
-    "gradient": "the loss is finite and its derivative is not: a scale near 0, or a function of your own without derivative",
+    "gradient": "the loss is finite and its derivative is not: a scale near 0, or a custom function without a derivative",
     "update": "the gradient is finite and the parameters after the step are not: lower the learning rate",
 }
-NOTHING = "this step is finite here: another device or version computes other numbers than the run's"
+NOTHING = "this step is finite here: a different device or version computes different numbers"
 _INFERENCE = ("mean of q(z|x)", "log_scale of q(z|x)", "decoder's output at that mean")
 _PARTS = ("parameters", "data", *_INFERENCE, "log_likelihood", "kl", "loss", "gradient", "update")
-_OF_EXAMPLES = ("data", "log_likelihood", "kl", "loss")
+_PER_EXAMPLE = ("data", "log_likelihood", "kl", "loss")
 
 
 class _Step(NamedTuple):
-    """What the step after a state is made on."""
+    """Inputs of the step that follows a state."""
 
-    epoch: int  # from 0
-    indices: Array
+    epoch: int  # counted from 0
+    indices: Array  # (batch,), of the training examples
     key: Array
     batch: Array
-    now: Any  # hyperparameters, schedules included
+    hyperparams: Hyperparams  # with the schedules applied
     peak_rate: Array  # the learning rate without its schedule
 
 
-def examine(built: Built, config: Config, state: TrainState) -> dict[str, Any]:
-    """Repeats the step that follows a state, and says what in it is not finite.
+def examine(built: Built, config: Config, state: TrainState) -> JsonObject:
+    """Repeats the step that follows a state and reports which of its terms are not finite.
 
     Args:
-      built: from `build`; of a sweep, that of any member of the same static group.
-      config: of the run or member, whose seed and hyperparameters count.
+      built: from `build`. For a sweep, that of any member of the same static group.
+      config: of the run or member, which determines the seed and the hyperparameters.
       state: after the last good step.
 
     Returns:
-      For a JSON file: step, epoch, key_data and train_indices (which step it is, on what), term (the first of ADVICE that is
-      not finite, or None), bad_examples (of train_indices, those where it is so), bad_leaves (of the parameters, likewise),
-      ranges (least and greatest number of every part, NaN left out), and the step's hyperparams, schedules included.
+      A record for a JSON file. `step`, `epoch`, `key_data` and `train_indices` identify the step and its batch. `term` is the
+      first key of `ADVICE` whose value is not finite, or None. `bad_examples` are the training examples for which it is not
+      finite, and `bad_leaves` the names of such parameters. `ranges` has the least and greatest number of every part, NaN
+      left out. `hyperparams` are those of the step, schedules included.
     """
-    epoch, indices, key, batch, now, _ = step = _step_after(built, config, state)
+    step = _step_after(built, config, state)
     parts = jax.device_get(jax.jit(_make_parts(built, state, step))(state.params))
     term = next((name for name in ADVICE if not all(map(_is_finite, jax.tree.leaves(parts[name])))), None)
     bad_examples, bad_leaves = [], []
-    if term in _OF_EXAMPLES:
-        bad = ~np.isfinite(parts[term].reshape(len(batch), -1)).all(axis=1)
-        bad_examples = np.asarray(indices)[bad].tolist()
+    if term in _PER_EXAMPLE:
+        bad = ~np.isfinite(parts[term].reshape(len(step.batch), -1)).all(axis=1)
+        bad_examples = np.asarray(step.indices)[bad].tolist()
     elif term is not None:
         leaves = jax.tree_util.tree_leaves_with_path(parts[term])
         bad_leaves = [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not _is_finite(leaf)]
     return {
         "step": int(state.step),
-        "epoch": epoch + 1,
+        "epoch": step.epoch + 1,
         "term": term,
         "bad_examples": bad_examples,
         "bad_leaves": bad_leaves,
         "ranges": {name: _range(parts[name]) for name in _PARTS},
-        "hyperparams": {name: float(value) for name, value in now._asdict().items()},
-        "train_indices": indices.tolist(),
-        "key_data": jax.random.key_data(key).tolist(),
+        "hyperparams": {name: float(value) for name, value in step.hyperparams._asdict().items()},
+        "train_indices": step.indices.tolist(),
+        "key_data": jax.random.key_data(step.key).tolist(),
     }
 
 
-def locate(built: Built, config: Config, state: TrainState, found: dict[str, Any]) -> str | None:
-    """The operation of that step that first gives infinity or NaN, and the line of it: "log gives NaN at model.py:12 (f): ...".
+def locate(built: Built, config: Config, state: TrainState, record: JsonObject) -> str | None:
+    """Names the first operation of the failing step that gives infinity or NaN, and its source line.
 
-    The step runs operation by operation, each compiled alone, which takes some seconds.
+    The step runs operation by operation, each compiled separately, which takes some seconds.
 
     Args:
-      built: as of `examine`, like config and state.
+      built: as for `examine`.
       config: of the run or member.
       state: after the last good step.
-      found: what `examine` said; where its term is infinite, infinities are looked for first.
+      record: result of `examine`. If its term is infinite, infinities are searched for first.
 
     Returns:
-      None where no operation gives either, as of a step that is finite.
+      A phrase such as "log gives NaN at model.py:12 (f): return jnp.log(x)", or None if every operation is finite.
     """
     parts = _make_parts(built, state, _step_after(built, config, state))
     checks = {"NaN": jax.debug_nans, "infinity": jax.debug_infs}
-    first = "infinity" if np.isinf(found["ranges"].get(found["term"], [])).any() else "NaN"
+    first = "infinity" if np.isinf(record["ranges"].get(record["term"], [])).any() else "NaN"
     for name in sorted(checks, key=lambda name: name != first):
         try:
             with jax.disable_jit(), checks[name](True):
                 parts(state.params)
         except FloatingPointError as error:
-            own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_a_library(frame.filename)][-1]
-            words = f"{str(error).split(' encountered in ')[-1].rstrip('.')} gives {name}"
-            # Called from here is the derivative of an operation, which has no line of its own; from there, the update.
-            if own.filename in (__file__, optimizers.__file__):
-                return f"{words}, in the gradient or the update"
-            return f"{words} at {Path(own.filename).name}:{own.lineno} ({own.name}): {own.line}"
+            frames = traceback.extract_tb(error.__traceback__)
+            frame = [frame for frame in frames if not _is_library_file(frame.filename)][-1]
+            operation = f"{str(error).split(' encountered in ')[-1].rstrip('.')} gives {name}"
+            # A frame of this file calls the derivative of an operation, which has no line in the model. A frame of
+            # optimizers.py belongs to the update.
+            if frame.filename in (__file__, optimizers.__file__):
+                return f"{operation}, in the gradient or the update"
+            return f"{operation} at {Path(frame.filename).name}:{frame.lineno} ({frame.name}): {frame.line}"
     return None
 
 
-def _of_a_library(filename: str) -> bool:
-    # By the folder that holds the package: a project of the user's may lie below one that is called jax, too.
+def _is_library_file(filename: str) -> bool:
+    # Only a folder within site-packages counts, because a user's project may lie below a folder that is called jax.
     parts = Path(filename).parts
     installed = {name for above, name in itertools.pairwise(parts) if above in ("site-packages", "dist-packages")}
     return parts[-1] == "contextlib.py" or bool(installed & {"jax", "flax", "optax"})
 
 
 def _step_after(built: Built, config: Config, state: TrainState) -> _Step:
+    """Returns the inputs of the step that follows a state, derived from the seed as in training."""
     step, keys, data = int(state.step), run_keys(config.seed, config.prng), built.data
     num_train = data.train.shape[0]
     epoch, position = divmod(step, num_train // config.batch_size)
     indices = epoch_order(keys, epoch, num_train, config.batch_size)[position]
     batch = jnp.asarray(data.train_rows(indices))
     hyperparams = jax.tree.map(jnp.float32, config.hyperparams)
-    now = scheduled(hyperparams, built.fit_arguments["schedules"], state.step)
-    return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, now, hyperparams.learning_rate)
+    scheduled_values = scheduled(hyperparams, built.fit_arguments["schedules"], state.step)
+    return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, scheduled_values, hyperparams.learning_rate)
 
 
-def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Any], dict[str, Any]]:
-    """A function of the parameters that computes everything that a step does, by name."""
-    vae, to_input = built.vae, built.data.train_input
-    _, _, key, batch, now, peak_rate = step
-    terms_of = make_terms(vae, built.objective, to_input)
+def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Params], dict[str, Params]]:
+    """Returns a function of the parameters that computes every part of a step by name."""
+    vae, to_input, key, batch = built.vae, built.data.train_input, step.key, step.batch
+    batch_terms = make_terms(vae, built.objective, to_input)
 
-    def loss(params: Any) -> tuple[Array, Any]:
-        terms, _ = terms_of(params, state.objective_state, key, batch, now)
+    def loss(params: Params) -> tuple[Array, Terms]:
+        terms, _ = batch_terms(params, state.objective_state, key, batch, step.hyperparams)
         return jnp.mean(terms.loss), terms
 
-    def parts(params: Any) -> dict[str, Any]:
+    def parts(params: Params) -> dict[str, Params]:
         gradient, terms = jax.grad(loss, has_aux=True)(params)
         mean_loss = jnp.mean(terms.loss)
-        update = make_step(built.optimizer, peak_rate, now.learning_rate, state.step, lambda params: loss(params)[0])
+        learning_rate = step.hyperparams.learning_rate
+        update = make_step(built.optimizer, step.peak_rate, learning_rate, state.step, lambda params: loss(params)[0])
         x = to_input(jax.random.split(key, batch.shape[0] + 1)[0], batch)
         mean, log_scale = jax.vmap(lambda x: vae.encode(params, x))(x)
         return {
@@ -160,11 +168,12 @@ def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Any],
     return parts
 
 
-def _is_finite(leaf: Any) -> bool:
-    return bool(np.isfinite(leaf).all())
+def _is_finite(leaf: ArrayLike) -> bool:
+    return bool(np.isfinite(np.asarray(leaf)).all())
 
 
-def _range(tree: Any) -> list[float]:
+def _range(tree: Params) -> list[float]:
+    """Returns the least and the greatest number of all arrays in a tree, NaN left out; [] if there is none."""
     values = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
     values = values[~np.isnan(values)]
     return [float(values.min()), float(values.max())] if values.size else []

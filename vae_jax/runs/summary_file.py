@@ -1,17 +1,17 @@
-"""summary.json: what a run ended with, in nats per example at beta = 1."""
+"""summary.json: the result of a run, in nats per example at beta = 1."""
 
 import json
 import math
-from typing import Any
 
 import jax
 import numpy as np
 
 from vae_jax.build import Built
 from vae_jax.evaluation import bits_per_dim, encode_dataset
-from vae_jax.evaluation import posterior_collapse as diagnostics
+from vae_jax.evaluation.posterior_collapse import active_units, collapse
 from vae_jax.likelihoods import DISCRETE
-from vae_jax.model import num_parameters
+from vae_jax.model import Params, num_parameters
+from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Fit
 
@@ -19,12 +19,19 @@ _MEANS = ("test_elbo", "test_log_likelihood", "test_kl", "test_elbo_standard_err
 _NUMBERS = (*_MEANS, "train_examples_per_second", "epochs", "steps", "wall_seconds", "num_test_examples")
 
 
-def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dict[str, Any]:
-    """The content of summary.json."""
+def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> JsonObject:
+    """Returns the content of summary.json.
+
+    Args:
+      built: data and model of the run.
+      fit: result of `training.fit`.
+      num_used: training examples that were used in each epoch.
+      wall_seconds: duration of the run, all of its processes included.
+    """
     history = fit.progress.history
     seconds = sum(epoch.seconds for epoch in history)
-    test = fit.test if fit.epoch else None  # it diverged in its first epoch
-    summary: dict[str, Any] = {
+    test = fit.test if fit.epoch else None  # None: the run diverged in its first epoch
+    summary: JsonObject = {
         "status": fit.status,
         "test_elbo": test and test.elbo,
         "test_log_likelihood": test and test.log_likelihood,
@@ -44,14 +51,14 @@ def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dic
     if test and (bits := test_bits_per_dim(built, test.elbo)) is not None:
         summary["test_bits_per_dim"] = bits
     if test:
-        summary |= _code(built, fit.params)
+        summary |= _code_usage(built, fit.params)
     if built.data.log_jacobian:
         summary["log_jacobian"] = built.data.log_jacobian
     if built.vae.likelihood.shared_start:
         name = "log_dispersion" if built.config.likelihood == "negative_binomial" else "log_scale"
         summary[name] = [float(value) for value in built.vae.likelihood.shared_values(fit.params["likelihood"])]
     if built.data.validation is not None:
-        # Before this epoch a schedule had not ended, and neither the best nor early stopping counted it.
+        # In earlier epochs a schedule had not ended, so they counted neither for the best nor for early stopping.
         summary["validation_counted_from_epoch"] = fit.first_epoch
     if int(fit.progress.best.epoch):
         summary |= {"best_epoch": int(fit.progress.best.epoch), "best_validation_elbo": float(fit.progress.best.elbo)}
@@ -62,27 +69,29 @@ def summarise(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> dic
     return summary
 
 
-def _code(built: Built, params: Any) -> dict[str, Any]:
-    """Which latent dimensions the test set uses."""
+def _code_usage(built: Built, params: Params) -> JsonObject:
+    """Returns the number of active units and the collapsed units, measured on the test set."""
     encode = jax.jit(lambda params, test: encode_dataset(built.vae, params, test, to_input=built.data.eval_input))
     mean, log_scale = encode(params, built.data.test)
-    found: dict[str, Any] = {"latent_dim": built.vae.latent_dim, "active_units": int(diagnostics.active_units(mean))}
+    usage: JsonObject = {"latent_dim": built.vae.latent_dim, "active_units": int(active_units(mean))}
     if built.vae.prior is None:
-        found["collapsed_units"] = np.flatnonzero(diagnostics.collapse(mean, log_scale).collapsed).tolist()
-    return found
+        usage["collapsed_units"] = np.flatnonzero(collapse(mean, log_scale).collapsed).tolist()
+    return usage
 
 
 def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:
-    """The bound -ELBO in bits per dimension, for discrete data; None for densities, which have none."""
+    """Returns the bound -ELBO in bits per dimension for discrete data, and None for densities, for which it is undefined."""
     if built.vae.likelihood.support in DISCRETE or built.data.log_jacobian:
         return bits_per_dim(test_elbo, math.prod(built.dataset.data_shape))
     return None
 
 
-def read_summary(path: PathLike) -> dict[str, Any] | None:
-    """summary.json; None where it is not there yet, or not as it was written: --resume writes it anew.
+def read_summary(path: PathLike) -> JsonObject | None:
+    """Reads summary.json of a run directory.
 
-    Means that were not finite, for which JSON has null, are NaN.
+    Returns:
+      None if the file does not exist yet or was altered; resuming the run writes it again. Means that were not finite are
+      null in the file and NaN here.
     """
     path = as_path(path)
     try:

@@ -1,4 +1,4 @@
-"""Files written atomically: a reader, or a later process, sees the old file or the new one, never half of it."""
+"""Atomic writes of files: a reader or a later process sees either the old file or the new one, never half of it."""
 
 import contextlib
 import io
@@ -7,16 +7,19 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from vae_jax.errors import UserError
 
+JsonObject = dict[str, Any]  # of JSON values: None, bool, int, float, str, and lists and objects of them
+Json = TypeVar("Json")
+
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors of writing, such as of a full disk, say which file it was."""
+def naming_path(path: Path) -> Iterator[None]:
+    """Adds the path to errors of the operating system, such as a full disk, that are raised within this context."""
     try:
         yield
     except OSError as error:
@@ -26,14 +29,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file; nothing is left of what fails, and the error names the file."""
+    """Writes a file atomically. On failure no partial file remains, and the error names the path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with naming(path), temporary.open("wb") as file:
+        with naming_path(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        with naming(path):
+        with naming_path(path):
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -41,24 +44,29 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of text in UTF-8."""
+    """Writes text in UTF-8 atomically."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, content: Any) -> None:
-    """`write_text` of JSON, with null for numbers that are not finite."""
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON atomically, with null for numbers that are not finite."""
     write_text(path, json.dumps(as_json(content), indent=2) + "\n")
 
 
-def read_json(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
-    """A JSON object that has these names.
+def read_json(path: Path, *names: str, advice: str = "") -> JsonObject:
+    """Reads a JSON object that has these names.
+
+    Args:
+      path: the file.
+      *names: keys that the object must have.
+      advice: what the user can do if the file cannot be read; the end of the error message.
 
     Raises:
-      UserError: where it cannot be read, with the advice.
+      UserError: the file cannot be read, is not a JSON object, or lacks a name.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device may never end
-            raise ValueError("it is no file")
+        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+            raise ValueError("it is not a regular file")
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or not set(names) <= content.keys():
             raise ValueError(f"expected an object with {', '.join(names)}")
@@ -68,16 +76,16 @@ def read_json(path: Path, *names: str, advice: str = "") -> dict[str, Any]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """`write_bytes` of an .npz file."""
+    """Writes an .npz file atomically."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
-def as_json(content: Any) -> Any:
-    """Returns the same with None for numbers that are not finite, which JSON does not have."""
+def as_json(content: Json) -> Json:
+    """Returns a copy in which None stands for numbers that are not finite, which JSON does not have."""
     if isinstance(content, dict):
-        return {name: as_json(value) for name, value in content.items()}
+        return cast(Json, {name: as_json(value) for name, value in content.items()})
     if isinstance(content, list | tuple):
-        return [as_json(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+        return cast(Json, [as_json(value) for value in content])
+    return cast(Json, None) if isinstance(content, float) and not math.isfinite(content) else content

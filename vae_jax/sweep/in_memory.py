@@ -1,4 +1,4 @@
-"""`sweep`: a list of members as tables in memory; every static group is one program, compiled once."""
+"""Sweeps in memory: members are trained and tabled without files. Each static group is one program, compiled once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,6 +8,8 @@ import numpy as np
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.config import Config
+from vae_jax.likelihoods import Likelihood
+from vae_jax.objectives.batch import AnyObjective
 from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
 from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
@@ -19,10 +21,10 @@ class Sweep(NamedTuple):
     """The result of `sweep`."""
 
     members: tuple[Config, ...]
-    table: dict[str, np.ndarray]  # columns of results.csv by name, one entry a member
-    points: list[Point]  # the same gathered over seeds, with intervals
-    curves: dict[str, np.ndarray]  # test_elbo, test_log_likelihood, test_kl: (members, epochs), NaN where a member had ended
-    fits: list[tuple[Group, Built, MembersFit]]  # the trained parameters among them
+    table: dict[str, np.ndarray]  # columns of results.csv by name, one entry for each member
+    points: list[Point]  # the table with seeds combined, with intervals
+    curves: dict[str, np.ndarray]  # test_elbo, test_log_likelihood, test_kl: (members, epochs), NaN after a member has ended
+    fits: list[tuple[Group, Built, MembersFit]]  # with the trained parameters
 
 
 def run_group(
@@ -32,7 +34,15 @@ def run_group(
     start: MembersProgress | None = None,
     on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None,
 ) -> MembersFit:
-    """Trains the members of a group; `built` is from any of their configurations."""
+    """Trains the members of a group.
+
+    Args:
+      group: the members.
+      built: from the configuration of any member.
+      placement: of the members on devices.
+      start: progress to continue from.
+      on_epoch: called after each epoch; a true result ends the training.
+    """
     return fit_members(
         built.vae,
         built.data,
@@ -53,16 +63,20 @@ def sweep(
     data_parallel: int = 1,
     data_dir: str | None = None,
     on_epoch: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
-    **own: Any,
+    likelihood: Likelihood | Callable[..., Any] | None = None,
+    objective: AnyObjective | None = None,
 ) -> Sweep:
-    """Trains every member and tables the results; writes nothing.
+    """Trains every member and tables the results. Nothing is written.
 
     Args:
-      members: from `grid`, `points`, `design` or by hand; member i is the run that `train.py` makes with these settings.
-      strategy, chunk, data_parallel: as of `sharding.place`.
+      members: from `grid`, `points`, `design`, or any list. Member i is the run that `runs.train` makes with its settings.
+      strategy: "map" (members one after another), "vmap" (side by side) or "auto".
+      chunk: members that are trained at once on a device, with "vmap".
+      data_parallel: devices that share each batch.
       data_dir: where TFDS finds prepared data.
-      on_epoch: called after each epoch of each group.
-      own: a likelihood= or objective= of your own, as of `build`.
+      on_epoch: called after each epoch of each group. A true result ends the training of the group.
+      likelihood: a custom likelihood for `build`.
+      objective: a custom objective for `build`.
 
     Example: two values of beta, two seeds, one compilation.
       >>> from vae_jax.sweep import grid
@@ -71,7 +85,10 @@ def sweep(
       ((4,), [2, 2])
     """
     check_members(members)
-    prepared = [(group, build(group.configs[0], data_dir=data_dir, **own)) for group in groups(members)]
+    prepared = [
+        (group, build(group.configs[0], data_dir=data_dir, likelihood=likelihood, objective=objective))
+        for group in groups(members)
+    ]
     table, fits = [], []
     for group, built in prepared:
         placement = place(len(group.members), strategy, chunk=chunk, data_parallel=data_parallel)

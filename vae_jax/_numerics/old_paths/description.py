@@ -1,7 +1,7 @@
-"""Moved to `vae_jax.runs.description`."""
+"""Moved to `vae_jax.runs.config_file`."""
 
 import warnings
 
-from vae_jax.runs.description import *  # noqa: F403
+from vae_jax.runs.config_file import *  # noqa: F403
 
-warnings.warn("vae_jax.description moved to vae_jax.runs.description", DeprecationWarning, stacklevel=2)
+warnings.warn("vae_jax.description moved to vae_jax.runs.config_file", DeprecationWarning, stacklevel=2)

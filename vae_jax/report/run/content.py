@@ -11,11 +11,12 @@ import numpy as np
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
-from vae_jax.config import Config, describe_objective
+from vae_jax.config import Config
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
 from vae_jax.model import VAE, sample_prior
 from vae_jax.runs import Run
+from vae_jax.runs.in_words import describe_objective
 from vae_jax.runs.summary_file import test_bits_per_dim
 
 _SHOWN = 24  # test images with their reconstructions

@@ -6,7 +6,7 @@ from typing import Any
 from vae_jax.evaluation.posterior_collapse import describe_collapse
 from vae_jax.report import html as page
 from vae_jax.runs import Run
-from vae_jax.runs.evaluate_run import interval_of, remarks
+from vae_jax.runs.in_words import interval_of, remarks
 
 Row = tuple[str, str, str]
 

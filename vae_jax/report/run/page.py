@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.build import repeat_command
-from vae_jax.config import describe_network
 from vae_jax.evaluation.overfitting import describe_overfit, overfit
 from vae_jax.model import num_parameters
 from vae_jax.report import html as page
@@ -14,6 +12,7 @@ from vae_jax.report.run import content as summary
 from vae_jax.report.run import evaluation_table as evaluated
 from vae_jax.report.run import figures, latent, latent_figures
 from vae_jax.runs import Run, read_config
+from vae_jax.runs.in_words import describe_network, repeat_command
 
 _SPAN = 3  # of traversals, in prior standard deviations
 _MOST_ROWS, _MOST_PANELS, _MOST_PAIRS, _STEPS = 10, 12, 6, 7

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_jax.build import repeat_command
 from vae_jax.config import Config, from_dict, settings_of
 from vae_jax.report import html as page
 from vae_jax.report.sweep.content import Overview, far_off, in_words
+from vae_jax.runs.in_words import repeat_command
 from vae_jax.sweep.members import static_names, varying
-from vae_jax.sweep.results import Results, overfit_words
+from vae_jax.sweep.results import Results, describe_overfitting
 from vae_jax.sweep.statistics import DONE
 
 _REPEATED = Path("runs/repeated")
@@ -91,7 +91,7 @@ def notes(results: Results, seen: Overview, most: int = 10) -> list[str]:
     empty = [str(row["member"]) for row in results.rows if row["status"] in DONE and row["test_elbo"] is None]
     if empty:
         found.append(f"No finite test ELBO: member {_listed(empty)}. Settings with such a member have no mean.")
-    words = overfit_words(results)
+    words = describe_overfitting(results)
     if words is not None:
         found.append(f"{words[0].upper()}{words[1:]}".replace("`", ""))
     if len(seen.units) > 1:

@@ -1,0 +1,215 @@
+"""`vae-jax evaluate`: log p(x) with its errors, the ELBO and the information in the code, on the test sets of trained runs."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import tyro
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts, expect_runs
+from vae_jax.cli.messages import note, with_options
+from vae_jax.errors import UserError
+
+Numbers = dict[str, Any]  # the content of evaluation.json: numbers, None where one is not defined, nested records
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Evaluate run directories on their whole test sets; nats per example, one table for all runs.
+
+    Writes evaluation.json (every number) and evaluation.npz (values of every test example) into each.
+
+    Example: vae-jax evaluate runs/first runs/second --num-samples 5000
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories."""
+    num_samples: int = 1000
+    """Importance samples of log p(x) for each test example."""
+    elbo_samples: int = 10
+    """Draws of z for the ELBO of each test example. 1 repeats the number in summary.json."""
+    ais_temperatures: int = 0
+    """Also estimate log p(x) by annealed importance sampling with this many temperatures, such as 1000; 0 for not. Use it where
+    the importance samples give only a lower end of log p(x)."""
+    ais_chains: int = 16
+    """Annealed importance sampling: chains for each example."""
+    ais_start: Literal["posterior", "prior"] = "posterior"
+    """Annealed importance sampling: distribution in which the chains begin, the encoder's q(z|x) or the prior."""
+    bdmc: int = 0
+    """Also bound the error of annealing from both sides on this many examples simulated from the model, such as 100."""
+    gap_steps: int = 0
+    """Also fit a posterior to each example in this many steps, such as 1000, for the encoder's gaps; 0 for not."""
+    num_annealed: int | None = None
+    """Use only the first test examples, this many, for annealing and gaps. By default all."""
+    batch_size: int = 1000
+    """Examples at once for the ELBO. On CPU always 128, so no bit depends on this; elsewhere results change by rounding."""
+    data_dir: str | None = None
+    """Where TFDS finds prepared data, if not where the run found it."""
+
+    def validate(self) -> None:
+        """Raises `UserError` for values that are wrong for every run."""
+        for name in ("num_samples", "elbo_samples", "ais_chains", "num_annealed", "batch_size"):
+            expect_counts(1, 10**8, **{name: getattr(self, name)})
+        for name in ("ais_temperatures", "bdmc", "gap_steps"):
+            expect_counts(0, 10**8, **{name: getattr(self, name)})
+        if self.bdmc and not self.ais_temperatures:
+            raise UserError("bounds annealed importance sampling; add `ais_temperatures`, such as 1000.", field="bdmc")
+        if self.num_annealed is not None and not (self.ais_temperatures or self.gap_steps):
+            raise UserError("expected `ais_temperatures` or `gap_steps` with it.", field="num_annealed")
+
+
+class Column(NamedTuple):
+    """A column of the table."""
+
+    title: str
+    name: str  # in evaluation.json
+    width: int
+    digits: int | None  # after the decimal point; None for whole numbers
+
+
+COLUMNS = (
+    Column("log p(x)", "log_px_mean", 10, 3),
+    Column("+-", "log_px_standard_error", 6, 3),
+    Column("MC +-", "log_px_monte_carlo_error", 6, 4),
+    Column("too low by", "log_px_bias", 10, 4),
+    Column("test ELBO", "test_elbo", 10, 3),
+    Column("+-", "test_elbo_standard_error", 6, 3),
+    Column("log-lik.", "test_log_likelihood", 10, 3),
+    Column("KL", "test_kl", 8, 3),
+    Column("active", "active_units", 6, None),
+    Column("epoch", "evaluated_epoch", 5, None),
+)
+
+
+def cell(value: float | None, column: Column) -> str:
+    """Returns a number as a cell of the table, or a dash for one that is not defined."""
+    if value is None or value != value:
+        return f"{'-':>{column.width}}"
+    return f"{value:{column.width}d}" if column.digits is None else f"{value:z{column.width}.{column.digits}f}"
+
+
+def table_row(numbers: Numbers) -> str:
+    """Returns a run's cells. A bias is marked ">" where the interval of log p(x) is open, because it is then larger."""
+    from vae_jax.runs.in_words import interval_of
+
+    cells = {column.name: cell(numbers[column.name], column) for column in COLUMNS}
+    if interval_of(numbers)[1] is None and numbers["log_px_bias"] is not None:
+        cells["log_px_bias"] = f"{'>' + cells['log_px_bias'].strip():>{len(cells['log_px_bias'])}}"
+    return "  ".join(cells.values())
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Returns a number as text, or a dash for one that is not defined."""
+    return "-" if value is None else f"{value:z.{digits}f}"
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """Returns a number and its standard error, where it has one."""
+    return number(value) + ("" if error is None else f" +- {error:.3f}")
+
+
+def evaluate_run(path: Path, arguments: Arguments) -> Numbers:
+    """Evaluates a run, writes both files, and returns the content of evaluation.json."""
+    from tqdm import tqdm
+
+    from vae_jax.evaluation import Annealing
+    from vae_jax.runs import load_run
+    from vae_jax.runs.evaluate_run import EvaluationOptions, assess
+    from vae_jax.storage.atomic import write_arrays, write_json
+
+    run = load_run(path, data_dir=arguments.data_dir)
+    for text in run.notes:
+        note(text)
+    annealing = None
+    if arguments.ais_temperatures:
+        annealing = Annealing(arguments.ais_start, arguments.ais_temperatures, arguments.ais_chains)
+    bars: dict[str, tqdm] = {}
+
+    def progress(part: str, done: int, total: int) -> None:
+        if part not in bars:
+            bars[part] = tqdm(total=total, desc=f"{path.name}: {part}", unit="image", leave=False, disable=None)
+        bars[part].update(done - bars[part].n)
+        if done == total:
+            bars[part].close()
+
+    options = EvaluationOptions(
+        num_samples=arguments.num_samples,
+        elbo_samples=arguments.elbo_samples,
+        batch_size=arguments.batch_size,
+        annealing=annealing,
+        gap_steps=arguments.gap_steps,
+        num_annealed=arguments.num_annealed,
+        num_simulated=arguments.bdmc,
+    )
+    assessment = assess(run, options, progress)
+    write_arrays(path / "evaluation.npz", assessment.examples)
+    write_json(path / "evaluation.json", assessment.numbers)
+    return assessment.numbers
+
+
+def details(numbers: Numbers) -> list[str]:
+    """Returns the lines below the table about a run: the numbers for which the table has no column."""
+    from vae_jax.runs.in_words import interval_of
+
+    low, high = interval_of(numbers)
+    ends = f"at least {number(low)}" if high is None else f"in [{number(low)}, {number(high)}]"
+    interval = "" if low is None else f"mean log p(x) of these examples {ends}; "
+    information = ("mutual_information", "mutual_information_upper", "mutual_information_cap")
+    lower, upper, cap = (number(numbers[name], 2) for name in information)
+    correlation, dimension_wise = (number(numbers[name], 2) for name in ("total_correlation", "dimension_wise_kl"))
+    lines = [
+        f"{interval}{numbers['num_samples']} samples worth {number(numbers['effective_sample_size'], 0)}; mutual information "
+        f"{lower} to {upper} (cap {cap}), total correlation {correlation}, dimension-wise KL {dimension_wise}"
+    ]
+    if "ais" in numbers:
+        ais = numbers["ais"]
+        lines.append(
+            f"annealed ({ais['num_temperatures']} temperatures, {ais['num_chains']} chains, {ais['num_examples']} examples): "
+            f"log p(x) {with_error(ais['log_px_mean'], ais['log_px_standard_error'])}, a lower bound in expectation, "
+            f"MC +- {number(ais['log_px_monte_carlo_error'], 4)}, "
+            f"acceptance {number(ais['acceptance_rate'], 2)}"
+        )
+    if "bdmc" in numbers:
+        bdmc = numbers["bdmc"]
+        gap = with_error(bdmc["gap"], bdmc["gap_standard_error"])
+        lines.append(
+            f"annealing on {bdmc['num_examples']} simulated examples: bounds of log p(x) in expectation "
+            f"{number(bdmc['lower'])} and {number(bdmc['upper'])}, gap {gap}"
+        )
+    if "gaps" in numbers:
+        gaps = numbers["gaps"]
+        approximation, amortization = (
+            with_error(gaps[name], gaps[f"{name}_standard_error"]) for name in ("approximation_gap", "amortization_gap")
+        )
+        lines.append(f"gaps ({gaps['num_examples']} examples): approximation {approximation}, amortization {amortization}")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluates runs, prints one table, and returns the exit status."""
+    arguments = parse(Arguments, argv, "evaluate")
+    expect_runs(arguments.runs)
+    arguments.validate()
+
+    from vae_jax.runs.in_words import remarks
+    from vae_jax.storage.cache import enable_compilation_cache
+
+    enable_compilation_cache()
+    width = max(len("run"), *(len(str(path)) for path in arguments.runs))
+    lines = []
+    for path in arguments.runs:
+        numbers = evaluate_run(path, arguments)
+        if path == arguments.runs[0]:
+            print(f"{'run':{width}}  {'  '.join(f'{column.title:>{column.width}}' for column in COLUMNS)}")
+        print(f"{path!s:{width}}  {table_row(numbers)}", flush=True)
+        notes = [f"note: {with_options(remark)}" for remark in remarks(numbers)]
+        lines += [f"{path}: {line}" for line in (*details(numbers), *notes)]
+    draws = f"{arguments.elbo_samples} draw{'' if arguments.elbo_samples == 1 else 's'} of z"
+    print(
+        f"\nnats per example, beta = 1; +- is the standard error over the test examples, MC +- that over the samples; the test "
+        f"ELBO is from {draws} per example (in summary.json and at the end of training: 1)"
+    )
+    print("\n".join(lines))
+    return 0

@@ -1,0 +1,276 @@
+"""`vae-jax sweep`: trains a sweep over beta, seeds, learning rates ... as one compiled program, with its table and report."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vae_jax.cli.arguments import parse_with_config
+from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
+from vae_jax.cli.messages import note, option
+from vae_jax.cli.program import current_program
+from vae_jax.cli.progress import Interrupt, SweepProgress
+from vae_jax.cli.supervisor import supervised
+from vae_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vae_jax.config import Config
+    from vae_jax.sweep.directory import Tick
+    from vae_jax.sweep.members import Group
+    from vae_jax.sweep.processes import Processes
+    from vae_jax.sweep.results import Results
+
+AXES = ("betas", "seeds", "learning_rates", "over", "groups", "points", "design", "ranges", "num_points", "design_seed")
+_PLACEMENT = ("strategy", "chunk", "devices", "data_parallel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Sweep hyperparameters and seeds: members that differ in traced values are one program, compiled once.
+
+    Example: vae-jax sweep --dataset digits --betas 0.25 0.5 1 2 4 8 --seeds 0 1 2 3 4 --out runs/sweep
+    """
+
+    betas: tuple[float, ...] = ()
+    """Values of beta."""
+    seeds: tuple[int, ...] = ()
+    """Seeds, for every setting. Replaces `seed`."""
+    learning_rates: tuple[float, ...] = ()
+    """Peak learning rates."""
+    over: tuple[str, ...] = ()
+    """Values of any other hyperparameter: capacity=5,10,25 gamma=10,100 free_bits=0.1,0.5 ..."""
+    groups: tuple[str, ...] = ()
+    """Values of static settings, a program for each combination: latent_dim=2,10 hidden=256x256,512 objective=elbo,iwae ..."""
+    points: Path | None = None
+    """CSV file with a header of setting names and a member a line: a list instead of a grid; crossed with `seeds` if given."""
+    ranges: tuple[str, ...] = ()
+    """Ranges for `design`: beta=0.1:10:log learning_rate=1e-4:1e-2:log ..."""
+    design: Literal["grid", "random", "sobol"] = "grid"
+    """Placement of the members in `ranges`."""
+    num_points: int = 8
+    """Members of the design; for a grid, values of each range."""
+    design_seed: int = 0
+    """Seed of random and sobol."""
+    out: str = ""
+    """Sweep directory to write; new or empty, unless `resume`. Required."""
+    resume: bool = False
+    """Continue the sweep in `out`; members that it does not have yet are added. Settings left out are taken from there."""
+    data_dir: str | None = None
+    """Where TFDS finds or keeps prepared data."""
+    strategy: Literal["auto", "map", "vmap"] = "auto"
+    """map: members one after another inside the program, bit for bit as alone; vmap: side by side; auto: map on CPU."""
+    chunk: int | None = None
+    """Members at once on each device under vmap; by default all that fit into memory."""
+    devices: int | None = None
+    """Devices of this process to use. By default all; on CPU one virtual device for each core, eight at most."""
+    data_parallel: int = 1
+    """Devices that share each batch, for models or batches that are too large for one."""
+    distributed: Literal["auto", "yes", "no"] = "auto"
+    """Join the processes of a cluster. auto: with `coordinator`, or started by srun or mpirun with several tasks; yes: let JAX
+    find them (TPU slices, Kubernetes)."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where JAX cannot find it by itself."""
+    num_processes: int | None = None
+    """Number of processes, with `coordinator`."""
+    process_id: int | None = None
+    """Number of this process from 0, with `coordinator`."""
+    coordinator_timeout: float = 60.0
+    """Seconds to wait for the other processes."""
+    checkpoint_seconds: float = 15.0
+    """Least time between checkpoints. 0: after every epoch."""
+    report: bool = True
+    """Draw the figures and write report.html at the end."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next sweep starts faster."""
+
+    def record(self, base: "Config") -> dict[str, object]:
+        """Returns the arguments that define the members, as they stand in sweep.json."""
+        points = self.points and os.path.abspath(os.path.expanduser(self.points))
+        axes = {name: getattr(self, name) for name in AXES} | {"points": points}
+        return {"base": dataclasses.asdict(base), **axes}
+
+    def placement_words(self) -> list[str]:
+        """Returns the options about devices and parallelism that are not the defaults, as words of the command line."""
+        words = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _PLACEMENT and value != field.default:
+                words += [option(field.name), str(value)]
+        return words
+
+
+def read_command_line(argv: Sequence[str] | None) -> "tuple[Arguments, Config]":
+    """Returns the options and the settings. With `resume=True`, the defaults are those that the sweep began with."""
+    arguments, base = parse_with_config(Arguments, argv, "sweep")
+    expect_out(arguments.out, "a sweep directory", "runs/sweep")
+    recorded = Path(arguments.out) / "sweep.json"
+    if not (arguments.resume and recorded.exists()):
+        return arguments, base
+    try:
+        content = json.loads(recorded.read_text())
+        defaults = {**_recorded_defaults(content), "out": arguments.out, "resume": True}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{recorded}: cannot be read: {error}") from None
+    return parse_with_config(Arguments, argv, "sweep", defaults)
+
+
+def _recorded_defaults(content: Mapping[str, object]) -> dict[str, object]:
+    """Returns the values of options and settings that sweep.json records."""
+    from vae_jax.config import from_dict
+
+    recorded = content["arguments"]
+    if recorded is None:
+        raise ValueError("it was begun by run_sweep without arguments, so continue it by run_sweep(..., resume=True)")
+    base = from_dict(recorded["base"])  # pyright: ignore
+    defaults = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+    defaults |= {name: tuple(recorded[name]) if isinstance(recorded[name], list) else recorded[name] for name in AXES}  # pyright: ignore
+    points = defaults["points"]
+    return {**defaults, "points": points and Path(points), "data_dir": content.get("data_dir")}
+
+
+def is_distributed(arguments: Arguments) -> bool:
+    """Returns True if there are other processes to join."""
+    explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+    if arguments.distributed == "no":
+        return False
+    if any(value is not None for value in explicit) and arguments.distributed == "auto":
+        if None in explicit:
+            raise UserError("`coordinator`, `num_processes` and `process_id` belong together; give all three.")
+        return arguments.num_processes != 1
+    tasks = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
+    return arguments.distributed == "yes" or any(task.isdigit() and int(task) > 1 for task in tasks)
+
+
+def join(arguments: Arguments, num_members: int, joined: Callable[[], None]) -> "Processes":
+    """Joins the other processes, where there are any, and sets the number of virtual devices on CPU."""
+    import jax
+
+    from vae_jax.sweep.processes import Processes, initialize
+
+    processes = Processes(timeout=arguments.coordinator_timeout)
+    if is_distributed(arguments):
+        explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+        processes = initialize(*explicit, timeout=arguments.coordinator_timeout)
+        joined()
+    if arguments.devices is not None and not 1 <= arguments.devices <= 256:
+        raise UserError(field="devices", expected="a whole number from 1 to 256", got=arguments.devices)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = -(-num_members // processes.size)
+    with contextlib.suppress(RuntimeError):  # a backend that runs already keeps the devices that it has
+        jax.config.update("jax_num_cpu_devices", arguments.devices or max(1, min(8, cores, share)))
+    return processes
+
+
+def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Callable[[], None] = lambda: None) -> int:
+    """Trains the sweep in this process, alone or as one of several, and returns the exit status."""
+    began = time.perf_counter()
+
+    from vae_jax.cli.sweep_members import read_members
+
+    members = read_members(arguments, base, argv)
+    processes = join(arguments, len(members), joined)
+
+    from vae_jax.storage.cache import enable_compilation_cache
+    from vae_jax.sweep.blocks import Layout
+    from vae_jax.sweep.directory import Launch, run_sweep
+
+    if arguments.compilation_cache:
+        enable_compilation_cache()
+    out, is_leader = Path(arguments.out), processes.rank == 0
+    expect_outside_data(out, members[0])
+    data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
+    progress = SweepProgress()
+
+    def on_block(group: "Group", reason: str, done: int, notes: Sequence[str]) -> None:
+        for text in notes:
+            note(text)
+        if is_leader:
+            label = f" ({group.label})" if group.label else ""
+            print(f"{len(group.members)} members{label}, {group.configs[0].epochs} epochs; {reason}", flush=True)
+            if done:
+                print(f"resuming after epoch {done}", flush=True)
+
+    with Interrupt() as interrupt:
+
+        def on_epoch(tick: "Tick") -> bool:
+            if is_leader:
+                progress.update(tick)
+            return interrupt.signal is not None
+
+        layout = Layout(arguments.strategy, arguments.chunk, arguments.data_parallel, arguments.devices)
+        is_finished = run_sweep(
+            members,
+            out,
+            resume=arguments.resume,
+            launch=Launch(layout, processes, arguments.record(base)),
+            data_dir=data_dir,
+            checkpoint_seconds=arguments.checkpoint_seconds,
+            on_block=on_block,
+            on_epoch=on_epoch,
+        )
+        progress.close()
+        if not is_finished:
+            words = [*current_program().words("sweep"), "--out", str(out), "--resume", *arguments.placement_words()]
+            print(f"saved; continue with:\n  {shlex.join(words)}", flush=True)
+            return interrupt.exit_status
+    if is_leader:
+        write_outcome(out, began, arguments.report)
+    return 0
+
+
+def write_outcome(out: Path, began: float, draw_report: bool) -> None:
+    """Writes and prints the table of a sweep that has ended, and draws the report."""
+    from vae_jax.sweep.results import describe_overfitting, write_results
+    from vae_jax.sweep.statistics import DONE
+
+    results = write_results(out, time.perf_counter() - began)
+    print_points(results)
+    left_out = [f"{row['member']} ({row['status']})" for row in results.rows if row["status"] not in DONE]
+    if left_out:
+        note(f"left out of the means: member {', '.join(left_out)}")
+    overfit = describe_overfitting(results)
+    if overfit:
+        note(overfit)
+    print(f"table: {out / 'results.csv'} ({len(results.rows)} members, {time.perf_counter() - began:.0f} s)", flush=True)
+    if draw_report:
+        from vae_jax.report import write_sweep_report
+
+        print("drawing the report ...", flush=True)
+        print(f"report: {write_sweep_report(results)}")
+
+
+def print_points(results: "Results") -> None:
+    """Prints one line for each setting: means over its seeds, with standard errors."""
+    header = f"{'test ELBO':>18}  {'rate':>16}  {'distortion':>18}  {'active':>6}  {'n':>2}"
+    labels = [
+        "  ".join(filter(None, [point.group, *(f"{name} = {value:zg}" for name, value in point.settings.items())]))
+        for point in results.points
+    ]
+    width = max(map(len, labels))
+    print(f"\n{'':{width}}  {header}   (nats per example; mean +- standard error over n seeds)")
+    for label, point in zip(labels, results.points, strict=True):
+        if not point.numbers:
+            print(f"{label:{width}}  none of {point.num_lost} ended well")
+            continue
+        cells = [
+            f"{one.mean:z.3f}" + (f" +- {one.standard_error:.3f}" if one.n > 1 else "")
+            for one in (point.numbers[name] for name in ("test_elbo", "rate", "distortion"))
+        ]
+        active = point.numbers["active_units"].mean
+        print(f"{label:{width}}  {cells[0]:>18}  {cells[1]:>16}  {cells[2]:>18}  {active:6.1f}  {len(point.members):2d}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains the sweep and returns the exit status. One of several processes runs in a child, see `supervised`."""
+    arguments, base = read_command_line(argv)
+    expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds, coordinator_timeout=arguments.coordinator_timeout)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not is_distributed(arguments):
+        return work(arguments, base, words)
+    return supervised(lambda joined: work(arguments, base, words, joined), arguments.coordinator_timeout)

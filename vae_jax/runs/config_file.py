@@ -1,0 +1,117 @@
+"""config.json: everything that is needed to repeat a run. It is compared with the new settings when the run is resumed."""
+
+import dataclasses
+import json
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vae_jax import config as config_module
+from vae_jax.build import Built
+from vae_jax.config import Config
+from vae_jax.data import is_image
+from vae_jax.errors import UserError
+from vae_jax.model import num_parameters
+from vae_jax.storage.atomic import JsonObject, read_json
+from vae_jax.storage.directories import PathLike, as_path
+
+_PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def describe(built: Built, data_dir: str | None) -> JsonObject:
+    """Returns the content of config.json."""
+    dataset = built.dataset
+    return {
+        "config": dataclasses.asdict(built.config),
+        "data_dir": data_dir,
+        "data": {
+            "sha256": dataset.fingerprint(),
+            "train_examples": len(dataset.train),
+            "validation_examples": 0 if dataset.validation is None else len(dataset.validation),
+            "test_examples": len(dataset.test),
+            "shape": list(dataset.data_shape),
+            "max_level": dataset.max_level,
+            "split": dataset.split,
+            "treatment": built.data.description,
+            "moments": "pooled" if is_image(dataset.data_shape) else "per entry",  # earlier versions always pooled
+            "notes": list(dataset.notes),
+        },
+        "num_parameters": num_parameters(built.vae),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def read_config(path: PathLike) -> tuple[Config, JsonObject]:
+    """Reads config.json of a run directory.
+
+    Returns:
+      The validated configuration, and the whole content of the file.
+
+    Raises:
+      UserError: config.json is missing or cannot be read.
+    """
+    path = as_path(path)
+    if not (path / "config.json").exists():
+        raise UserError(f"{path}: not a run directory (it has no config.json).")
+    content = read_json(path / "config.json", "config", "data")
+    try:
+        config = config_module.from_dict(content["config"])
+        config.validate()
+        check_data_entry(content)
+        return config, content
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'config.json'}: cannot be read: {error}") from None
+
+
+def check_data_entry(content: JsonObject) -> None:
+    """Raises an error unless config.json or sweep.json has a fingerprint of the data and, if any, a valid `data_dir`."""
+    content["data"]["sha256"]
+    if not isinstance(content.get("data_dir"), str | None):
+        raise ValueError(f"data_dir: expected a path or null, got {content['data_dir']!r}")
+
+
+def check_same(old: JsonObject, new: JsonObject, out: Path) -> None:
+    """Raises `UserError` for resuming a run with different settings or different data.
+
+    Args:
+      old: content of config.json in the run directory.
+      new: what `describe` returns now.
+      out: the run directory, for the message.
+    """
+    # An earlier version may not have had a setting. It then behaved as the default does.
+    old_config = json.loads(json.dumps(dataclasses.asdict(config_module.from_dict(old["config"]))))
+    new_config = json.loads(json.dumps(new["config"]))
+    changed = [f"{k}: {old_config.get(k)} there, {v} here" for k, v in new_config.items() if old_config.get(k) != v]
+    if changed:
+        message = f"{out}: the run began with different settings ({'; '.join(changed)})."
+        raise UserError(message, field="resume", fix="Repeat those settings, or start a new run.")
+    if old["data"]["sha256"] != new["data"]["sha256"]:
+        dataset = new["config"]["dataset"]
+        raise UserError(f"{out}: the data set {dataset!r} differs from the one that the run began with.", field="resume")
+
+
+def check_moments(path: Path, recorded_data: JsonObject, built: Built) -> None:
+    """Raises `UserError` for parameters of an earlier version that pooled entries which are now standardized one by one.
+
+    Args:
+      path: the run or sweep directory, for the message.
+      recorded_data: the entry "data" of its config.json or sweep.json.
+      built: the model as this version builds it.
+    """
+    moments = built.data.moments if built.vae.likelihood.support in ("real", "counts") else None
+    if moments is not None and np.ndim(moments.mean) and recorded_data.get("moments") != "per entry":
+        raise UserError(
+            f"{path}: an earlier version standardized all entries of an example by one mean and one scale. This version "
+            "standardizes each entry separately.",
+            fix="Train the model again.",
+        )

@@ -1,0 +1,115 @@
+"""Descriptions of runs in words: network, objective, the command that repeats a run, and remarks on an evaluation."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from vae_jax.config import Config, settings_of
+from vae_jax.evaluation import name_examples, pareto_k_limit
+from vae_jax.evaluation.posterior_collapse import describe_collapse
+from vae_jax.storage.atomic import JsonObject
+
+_OPTION = "--"  # prefix of an option of the command line
+
+
+def describe_network(config: Config) -> str:
+    """Returns the network with its widths, such as "mlp 256-256-10" or "conv 32-64, dense 256-10"."""
+    joined = lambda *widths: "-".join(map(str, widths))  # noqa: E731
+    if config.network == "mlp":
+        return f"mlp {joined(*config.hidden, config.latent_dim)}"
+    blocks = "" if config.network == "conv" else f" ({config.num_blocks} residual at each size, norm {config.norm})"
+    return f"{config.network} {joined(*config.channels) or 'by size'}{blocks}, dense {joined(*config.dense, config.latent_dim)}"
+
+
+def describe_objective(config: Config) -> str:
+    """Returns the objective with beta and those settings that are not the defaults, such as "elbo, β = 1.0"."""
+    default, settings = Config(), settings_of("objective", config.objective)
+    shown = [name for name in settings if getattr(config, name) != getattr(default, name) or name == "beta"]
+    texts = [f"{'β' if name == 'beta' else name.replace('_', ' ')} = {getattr(config, name)}" for name in shown]
+    return ", ".join([config.objective, *texts])
+
+
+def repeat_command(
+    config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("python", "experiments/train.py")
+) -> str:
+    """Returns the command line that repeats a run, with the settings that differ from the defaults.
+
+    Args:
+      config: the settings.
+      out: the run directory to write.
+      data_dir: where TFDS finds prepared data.
+      program: the command without options.
+    """
+    parts = [*program]
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if value == field.default and field.name != "dataset":
+            continue
+        parts.append(_option(field.name))
+        if not isinstance(value, bool):
+            parts += [str(v) for v in (value if isinstance(value, tuple) else (value,))]
+    return shlex.join([*parts, *([_option("data_dir"), data_dir] if data_dir else []), _option("out"), str(out)])
+
+
+def _option(name: str) -> str:
+    """Returns the option of the command line that sets a parameter, with hyphens for underscores."""
+    return _OPTION + name.replace("_", "-")
+
+
+def interval_of(numbers: JsonObject) -> tuple[float | None, float | None]:
+    """Returns the two ends of the interval of the mean log p(x), with None for an end that is not known.
+
+    An earlier version wrote an upper end for any importance weights. It did not write the share of examples above the limit
+    that decides whether that end holds.
+
+    Args:
+      numbers: content of evaluation.json.
+    """
+    low, high = numbers["log_px_interval"]
+    return low, high if "pareto_k_above_limit" in numbers else None
+
+
+def _explain_open_interval(numbers: JsonObject) -> str | None:
+    """Explains why the interval of log p(x) has no upper end, and what helps; None if it has one."""
+    (low, high), share, num_samples = interval_of(numbers), numbers.get("pareto_k_above_limit"), numbers["num_samples"]
+    if high is not None or "not_finite_examples" in numbers:
+        return None
+    if "pareto_k_above_limit" not in numbers:
+        return "log p(x): an earlier version evaluated this run, and its upper ends do not always hold. Evaluate it again."
+    bound = "the estimate is a lower bound in expectation" if low is None else f"only a lower end is known, {low:.3f}"
+    if share is None:
+        reason = f"{num_samples} samples say nothing of the tails of the importance weights. Use at least 1000 samples"
+    else:
+        reason = (
+            f"the importance weights of {share:.1%} of the examples have a Pareto shape k above "
+            f"{pareto_k_limit(num_samples):.2g}, so the estimate may be too low by more than its errors say. Use more samples"
+        )
+    alternative = "compare the annealed estimate" if "ais" in numbers else "annealed importance sampling with 1000 temperatures"
+    return f"log p(x): {bound}, because {reason}, or {alternative}."
+
+
+def remarks(numbers: JsonObject) -> list[str]:
+    """Returns remarks for the reader of an evaluation: posterior collapse, and estimates that are bounds or undefined.
+
+    Args:
+      numbers: content of evaluation.json.
+    """
+    texts = []
+    if rows := numbers.get("not_finite_examples"):
+        examples = name_examples("test", np.asarray(rows), numbers["num_test_examples"])
+        texts.append(
+            f"the ELBO or log p(x) of {examples}, counted from 0, is not finite, so means over the test set are not defined. "
+            "evaluation.npz has the values of every example. Look at the range of these rows of the test set."
+        )
+    if numbers["test_kl"] is not None:
+        collapsed = len(numbers["collapsed_units"] or ())
+        texts.append(describe_collapse(collapsed, numbers["latent_dim"], numbers["test_kl"]))
+    texts.append(_explain_open_interval(numbers))
+    if (information := numbers["mutual_information"]) is not None and information > numbers["mutual_information_cap"] - 1:
+        texts.append(
+            f"mutual information: within 1 nat of its cap, log {numbers['num_test_examples']}. "
+            "The test set is too small for a larger estimate."
+        )
+    return [text for text in texts if text]
