@@ -1,4 +1,4 @@
-# Two commands matter: `make train` and `make test`. Everything lives in $(VENV); nothing is installed twice.
+# The two main commands are `make train` and `make test`. Everything is installed into $(VENV), once.
 VENV ?= .venv
 PYTHON ?=
 OUT ?= runs/first
@@ -11,39 +11,39 @@ REPRODUCTIONS = $(patsubst experiments/reproductions/%/run.py,%,$(wildcard exper
 .PHONY: help train test test-slow lint types bench reproduce clean
 .DEFAULT_GOAL := help
 
-help: ## what can be made
+help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 	@echo
 	@echo '  ARGS="..." is passed on to train.py or pytest; OUT=runs/name chooses the run directory;'
 	@echo '  PYTHON=python3.12 VENV=.venv-312 chooses another interpreter (3.11 or newer).'
 
-train: $(VENV)/.base ## train the default model on the embedded digits; report in runs/first
+train: $(VENV)/.base ## train the default model on the embedded digits, with a report in runs/first
 	@$(PY) experiments/train.py --out $(OUT) $$([ -e $(OUT)/config.json ] && echo --resume) $(ARGS)
 
-test: $(VENV)/.test ## the tests (a few minutes)
+test: $(VENV)/.test ## run the tests (a few minutes)
 	$(PY) -m pytest $(ARGS)
 
-test-slow: $(VENV)/.test ## the tests that take long: kills, MNIST through TFDS, notebooks, all variants
+test-slow: $(VENV)/.test ## run the slow tests: kills, MNIST through TFDS, notebooks, all variants
 	$(PY) -m pytest -m slow $(ARGS)
 
-lint: $(VENV)/.lint ## ruff: style and format
+lint: $(VENV)/.lint ## check style and format with ruff
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-types: $(VENV)/.lint ## basedpyright: types
+types: $(VENV)/.lint ## check types with basedpyright
 	$(VENV)/bin/basedpyright
 
-bench: $(VENV)/.bench ## training speed and test ELBO against PyTorch, NumPyro ... (ARGS="--suite --dataset FOLDER" or --data-dir: MNIST)
+bench: $(VENV)/.bench ## compare speed and test ELBO with PyTorch, NumPyro, ... (ARGS="--suite --dataset FOLDER" or --data-dir: MNIST)
 	$(PY) experiments/benchmarks/training.py $(ARGS)
 
-reproduce: $(VENV)/.base ## a published result: NAME=linear, ...; experiments/reproductions/ has all
+reproduce: $(VENV)/.base ## reproduce a published result: NAME=linear, or any other folder of experiments/reproductions/
 	@test -f "experiments/reproductions/$(NAME)/run.py" || { echo "error: NAME: expected one of $(REPRODUCTIONS), got '$(NAME)'" >&2; exit 2; }
 	$(PY) experiments/reproductions/$(NAME)/run.py $(ARGS)
 
-clean: ## remove the virtual environment and caches; runs/ stays
+clean: ## remove the virtual environment and caches, but not runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
 
-# The interpreter: $(PYTHON) if given, else the first of these that is new enough.
+# The interpreter is $(PYTHON) if given, else the first of these that is new enough.
 $(VENV)/bin/python:
 	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \

@@ -5,7 +5,7 @@
 # Versions: flax 0.12.8, jax 0.10.2, Python 3.11. Source: the docstring of `reduction_axes`, "default value is all axes except batch".
 # Seen: GroupNorm(image) differs from GroupNorm(image[None])[0] by more than 1, in Linen and in NNX, without an error or a warning.
 # Linen's reduction_axes=(-3, -2, -1) repairs it. NNX's takes the same argument and fails: "axis 1 is out of bounds for array of
-# dimension 1". In NNX what is left is norm(image[None])[0]. The script fails when any of this changes.
+# dimension 1". In NNX the only workaround is norm(image[None])[0]. The script fails when any of this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

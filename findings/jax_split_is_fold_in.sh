@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# In JAX split(key)[i] and fold_in(key, i) are the same key, so a split and a fold_in of one key meet without a word.
+# In JAX split(key)[i] and fold_in(key, i) are the same key, so a split and a fold_in of one key collide silently.
 #
 # Guess before the run: two functions of a key give unrelated keys, as "never use a key twice" is read as a rule about draws.
 # Versions: jax 0.10.2, Python 3.11. Source: jax/_src/prng.py, threefry_split and threefry_fold_in, with jax_threefry_partitionable

@@ -1,36 +1,38 @@
-"""What many members cost on a GPU or TPU: the program of a sweep with 1, 8, 64, 256 members, with vmap against map, timed.
+"""Measures the cost of many members of a sweep on a GPU or TPU, under vmap and under map.
 
-Trains 784-400-20 (ReLU, Adam 1e-3, batch 128) on 60,000 synthetic images of MNIST's shape with the program of `fit_members`,
-and after it the default convolutional network; beside them the same loops in PyTorch where torch is installed and sees the same
-device. Needs jax, flax, optax and numpy alone, no network, and less than eight minutes: what would not fit into the budget is
-left out, and said. Run it from a checkout:
+The program of `fit_members` trains 1, 8, 64 and 256 members of 784-400-20 (ReLU, Adam 1e-3, batch 128) on 60,000 synthetic
+images of MNIST's shape, and then members of the default convolutional network. PyTorch loops are timed beside them if torch is
+installed and sees the same device. The script needs jax, flax, optax and numpy, no network, and less than eight minutes. Cases
+that do not fit into the budget are left out and listed. Run it from a checkout in which vae_jax is installed:
 
     python experiments/benchmarks/accelerator.py --out results.json
 
-One step is (time of an epoch - time of an epoch of one step) / (steps - 1); the rest is the epoch's order and its evaluation.
-The share of the roof is the products of a step against the rate of large products alone, in the same arithmetic.
+The time of a step is (time of an epoch - time of an epoch of one step) / (steps - 1). The rest is the order of the epoch and
+its evaluation. The share of the roof compares the products of a step with the rate of large products in the same arithmetic.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import environment  # noqa: F401
+if __name__ == "__main__":
+    import environment  # noqa: F401
 
 import argparse
 import functools
 import importlib.util
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import run_script
 from members import VARIANTS, Case, Trainer, blobs, correctness, kernels, repeat, timed
-from peers import PyTorch
-from tables import check_counts, markdown, write_results
+from peers import Problem, PyTorch
 from workload import BATCH, NETWORKS, RATE, product_rate, training_flops
+
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.messages import use_options
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 BEGAN = time.perf_counter()
 TRAIN, TEST, SHAPE = 60_000, 10_000, (28, 28, 1)
@@ -38,11 +40,11 @@ TARGET_MEMBERS, TARGET_RATIO = 64, 3.0
 
 
 class Peer(NamedTuple):
-    """A PyTorch loop."""
+    """Kind of PyTorch loop."""
 
     label: str
     mode: str | None  # of torch.compile
-    guess: float  # seconds that it may take
+    guess: float  # expected seconds
 
 
 PEERS = {
@@ -52,11 +54,11 @@ PEERS = {
 }
 
 
-def peer(dataset: Any, test: np.ndarray, device: str, network: str, dtype: str, kind: str) -> dict[str, Any]:
-    """The row of a PyTorch loop."""
+def peer_row(dataset: Any, test: np.ndarray, device: str, network: str, dtype: str, kind: str) -> dict[str, Any]:
+    """Returns the results of a PyTorch loop."""
     began = time.perf_counter()
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "network": NETWORKS[network](SHAPE)}
-    loop = PyTorch(dataset, test, 0, compile_mode=PEERS[kind].mode, **options)
+    problem = Problem(NETWORKS[network](SHAPE), dataset, test, BATCH, binarize=True)
+    loop = PyTorch(problem, 0, compile_mode=PEERS[kind].mode, device=device, dtype=dtype)
     loop.epoch(0)
     compile_seconds = time.perf_counter() - began
 
@@ -72,12 +74,12 @@ def peer(dataset: Any, test: np.ndarray, device: str, network: str, dtype: str, 
 
 
 class Benchmark:
-    """The results so far, written after every case, and the time that is left."""
+    """Results so far, which are written after every case, and the remaining time."""
 
     def __init__(self, arguments: argparse.Namespace, device: dict[str, Any]) -> None:
         settings = {name: value for name, value in vars(arguments).items() if name != "out"}
         settings |= {"batch_size": BATCH, "learning_rate": RATE}
-        settings |= {name: network(SHAPE).words for name, network in NETWORKS.items()}
+        settings |= {name: network(SHAPE).label for name, network in NETWORKS.items()}
         self.results: dict[str, Any] = {"device": device, "settings": settings, "rows": [], "left_out": [], "failed": []}
         self.results["roof_flops_per_second"] = {}
         self.out, self.budget = arguments.out, arguments.budget_seconds
@@ -85,7 +87,14 @@ class Benchmark:
         self._longest: dict[str, float] = {}
 
     def attempt(self, kind: str, name: str, do: Callable[[], Any], guess: float = 5.0) -> Any:
-        """Does it unless there is no time left for one more of its kind; an error is noted, and the rest goes on."""
+        """Runs one case unless the remaining time is too short for another case of its kind. An error is recorded.
+
+        Args:
+          kind: cases of one kind take about the same time.
+          name: for the list of cases that failed or were left out.
+          do: runs the case.
+          guess: expected seconds of the first case of its kind.
+        """
         began = time.perf_counter()
         if began - BEGAN + self._longest.get(kind, guess) > self.budget:
             self.results["left_out"].append(name)
@@ -103,103 +112,106 @@ class Benchmark:
         return done
 
     def find(self, like: dict[str, Any], **fields: Any) -> dict[str, Any] | None:
-        """The first row of vae_jax like this one but for these fields."""
+        """Returns the first row of vae_jax that equals this row except for the given fields."""
         wanted = {name: like.get(name) for name in Case._fields} | fields
         rows = (row for row in self.results["rows"] if row["kind"] == "vae_jax")
         return next((row for row in rows if all(row[name] == value for name, value in wanted.items())), None)
 
     def ratio(self, row: dict[str, Any], name: str) -> float | None:
-        """How often the time of one member alone, as train.py runs it."""
+        """Returns a time in units of that of a single member, which runs as in train.py."""
         one = self.find(row, members=1, strategy="map", variant="")
         return row[name] / one[name] if one and row.get(name) and one.get(name) else None
 
     def share_of_roof(self, row: dict[str, Any]) -> float | None:
-        """The products of a step against the rate of products alone."""
+        """Returns the rate of products in a step relative to the rate of products alone."""
         roof, rate = self.results["roof_flops_per_second"].get(row["dtype"]), row.get("member_images_per_second")
         return rate * training_flops(NETWORKS[row["network"]](SHAPE)) / roof if rate and roof else None
 
     def targets(self) -> list[dict[str, Any]]:
-        """What many members may cost."""
-        found = []
+        """Compares the cost of many members with the target."""
+        targets = []
         for row in self.results["rows"]:
             many = row.get("strategy") == "vmap" and row["members"] == TARGET_MEMBERS and not row["variant"]
             ratio = self.ratio(row, "step_seconds") if many else None
             if ratio:
-                of = {"network": row["network"], "dtype": row["dtype"], "ratio": ratio}
-                found.append({**of, "at_most": TARGET_RATIO, "met": ratio <= TARGET_RATIO})
-        return found
+                case = {"network": row["network"], "dtype": row["dtype"], "ratio": ratio}
+                targets.append({**case, "at_most": TARGET_RATIO, "met": ratio <= TARGET_RATIO})
+        return targets
 
     def table(self) -> str:
-        """The rows, and lines below them."""
+        """Returns the rows as a table in Markdown, with remarks below."""
+        header = ("", "network", "compute", "strategy", "members", "at once", "step, ms", "x one member", "member-images/s")
+        header = (*header, "share of the roof", "epoch with evaluation, s", "x one member")
+        header = (*header, "program, GB", "process peak, GB", "compile, s")
+        cells = [self._cells(row) for row in self.results["rows"]]
+        remarks = [*self._comparisons(), *self._profiles()]
+        if self.results["left_out"]:
+            remarks.append(f"Left out, no time in {self.budget:g} s: {', '.join(self.results['left_out'])}.")
+        remarks += [f"Failed: {failed['name']}: {failed['error'][:200]}" for failed in self.results["failed"]]
+        remarks += self.results.get("notes", [])
+        return f"{self.title}\n\n{markdown(header, cells)}\n\n" + "\n".join(f"- {line}" for line in remarks) + "\n"
 
-        def number(value: Any, form: str, factor: float = 1.0) -> str:
+    def _cells(self, row: dict[str, Any]) -> tuple[str, ...]:
+        def number(value: float | None, form: str, factor: float = 1.0) -> str:
             return "" if value is None else format(factor * value, form)
 
-        cells = []
-        for row in self.results["rows"]:
-            memory = row.get("memory", {})
-            parts = [memory.get(f"{name}_bytes") for name in ("argument", "output", "temp", "alias")]
-            needed = None if None in parts else sum(parts[:3]) - parts[3]
-            variant = f": {VARIANTS[row['variant']]}" if row.get("variant") else ""
-            cells.append(
-                (
-                    f"{row['kind']}{variant}",
-                    row["network"],
-                    row["dtype"],
-                    row.get("strategy", ""),
-                    str(row["members"]),
-                    str(row.get("chunk", "")),
-                    number(row["step_seconds"], ",.3f", 1e3),
-                    number(self.ratio(row, "step_seconds"), ".2f"),
-                    number(row["member_images_per_second"], ",.0f"),
-                    number(row.get("share_of_roof"), ".3f"),
-                    number(row.get("epoch_seconds"), ",.3f"),
-                    number(self.ratio(row, "epoch_seconds"), ".2f"),
-                    number(needed, ",.2f", 1e-9),
-                    number(memory.get("process_peak_bytes"), ",.2f", 1e-9),
-                    number(row["compile_seconds"], ".1f"),
-                )
-            )
-        header = ("", "network", "compute", "strategy", "members", "at once", "step, ms", "x one member", "member-images/s")
-        header = (*header, "share of the roof")
-        header = (*header, "epoch with evaluation, s", "x one member", "program, GB", "process peak, GB", "compile, s")
-        device, lines = self.results["device"], []
+        memory = row.get("memory", {})
+        parts = [memory.get(f"{name}_bytes") for name in ("argument", "output", "temp", "alias")]
+        needed = None if None in parts else sum(parts[:3]) - parts[3]
+        variant = f": {VARIANTS[row['variant']]}" if row.get("variant") else ""
+        return (
+            f"{row['kind']}{variant}",
+            row["network"],
+            row["dtype"],
+            row.get("strategy", ""),
+            str(row["members"]),
+            str(row.get("chunk", "")),
+            number(row["step_seconds"], ",.3f", 1e3),
+            number(self.ratio(row, "step_seconds"), ".2f"),
+            number(row["member_images_per_second"], ",.0f"),
+            number(row.get("share_of_roof"), ".3f"),
+            number(row.get("epoch_seconds"), ",.3f"),
+            number(self.ratio(row, "epoch_seconds"), ".2f"),
+            number(needed, ",.2f", 1e-9),
+            number(memory.get("process_peak_bytes"), ",.2f", 1e-9),
+            number(row["compile_seconds"], ".1f"),
+        )
+
+    def _comparisons(self) -> Iterator[str]:
+        """Yields remarks on targets, correctness and variants."""
         for target in self.targets():
             verdict = "met" if target["met"] else "missed"
-            words = "" if device["platform"] != "cpu" else " (a target for accelerators; this is a CPU)"
-            lines.append(
+            on_cpu = " (a target for accelerators; this is a CPU)" if self.results["device"]["platform"] == "cpu" else ""
+            yield (
                 f"{TARGET_MEMBERS} members, {target['network']}, {target['dtype']}: {target['ratio']:.2f} times the step of "
-                f"one; target at most {target['at_most']:g}: {verdict}{words}."
+                f"one; target at most {target['at_most']:g}: {verdict}{on_cpu}."
             )
         for check in self.results.get("correctness", []):
-            lines.append(
+            yield (
                 f"{check['members']} members side by side against each alone, {check['network']}, {check['steps']} steps, "
-                f"{check['dtype']}: "
-                f"losses differ by at most {check['max_relative_difference']:.1e} (relative; members among themselves by "
-                f"{check['spread_between_members']:.1e}): {'passed' if check['passed'] else 'FAILED'}."
+                f"{check['dtype']}: losses differ by at most {check['max_relative_difference']:.1e} (relative; members among "
+                f"themselves by {check['spread_between_members']:.1e}): {'passed' if check['passed'] else 'FAILED'}."
             )
         for row in self.results["rows"]:
             plain = self.find(row, variant="") if row.get("variant") else None
             if plain:
                 share = row["epoch_seconds"] / plain["epoch_seconds"]
-                what = f"{row['members']} members, {row['network']}, {VARIANTS[row['variant']]}"
-                lines.append(f"{what}: the epoch takes {share:.2f} of its time.")
+                case = f"{row['members']} members, {row['network']}, {VARIANTS[row['variant']]}"
+                yield f"{case}: the epoch takes {share:.2f} of its time."
+
+    def _profiles(self) -> Iterator[str]:
+        """Yields remarks on the roof and on the kernels of a step."""
         for dtype, rate in self.results["roof_flops_per_second"].items():
-            lines.append(f"The roof, {dtype}: {rate / 1e12:,.2f} TFLOP/s.")
+            yield f"The roof, {dtype}: {rate / 1e12:,.2f} TFLOP/s."
         for profile in self.results.get("kernels", []):
             names = "; ".join(f"{k['name']} {1e6 * k['seconds']:.1f} us" for k in profile["largest"][:6])
-            lines.append(
-                f"{profile['members']} members, {profile['network']}: {profile['kernels_per_step']:.0f} kernels and copies a "
+            yield (
+                f"{profile['members']} members, {profile['network']}: {profile['kernels_per_step']:.0f} kernels and copies per "
                 f"step, which keep the device busy for {1e6 * profile['busy_seconds_per_step']:.0f} us; the largest: {names}."
             )
-        if self.results["left_out"]:
-            lines.append(f"Left out, no time in {self.budget:g} s: {', '.join(self.results['left_out'])}.")
-        lines += [f"Failed: {failed['name']}: {failed['error'][:200]}" for failed in self.results["failed"]]
-        lines += self.results.get("notes", [])
-        return f"{self.title}\n\n{markdown(header, cells)}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
 
     def save(self) -> None:
-        """Writes JSON, and the table beside it."""
+        """Writes the results as JSON, and the table beside them."""
         for row in self.results["rows"]:
             row["share_of_roof"] = self.share_of_roof(row)
         if self.out is not None:
@@ -209,7 +221,7 @@ class Benchmark:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line; with argparse, since a bare GPU image has no tyro."""
+    """Reads the command line, with argparse because a bare GPU image does not have tyro."""
     summary, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(description=summary, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -217,15 +229,17 @@ def parse_arguments() -> argparse.Namespace:
     add("--networks", nargs="+", choices=NETWORKS, default=["mlp", "conv"], help="networks (default: mlp conv)")
     add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"], help="arithmetic")
     add("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="PyTorch loops (default: all)")
-    add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="what the first network does otherwise")
-    add("--steps", type=int, help="train on so many batches only, for a quick trial")
+    add("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="changes of the program of the first network")
+    add("--steps", type=int, help="train on this number of batches only, for a quick trial")
     add("--budget-seconds", type=float, default=420.0, help="start nothing that would end later (default: 420)")
-    add("--out", type=Path, help="JSON file to write; the table goes beside it as .md")
-    return parser.parse_args()
+    add("--out", type=Path, help="JSON file to write, with the table beside it as .md")
+    arguments = parser.parse_args()
+    use_options(vars(arguments))
+    return arguments
 
 
 def describe(device: Any) -> dict[str, Any]:
-    """The device in words."""
+    """Describes the device."""
     import jax
 
     described = {"kind": device.device_kind, "platform": device.platform, "count": jax.local_device_count()}
@@ -233,7 +247,7 @@ def describe(device: Any) -> dict[str, Any]:
 
 
 def run_members(bench: Benchmark, network: str, dtype: str, numbers: list[int], prepared: Any) -> None:
-    """One member as train.py has it, the others side by side; then what compares and profiles these programs."""
+    """Times one member as in train.py and several side by side, and then compares and profiles these programs."""
     trainers: dict[int, Trainer] = {}
     for members in numbers:
         case = Case(network, dtype, "vmap" if members > 1 else "map", members)
@@ -244,20 +258,20 @@ def run_members(bench: Benchmark, network: str, dtype: str, numbers: list[int], 
     several = [members for members in trainers if members > 1]
     if 1 in trainers and several:
         compare = functools.partial(correctness, trainers[1], trainers[several[0]])
-        found = bench.attempt("correctness", f"{network} {dtype} correctness", compare)
-        if found:
-            bench.results.setdefault("correctness", []).append({"network": network, "dtype": dtype, **found})
+        check = bench.attempt("correctness", f"{network} {dtype} correctness", compare)
+        if check:
+            bench.results.setdefault("correctness", []).append({"network": network, "dtype": dtype, **check})
     if dtype == "float32" and bench.results["device"]["platform"] != "cpu":
         for members in (1, TARGET_MEMBERS):
             if members in trainers:
                 do = functools.partial(kernels, trainers[members])
-                found = bench.attempt("profile", f"{network} profile of {members}", do, guess=15)
-                if found:
-                    bench.results.setdefault("kernels", []).append(found)
+                profile = bench.attempt("profile", f"{network} profile of {members}", do, guess=15)
+                if profile:
+                    bench.results.setdefault("kernels", []).append(profile)
 
 
 def measure_roof(bench: Benchmark, dtype: str) -> None:
-    """The rate of large products alone, once for each arithmetic."""
+    """Measures the rate of large products, once for each arithmetic."""
     side, repeats = (1024, 5) if bench.results["device"]["platform"] == "cpu" else (8192, 20)
     roofs = bench.results["roof_flops_per_second"]
     if dtype not in roofs:
@@ -268,7 +282,7 @@ def measure_roof(bench: Benchmark, dtype: str) -> None:
 
 
 def run_case(bench: Benchmark, case: Case, prepared: Any) -> Trainer | None:
-    """Adds the row of a case."""
+    """Times a case and adds its row."""
     name = f"{case.network} {case.dtype} {case.strategy} of {case.members} {case.variant}".strip()
 
     def do() -> Trainer:
@@ -280,14 +294,14 @@ def run_case(bench: Benchmark, case: Case, prepared: Any) -> Trainer | None:
 
 
 def run_peers(bench: Benchmark, kinds: list[str], network: str, dtype: str, dataset: Any, test: np.ndarray) -> None:
-    """Adds the rows of the PyTorch loops."""
+    """Times the PyTorch loops and adds their rows."""
     device = "cpu" if bench.results["device"]["platform"] == "cpu" else "cuda"
     if importlib.util.find_spec("torch") is not None:
         import torch
 
         if device == "cpu" or torch.cuda.is_available():
             for kind in kinds:
-                do = functools.partial(peer, dataset, test, device, network, dtype, kind)
+                do = functools.partial(peer_row, dataset, test, device, network, dtype, kind)
                 row = bench.attempt(kind, f"PyTorch {kind} {network} {dtype}", do, guess=PEERS[kind].guess)
                 if row:
                     bench.results["rows"].append(row)
@@ -298,7 +312,7 @@ def run_peers(bench: Benchmark, kinds: list[str], network: str, dtype: str, data
 def main() -> int:
     """Runs the cases, the most important ones first."""
     arguments = parse_arguments()
-    check_counts(members=min(arguments.members), **{} if arguments.steps is None else {"steps": arguments.steps})
+    expect_counts(1, members=min(arguments.members), **{} if arguments.steps is None else {"steps": arguments.steps})
     import jax
 
     from vae_jax import data
@@ -324,7 +338,7 @@ def main() -> int:
         peers(network, first)
     many = max((members for members in numbers if members <= TARGET_MEMBERS), default=numbers[0])
     for variant in arguments.variants:
-        for members in sorted({1, many}) if variant in ("static", "graph") else [many]:  # what one member gains as well
+        for members in sorted({1, many}) if variant in ("static", "graph") else [many]:  # a single member may gain, too
             if variant != "graph" or bench.results["device"]["platform"] == "gpu":
                 run_case(bench, Case(networks[0], first, "vmap" if members > 1 else "map", members, variant), prepared)
     for dtype in others if arguments.peers else ():

@@ -1,17 +1,16 @@
-"""log p(x) of the whole MNIST test set by importance sampling: against the machine's matrix products, and against pythae.
+"""Times log p(x) of the MNIST test set by importance sampling, against the product rate of the machine and against pythae.
 
-A 784-512-20 Bernoulli VAE (pythae's default network) is trained for a few epochs, then evaluated with thousands of samples
-for every test image, in one compiled pass. FLOPs are those of the decoder's two matrix products, 2 (20 x 512 + 512 x 784) for
-each sample; the roof is the rate at which the same machine does the larger of them alone, on as many rows at once, measured
-before and after. pythae's `get_nll` has a network of the same size and the same number of samples, on a slice of the images, in
-a process of its own, without gradients.
+A 784-512-20 Bernoulli VAE (pythae's default network) is trained for a few epochs and then evaluated in one compiled pass, with
+thousands of samples for every test image. FLOPs are those of the decoder's two matrix products, 2 (20 x 512 + 512 x 784) per
+sample. The roof is the rate of the larger of these products alone, with the same number of rows, measured before and after.
+pythae's `get_nll` uses a network of the same size and the same number of samples on part of the images, in a separate process
+and without gradients.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import importlib.util
@@ -19,13 +18,19 @@ import math
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import parse, run_script
-from tables import check_counts, markdown, write_results
 from workload import product_rate
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 HIDDEN, LATENT = 512, 20
 
@@ -40,15 +45,15 @@ class Arguments:
     dataset: str = "mnist"
     """MNIST: a TFDS name, or a folder with its IDX files."""
     data_dir: str | None = None
-    """Where TFDS finds prepared data."""
+    """Folder with prepared TFDS data."""
     num_samples: int = 5000
     """Importance samples for each test image."""
     epochs: int = 5
-    """Epochs of training before."""
+    """Epochs of training before the evaluation."""
     pythae_images: int = 10
-    """Test images that pythae evaluates; 0 leaves it out."""
+    """Number of test images that pythae evaluates. 0 leaves it out."""
     examples: int | None = None
-    """Evaluate only so many test images, for a quick trial."""
+    """Evaluate this number of test images only, for a quick trial."""
     out: Path | None = None
     """JSON file to write."""
 
@@ -63,12 +68,12 @@ def pythae(images: np.ndarray, num_samples: int, connection: Any) -> None:
     with torch.no_grad():
         model.get_nll(data[:1], n_samples=100, batch_size=100)
         began = time.perf_counter()
-        found = model.get_nll(data, n_samples=num_samples, batch_size=100)
-        connection.send((time.perf_counter() - began, found))
+        nll = model.get_nll(data, n_samples=num_samples, batch_size=100)
+        connection.send((time.perf_counter() - began, nll))
 
 
 def pythae_seconds(images: np.ndarray, num_samples: int) -> float:
-    """Seconds of pythae for each image, in a process of its own."""
+    """Returns the seconds of pythae per image, measured in a separate process."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=pythae, args=(images, num_samples, theirs))
     process.start()
@@ -79,9 +84,9 @@ def pythae_seconds(images: np.ndarray, num_samples: int) -> float:
 
 
 def main() -> int:
-    """Trains, evaluates, compares, prints."""
+    """Trains, evaluates, compares and prints the table."""
     arguments = parse(Arguments)
-    check_counts(num_samples=arguments.num_samples, epochs=arguments.epochs)
+    expect_counts(1, num_samples=arguments.num_samples, epochs=arguments.epochs)
     import jax
     import jax.numpy as jnp
 
@@ -107,11 +112,11 @@ def main() -> int:
     roofs = [product_rate(rows, HIDDEN, pixels, repeats=200)]
     print(f"{len(test)} images x {arguments.num_samples} samples ...", flush=True)
     began = time.perf_counter()
-    found = jax.block_until_ready(program(fit.params, test, jnp.int32(0)))
+    weights = jax.block_until_ready(program(fit.params, test, jnp.int32(0)))
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     roofs.append(product_rate(rows, HIDDEN, pixels, repeats=200))
-    means = evaluation.log_px_means(found, arguments.num_samples)
+    means = evaluation.log_px_means(weights, arguments.num_samples)
     rate = len(test) * arguments.num_samples * 2 * (LATENT * HIDDEN + HIDDEN * pixels) / seconds
     share = rate / statistics.mean(roofs)
     content: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The program of a sweep, timed: its steps, its epochs, its kernels, and each of its members against the same alone."""
+"""Times the program of a sweep: steps, epochs and kernels, and each member against the same member alone."""
 
 import statistics
 import tempfile
@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from workload import BATCH, NETWORKS, RATE, make_vae
 
-MAX_DIFFERENCE = 1e-3  # of a loss side by side from the same alone; TF32 rounds to 5e-4 in each product
+MAX_DIFFERENCE = 1e-3  # relative, of a loss side by side from the same alone; TF32 rounds to 5e-4 in each product
 
 
-VARIANTS = {  # each leaves out one thing that may cost time, or does it otherwise
+VARIANTS = {  # each removes or changes one possible cost
     "static": "number of steps known to the compiler",
     "graph": "loops inside CUDA graphs",
     "bits": "no random bits: pixels divided by 255",
     "sgd": "SGD in place of Adam",
 }
-# xla_gpu_enable_command_buffer: what XLA puts there by itself, and the two kinds of loops and branches
+# Value of xla_gpu_enable_command_buffer: the default of XLA, and loops and branches.
 GRAPH = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
 
 
 class Case(NamedTuple):
-    """One program to time."""
+    """Settings of one program to time."""
 
     network: str
     dtype: str
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 def blobs(seed: int, count: int) -> np.ndarray:
-    """Images of three smooth blobs each, (count, 28, 28, 1) levels: something to learn, with most pixels near 0 as in MNIST."""
+    """Returns images with three smooth blobs each as levels (count, 28, 28, 1), with most pixels near 0 as in MNIST."""
     rng = np.random.default_rng(seed)
     grid = np.arange(28, dtype=np.float32)
     centre = rng.uniform(6, 22, (2, count, 3, 1)).astype(np.float32)
@@ -45,7 +45,7 @@ def blobs(seed: int, count: int) -> np.ndarray:
 
 
 class Trainer:
-    """The program of `fit_members` with what it runs on, an epoch or its first steps at a time."""
+    """Compiled program of `fit_members` with its state, which runs an epoch or its first steps at a time."""
 
     def __init__(self, case: Case, prepared: Any) -> None:
         import jax
@@ -54,39 +54,41 @@ class Trainer:
         from optax import adam
 
         from vae_jax.config import Hyperparams
-        from vae_jax.training import epoch as epochs
-        from vae_jax.training import placement as sharding
-        from vae_jax.training import step as train_step
+        from vae_jax.training.epoch import init_member, make_epoch, make_epoch_end, make_member_epoch, run_keys
+        from vae_jax.training.placement import Placement, over_members, place
+        from vae_jax.training.step import make_train_step
 
         self.case, self.steps, self.epoch = case, len(prepared.train) // BATCH, 0
         vae = make_vae(NETWORKS[case.network](prepared.train.shape[1:]), case.dtype)
         optimizer = optax.sgd if case.variant == "sgd" else adam
         draw = (lambda key, batch: batch.astype(jnp.float32) / 255) if case.variant == "bits" else prepared.train_input
-        step = train_step.make_train_step(vae, optimizer=optimizer, train_input=draw)
-        run_epoch = epochs.make_epoch(step, BATCH)
-        if case.variant == "static":  # the number of steps that it is given is not used
-            whole_epoch = run_epoch
-            run_epoch = lambda state, keys, epoch, data, hyperparams, _: whole_epoch(state, keys, epoch, data, hyperparams)  # noqa: E731
-        member_epoch = epochs.make_member_epoch(run_epoch, epochs.make_epoch_end(vae, prepared, None, 1000, 0))
+        step = make_train_step(vae, optimizer=optimizer, train_input=draw)
+        whole_epoch = make_epoch(step, BATCH)
+
+        def all_steps(state: Any, keys: Any, epoch: Any, data: Any, hyperparams: Any, _: Any) -> Any:
+            return whole_epoch(state, keys, epoch, data, hyperparams)
+
+        run_epoch = all_steps if case.variant == "static" else whole_epoch  # the former ignores the number of steps
+        member_epoch = make_member_epoch(run_epoch, make_epoch_end(vae, prepared, None, 1000, 0))
         self._init = jax.jit(
-            jax.vmap(lambda keys: epochs.init_member(vae, optimizer, keys.init, keep_best=prepared.validation is not None))
+            jax.vmap(lambda keys: init_member(vae, optimizer, keys.init, keep_best=prepared.validation is not None))
         )
-        self._keys = jax.jit(jax.vmap(epochs.run_keys))
+        self._keys = jax.jit(jax.vmap(run_keys))
         self._hyperparams = Hyperparams(learning_rate=RATE)
         options: dict[str, str | bool] | None = {"xla_gpu_enable_command_buffer": GRAPH} if case.variant == "graph" else None
-        placement: sharding.Placement | None = sharding.place(case.members, case.strategy, devices=jax.local_devices()[:1])
+        placement: Placement | None = place(case.members, case.strategy, devices=jax.local_devices()[:1])
         while placement is not None:
             self.placement = placement
             self._shared = placement.replicate((prepared.train, prepared.test, prepared.validation))
             self.reset()
             began = time.perf_counter()
-            program = jax.jit(sharding.over_members(member_epoch, placement), donate_argnums=0)
+            program = jax.jit(over_members(member_epoch, placement), donate_argnums=0)
             self.program = program.lower(*self._arguments(self.steps)).compile(options)
             self.compile_seconds = time.perf_counter() - began
             placement = placement.with_smaller_chunk(self.program)
 
     def reset(self, first_seed: int = 0) -> None:
-        """Members before their first epoch, with seeds from this one on; slots that only fill up a chunk are not active."""
+        """Resets all members, with seeds from this one on. Members that only fill a chunk are inactive."""
         import jax
 
         slots = self.placement.num_slots(self.case.members)
@@ -100,7 +102,7 @@ class Trainer:
         return (self.members, self._inputs, self._active, np.int32(self.epoch), np.int32(steps), *self._shared)
 
     def run(self, steps: int) -> tuple[float, Any]:
-        """Seconds of so many steps with the epoch's order and evaluation, and the outcome."""
+        """Runs this number of steps with the order and evaluation of an epoch, and returns the seconds and the outcome."""
         import jax
 
         began = time.perf_counter()
@@ -110,7 +112,7 @@ class Trainer:
         return time.perf_counter() - began, outcome
 
     def memory(self) -> dict[str, int | None]:
-        """Bytes: what the compiled program takes, and the most that this process has had on the device so far."""
+        """Returns the bytes that the compiled program needs, and the peak of this process on the device so far."""
         use = self.program.memory_analysis()
         stats = self.placement.mesh.devices.flat[0].memory_stats() or {}
         parts = ("argument", "output", "temp", "alias")
@@ -119,7 +121,7 @@ class Trainer:
 
 
 def repeat(run: Callable[[], float], seconds: float, most: int = 9) -> float:
-    """Median time of at least two runs, of more while they fit into `seconds`."""
+    """Returns the median time of at least two runs, and of more while they fit into `seconds`."""
     times: list[float] = []
     while len(times) < 2 or (len(times) < most and sum(times) + times[-1] < seconds):
         times.append(run())
@@ -127,12 +129,12 @@ def repeat(run: Callable[[], float], seconds: float, most: int = 9) -> float:
 
 
 def measure(trainer: Trainer, seconds: float = 3.0) -> dict[str, Any]:
-    """Times of a step and of an epoch, after one epoch of one step to warm up."""
+    """Returns times of a step and of an epoch, after a warm-up epoch of one step."""
     members, steps = trainer.case.members, trainer.steps
     static = trainer.case.variant == "static"
     trainer.run(1)
     short = 0.0 if static else repeat(lambda: trainer.run(1)[0], seconds / 3)
-    if not static and steps > 20:  # of slow programs a part of the epoch will do
+    if not static and steps > 20:  # for slow programs, a part of the epoch is enough
         step = (trainer.run(11)[0] - short) / 10
         steps = int(np.clip(seconds / max(step, 1e-9), 11, steps))
     whole = repeat(lambda: trainer.run(steps)[0], seconds)
@@ -149,7 +151,7 @@ def measure(trainer: Trainer, seconds: float = 3.0) -> dict[str, Any]:
 
 
 def timed(case: Case, prepared: Any) -> tuple[dict[str, Any], Trainer]:
-    """A row of the results."""
+    """Times a case and returns its row of the results and its program."""
     trainer = Trainer(case, prepared)
     row = {"kind": "vae_jax", **case._asdict(), "chunk": trainer.placement.chunk, "why": trainer.placement.description}
     row |= {"compile_seconds": trainer.compile_seconds, **measure(trainer), "memory": trainer.memory()}
@@ -157,7 +159,7 @@ def timed(case: Case, prepared: Any) -> tuple[dict[str, Any], Trainer]:
 
 
 def correctness(alone: Trainer, together: Trainer, steps: int = 20) -> dict[str, Any]:
-    """Each member of a sweep side by side against the same member alone, from the start, by the mean loss of a few steps."""
+    """Compares members side by side with the same members alone by the mean loss of their first steps."""
     steps = min(steps, together.steps)
     together.reset()
     together.epoch = 0
@@ -172,13 +174,13 @@ def correctness(alone: Trainer, together: Trainer, steps: int = 20) -> dict[str,
         "members": together.case.members,
         "steps": steps,
         "max_relative_difference": difference,
-        "spread_between_members": float(np.ptp(singles) / np.mean(np.abs(singles))),  # what a confusion of members would show
+        "spread_between_members": float(np.ptp(singles) / np.mean(np.abs(singles))),  # the difference if members were confused
         "passed": difference <= MAX_DIFFERENCE,
     }
 
 
 def kernels(trainer: Trainer, steps: int = 20, most: int = 12) -> dict[str, Any]:
-    """What the device does in a step, by name: the profile of an epoch of 1 + `steps` steps less that of one step."""
+    """Returns the kernels of a step, from the profile of an epoch of 1 + `steps` steps minus that of one step."""
     import jax
 
     def profile(steps: int) -> tuple[Counter[str], Counter[str]]:
@@ -188,7 +190,9 @@ def kernels(trainer: Trainer, steps: int = 20, most: int = 12) -> dict[str, Any]
                 trainer.run(steps)
             data = jax.profiler.ProfileData.from_file(str(next(Path(folder).rglob("*.xplane.pb"))))
             lines = [line for plane in data.planes if plane.name.startswith("/device:") for line in plane.lines]
-            streams = [line for line in lines if (line.name or "").startswith("Stream")]  # of GPUs; the others tell it again
+            streams = [
+                line for line in lines if (line.name or "").startswith("Stream")
+            ]  # of GPUs, where the other lines repeat them
             for line in streams or [line for line in lines if line.name == "XLA Ops"]:
                 for event in line.events:
                     seconds[event.name] += event.duration_ns / 1e9

@@ -1,4 +1,4 @@
-"""The PyTorch loops that the benchmarks compare with, and pythae's: the networks of `workload`, in PyTorch's usual words."""
+"""Training loops in PyTorch and pythae that the benchmarks compare with, on the networks of `workload`."""
 
 import itertools
 import logging
@@ -8,15 +8,14 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
-from workload import BATCH as BATCH
 from workload import HIDDEN as HIDDEN
 from workload import LATENT as LATENT
 from workload import RATE as RATE
-from workload import Network, mlp
+from workload import Network
 
 
 class Problem(NamedTuple):
-    """What every peer is given."""
+    """Training problem, the same for all libraries."""
 
     network: Network
     dataset: Any  # `data.Dataset`: images as levels
@@ -26,9 +25,9 @@ class Problem(NamedTuple):
 
 
 def modules(network: Network) -> tuple[Any, Any]:
-    """The encoder, with twice the latent dimensions as outputs, and the decoder, with logits as outputs.
+    """Returns an encoder whose outputs are twice the latent dimensions, and a decoder whose outputs are logits.
 
-    Without convolutions they take and give flat images.
+    Without convolutions, both use flat images.
     """
     from torch import nn
 
@@ -47,7 +46,7 @@ def modules(network: Network) -> tuple[Any, Any]:
         decoder = [nn.ReLU(), nn.Linear(outputs, inputs), *decoder]
     encoder.append(nn.Linear(units[-1], 2 * network.latent))
     decoder.insert(0, nn.Linear(network.latent, units[-1]))
-    if not network.channels:  # of flat images
+    if not network.channels:  # flat images
         return nn.Sequential(*encoder), nn.Sequential(*decoder)
     decoder.append(nn.Unflatten(1, (channels, height, width)))
     for features in (*network.channels[-2::-1], network.shape[2]):
@@ -57,7 +56,7 @@ def modules(network: Network) -> tuple[Any, Any]:
 
 
 def images(levels: np.ndarray, max_level: int | None, device: str = "cpu") -> Any:
-    """(examples, channels, height, width) in [0, 1], contiguous."""
+    """Returns images in [0, 1] as a contiguous tensor (examples, channels, height, width)."""
     import torch
 
     x = np.ascontiguousarray(np.moveaxis(levels, -1, 1), np.float32)
@@ -65,25 +64,21 @@ def images(levels: np.ndarray, max_level: int | None, device: str = "cpu") -> An
 
 
 class PyTorch:
-    """The loop that people write: the data in memory, one optimiser step a batch; eager, or under torch.compile in a mode.
+    """Usual PyTorch training loop with the data in memory and one optimizer step per batch.
 
-    With `loader` the textbook's: a DataLoader puts every batch together from single examples.
+    The step is eager or compiled. With `loader`, a DataLoader collates every batch from single examples, as in tutorials.
     """
 
     label = "PyTorch, eager, in memory"
 
     def __init__(
         self,
-        dataset: Any,
-        test: np.ndarray,
+        problem: Problem,
         seed: int,
         *,
         device: str = "cpu",
         dtype: str = "float32",
         compile_mode: str | None = None,
-        network: Network | None = None,
-        batch_size: int = BATCH,
-        binarize: bool = True,
         fused: bool | None = None,  # Adam; by default on accelerators
         loader: bool = False,
     ) -> None:
@@ -93,7 +88,7 @@ class PyTorch:
         torch.set_num_threads(os.cpu_count() or 1)
         if device != "cpu":
             torch.set_float32_matmul_precision("high")  # TF32, as JAX does by default
-        network = network or mlp(dataset.data_shape)
+        network, dataset, test, batch_size, binarize = problem
         self.torch, self.device, self.dtype = torch, device, getattr(torch, dtype)
         self.batch_size, self.binarize = batch_size, binarize
         self.train = images(dataset.train, dataset.max_level, device)
@@ -132,7 +127,7 @@ class PyTorch:
         self.loss(batch).backward()
 
     def warm_up(self) -> None:
-        """Compiles what there is to compile; of convolutions finds the faster layout in memory. No parameter changes."""
+        """Compiles the step and chooses the faster memory layout of convolutions, without changing any parameter."""
         torch, times = self.torch, {}
         first = self.train[: self.batch_size]
         layouts = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
@@ -143,7 +138,7 @@ class PyTorch:
             for _ in range(3):
                 self._gradient(first)
             times[name] = time.perf_counter() - began
-            if first.ndim != 4 or self.loss != self._loss:  # torch.compile chooses by itself
+            if first.ndim != 4 or self.loss != self._loss:  # torch.compile chooses the layout
                 break
         best = min(times, key=lambda name: times[name])
         self._lay(layouts[best])
@@ -156,7 +151,7 @@ class PyTorch:
             module.to(memory_format=layout)
 
     def epoch(self, number: int) -> int:
-        """Trains one epoch; returns the examples used."""
+        """Trains one epoch and returns the number of examples used."""
         torch, count = self.torch, len(self.train) // self.batch_size * self.batch_size
         if self.loader is not None:
             for (batch,) in self.loader:
@@ -171,23 +166,22 @@ class PyTorch:
         return count
 
     def test_elbo(self) -> tuple[float, float]:
-        """Test ELBO and its standard error."""
+        """Returns the test ELBO and its standard error, in nats."""
         with self.torch.no_grad():
             values = self.torch.cat([self._elbo(x) for x in self.test.split(1000)]).double().cpu().numpy()
         return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def pytorch(problem: Problem, seed: int, label: str, **options: Any) -> PyTorch:
-    """A `PyTorch` that is ready to be timed."""
-    network, dataset, test, batch_size, binarize = problem
-    peer = PyTorch(dataset, test, seed, network=network, batch_size=batch_size, binarize=binarize, **options)
+    """Returns a compiled `PyTorch` with this label, ready to be timed."""
+    peer = PyTorch(problem, seed, **options)
     peer.label = label
     peer.warm_up()
     return peer
 
 
 class Pythae:
-    """pythae's trainer on its own VAE, with the same networks as its encoder and decoder; without its progress bar."""
+    """Training by pythae on its VAE class, with the same networks as encoder and decoder and without the progress bar."""
 
     label = "pythae, BaseTrainer"
 
@@ -220,7 +214,7 @@ class Pythae:
                 self.layers = decoder
 
             def forward(self, z: Any) -> Any:
-                return ModelOutput(reconstruction=torch.sigmoid(self.layers(z)))  # its loss takes probabilities
+                return ModelOutput(reconstruction=torch.sigmoid(self.layers(z)))  # the loss of pythae takes probabilities
 
         class Drawn(VAE):
             def forward(self, inputs: Any, **options: Any) -> Any:
@@ -235,30 +229,30 @@ class Pythae:
         self.folder = tempfile.TemporaryDirectory()
         options = {"per_device_train_batch_size": batch_size, "learning_rate": RATE, "seed": seed, "no_cuda": True}
         training = BaseTrainerConfig(output_dir=self.folder.name, optimizer_cls="Adam", **options)
-        few = BaseDataset(train[: self.count], torch.zeros(self.count))  # whole batches, as the others have them
-        logging.disable(logging.WARNING)  # it tells of its folders and checks
+        few = BaseDataset(train[: self.count], torch.zeros(self.count))  # whole batches, as for the other libraries
+        logging.disable(logging.WARNING)  # pythae logs its folders and checks
         self.trainer = BaseTrainer(self.model, few, training_config=training)
         self.trainer.prepare_training()
         logging.disable(logging.NOTSET)
         self.trainer.callback_handler.callbacks = []
 
     def epoch(self, number: int) -> int:
-        """Trains one epoch; returns the examples used."""
+        """Trains one epoch and returns the number of examples used."""
         self.trainer.train_step(number + 1)
         return self.count
 
     def test_elbo(self) -> tuple[float, float]:
-        """Test ELBO and its standard error."""
+        """Returns the test ELBO and its standard error, in nats."""
         torch = self.torch
         self.model.eval()
         values = []
         with torch.no_grad():
             for x in self.test.split(1000):
-                found = self.model.encoder(x)
-                mean, log_variance = found.embedding, found.log_covariance
+                codes = self.model.encoder(x)
+                mean, log_variance = codes.embedding, codes.log_covariance
                 z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
                 p = self.model.decoder(z).reconstruction.reshape(x.shape)
                 cross_entropy = torch.nn.functional.binary_cross_entropy(p, x, reduction="none").flatten(1).sum(1)
                 values.append(-cross_entropy - 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).sum(1))
-        found = torch.cat(values).double().numpy()
-        return float(found.mean()), float(found.std(ddof=1) / len(found) ** 0.5)
+        elbo = torch.cat(values).double().numpy()
+        return float(elbo.mean()), float(elbo.std(ddof=1) / len(elbo) ** 0.5)

@@ -1,4 +1,4 @@
-"""vae_jax as its own scripts run it, and what the benchmarks compare it with in JAX: Flax's convolutions, NumPyro's SVI."""
+"""Training in JAX: vae_jax as its scripts run it, Flax's convolutions, and NumPyro's SVI."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from workload import RATE, Network, make_vae
 
 
 class VaeJax:
-    """vae_jax as `training.fit` runs it: an epoch as one program, its state donated."""
+    """Training by the program of `training.fit`, with an epoch as one program whose state is donated."""
 
     label = "vae_jax"
 
@@ -38,7 +38,7 @@ class VaeJax:
         )
 
     def epoch(self, number: int) -> int:
-        """Trains one epoch; returns the examples used."""
+        """Trains one epoch and returns the number of examples used."""
         import jax
 
         self.state, metrics, _ = self.run(self.state, self.keys, np.int32(number), self.train, self.hyperparams)
@@ -46,7 +46,7 @@ class VaeJax:
         return len(self.train) // self.batch_size * self.batch_size
 
     def test_elbo(self) -> tuple[float, float]:
-        """Test ELBO and its standard error."""
+        """Returns the test ELBO and its standard error, in nats."""
         from vae_jax.evaluation import means
 
         result = means(self.evaluate(self.state.params))
@@ -54,7 +54,7 @@ class VaeJax:
 
 
 def linen_vae(network: Network) -> Any:
-    """The same sizes with Flax's own `nn.Conv` and `nn.ConvTranspose`."""
+    """Returns a VAE of the same sizes with Flax's `nn.Conv` and `nn.ConvTranspose`."""
     import jax.numpy as jnp
     from flax import linen
 
@@ -86,7 +86,7 @@ def linen_vae(network: Network) -> Any:
 
 
 class FlaxConv(VaeJax):
-    """Flax's convolutions in the same scanned epoch."""
+    """Training with Flax's convolutions in the same scanned epoch."""
 
     label = "Flax nn.Conv, scanned epoch"
 
@@ -95,7 +95,7 @@ class FlaxConv(VaeJax):
 
 
 class NumPyro:
-    """The VAE example of NumPyro, an epoch as one compiled loop; with the analytic KL and logits, so that the work is equal."""
+    """VAE example of NumPyro with an epoch as one compiled loop, and with analytic KL and logits so that the work is equal."""
 
     label = "NumPyro SVI, scanned epoch"
 
@@ -159,7 +159,7 @@ class NumPyro:
         self.run = jax.jit(run, donate_argnums=0).lower(self.state, self.key, train).compile()
 
     def epoch(self, number: int) -> int:
-        """Trains one epoch; returns the examples used."""
+        """Trains one epoch and returns the number of examples used."""
         import jax
 
         self.state, losses = self.run(self.state, jax.random.fold_in(self.key, number), self.train)
@@ -167,7 +167,7 @@ class NumPyro:
         return self.count
 
     def test_elbo(self) -> tuple[float, float]:
-        """Test ELBO and its standard error."""
+        """Returns the test ELBO and its standard error, in nats."""
         import jax
 
         values = np.asarray(self.elbo(self.svi.get_params(self.state), jax.random.key(0), self.test), np.float64)

@@ -1,24 +1,29 @@
-"""Test ELBO against wall time on MNIST: an MLP, a convolutional and a residual VAE, each for the same minutes on this machine.
+"""Measures test ELBO against wall time on MNIST for an MLP, a convolutional and a residual VAE.
 
-Each is an ordinary run directory of `runs.train`, trained in turns of a few minutes, so that a slow hour of the machine is slow
-for all, and this script can be stopped and started again. Seconds are those of the epochs, training and evaluation; compilation
-and checkpoints are left out.
+Each network is trained for the same time on this machine, as an ordinary run directory of `runs.train`. They take turns of a
+few minutes, so that a slow hour of the machine is slow for all, and the script can be stopped and started again. Seconds are
+those of the epochs, with training and evaluation but without compilation and checkpoints.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import parse, run_script
-from tables import check_counts, markdown, write_results
 
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
+
+Curve = dict[str, np.ndarray]  # seconds, test_elbo and best, (epochs,) each
 NETWORKS: dict[str, dict[str, Any]] = {
     "MLP": {"network": "mlp", "hidden": (512, 512)},
     "conv": {"network": "conv"},
@@ -28,37 +33,37 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Trains three networks on dynamically binarised MNIST for the same time each; draws one figure and writes JSON.
+    """Train three networks on dynamically binarized MNIST for the same time each, draw one figure and write JSON.
 
     Example: python experiments/benchmarks/quality.py --dataset mnist --data-dir ~/tensorflow_datasets --minutes 20
     """
 
     networks: tuple[str, ...] = tuple(NETWORKS)
-    """Those to train; what is in --out already stays there for the others."""
+    """Networks to train. Results of the others that are already in `out` are kept."""
     dataset: str = "mnist"
     """MNIST: a TFDS name, or a folder with its IDX files."""
     data_dir: str | None = None
-    """Where TFDS finds prepared data."""
+    """Folder with prepared TFDS data."""
     minutes: float = 20.0
-    """Of training and evaluation, for each network."""
+    """Minutes of training and evaluation, for each network."""
     turns: int = 5
-    """Turns in which each takes its minutes."""
+    """Number of turns in which these minutes are spent."""
     latent_dim: int = 32
-    """Latent dimensions of all."""
+    """Latent dimensions of all networks."""
     batch_size: int = 128
     """Examples in a step."""
     learning_rate: float = 1e-3
-    """Of Adam."""
+    """Learning rate of Adam."""
     seed: int = 0
-    """Seed of all."""
+    """Seed of all runs."""
     runs: Path = Path("runs/quality")
-    """Folder of the run directories; those that are there are continued."""
+    """Folder of the run directories. Existing ones are continued."""
     out: Path | None = None
-    """JSON file to write; the figure goes beside it."""
+    """JSON file to write. The figure goes beside it."""
 
 
 def train(arguments: Arguments, name: str, seconds: float) -> None:
-    """Trains one of them until its epochs have taken so many seconds in all, or a little longer."""
+    """Trains a network until its epochs have taken this time in all, or slightly longer."""
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.config import Config
@@ -89,8 +94,8 @@ def train(arguments: Arguments, name: str, seconds: float) -> None:
     runs.train(build(config, data_dir=arguments.data_dir), out, resume=resume, on_start=on_start, on_epoch=on_epoch)
 
 
-def curve(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds so far, test ELBO and the best of it so far, after every epoch."""
+def curve(lines: list[dict[str, Any]]) -> Curve:
+    """Returns elapsed seconds, test ELBO and the best test ELBO so far, after every epoch."""
     elbo = np.array([line["test_elbo"] for line in lines])
     return {
         "seconds": np.cumsum([line["seconds"] for line in lines]),
@@ -99,8 +104,8 @@ def curve(lines: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def crossing(ahead: dict[str, Any], behind: dict[str, Any]) -> float | None:
-    """Seconds after which the best ELBO of `ahead` stays above that of `behind`; None if it does not end above."""
+def crossing(ahead: Curve, behind: Curve) -> float | None:
+    """Returns the seconds after which the best ELBO of `ahead` stays above that of `behind`, or None if it ends below."""
     times = ahead["seconds"]
     index = np.searchsorted(behind["seconds"], times, side="right") - 1
     lead = ahead["best"] - np.where(index < 0, -np.inf, behind["best"][np.maximum(index, 0)])
@@ -109,8 +114,8 @@ def crossing(ahead: dict[str, Any], behind: dict[str, Any]) -> float | None:
     return float(times[np.flatnonzero(lead <= 0)[-1] + 1]) if np.any(lead <= 0) else float(times[0])
 
 
-def draw(curves: dict[str, dict[str, Any]], path: Path) -> None:
-    """The figure."""
+def draw(curves: dict[str, Curve], path: Path) -> None:
+    """Draws test ELBO against time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -127,49 +132,23 @@ def draw(curves: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> int:
-    """Trains in turns, then tables and draws."""
-    arguments = parse(Arguments)
-    from vae_jax import runs
-    from vae_jax.errors import UserError
-    from vae_jax.storage.cache import enable_compilation_cache
+def result_row(name: str, values: Curve, error: float, first: Curve | None) -> dict[str, Any]:
+    """Returns the results of one network, with the time after which it is ahead of the first network."""
+    crossed = None if first is None else crossing(values, first)
+    return {
+        "network": name,
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in NETWORKS[name].items()},
+        "epochs": len(values["test_elbo"]),
+        "minutes": values["seconds"][-1] / 60,
+        "test_elbo": values["test_elbo"][-1],
+        "test_elbo_standard_error": error,
+        "best_test_elbo": values["best"][-1],
+        "ahead_of_first_after_minutes": None if crossed is None else crossed / 60,
+    }
 
-    check_counts(turns=arguments.turns)
-    if not arguments.networks or not set(arguments.networks) <= set(NETWORKS):
-        raise UserError(f"--networks: expected some of {', '.join(NETWORKS)}, got {' '.join(arguments.networks) or 'none'}.")
-    if not 0 < arguments.minutes < 10_000:
-        raise UserError(f"--minutes: expected a number > 0, got {arguments.minutes:g}.")
-    enable_compilation_cache()
-    for turn in range(1, arguments.turns + 1):
-        for name in arguments.networks:
-            train(arguments, name, 60 * arguments.minutes * turn / arguments.turns)
-            last = runs.read_metrics(arguments.runs / NETWORKS[name]["network"])[-1]
-            print(
-                f"turn {turn}/{arguments.turns}  {name}: epoch {last['epoch']}, test ELBO {last['test_elbo']:.2f}", flush=True
-            )
-    lines = {name: runs.read_metrics(arguments.runs / NETWORKS[name]["network"]) for name in arguments.networks}
-    before = json.loads(arguments.out.read_text()) if arguments.out is not None and arguments.out.exists() else {"curves": {}}
-    known = {name: {key: np.array(values) for key, values in of.items()} for name, of in before["curves"].items()}
-    known |= {name: curve(of_run) for name, of_run in lines.items()}
-    curves = {name: known[name] for name in NETWORKS if name in known}
-    rows, first = [], next(iter(curves))
-    for name, values in curves.items():
-        if name not in lines:
-            rows.append(next(row for row in before["rows"] if row["network"] == NETWORKS[name]["network"]))
-            continue
-        crossed = None if name == first else crossing(values, curves[first])
-        rows.append(
-            {
-                "network": name,
-                **{key: list(value) if isinstance(value, tuple) else value for key, value in NETWORKS[name].items()},
-                "epochs": len(values["test_elbo"]),
-                "minutes": values["seconds"][-1] / 60,
-                "test_elbo": values["test_elbo"][-1],
-                "test_elbo_standard_error": lines[name][-1]["test_elbo_standard_error"],
-                "best_test_elbo": values["best"][-1],
-                "ahead_of_first_after_minutes": None if crossed is None else crossed / 60,
-            }
-        )
+
+def table(rows: list[dict[str, Any]], minutes: float, first: str) -> str:
+    """Returns the table of results in Markdown."""
     cells = [
         (
             row["network"],
@@ -180,17 +159,54 @@ def main() -> int:
         )
         for row in rows
     ]
-    header = ("", "epochs", f"test ELBO after {arguments.minutes:g} minutes", "best epoch", f"ahead of the {first} from minute")
-    print(f"\n{markdown(header, cells)}")
+    header = ("", "epochs", f"test ELBO after {minutes:g} minutes", "best epoch", f"ahead of the {first} from minute")
+    return markdown(header, cells)
+
+
+def main() -> int:
+    """Trains in turns, prints the table, draws the figure and writes the results."""
+    arguments = parse(Arguments)
+    from vae_jax import runs
+    from vae_jax.errors import UserError
+    from vae_jax.storage.cache import enable_compilation_cache
+
+    expect_counts(1, turns=arguments.turns)
+    if not arguments.networks or not set(arguments.networks) <= set(NETWORKS):
+        got = " ".join(arguments.networks) or "none"
+        raise UserError(field="networks", expected=f"some of {', '.join(NETWORKS)}", got=got)
+    if not 0 < arguments.minutes < 10_000:
+        raise UserError(field="minutes", expected="a number > 0", got=f"{arguments.minutes:g}")
+    enable_compilation_cache()
+    for turn in range(1, arguments.turns + 1):
+        for name in arguments.networks:
+            train(arguments, name, 60 * arguments.minutes * turn / arguments.turns)
+            last = runs.read_metrics(arguments.runs / NETWORKS[name]["network"])[-1]
+            print(
+                f"turn {turn}/{arguments.turns}  {name}: epoch {last['epoch']}, test ELBO {last['test_elbo']:.2f}", flush=True
+            )
+    lines = {name: runs.read_metrics(arguments.runs / NETWORKS[name]["network"]) for name in arguments.networks}
+    before = {"curves": {}, "rows": []}
+    if arguments.out is not None and arguments.out.exists():
+        before = json.loads(arguments.out.read_text())
+    known = {name: {key: np.array(values) for key, values in old.items()} for name, old in before["curves"].items()}
+    known |= {name: curve(metrics) for name, metrics in lines.items()}
+    curves = {name: known[name] for name in NETWORKS if name in known}
+    first = next(iter(curves))
+    rows = []
+    for name in curves:
+        if name in lines:
+            error = lines[name][-1]["test_elbo_standard_error"]
+            rows.append(result_row(name, curves[name], error, None if name == first else curves[first]))
+        else:
+            rows.append(next(row for row in before["rows"] if row["network"] == NETWORKS[name]["network"]))
+    print(f"\n{table(rows, arguments.minutes, first)}")
     if arguments.out is not None:
-        settings = {
-            key: getattr(arguments, key) for key in ("minutes", "turns", "latent_dim", "batch_size", "learning_rate", "seed")
-        }
+        names = ("minutes", "turns", "latent_dim", "batch_size", "learning_rate", "seed")
         draw(curves, arguments.out.with_suffix(".png"))
         content = {
             "rows": rows,
-            "settings": settings,
-            "curves": {n: {k: v.tolist() for k, v in c.items()} for n, c in curves.items()},
+            "settings": {name: getattr(arguments, name) for name in names},
+            "curves": {name: {key: v.tolist() for key, v in values.items()} for name, values in curves.items()},
         }
         write_results(arguments.out, content, ("jax", "flax", "optax"))
     return 0

@@ -1,31 +1,36 @@
-"""How the cost of training grows: time and memory of an epoch against examples, batch size, width and members; compilations.
+"""Measures how the cost of training grows: time and memory against examples, batch size, width and members, and compilations.
 
-Trains 784-400-20 (ReLU, Adam 1e-3) on synthetic images of MNIST's shape, drawn anew as zeros and ones, with the program of a
-sweep under map, without its evaluation. One size grows at a time, the others stay at the second of theirs, members at the
-first; all take turns, and times are medians over the rounds. Against the batch size it is a step that is timed, an epoch
-otherwise. The slope is that of log time on log size, with its standard error: 1 is linear. The line a + b size minimises the
-relative errors. Memory is what the compiled program says that it needs: arguments, results and temporary arrays. Compilations
-are counted over whole runs of `fit_members`, caches cleared before each: with more epochs, betas and seeds there must be no
-more of them.
+The program of a sweep under map, without its evaluation, trains 784-400-20 (ReLU, Adam 1e-3) on synthetic images of MNIST's
+shape that are binarized anew at every step. One size grows at a time. The others stay at the second of their values, and
+members at the first. All programs take turns, and times are medians over the rounds. Against the batch size, the time of a step
+is fitted, otherwise that of an epoch. The slope is that of log time against log size with its standard error, and 1 is linear.
+The line a + b size minimizes the relative errors. Memory is what the compiled program reports that it needs for arguments,
+results and temporary arrays. Compilations are counted over whole runs of `fit_members`, with caches cleared before each. Their
+number must not grow with the numbers of epochs, betas and seeds.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import parse, run_script
 from members import blobs
-from tables import check_counts, markdown, write_results
 from workload import RATE, Network, make_vae, mlp
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 SHAPE = (28, 28, 1)
 
@@ -44,15 +49,15 @@ class Arguments:
     width: tuple[int, ...] = (200, 400, 800, 1600)
     """Numbers of hidden units."""
     members: tuple[int, ...] = (1, 2, 4, 8)
-    """Numbers of members of a sweep, one after another."""
+    """Numbers of members of a sweep, which run one after another."""
     rounds: int = 5
-    """Turns of each."""
+    """Turns of each program."""
     out: Path | None = None
     """JSON file to write."""
 
 
 class Point(NamedTuple):
-    """The sizes of one program."""
+    """Sizes of one program."""
 
     examples: int
     batch_size: int
@@ -61,14 +66,14 @@ class Point(NamedTuple):
 
 
 class Power(NamedTuple):
-    """y proportional to size ** slope."""
+    """Power law: y proportional to size ** slope."""
 
     slope: float
     standard_error: float
 
 
 class Line(NamedTuple):
-    """y = start + each * size."""
+    """Line: y = start + each * size."""
 
     start: float
     each: float
@@ -76,7 +81,7 @@ class Line(NamedTuple):
 
 
 def fit_power(sizes: Sequence[float], y: Sequence[float]) -> Power:
-    """Least squares of log y on log size; the standard error has len(sizes) - 2 degrees of freedom."""
+    """Fits log y against log size by least squares. The standard error has len(sizes) - 2 degrees of freedom."""
     x = np.log(np.asarray(sizes, np.float64))
     log_y = np.log(np.asarray(y, np.float64))
     x = x - x.mean()
@@ -86,7 +91,7 @@ def fit_power(sizes: Sequence[float], y: Sequence[float]) -> Power:
 
 
 def fit_line(sizes: Sequence[float], y: Sequence[float]) -> Line:
-    """The start and the slope that minimise the sum of ((start + each * size - y) / y)^2."""
+    """Returns the start and the slope that minimize the sum of ((start + each * size - y) / y)^2."""
     values = np.asarray(y, np.float64)
     design = np.stack([1 / values, np.asarray(sizes, np.float64) / values], axis=1)
     (start, each), *_ = np.linalg.lstsq(design, np.ones(len(values)))
@@ -94,7 +99,7 @@ def fit_line(sizes: Sequence[float], y: Sequence[float]) -> Line:
 
 
 class Program:
-    """The training program of a `Point`, compiled."""
+    """Compiled training program of a `Point`."""
 
     def __init__(self, point: Point, images: np.ndarray) -> None:
         import jax
@@ -103,7 +108,7 @@ class Program:
 
         from vae_jax import data, training
         from vae_jax.config import Hyperparams
-        from vae_jax.training import placement as sharding
+        from vae_jax.training.placement import over_members, place
 
         dataset = data.Dataset("blobs", images[: point.examples], None, images[:1], None, 255, "synthetic")
         prepared = data.prepare(dataset, binarization="dynamic")
@@ -116,22 +121,22 @@ class Program:
             state, *outcome = run_epoch(state, keys, epoch, train, hyperparams)
             return state, outcome
 
-        placement = sharding.place(point.members, "map", devices=jax.local_devices()[:1])
+        placement = place(point.members, "map", devices=jax.local_devices()[:1])
         keys = jax.vmap(training.run_keys)(jnp.arange(point.members, dtype=jnp.uint32))
         every = Hyperparams(learning_rate=RATE)
         hyperparams = jax.tree.map(lambda value: jnp.full(point.members, value, jnp.float32), every)
         init = jax.vmap(lambda key: training.init_state(vae, adam, key))
         self.states, self.number = jax.jit(init)(keys.init), 0
         self.given = ((keys, hyperparams), np.ones(point.members, bool)), jnp.asarray(prepared.train)
-        program = jax.jit(sharding.over_members(member_epoch, placement), donate_argnums=0)
+        program = jax.jit(over_members(member_epoch, placement), donate_argnums=0)
         self.program = program.lower(*self._arguments()).compile()
 
     def _arguments(self) -> tuple[Any, ...]:
-        own, train = self.given
-        return (self.states, *own, np.int32(self.number), train)
+        inputs, train = self.given
+        return (self.states, *inputs, np.int32(self.number), train)
 
     def run(self) -> float:
-        """Seconds of an epoch."""
+        """Trains an epoch and returns its seconds."""
         import jax
 
         began = time.perf_counter()
@@ -141,7 +146,7 @@ class Program:
         return time.perf_counter() - began
 
     def memory(self) -> int | None:
-        """Bytes that the program needs at once."""
+        """Returns the bytes that the program needs at once."""
         use = self.program.memory_analysis()
         if use is None:
             return None
@@ -153,7 +158,7 @@ def _network(width: int) -> Network:
 
 
 def compilations(run: Callable[[], Any]) -> int:
-    """How many programs are compiled while `run` runs, from cleared caches."""
+    """Returns the number of programs that are compiled while `run` runs, starting from cleared caches."""
     import jax
 
     names = list[str]()
@@ -171,17 +176,17 @@ def compilations(run: Callable[[], Any]) -> int:
 
 
 def count_compilations(images: np.ndarray, batch_size: int) -> dict[str, int]:
-    """Of sweeps with more and more epochs, betas and seeds."""
+    """Counts the compilations of sweeps with increasing numbers of epochs, betas and seeds."""
     from vae_jax import data, training
     from vae_jax.config import Hyperparams
-    from vae_jax.training import placement as sharding
+    from vae_jax.training.placement import place
 
     few = data.Dataset("blobs", images[: 2 * batch_size], None, images[:batch_size], None, 255, "synthetic")
     prepared, vae = data.prepare(few, binarization="dynamic"), make_vae(_network(20))
 
     def runs(epochs: int, betas: Sequence[float], seeds: Sequence[int]) -> int:
         grid = [(beta, seed) for beta in betas for seed in seeds]
-        options, placement = training.FitOptions(epochs, batch_size), sharding.place(len(grid), "map")
+        options, placement = training.FitOptions(epochs, batch_size), place(len(grid), "map")
         hyperparams = Hyperparams(np.array([beta for beta, _ in grid], np.float32), np.full(len(grid), RATE, np.float32))
         sweep = lambda: training.fit_members(  # noqa: E731
             vae, prepared, options, seeds=[seed for _, seed in grid], hyperparams=hyperparams, placement=placement
@@ -198,31 +203,31 @@ def count_compilations(images: np.ndarray, batch_size: int) -> dict[str, int]:
 
 
 def check(arguments: Arguments) -> dict[str, tuple[int, ...]]:
-    """The sizes of each series; raises `UserError` where nothing could be fitted to them."""
+    """Returns the sizes of each series, and raises `UserError` if they are too few or contradict each other."""
     from vae_jax.errors import UserError
 
-    check_counts(rounds=arguments.rounds)
+    expect_counts(1, rounds=arguments.rounds)
     series = {name: getattr(arguments, name) for name in Point._fields}
     for name, sizes in series.items():
         if len(sizes) < 3 or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
             given = " ".join(map(str, sizes)) or "none"
-            raise UserError(f"--{name.replace('_', '-')}: expected at least three growing whole numbers >= 1, got {given}.")
+            raise UserError(field=name, expected="at least three growing whole numbers >= 1", got=given)
     second, most = arguments.examples[1], max(arguments.batch_size)
     if most > second or arguments.batch_size[1] > arguments.examples[0]:
-        raise UserError(
-            f"--batch-size: expected at most the second of --examples, {second}, and the second of them at most the first, "
-            f"{arguments.examples[0]}; got {' '.join(map(str, arguments.batch_size))}."
+        expected = (
+            f"at most the second of `examples`, {second}, and the second of them at most the first, {arguments.examples[0]}"
         )
+        raise UserError(field="batch_size", expected=expected, got=" ".join(map(str, arguments.batch_size)))
     return series
 
 
 def fitted(name: str, points: Sequence[Point], seconds: Sequence[float], memory: Sequence[int | None]) -> dict[str, Any]:
-    """A row of the results: one series."""
+    """Returns the fits of one series."""
     sizes = [getattr(point, name) for point in points]
-    of_step = name == "batch_size"
-    if of_step:
+    is_step = name == "batch_size"
+    if is_step:
         seconds = [value / (p.examples // p.batch_size) for value, p in zip(seconds, points, strict=True)]
-    row: dict[str, Any] = {"against": name, "of": "step" if of_step else "epoch", "sizes": sizes, "seconds": list(seconds)}
+    row: dict[str, Any] = {"against": name, "of": "step" if is_step else "epoch", "sizes": sizes, "seconds": list(seconds)}
     row |= {"time_power": fit_power(sizes, seconds)._asdict(), "time_line": fit_line(sizes, seconds)._asdict()}
     bytes_needed = [value for value in memory if value]
     if len(bytes_needed) == len(sizes):
@@ -232,16 +237,16 @@ def fitted(name: str, points: Sequence[Point], seconds: Sequence[float], memory:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The series, one a row."""
+    """Returns the fits in Markdown, with one series per row."""
     cells = []
     for row in rows:
         power, line = row["time_power"], row["time_line"]
         memory = ("", "", "")
         if "bytes" in row:
-            of_bytes = row["memory_power"]
+            memory_power = row["memory_power"]
             memory = (
                 ", ".join(f"{value / 1e6:.1f}" for value in row["bytes"]),
-                f"{of_bytes['slope']:.2f} ± {of_bytes['standard_error']:.2f}",
+                f"{memory_power['slope']:.2f} ± {memory_power['standard_error']:.2f}",
                 f"{row['memory_line']['worst']:.1%}",
             )
         cells.append(
@@ -260,7 +265,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measures, fits, prints."""
+    """Measures, fits and prints the table."""
     arguments = parse(Arguments)
     series = check(arguments)
     base = Point(*(sizes[1] for sizes in series.values()))._replace(members=series["members"][0])
@@ -281,12 +286,12 @@ def main() -> int:
     rows = [fitted(name, some, [median[p] for p in some], [memory[p] for p in some]) for name, some in points.items()]
     counts = count_compilations(images, min(arguments.batch_size))
     print(f"\n{table(rows)}\n")
-    print(f"Programs compiled: {'; '.join(f'{what}: {count}' for what, count in counts.items())}.")
+    print(f"Programs compiled: {'; '.join(f'{sizes}: {count}' for sizes, count in counts.items())}.")
     grew = len(set(counts.values())) > 1
     if grew:
-        print("error: more epochs, betas or seeds took more compilations.", file=sys.stderr)
+        print("error: the number of compilations grew with epochs, betas or seeds.", file=sys.stderr)
     if arguments.out is not None:
-        settings = {"network": _network(base.width).words, "rounds": arguments.rounds, "base": base._asdict()}
+        settings = {"network": _network(base.width).label, "rounds": arguments.rounds, "base": base._asdict()}
         write_results(arguments.out, {"rows": rows, "compilations": counts, "settings": settings}, ("jax", "flax", "optax"))
     return 1 if grew else 0
 

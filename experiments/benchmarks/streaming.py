@@ -1,24 +1,29 @@
-"""Throughput and memory of training on data read from disk (`--stream`) against the same data in memory, epoch by epoch."""
+"""Compares training on data read from disk (`--stream`) with the same data in memory: throughput and memory use."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from common import parse, run_script
-from tables import check_counts, markdown, write_results
 from workload import BATCH, HIDDEN, LATENT, RATE
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 SIDE = 64
 ROW_BYTES = SIDE * SIDE
@@ -36,17 +41,17 @@ class Arguments:
     megabytes: int = 2000
     """Size of the data set, 64 x 64 bytes an image."""
     epochs: int = 4
-    """Epochs of each, in turns; the first, in which caches are cold, is left out."""
+    """Epochs of each, in turns. The first one is left out because its caches are cold."""
     seed: int = 0
     """Seed of the images and of both runs."""
     folder: Path | None = None
-    """Where to write the data set for the time being, on the disk that is meant; the system's temporary folder by default."""
+    """Folder for the temporary data set, on the disk to measure. By default the temporary folder of the system."""
     out: Path | None = None
     """JSON file to write."""
 
 
 def write_images(path: Path, count: int, seed: int) -> None:
-    """Images of 4 x 4 tiles with a round blob each, (count, 64, 64) bytes; written in parts, never all in memory."""
+    """Writes images of 4 x 4 tiles with a round blob each, (count, 64, 64) bytes, in parts that fit into memory."""
     rng = np.random.default_rng(seed)
     grid, side = np.arange(SIDE // 4, dtype=np.float32), SIDE // 4
     centre = rng.uniform(4, side - 4, (2, 256, 1)).astype(np.float32)
@@ -60,13 +65,13 @@ def write_images(path: Path, count: int, seed: int) -> None:
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that no file backs: what a machine runs out of. The page cache of a mapped file is not in it."""
+    """Returns the memory of this process that is not backed by a file, and so without the page cache of mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def train(pipe: Connection, path: str, stream: bool, epochs: int, seed: int) -> None:
-    """In a process of its own: one epoch for each message, answered by (seconds, examples, peak of memory, test ELBO)."""
+    """Trains one epoch per message and answers with (seconds, examples, peak of memory, test ELBO). Runs in a child process."""
     from vae_jax.build import build
     from vae_jax.config import Config
     from vae_jax.training import fit
@@ -104,55 +109,63 @@ def train(pipe: Connection, path: str, stream: bool, epochs: int, seed: int) -> 
     stop.set()
 
 
-def main() -> int:
-    """Writes the data, lets both train in turns, and prints the table."""
-    arguments = parse(Arguments)
-    check_counts(megabytes=arguments.megabytes, epochs=arguments.epochs)
-    count, context = arguments.megabytes * 10**6 // ROW_BYTES, multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        path = Path(folder) / "images.npy"
-        print(f"writing {count:,} images, {arguments.megabytes:,} MB, to {path} ...", flush=True)
-        write_images(path, count, arguments.seed)
-        pipes, processes, start = {}, [], {}
-        for name, stream in _WAYS.items():
-            pipes[name], far = context.Pipe()
-            process = context.Process(
-                target=train, args=(far, str(path), stream, arguments.epochs, arguments.seed), daemon=True
-            )
-            process.start()
-            far.close()
-            processes.append(process)
-            start[name] = pipes[name].recv()
-            print(f"{name}: data and model ready after {start[name]:.1f} s", flush=True)
-        rates: dict[str, list[float]] = {name: [] for name in _WAYS}
-        last: dict[str, Any] = {}
-        for number in range(arguments.epochs):
-            for name, pipe in pipes.items():
-                pipe.send("go")
-                last[name] = pipe.recv()
-                rates[name].append(last[name][1] / last[name][0])
-            words = "  ".join(f"{name} {values[-1]:8,.0f}/s" for name, values in rates.items())
-            print(f"epoch {number + 1}/{arguments.epochs}  {words}", flush=True)
-        for pipe in pipes.values():
-            pipe.send("end")
-        for process in processes:
-            process.join()
-    if last["streamed"][3] != last["in memory"][3]:
-        print(f"note: the test ELBOs differ: {last['streamed'][3]} and {last['in memory'][3]}", file=sys.stderr)
-    warm = slice(1 if arguments.epochs > 1 else 0, None)
-    rows = [
+class Measurement(NamedTuple):
+    """Results of one way to read the data."""
+
+    rates: list[float]  # examples per second, by epoch
+    last: tuple[float, int, int, float]  # seconds, examples, peak of memory and test ELBO after the last epoch
+    seconds_before_training: float
+
+
+def measure(path: Path, epochs: int, seed: int) -> dict[str, Measurement]:
+    """Trains in one process for each way, an epoch each in turn."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes, start = {}, [], {}
+    for name, stream in _WAYS.items():
+        pipes[name], far = context.Pipe()
+        process = context.Process(target=train, args=(far, str(path), stream, epochs, seed), daemon=True)
+        process.start()
+        far.close()
+        processes.append(process)
+        start[name] = pipes[name].recv()
+        print(f"{name}: data and model ready after {start[name]:.1f} s", flush=True)
+    rates: dict[str, list[float]] = {name: [] for name in _WAYS}
+    last: dict[str, Any] = {}
+    for number in range(epochs):
+        for name, pipe in pipes.items():
+            pipe.send("go")
+            last[name] = pipe.recv()
+            rates[name].append(last[name][1] / last[name][0])
+        speeds = "  ".join(f"{name} {values[-1]:8,.0f}/s" for name, values in rates.items())
+        print(f"epoch {number + 1}/{epochs}  {speeds}", flush=True)
+    for pipe in pipes.values():
+        pipe.send("end")
+    for process in processes:
+        process.join()
+    return {name: Measurement(rates[name], last[name], start[name]) for name in _WAYS}
+
+
+def result_rows(measured: dict[str, Measurement]) -> list[dict[str, Any]]:
+    """Returns the results without the first epoch, unless there is only one."""
+    warm = slice(1 if len(measured["streamed"].rates) > 1 else 0, None)
+    in_memory = measured["in memory"].rates[warm]
+    return [
         {
             "way": name,
-            "examples_per_second": statistics.median(rates[name][warm]),
-            # epoch by epoch, so that a slow minute of the machine counts for both
-            "ratio": statistics.median(a / b for a, b in zip(rates[name][warm], rates["in memory"][warm], strict=True)),
-            "best_examples_per_second": max(rates[name]),  # of the quietest epoch
-            "peak_anonymous_bytes": last[name][2],
-            "seconds_before_training": start[name],
-            "test_elbo": last[name][3],
+            "examples_per_second": statistics.median(one.rates[warm]),
+            # The ratio is taken epoch by epoch, so that a slow minute of the machine affects both.
+            "ratio": statistics.median(a / b for a, b in zip(one.rates[warm], in_memory, strict=True)),
+            "best_examples_per_second": max(one.rates),
+            "peak_anonymous_bytes": one.last[2],
+            "seconds_before_training": one.seconds_before_training,
+            "test_elbo": one.last[3],
         }
-        for name in _WAYS
+        for name, one in measured.items()
     ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Returns the table of results in Markdown."""
     cells = [
         (
             row["way"],
@@ -166,11 +179,29 @@ def main() -> int:
         for row in rows
     ]
     header = ("", "examples/s", "of in memory", "best epoch", "peak memory (anonymous)", "before training", "test ELBO")
-    print(f"\n{arguments.megabytes:,} MB of data\n\n{markdown(header, cells)}")
+    return markdown(header, cells)
+
+
+def main() -> int:
+    """Writes the data, trains in both ways in turns, and prints the table."""
+    arguments = parse(Arguments)
+    expect_counts(1, megabytes=arguments.megabytes, epochs=arguments.epochs)
+    count = arguments.megabytes * 10**6 // ROW_BYTES
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        path = Path(folder) / "images.npy"
+        print(f"writing {count:,} images, {arguments.megabytes:,} MB, to {path} ...", flush=True)
+        write_images(path, count, arguments.seed)
+        measured = measure(path, arguments.epochs, arguments.seed)
+    elbos = [one.last[3] for one in measured.values()]
+    if elbos[0] != elbos[1]:
+        print(f"note: the test ELBOs differ: {elbos[0]} and {elbos[1]}", file=sys.stderr)
+    rows = result_rows(measured)
+    print(f"\n{arguments.megabytes:,} MB of data\n\n{table(rows)}")
     if arguments.out is not None:
         settings = dataclasses.asdict(arguments) | {"network": f"{ROW_BYTES}-{HIDDEN}-{LATENT}", "batch_size": BATCH}
         settings |= {"folder": arguments.folder and str(arguments.folder), "out": None}
-        write_results(arguments.out, {"rows": rows, "rates": rates, "settings": settings}, ("jax", "jaxlib", "grain", "numpy"))
+        content = {"rows": rows, "rates": {name: one.rates for name, one in measured.items()}, "settings": settings}
+        write_results(arguments.out, content, ("jax", "jaxlib", "grain", "numpy"))
     return 0
 
 

@@ -1,16 +1,15 @@
-"""Throughput and start-up of a sweep on MNIST: eight members in one program against single runs and a PyTorch loop.
+"""Compares a sweep of eight members on MNIST with single runs and a PyTorch loop, by throughput and by start-up time.
 
-All train 784-400-20 (ReLU, Adam 1e-3, batch 128) on dynamically binarised MNIST held in memory, and evaluate the test set after
-every epoch. Each lives in a process of its own, with the devices that it has as a user runs it, and sleeps while the others
-work; they take turns, for as many member-epochs each, so that a noisy machine is noisy for all. Ratios are medians over the
-rounds. Start-up is the wall time of `sweep.py` with a few epochs against as many `train.py` one after another.
+All train 784-400-20 (ReLU, Adam 1e-3, batch 128) on dynamically binarized MNIST in memory, and evaluate the test set after
+every epoch. Each entry has a separate process with the devices that it has in normal use, and waits while the others work. They
+take turns of the same number of member-epochs, so that a noisy machine is noisy for all. Ratios are medians over the rounds.
+Start-up is the wall time of `sweep.py` with a few epochs against that of the same number of `train.py` runs in sequence.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import importlib.util
@@ -19,27 +18,34 @@ import multiprocessing
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from common import parse, run_script
-from peers import BATCH, HIDDEN, LATENT, RATE, PyTorch
-from tables import check_counts, markdown, write_results
+from peers import Problem, PyTorch
+from workload import BATCH, HIDDEN, LATENT, RATE, mlp
+
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.results_file import write_results
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 
 
 class Entry(NamedTuple):
-    """What takes part in the throughput part."""
+    """Entry of the throughput part."""
 
     label: str
-    strategy: str  # of `sharding.place`; "fit" for a single run, "torch" for PyTorch
-    devices: int | None  # of its process; None for one each core, as sweep.py has them
-    target: float | None = None  # the sweep is to be so much faster
+    strategy: str  # of `placement.place`; "fit" for a single run, "torch" for PyTorch
+    devices: int | None  # of its process; None for one per core, as in sweep.py
+    target: float | None = None  # required speed of the sweep relative to this entry
 
 
 ENTRIES = {
@@ -63,49 +69,50 @@ class Arguments:
     dataset: str = "mnist"
     """MNIST: a TFDS name, or a folder with its IDX files."""
     data_dir: str | None = None
-    """Where TFDS finds prepared data."""
+    """Folder with prepared TFDS data."""
     members: int = 8
     """Members of the sweep: seeds 0, 1, ..."""
     rounds: int = 5
-    """Turns of each entry in the throughput part; 0 leaves that part out."""
+    """Turns of each entry in the throughput part. 0 leaves that part out."""
     entries: tuple[str, ...] = ("sweep", "single", "map", "vmap", "pytorch")
-    """Which to measure; single-beside is the control that more devices in the process do not slow a single run down."""
+    """Entries to measure. single-beside checks that more devices in the process do not slow a single run down."""
     startup: tuple[Literal["no-report", "report"], ...] = ("no-report", "report")
-    """Start-up with these; nothing after the flag leaves that part out."""
+    """Start-up with or without report. An empty list leaves that part out."""
     startup_epochs: int = 2
     """Epochs in the start-up part."""
     examples: int | None = None
-    """Use only so many training examples (and as many test examples at most), for a quick trial."""
+    """Use at most this number of training examples and of test examples, for a quick trial."""
     out: Path | None = None
     """JSON file to write."""
 
 
 def train(entry: Entry, dataset: Any, members: int, pause: Callable[..., bool]) -> None:
-    """Trains until `pause`, called after each epoch, is true."""
+    """Trains until `pause`, which is called after each epoch, returns True."""
     from vae_jax import data
 
     prepared = data.prepare(dataset, binarization="dynamic")
     if entry.strategy == "torch":
-        peer = PyTorch(dataset, np.asarray(prepared.test), seed=0)
+        problem = Problem(mlp(dataset.data_shape), dataset, np.asarray(prepared.test), BATCH, binarize=True)
+        peer = PyTorch(problem, seed=0)
         for number in itertools.count():
             peer.epoch(number)
             peer.test_elbo()
             if pause():
                 return
     from vae_jax import likelihoods, model, training
-    from vae_jax.training import placement as sharding
+    from vae_jax.training.placement import place
 
     vae = model.mlp_vae(dataset.data_shape, likelihoods.bernoulli(), latent_dim=LATENT, hidden=(HIDDEN,))
     if entry.strategy == "fit":
         training.fit(vae, prepared, epochs=sys.maxsize, batch_size=BATCH, seed=0, on_epoch=pause)
     else:
-        options, placement = training.FitOptions(sys.maxsize, BATCH), sharding.place(members, entry.strategy)
+        options, placement = training.FitOptions(sys.maxsize, BATCH), place(members, entry.strategy)
         callbacks = training.Callbacks(pause)
         training.fit_members(vae, prepared, options, seeds=range(members), placement=placement, callbacks=callbacks)
 
 
 def work(connection: Connection, name: str, path: Path, members: int) -> None:
-    """The life of an entry's process: one epoch to warm up, then at each word from the parent as many as there are members."""
+    """Runs the process of an entry: one epoch to warm up, and then one turn for each message from the parent."""
     entry = ENTRIES[name]
     import jax
 
@@ -130,37 +137,37 @@ def work(connection: Connection, name: str, path: Path, members: int) -> None:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def hear(name: str, connection: Any) -> float:
-    """The seconds that an entry reports."""
+def receive(name: str, connection: Any) -> float:
+    """Receives the seconds that an entry reports."""
     from vae_jax.errors import UserError
 
     try:
         return connection.recv()
     except EOFError:
-        raise UserError(f"{name}: its process died; what it said is above.") from None
+        raise UserError(f"{name}: its process died. Its output is above.") from None
 
 
 def throughput(names: list[str], path: Path, members: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every turn of every entry; a turn trains and evaluates each member, or as many single runs, for one epoch."""
+    """Returns the seconds of every turn of every entry. A turn trains and evaluates all members for one epoch."""
     context = multiprocessing.get_context("spawn")
     connections: dict[str, Any] = {}
     processes = []
-    for name in names:  # one after another, so that none compiles while another one does
+    for name in names:  # one after another, so that only one compiles at a time
         print(f"starting: {ENTRIES[name].label} ...", flush=True)
         connections[name], theirs = context.Pipe()
         processes.append(context.Process(target=work, args=(theirs, name, path, members), daemon=True))
         processes[-1].start()
         theirs.close()
-        hear(name, connections[name])
+        receive(name, connections[name])
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for name, connection in connections.items():
             connection.send("go")
-            seconds[name].append(hear(name, connection))
+            seconds[name].append(receive(name, connection))
         last = "  ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items())
         print(f"round {number + 1}/{rounds}  {last}", flush=True)
     for connection, process in zip(connections.values(), processes, strict=True):
@@ -170,7 +177,7 @@ def throughput(names: list[str], path: Path, members: int, rounds: int) -> dict[
 
 
 def run_scripts(commands: list[list[Any]], cache: Path) -> float:
-    """Wall time of scripts run one after another as a user would, with this cache folder."""
+    """Returns the wall time of scripts that run one after another with this cache folder."""
     from vae_jax.errors import UserError
 
     variables = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
@@ -185,22 +192,22 @@ def run_scripts(commands: list[list[Any]], cache: Path) -> float:
 
 
 def startup(path: Path, members: int, epochs: int, report: bool, folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of the sweep and of the single runs, with cold and then with warm caches of their own."""
+    """Returns the seconds of the sweep and of the single runs, with cold and then with warm caches that are not shared."""
     settings = ("--dataset", path, "--hidden", HIDDEN, "--latent-dim", LATENT, "--batch-size", BATCH, "--learning-rate", RATE)
     settings = (*settings, "--epochs", epochs, "--report" if report else "--no-report")
     seconds: dict[str, dict[str, float]] = {"cold": {}, "warm": {}}
-    for state, of_state in seconds.items():
+    for state, times in seconds.items():
         here = folder / f"{state}-{report}"
         single = [["train.py", *settings, "--seed", seed, "--out", here / f"run{seed}"] for seed in range(members)]
         sweep = [["sweep.py", *settings, "--seeds", *range(members), "--out", here / "sweep"]]
         for name, commands in (("single", single), ("sweep", sweep)):
-            of_state[name] = run_scripts(commands, folder / f"cache-{name}-{report}")
-            print(f"start-up, {state} cache, report {report}: {name} {of_state[name]:.1f} s", flush=True)
+            times[name] = run_scripts(commands, folder / f"cache-{name}-{report}")
+            print(f"start-up, {state} cache, report {report}: {name} {times[name]:.1f} s", flush=True)
     return seconds
 
 
 def write_data(arguments: Arguments, folder: Path) -> Any:
-    """The data set, cut to --examples and written where every process reads the same file."""
+    """Loads the data set, cuts it to `examples`, and writes it to a file that every process reads."""
     from vae_jax import data
 
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir)
@@ -209,14 +216,68 @@ def write_data(arguments: Arguments, folder: Path) -> Any:
     return dataset
 
 
+def throughput_rows(arguments: Arguments, names: list[str], num_train: int, folder: Path) -> list[dict[str, Any]]:
+    """Measures the throughput part and returns one row per entry."""
+    if arguments.rounds <= 0 or not names:
+        return []
+    examples = num_train // BATCH * BATCH * arguments.members
+    seconds = throughput(names, folder / "data.npz", arguments.members, arguments.rounds)
+    rows = []
+    for name in names:
+        rates = [examples / value for value in seconds[name]]
+        # The ratio is taken round by round, so that a slow minute of the machine affects both.
+        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds[names[0]], strict=True))
+        rows.append(
+            {
+                "name": ENTRIES[name].label,
+                "member_examples_per_second": statistics.median(rates),
+                "ratio": ratio,
+                "target": ENTRIES[name].target if names[0] == "sweep" else None,
+                "seconds": seconds[name],
+            }
+        )
+    return rows
+
+
+def startup_rows(arguments: Arguments, folder: Path) -> list[dict[str, Any]]:
+    """Measures the start-up part and returns one row per cache state, with and without reports."""
+    rows = []
+    for report in arguments.startup:
+        seconds = startup(folder / "data.npz", arguments.members, arguments.startup_epochs, report == "report", folder)
+        for state, times in seconds.items():
+            rows.append(
+                {
+                    "name": f"{arguments.members} train.py one after another, {arguments.startup_epochs} epochs, "
+                    f"{state} cache, {'with' if report == 'report' else 'without'} report",
+                    "seconds": times["single"],
+                    "sweep_seconds": times["sweep"],
+                    "ratio": times["single"] / times["sweep"],
+                    "target": STARTUP_TARGET,
+                }
+            )
+    return rows
+
+
+def table(rows: list[dict[str, Any]], label: str) -> str:
+    """Returns the results in Markdown, with ratios to the entry that has this label."""
+    cells = []
+    for row in rows:
+        rate, sweep_seconds = row.get("member_examples_per_second"), row.get("sweep_seconds")
+        measured = f"{rate:,.0f} member-examples/s" if rate else f"{row['seconds']:.1f} s (sweep.py {sweep_seconds:.1f} s)"
+        target = row["target"]
+        verdict = "" if target is None else f"{target:.1f}: {'met' if row['ratio'] >= target else 'missed'}"
+        cells.append((row["name"], measured, f"{row['ratio']:.2f}", verdict))
+    return markdown(("", "measured", f"{label} is faster by", "target"), cells)
+
+
 def main() -> int:
     """Runs both parts and prints the table."""
     arguments = parse(Arguments)
     from vae_jax.errors import UserError, unknown
 
-    check_counts(members=arguments.members, startup_epochs=arguments.startup_epochs)
+    expect_counts(1, members=arguments.members, startup_epochs=arguments.startup_epochs)
     if arguments.examples is not None and arguments.examples < BATCH:
-        raise UserError(f"--examples: expected at least one batch, {BATCH}, got {arguments.examples}.")
+        raise UserError(field="examples", expected=f"at least one batch, {BATCH}", got=arguments.examples)
     for name in arguments.entries:
         if name not in ENTRIES:
             raise unknown("entry", name, ENTRIES)
@@ -224,50 +285,12 @@ def main() -> int:
     if "pytorch" in names and importlib.util.find_spec("torch") is None:
         names.remove("pytorch")
         notes.append("PyTorch is not installed (pip install torch), so its row is left out.")
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         dataset = write_data(arguments, folder)
-        path = folder / "data.npz"
-        examples = len(dataset.train) // BATCH * BATCH * arguments.members
-        if arguments.rounds > 0 and names:
-            seconds = throughput(names, path, arguments.members, arguments.rounds)
-            for name in names:
-                rates = [examples / value for value in seconds[name]]
-                # round by round, so that a slow minute of the machine counts for both
-                ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds[names[0]], strict=True))
-                entry = ENTRIES[name]
-                rows.append(
-                    {
-                        "name": entry.label,
-                        "member_examples_per_second": statistics.median(rates),
-                        "ratio": ratio,
-                        "target": entry.target if names[0] == "sweep" else None,
-                        "seconds": seconds[name],
-                    }
-                )
-        for report in arguments.startup:
-            seconds = startup(path, arguments.members, arguments.startup_epochs, report == "report", folder)
-            for state, of_state in seconds.items():
-                rows.append(
-                    {
-                        "name": f"{arguments.members} train.py one after another, {arguments.startup_epochs} epochs, "
-                        f"{state} cache, {'with' if report == 'report' else 'without'} report",
-                        "seconds": of_state["single"],
-                        "sweep_seconds": of_state["sweep"],
-                        "ratio": of_state["single"] / of_state["sweep"],
-                        "target": STARTUP_TARGET,
-                    }
-                )
-    cells = []
-    for row in rows:
-        rate, sweep_seconds = row.get("member_examples_per_second"), row.get("sweep_seconds")
-        measured = f"{rate:,.0f} member-examples/s" if rate else f"{row['seconds']:.1f} s (sweep.py {sweep_seconds:.1f} s)"
-        target = row["target"]
-        met = "" if target is None else f"{target:.1f}: {'met' if row['ratio'] >= target else 'missed'}"
-        cells.append((row["name"], measured, f"{row['ratio']:.2f}", met))
+        rows = [*throughput_rows(arguments, names, len(dataset.train), folder), *startup_rows(arguments, folder)]
     label = ENTRIES[names[0]].label if names and names[0] != "sweep" else f"the sweep of {arguments.members}"
-    print(f"\n{markdown(('', 'measured', f'{label} is faster by', 'target'), cells)}")
+    print(f"\n{table(rows, label)}")
     for note in notes:
         print(f"note: {note}")
     if arguments.out is not None:

@@ -1,4 +1,4 @@
-"""The networks that the benchmarks train, the products that a step takes, and the rate at which this machine does products."""
+"""Networks of the benchmarks, the matrix products of a training step, and the product rate of this machine."""
 
 import functools
 import itertools
@@ -12,17 +12,17 @@ CONV_LATENT = 10  # as in disentanglement_lib
 
 
 class Network(NamedTuple):
-    """Sizes of an encoder, which the decoder mirrors; vae_jax's networks and those of the peers are made from these."""
+    """Sizes of an encoder, which the decoder mirrors. All libraries build their networks from these."""
 
     shape: tuple[int, ...]  # of an image: (height, width, channels)
     dense: tuple[int, ...]  # units, after the convolutions if there are any
     latent: int
-    channels: tuple[int, ...] = ()  # of convolutions of stride 2; the decoder's are all 4 x 4
+    channels: tuple[int, ...] = ()  # of convolutions with stride 2; those of the decoder are 4 x 4
     kernels: tuple[int, ...] = ()
 
     @property
-    def words(self) -> str:
-        """784-400-20, or conv 32-32-64-64-256-10."""
+    def label(self) -> str:
+        """Label such as "784-400-20" or "conv 32-32-64-64-256-10"."""
         widths = (*self.channels, *self.dense, self.latent)
         return "-".join(map(str, widths if self.channels else (math.prod(self.shape), *widths))).join(
             ("conv " if self.channels else "", "")
@@ -30,18 +30,18 @@ class Network(NamedTuple):
 
     @property
     def smallest(self) -> tuple[int, ...]:
-        """What the last convolution gives, (height, width, channels)."""
+        """Shape of the output of the last convolution, (height, width, channels)."""
         height, width = (side >> len(self.channels) for side in self.shape[:2])
         return height, width, self.channels[-1]
 
 
 def mlp(shape: tuple[int, ...]) -> Network:
-    """784-400-20 of MNIST."""
+    """Returns the MLP, 784-400-20 for MNIST."""
     return Network(shape, (HIDDEN,), LATENT)
 
 
 def conv(shape: tuple[int, ...]) -> Network:
-    """The default of `model.conv_vae`: for 64 x 64 images the network of disentanglement_lib."""
+    """Returns the default network of `model.conv_vae`, which is that of disentanglement_lib for 64 x 64 images."""
     from vae_jax.networks import default_channels
 
     channels = default_channels(shape)
@@ -52,7 +52,7 @@ NETWORKS: dict[str, Callable[[tuple[int, ...]], Network]] = {"mlp": mlp, "conv":
 
 
 def make_vae(network: Network, dtype: str = "float32") -> Any:
-    """vae_jax's own VAE of these sizes, with a Bernoulli likelihood."""
+    """Returns a VAE of these sizes by vae_jax, with a Bernoulli likelihood."""
     from vae_jax import likelihoods, model
 
     options: dict[str, Any] = {"latent_dim": network.latent, "dtype": dtype}
@@ -63,9 +63,10 @@ def make_vae(network: Network, dtype: str = "float32") -> Any:
 
 
 def multiplications(network: Network) -> list[int]:
-    """Of each layer for one image, from x to x: units times units; of a convolution pixels times taps times channels.
+    """Returns the number of multiplications of each layer for one image, from x to x.
 
-    A convolution counts the pixels that it gives, a transposed one those that it takes; taps that fall onto the border count.
+    A dense layer has inputs times outputs. A convolution has pixels times taps times channels, with the pixels of its output,
+    or of its input if it is transposed. Taps that fall onto the border count.
     """
     height, width, channels = network.shape
     pixels, layers = height * width, list[int]()
@@ -84,7 +85,7 @@ def multiplications(network: Network) -> list[int]:
 
 
 def training_flops(network: Network) -> int:
-    """FLOPs of the products of a training step for each of its images: forward, and both gradients; none of x itself."""
+    """Returns the FLOPs per image of the products of a training step: forward and both gradients, but no gradient of x."""
     first, *others = multiplications(network)
     return 2 * (2 * first + 3 * sum(others))
 
@@ -98,7 +99,7 @@ def _products(rows: int, inner: int, columns: int, repeats: int, dtype: str) -> 
 
     @jax.jit
     def products(h: Any, w: Any) -> Any:
-        # Each product needs the one before, or XLA would leave it out.
+        # Each product depends on the one before. Otherwise XLA would remove it.
         small = jnp.asarray(1e-9, dtype)
         return jax.lax.fori_loop(0, repeats, lambda i, y: (h + y[0, 0] * small) @ w, jnp.zeros((rows, columns), dtype))
 
@@ -110,7 +111,7 @@ def _products(rows: int, inner: int, columns: int, repeats: int, dtype: str) -> 
 def product_rate(
     rows: int = 1024, inner: int = 1024, columns: int = 1024, *, repeats: int = 5, dtype: str = "float32", times: int = 3
 ) -> float:
-    """FLOP/s of a (rows, inner) x (inner, columns) product alone, the best of a few times: the roof."""
+    """Returns the FLOP/s of a (rows, inner) x (inner, columns) product, the best of a few times. This is the roof."""
     run, seconds = _products(rows, inner, columns, repeats, dtype), []
     for _ in range(times):
         began = time.perf_counter()

@@ -1,19 +1,20 @@
-"""Rebuilds the README's table of reproductions, and the tables in their own READMEs, from the committed results.json files."""
+"""Rebuilds the tables of results in the READMEs from the committed results.json files."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import importlib.util
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
-from common import parse, run_script
-from tables import markdown
-
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -23,9 +24,9 @@ BEGIN, END = "<!-- results: made by experiments/reproductions/summary.py -->", "
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Print the table of all reproductions, published numbers beside measured ones; with --write put it into README.md.
+    """Print the table of all reproductions, with published numbers beside measured ones.
 
-    With --write each reproduction's README gets its own tables, too.
+    With --write, put it into README.md, and the tables of each reproduction into the README of its folder.
     """
 
     write: bool = False
@@ -33,7 +34,7 @@ class Arguments:
 
 
 def _numbers(value: float | None, error: float | None = None) -> str:
-    """A number and its error to the same digits."""
+    """Returns a number and its standard error with the same digits."""
     if value is None:
         return "—"
     digits = 0 if value == 0 else 4 if abs(value) < 0.1 else 2
@@ -41,6 +42,7 @@ def _numbers(value: float | None, error: float | None = None) -> str:
 
 
 def _lines(name: str, content: dict[str, Any] | None) -> list[tuple[str, ...]]:
+    """Returns the lines of one reproduction in the table of all."""
     link = f"[`{name}`](experiments/reproductions/{name}/README.md)"
     if content is None:
         return [(link, "not yet measured", "", "", "", "")]
@@ -49,12 +51,12 @@ def _lines(name: str, content: dict[str, Any] | None) -> list[tuple[str, ...]]:
     for row in content["rows"]:
         measured = _numbers(row["measured"], row["standard_error"])
         lines.append((link, row["what"], _numbers(row["published"]), measured, str(row["seeds"]), time))
-        link = time = ""  # once for all lines of one
+        link = time = ""  # the first line of a reproduction has them
     return lines
 
 
 def scripts() -> list[Path]:
-    """The run.py of every reproduction."""
+    """Returns the run.py of every reproduction."""
     return sorted(FOLDER.glob("*/run.py"))
 
 
@@ -63,8 +65,8 @@ def _content(script: Path) -> dict[str, Any] | None:
     return json.loads(results.read_text()) if results.is_file() else None
 
 
-def own_tables(script: Path) -> str:
-    """What the reproduction itself makes of its results.json."""
+def reproduction_tables(script: Path) -> str:
+    """Returns the tables that a reproduction makes from its results.json."""
     content = _content(script)
     if content is None:
         return "Not yet measured."
@@ -75,14 +77,14 @@ def own_tables(script: Path) -> str:
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     seconds, versions = content["wall_seconds"], content["versions"]
-    made = f"{content['machine']}, jax {versions['jax']}, {seconds / 60:.0f} minutes"
+    machine = f"{content['machine']}, jax {versions['jax']}, {seconds / 60:.0f} minutes"
     tables = module.tables(content)
     about_errors = "± is the standard error over the seeds. " if "±" in tables else ""
-    return f"{tables}\n\n{about_errors}{made}. [`results.json`](results.json) has every number and setting."
+    return f"{tables}\n\n{about_errors}{machine}. [`results.json`](results.json) has every number and setting."
 
 
 def table() -> str:
-    """Markdown, a line for each number; those without a results.json say so."""
+    """Returns the table of all reproductions in Markdown, with a line for each number."""
     lines = []
     for script in scripts():
         lines += _lines(script.parent.name, _content(script))
@@ -93,19 +95,19 @@ def table() -> str:
 
 
 def main() -> int:
-    """Prints, or writes, the table."""
+    """Prints or writes the table."""
     arguments = parse(Arguments)
     if not arguments.write:
         print(table())
         return 0
     replace(README, table())
     for script in scripts():
-        replace(script.with_name("README.md"), own_tables(script))
+        replace(script.with_name("README.md"), reproduction_tables(script))
     return 0
 
 
-def shown(readme: Path) -> str:
-    """What stands between the two marks."""
+def current_tables(readme: Path) -> str:
+    """Returns the text between the two marks of a README."""
     text = readme.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise UserError(f"{readme}: expected the lines {BEGIN} and {END} around the table, once each.")
@@ -113,8 +115,8 @@ def shown(readme: Path) -> str:
 
 
 def replace(readme: Path, tables: str) -> None:
-    """Puts the tables between the marks."""
-    shown(readme)
+    """Replaces the text between the two marks of a README."""
+    current_tables(readme)  # checks the marks
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END)[1]}")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vae_jax.evaluation.overfitting import Overfit, describe_overfit, overfit
-from vae_jax.report.run import page as html
-from vae_jax.report.sweep import text as sweep_words
+from vae_jax.report.run import page
+from vae_jax.report.sweep import text
 from vae_jax.sweep.results import Results, describe_overfitting
 
 
@@ -103,10 +103,10 @@ def test_the_members_of_a_sweep_that_overfit_are_counted_and_the_worst_is_named(
 
 
 def test_the_notes_of_both_reports_have_it():
-    assert html._observations(SimpleNamespace(metrics=curve(peaked()), epoch=300))[0].startswith("Overfitting: the test ELBO")
-    assert html._observations(SimpleNamespace(metrics=curve(peaked()), epoch=119)) == []
+    assert page._observations(SimpleNamespace(metrics=curve(peaked()), epoch=300))[0].startswith("Overfitting: the test ELBO")
+    assert page._observations(SimpleNamespace(metrics=curve(peaked()), epoch=119)) == []
     point = SimpleNamespace(members=(0, 1))
     seen = SimpleNamespace(units=["bernoulli"], parts=[SimpleNamespace(settings=[SimpleNamespace(point=point)])])
     results = sweep_of([curve(peaked())])
-    found = sweep_words.notes(results._replace(members=[None]), seen)
+    found = text.notes(results._replace(members=[None]), seen)
     assert [note for note in found if note.startswith("Overfitting: in 1 of 1 members")]

@@ -1,6 +1,7 @@
 """The layers of DESIGN section 3: who may import whom, what each may import, and that importing computes nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -126,3 +127,21 @@ def test_heavy_libraries_wait_until_they_are_used():
     assert run(code).strip() == "False"
     code = "import sys, vae_jax.runs; print([m for m in ('matplotlib', 'tensorflow_datasets', 'sklearn') if m in sys.modules])"
     assert run(code).strip() == "[]"
+
+
+def reachable(edges):
+    """The pairs (a, b) for which a path leads from a to b."""
+    closure = set(edges)
+    while new := {(a, d) for a, b in closure for c, d in closure if b == c} - closure:
+        closure |= new
+    return closure
+
+
+def test_the_picture_in_contributing_shows_the_imports():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    shown = set(re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE))
+    real = {(layer_name(path), imported) for path in modules() for imported in own_imports(path)}
+    real = {(a, b) for a, b in real if a != b}
+    assert shown <= real
+    assert reachable(shown) == reachable(real)
+    assert not any(a == b for a, b in reachable(shown))  # no cycle

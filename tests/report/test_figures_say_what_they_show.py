@@ -14,16 +14,14 @@ from vae_jax.cli.progress import EpochProgress
 from vae_jax.config import Config
 from vae_jax.disentanglement import RANGES
 from vae_jax.likelihoods import bernoulli, gaussian, poisson
-from vae_jax.report.html import data_words
-from vae_jax.report.run import content as summary
-from vae_jax.report.run import evaluation_table as evaluated
-from vae_jax.report.run import figures, latent, latent_figures
+from vae_jax.report.html import describe_data
+from vae_jax.report.run import content, evaluation_table, figures, latent, latent_figures
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.report.sweep import axes as sweep_axes
-from vae_jax.report.sweep import content as sweep_summary
+from vae_jax.report.sweep import content as sweep_content
 from vae_jax.report.sweep import figures as sweep_figures
 from vae_jax.report.sweep import metric_figures
-from vae_jax.report.sweep import page as sweep_html
+from vae_jax.report.sweep import page as sweep_page
 from vae_jax.sweep.results import Results
 from vae_jax.sweep.statistics import UNBOUNDED, Point, interval, points, within
 
@@ -118,7 +116,7 @@ def test_disentanglement_tables_have_standard_errors_and_intervals_within_the_ra
     assert "means over n seeds +- standard error" in printed
 
 
-def test_the_figure_of_metrics_has_bars_within_the_range_and_a_legend_that_tells_them_apart():
+def test_the_figure_of_metrics_has_bars_within_the_range_and_a_legend():
     gathered, rows, titles = scored()
     figure = metric_figures.against(gathered, rows, "beta", titles)
     bars = [line.get_ydata() for line in figure.axes[0].lines if line.get_gid() == "bar"]
@@ -132,7 +130,7 @@ def test_the_figure_of_metrics_has_bars_within_the_range_and_a_legend_that_tells
 
 def overview_of(rows, **settings):
     members = [dataclasses.replace(Config(latent_dim=3), seed=seed, **settings) for seed in (0, 1)]
-    return sweep_summary.overview(Results(Path(), members, {}, rows, points(rows, []), [], []))
+    return sweep_content.summarize(Results(Path(), members, {}, rows, points(rows, []), [], []))
 
 
 def test_a_sweeps_intervals_stay_where_rates_units_and_probabilities_are():
@@ -147,7 +145,7 @@ def test_a_sweeps_intervals_stay_where_rates_units_and_probabilities_are():
         assert (numbers["active_units"].low, numbers["active_units"].high) == (0.0, 3.0)
         assert numbers["test_elbo"].high == elbo_high  # a density may be above 1, a probability not
         assert numbers["distortion"].low == distortion_low
-    table = sweep_html._points_table(overview_of([one | {"test_bits_per_dim": 0.2} for one in rows]))
+    table = sweep_page._points_table(overview_of([one | {"test_bits_per_dim": 0.2} for one in rows]))
     assert "to 0.000" in table
     assert "one draw of z per example: mean ± standard error over n seeds" in table
 
@@ -195,14 +193,14 @@ def test_no_zero_has_a_sign():
     written = [text.get_text().strip() for text in axes.texts]
     assert "0" in written
     assert not {"-0", "−0"} & set(written)
-    assert evaluated._value(-0.0001, 0.1) == "0.000 ± 0.100"
-    assert sweep_html._number(-1e-9) == "0.000"
+    assert evaluation_table._value(-0.0001, 0.1) == "0.000 ± 0.100"
+    assert sweep_page._number(-1e-9) == "0.000"
     assert latent_figures.name(0, np.array([-1e-4])) == "z[0], mean KL 0.00 nats"
     assert latent_figures.signed(-1e-12) == "0"
     run = SimpleNamespace(
         metrics=[], summary=SUMMARY | {"test_kl": -1e-5}, epoch=1, built=SimpleNamespace(config=Config(), **BITS)
     )
-    assert ("KL", "0.000") in [(name, value) for name, value, _ in summary.numbers(run)]
+    assert ("KL", "0.000") in [(row.name, row.value) for row in content.quantities(run)]
 
 
 def test_scripts_print_no_negative_zero(capsys):
@@ -238,10 +236,13 @@ BITS = {
 
 def test_both_elbos_of_a_report_say_how_many_draws_they_are_from():
     run = SimpleNamespace(metrics=[], summary=SUMMARY, epoch=1, built=SimpleNamespace(config=Config(), **BITS))
-    (top,) = [remark for name, _, remark in summary.numbers(run) if name == "test ELBO"]
-    assert "one draw of z per example; ± standard error over 359 test examples" in top
-    assert evaluated._draws(10).startswith("10 draws of z per example; the one at the top is of one draw")
-    assert evaluated._draws(1) == "one draw of z per example, as at the top"
+    (top,) = [row.remark for row in content.quantities(run) if row.name == "test ELBO"]
+    about_error = "± is the standard error over 359 test examples."
+    assert top == f"The test ELBO has β = 1 and uses one draw of z per example. {about_error}"
+    assert evaluation_table._describe_draws(10).startswith(
+        "This ELBO uses 10 draws of z per example. The one at the top uses one draw"
+    )
+    assert evaluation_table._describe_draws(1) == "This ELBO uses one draw of z per example, as the one at the top does."
 
 
 # Curves that are cut
@@ -281,8 +282,8 @@ def test_a_validation_curve_is_inside_and_numbers_that_are_not_finite_set_no_lim
 def test_a_sweeps_captions_say_which_curves_and_intervals_are_cut_off():
     row = {"status": "finished", "test_elbo": -44.0, "test_log_likelihood": -42.0, "test_kl": 2.0}
     curve = lines_of([-500.0, -80.0, -60.0, -50.0, -45.0, -44.0])
-    part = sweep_summary.Part("", "bernoulli", False, [], {0: sweep_summary.Member(row, curve, 1.0)})
-    figure = sweep_figures.learning_curves(sweep_summary.Overview(("beta",), [part]), 8)
+    part = sweep_content.Part("", "bernoulli", False, [], {0: sweep_content.Member(row, curve, 1.0)})
+    figure = sweep_figures.learning_curves(sweep_content.Overview(("beta",), [part]), 8)
     assert "ELBO in epoch 1 (as far as −500.00)" in figures.cut_off(figure)
     axes = (figure := Figure()).subplots()
     for across, one in ((0.0, interval([1.0, 2.0])), (1.0, interval([1.4, 1.6]))):
@@ -300,16 +301,21 @@ def test_a_sweeps_captions_say_which_curves_and_intervals_are_cut_off():
     ("likelihood", "max_level", "channels", "expected"),
     [
         (bernoulli(), 1, 1, ""),
-        (bernoulli(), 255, 4, " Of 4 channels the first is shown."),
-        (gaussian(), 255, 3, " Black is 0 and white the highest level; means and draws beyond are cut there."),
-        (gaussian(), None, 1, " Black is −2 and white 3, the range of the test images shown; others are cut there."),
-        (poisson(), None, 1, " Black is 0 and white 3, the largest count of the test images shown; others are cut there."),
+        (bernoulli(), 255, 4, " Only the first of 4 channels is shown."),
+        (gaussian(), 255, 3, " Black is 0 and white is the highest level. Means and draws beyond are clipped."),
+        (gaussian(), None, 1, " Black is −2 and white is 3, the range of the test images shown. Values beyond are clipped."),
+        (
+            poisson(),
+            None,
+            1,
+            " Black is 0 and white is 3, the largest count of the test images shown. Values beyond are clipped.",
+        ),
     ],
 )
 def test_captions_say_what_black_and_white_are(likelihood, max_level, channels, expected):
     built = SimpleNamespace(vae=SimpleNamespace(likelihood=likelihood), dataset=SimpleNamespace(max_level=max_level))
     low = 0.0 if likelihood.support == "counts" else -2.0
-    assert summary._scale_words(built, low, 3.0, channels) == expected
+    assert content._describe_scale(built, low, 3.0, channels) == expected
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(0, ""), (2, ", 2 validation"), (None, "")])
@@ -319,4 +325,4 @@ def test_a_report_counts_the_validation_examples(count, held_out):
     facts |= {"treatment": "counts", "split": "random with seed 0"}
     facts = {name: value for name, value in facts.items() if value is not None}
     expected = f"mine: 8 training{held_out} and 3 test examples of 2 × 2 × 1, counts; split: random with seed 0."
-    assert data_words("mine", facts) == expected
+    assert describe_data("mine", facts) == expected

@@ -17,9 +17,7 @@ from scipy import integrate, stats
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.report.html import Section, write_picture, write_sections
-from vae_jax.report.run import content as summary
-from vae_jax.report.run import figures, latent, latent_figures
-from vae_jax.report.run import page as html
+from vae_jax.report.run import content, figures, latent, latent_figures, page
 from vae_jax.report.run.latent import Aggregate, PriorShape
 from vae_jax.runs import Run
 
@@ -197,7 +195,7 @@ def test_codes_are_decoded_in_blocks_of_one_size_and_in_order():
 
 def test_views_put_the_asked_for_images_first(learned):
     built, params = learned
-    usual, asked = summary.views(built), summary.views(built, first=(7, 301))
+    usual, asked = content.views(built), content.views(built, first=(7, 301))
     assert asked.places.tolist() == [7, 301, *usual.places]
     exact = np.asarray(built.data.eval_input(built.data.test[np.array([7, 301])]))
     np.testing.assert_allclose(asked.originals[:2], exact)
@@ -360,9 +358,9 @@ def test_the_kl_spectrum_falls_and_names_the_dimensions_where_they_fit(count):
 
 
 def test_how_many_dimensions_carry_nearly_all():
-    assert html._most_of(np.array([0.0, 9.6, 0.4])) == ", of which 1 of the 3 dimensions carries 95 %"
-    assert html._most_of(np.array([4.0, 4.0, 0.3])) == ", of which 2 of the 3 dimensions carry 95 %"
-    assert html._most_of(np.array([3.0])) == html._most_of(np.zeros(5)) == ""
+    assert page._share_of_largest(np.array([0.0, 9.6, 0.4])) == ", of which 1 of the 3 dimensions carries 95 %"
+    assert page._share_of_largest(np.array([4.0, 4.0, 0.3])) == ", of which 2 of the 3 dimensions carry 95 %"
+    assert page._share_of_largest(np.array([3.0])) == page._share_of_largest(np.zeros(5)) == ""
 
 
 # Animation
@@ -444,7 +442,7 @@ def test_a_picture_replaces_another_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_the_sections_of_a_run_with_a_learned_prior(learned, tmp_path):
     built, params = learned
     run = Run(tmp_path, built, 0, params, None, [], [])
-    sections = html._sections(run)
+    sections = page._sections(run)
     names = [(section.name, isinstance(section.picture, bytes)) for section in sections]
     assert names == [
         ("reconstructions", False),
@@ -459,7 +457,7 @@ def test_the_sections_of_a_run_with_a_learned_prior(learned, tmp_path):
     ]
     by_name = {name: section for name, section in zip(names, sections, strict=True)}
     assert "the learned prior, from draws" in by_name["aggregate_posterior", False].caption
-    assert "which is not the distance of the two curves" in by_name["aggregate_posterior", False].caption
+    assert "which is not the distance between the two curves" in by_name["aggregate_posterior", False].caption
     assert "means, not draws of x" in by_name["prior_means", False].caption
     assert [by_name[name, False].title for name in ("prior_means", "prior_samples")] == [
         "Means E[x|z] for z from the prior",
@@ -467,15 +465,15 @@ def test_the_sections_of_a_run_with_a_learned_prior(learned, tmp_path):
     ]
     assert f"Test images as the model sees them ({built.data.description})" in by_name["reconstructions", False].caption
     assert "from the learned prior's mean" in by_name["traversal", False].caption
-    page = write_sections(sections, tmp_path / "figures")
-    (embedded,) = re.findall(r'src="data:image/gif;base64,([^"]*)"', page)
+    written = write_sections(sections, tmp_path / "figures")
+    (embedded,) = re.findall(r'src="data:image/gif;base64,([^"]*)"', written)
     assert base64.b64decode(embedded) == (tmp_path / "figures" / "traversal.gif").read_bytes()
-    assert page.count("data:image/png;base64,") == 8
+    assert written.count("data:image/png;base64,") == 8
     for section in sections:
         if not isinstance(section.picture, bytes):
             assert (tmp_path / "figures" / f"{section.name}.png").exists()
     rows = by_name["traversal", False].picture.axes[1].get_yticklabels()
-    kl = summary.posteriors(built, params)[2]
+    kl = content.posteriors(built, params)[2]
     assert [row.get_text() for row in rows] == [f"z[{j}], mean KL {kl[j]:.2f} nats" for j in np.argsort(-kl)]
 
 

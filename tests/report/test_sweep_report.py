@@ -15,14 +15,11 @@ import pytest
 from paths import ROOT
 
 from vae_jax.config import Config
-from vae_jax.report import html as page
 from vae_jax.report import write_sweep_report
-from vae_jax.report.sweep import axes as sweep_axes
-from vae_jax.report.sweep import content as sweep_summary
-from vae_jax.report.sweep import figures as sweep_figures
-from vae_jax.report.sweep import page as sweep_html
-from vae_jax.report.sweep import text as sweep_words
-from vae_jax.report.sweep.content import Member, Overview, Part, Setting
+from vae_jax.report.html import notes, table
+from vae_jax.report.sweep import content, figures, page, text
+from vae_jax.report.sweep.axes import scale
+from vae_jax.report.sweep.content import Member, Overview, Part, Setting, summarize
 from vae_jax.sweep import cross, grid, load_sweep
 from vae_jax.sweep.directory import run_sweep
 from vae_jax.sweep.results import Results, write_results
@@ -53,65 +50,65 @@ def words_of(path):
 def test_the_page_and_its_figures_are_there(swept):
     assert {path.name for path in (swept / "figures").iterdir()} == FIGURES
     assert (swept / "rate_distortion.png").read_bytes().startswith(b"\x89PNG")
-    text = (swept / "report.html").read_text()
-    assert text.count('src="data:image/png;base64,') == 5
-    assert not re.search(r'(src|href)="(https?:|/)', text)  # it can be sent to somebody by itself
+    page_text = (swept / "report.html").read_text()
+    assert page_text.count('src="data:image/png;base64,') == 5
+    assert not re.search(r'(src|href)="(https?:|/)', page_text)  # it can be sent to somebody by itself
 
 
 def test_the_page_has_every_setting_and_every_member(swept):
-    results, text = load_sweep(swept), words_of(swept)
+    results, page_text = load_sweep(swept), words_of(swept)
     for point in results.points:
-        assert f"{point.settings['beta']:g}" in text
+        assert f"{point.settings['beta']:g}" in page_text
         for name in ("test_elbo", "rate", "distortion") if point.numbers else ():
             one = point.numbers[name]
-            assert f"{one.mean:.3f} ± {one.standard_error:.3f}" in text
+            assert f"{one.mean:.3f} ± {one.standard_error:.3f}" in page_text
     first = results.points[0].numbers["test_elbo"]
-    assert f"{first.low:.3f} to {first.high:.3f}" in text
+    assert f"{first.low:.3f} to {first.high:.3f}" in page_text
     for row in results.rows:
-        assert row["status"] in text
+        assert row["status"] in page_text
         if row["test_elbo"] is not None:
-            assert f"{row['test_elbo']:.3f}" in text
-    assert "5 members in one program" in text
-    assert "map: one after another" in text
-    assert "n = 2 seeds" in text
+            assert f"{row['test_elbo']:.3f}" in page_text
+    assert "5 members in one program" in page_text
+    assert "map: one after another" in page_text
+    assert "n = 2 seeds" in page_text
 
 
 def test_a_member_that_diverged_is_named_and_left_out(swept):
-    text = words_of(swept)
-    assert re.search(r"Left out of every mean: member 4 \(.*learning rate = 1000.*\) diverged at step \d", text)
-    assert "0 (1 diverged)" in text
+    page_text = words_of(swept)
+    assert re.search(r"Left out of every mean: member 4 \(.*learning rate = 1000.*\) diverged at step \d", page_text)
+    assert "0 (1 diverged)" in page_text
 
 
 def test_one_seed_has_no_errors_and_the_kl_is_against_the_normal(swept, tmp_path, monkeypatch):
     results = load_sweep(shutil.copytree(swept, tmp_path / "copy"))
     rows = [row for row in results.rows if row["seed"] == 0]
     members = [dataclasses.replace(member, prior="mixture") for member in results.members]
-    monkeypatch.setattr(sweep_html, "strips", lambda *arguments: [])  # the parameters are those of another prior
+    monkeypatch.setattr(page, "strips", lambda *arguments: [])  # the parameters are those of another prior
     write_sweep_report(results._replace(members=members, rows=rows, points=points(rows, ["learning_rate"])))
-    text = words_of(results.path)
-    assert "One seed for each setting: there are no standard errors" in text
-    assert "±" not in text.split("Rate and distortion")[0].replace("± standard error over n", "")
-    assert "Against N(0, I), also where the prior is learned" in text
+    page_text = words_of(results.path)
+    assert "Each setting has one seed, so there are no standard errors" in page_text
+    assert "±" not in page_text.split("Rate and distortion")[0].replace("± standard error over n", "")
+    assert "to N(0, I), even where the prior is learned" in page_text
 
 
 def test_an_unfinished_sweep_says_so_and_text_is_escaped(swept, tmp_path):
     place = shutil.copytree(swept, tmp_path / "<b>&amp;")
     results = load_sweep(place)
     write_sweep_report(results._replace(rows=results.rows[:-1], description=results.description | {"note": "<script>"}))
-    text = (place / "report.html").read_text()
-    assert "1 of 5 members have not ended" in text
+    page_text = (place / "report.html").read_text()
+    assert "1 of 5 members have not ended" in page_text
     assert "not ended" in words_of(place)
-    assert "<script>" not in text
-    assert "<b>" not in text
-    assert html.escape("<b>&amp;") in text
-    assert "<i>" not in page.table([["<i>"]], [""], ["<i>"]) + page.notes(["<i>"])
+    assert "<script>" not in page_text
+    assert "<b>" not in page_text
+    assert html.escape("<b>&amp;") in page_text
+    assert "<i>" not in table([["<i>"]], [""], ["<i>"]) + notes(["<i>"])
 
 
 def test_all_diverged_leaves_a_page(swept, tmp_path):
     results = load_sweep(shutil.copytree(swept, tmp_path / "lost"))
     lost = [point for point in results.points if not point.numbers]
     write_sweep_report(results._replace(rows=results.rows[-1:], points=lost, curves=[]))
-    assert "No member ended well" in words_of(results.path)
+    assert "No member finished" in words_of(results.path)
 
 
 @pytest.mark.slow
@@ -158,7 +155,7 @@ PLANE = {
 
 
 def test_the_hull_and_the_bars_are_those_of_the_means():
-    (axes,) = sweep_figures.rate_distortion(Overview(("beta",), [made_up(PLANE)])).axes
+    (axes,) = figures.rate_distortion(Overview(("beta",), [made_up(PLANE)])).axes
     (hull,) = (line for line in axes.lines if line.get_gid() == "hull")
     np.testing.assert_allclose(hull.get_xydata(), [(0, 25), (5, 13), (10, 10)])
     one = interval(PLANE[0.5][0])
@@ -170,7 +167,7 @@ def test_the_hull_and_the_bars_are_those_of_the_means():
 
 def test_every_part_has_its_own_hull_and_units_are_not_mixed():
     parts = [made_up(PLANE, "latent dim = 2"), made_up(PLANE, "latent dim = 3"), made_up(PLANE, "likelihood = gaussian", "g")]
-    figure = sweep_figures.rate_distortion(Overview(("beta",), parts))
+    figure = figures.rate_distortion(Overview(("beta",), parts))
     assert [sum(line.get_gid() == "hull" for line in axes.lines) for axes in figure.axes if axes.axison] == [2, 1]
     assert {text.get_text() for text in figure.legends[0].texts} >= {part.label for part in parts}
 
@@ -178,21 +175,21 @@ def test_every_part_has_its_own_hull_and_units_are_not_mixed():
 def test_a_setting_far_off_does_not_flatten_the_others():
     part = made_up(PLANE | {8.0: ([0.0, 0.0, 0.0], [1e5, 1e5, 1e5])})
     seen = Overview(("beta",), [part])
-    assert sweep_summary.far_off([part]) == {12, 13, 14}
-    assert sweep_figures.rate_distortion(seen).axes[0].get_ylim()[1] < 50
-    assert sweep_figures.elbo(seen).axes[0].get_ylim()[0] > -50
-    assert "member 12, 13 and 14" in sweep_words.outside(seen)
+    assert content.find_outliers([part]) == {12, 13, 14}
+    assert figures.rate_distortion(seen).axes[0].get_ylim()[1] < 50
+    assert figures.elbo(seen).axes[0].get_ylim()[0] > -50
+    assert "member 12, 13 and 14" in text.about_outliers(seen)
 
 
 def test_scales_follow_the_values():
-    assert [sweep_axes.scale(values) for values in ((1, 2), (0.1, 2), (0, 0.1, 2), (0, 1, 4), (-1, 100))] == [
+    assert [scale(values) for values in ((1, 2), (0.1, 2), (0, 0.1, 2), (0, 1, 4), (-1, 100))] == [
         "linear",
         "log",
         "symlog",
         "linear",
         "linear",
     ]
-    axes = sweep_figures.elbo(Overview(("beta",), [made_up({0.0: PLANE[0.5], 0.1: PLANE[1.0], 10.0: PLANE[2.0]})])).axes[0]
+    axes = figures.elbo(Overview(("beta",), [made_up({0.0: PLANE[0.5], 0.1: PLANE[1.0], 10.0: PLANE[2.0]})])).axes[0]
     assert axes.get_xscale() == "symlog"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.1", "10"]
 
@@ -201,7 +198,7 @@ def test_dimensions_are_sorted_within_each_member_before_the_mean():
     part = made_up({1.0: ([0.0, 0.0], [1.0, 1.0])})
     for member, kl in zip(part.members.values(), ([3.0, 0.0, 1.0], [0.5, 2.0, 5.0]), strict=True):
         member.row["kl_per_dimension"] = kl
-    ((_, kl),) = sweep_summary.kl_rows(part)
+    ((_, kl),) = content.kl_rows(part)
     np.testing.assert_allclose(kl, [4.0, 1.5, 0.25])
 
 
@@ -211,11 +208,11 @@ def test_likelihoods_have_panels_of_their_own():
     row = {"beta": 1.0, "status": "finished", "test_elbo": -3.0, "rate": 1.0, "distortion": 2.0, "active_units": 1}
     rows = [{"member": i, "group": group, "test_bits_per_dim": None, **row} for i, group in enumerate(groups)]
     results = Results(Path(), members, {}, rows, points(rows, []), [], [])
-    seen = sweep_summary.overview(results)
-    titles = ["bernoulli, binarised (dynamic)", "gaussian, dequantised"]
-    assert [axes.get_title() for axes in sweep_figures.rate_distortion(seen).axes] == titles
-    assert [axes.get_title() for axes in sweep_figures.elbo(seen).axes] == titles
-    assert any("different units" in note for note in sweep_words.notes(results, seen))
+    seen = summarize(results)
+    titles = ["bernoulli, binarized (dynamic)", "gaussian, dequantized"]
+    assert [axes.get_title() for axes in figures.rate_distortion(seen).axes] == titles
+    assert [axes.get_title() for axes in figures.elbo(seen).axes] == titles
+    assert any("different units" in note for note in text.notes(results, seen))
 
 
 def test_settings_come_in_order_with_their_defaults_filled_in():
@@ -223,9 +220,9 @@ def test_settings_come_in_order_with_their_defaults_filled_in():
     members = [dataclasses.replace(base, gamma=gamma) for gamma in (None, 1e-7, 50.0, 50.000001)]
     row = {"group": "", "beta": 1.0, "status": "diverged at step 1", "test_elbo": None}
     rows = [{"member": i, "gamma": member.gamma, **row} for i, member in enumerate(members)]
-    seen = sweep_summary.overview(Results(Path(), members, {}, rows, points(rows, ["gamma"]), [], []))
+    seen = summarize(Results(Path(), members, {}, rows, points(rows, ["gamma"]), [], []))
     assert seen.names == ("gamma",)
-    assert [setting.words for setting in seen.parts[0].settings] == [("1e-07",), ("50",), ("50.000001",), ("1000",)]
+    assert [setting.labels for setting in seen.parts[0].settings] == [("1e-07",), ("50",), ("50.000001",), ("1000",)]
 
 
 def test_the_command_repeats_what_one_command_made(swept):
@@ -235,7 +232,7 @@ def test_the_command_repeats_what_one_command_made(swept):
     arguments |= {"betas": [0.5, 2.0, 4.0, 5.0, 6.0], "design": "sobol", "num_points": 4, "design_seed": 3}
 
     def command(**changes):
-        return sweep_words.command(results._replace(description={"arguments": arguments | changes}))[0]
+        return text.command(results._replace(description={"arguments": arguments | changes}))[0]
 
     assert command() == (
         "python experiments/sweep.py --betas 0.5 2.0 4.0 5.0 6.0 --dataset digits --hidden 16 --latent-dim 3 --epochs 2 "
@@ -245,4 +242,4 @@ def test_the_command_repeats_what_one_command_made(swept):
     assert "--ranges beta=1:2 --design sobol --num-points 5 --design-seed 3" in command(
         betas=None, ranges=["beta=1:2"], num_points=5
     )
-    assert "read_sweep" in sweep_words.command(results)[0]  # this one was made from Python
+    assert "read_sweep" in text.command(results)[0]  # this one was made from Python

@@ -15,7 +15,7 @@ from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.model import num_parameters
-from vae_jax.report.run.content import numbers
+from vae_jax.report.run.content import quantities
 from vae_jax.runs.checkpoints import Checkpoints
 from vae_jax.sweep import blocks, directory
 from vae_jax.sweep.blocks import Layout
@@ -154,7 +154,7 @@ def test_a_summary_that_is_none_is_written_anew(content, built, whole, run):
 
 def test_an_elbo_that_was_not_finite_is_reported_as_such(run):
     edit(run / "summary.json", lambda content: {**content, "test_elbo": None, "test_log_likelihood": None})
-    assert dict((name, value) for name, value, _ in numbers(runs.load_run(run)))["test ELBO"].startswith("nan ± 0.")
+    assert {row.name: row.value for row in quantities(runs.load_run(run))}["test ELBO"].startswith("nan ± 0.")
 
 
 def test_a_record_with_another_name_in_it_ends_there(built, whole, run):

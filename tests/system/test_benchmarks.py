@@ -39,7 +39,7 @@ sys.argv, sys.path[0] = [script, *{[str(flag) for flag in flags]}], {str(BENCHMA
 try:
     runpy.run_path(script, run_name="__main__")
 finally:
-    import vae_jax.training.epoch, vae_jax.likelihoods, vae_jax.model, vae_jax.sharding, vae_jax.train_step
+    import vae_jax.training.epoch, vae_jax.likelihoods, vae_jax.model, vae_jax.training.placement, vae_jax.training.step
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,11 @@ def test_bad_settings_are_one_line(script, monkeypatch, tmp_path):
         ("accelerator", ("--steps", 0), "--steps: expected a whole number >= 1, got 0"),
         ("training", ("--peers", "vae_jax", "pytorch-loded"), "Did you mean 'pytorch-loader'"),
         ("training", ("--network", "conv", "--peers", "vae_jax", "numpyro"), "numpyro has no network conv"),
-        ("training", ("--suite", "--batch-size", 64), "--suite brings its own batch-size"),
+        (
+            "training",
+            ("--suite", "--batch-size", 64),
+            "--suite sets the batch size. Leave one of --suite and --batch-size out.",
+        ),
         ("training", ("--steps", -1), "--steps: expected a whole number >= 0, got -1"),
         ("training", ("--dataset", "digits", "--batch-size", 5000), "--batch-size: expected at most 1438 training images"),
         ("scaling", ("--width", 10, 20), "--width: expected at least three growing whole numbers >= 1, got 10 20"),

@@ -15,7 +15,7 @@ from scripts import EXPERIMENTS
 
 ROOT = EXPERIMENTS.parent
 SCRIPTS = sorted(path for path in EXPERIMENTS.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text())
-UNGUARDED = {"common.py", "tables.py", "environment.py", "minimal.py"}  # parts of scripts, and the file to copy
+UNGUARDED = {"environment.py", "minimal.py"}  # parts of scripts, and the file to copy
 
 
 def one_line(done, *parts):
@@ -53,14 +53,14 @@ def test_every_script_is_guarded_and_an_old_python_can_read_it_so_far():
     assert {path.name for path in EXPERIMENTS.glob("*.py")} - UNGUARDED <= {path.name for path in SCRIPTS}
     for path in SCRIPTS:
         tree = ast.parse(path.read_text(), feature_version=(3, 7))  # no walrus, no match: each would be a SyntaxError there
-        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        names = [getattr(node, "module", None) or node.names[0].name for node in imports]
-        before = names[: names.index("environment")]
-        assert set(before) <= {"sys", "pathlib"}, path  # dataclasses and Literal are newer than the oldest Python in use
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        first = min(imports, key=lambda node: node.lineno)  # dataclasses and Literal are newer than the oldest Python in use
+        assert [name.name for name in first.names] == ["environment"], path
 
 
-def test_the_guard_is_written_for_any_python():
-    text = (EXPERIMENTS / "environment.py").read_text()
+@pytest.mark.parametrize("name", ["environment.py", "benchmarks/environment.py"])
+def test_the_guard_is_written_for_any_python(name):
+    text = (EXPERIMENTS / name).read_text()
     newer = (ast.JoinedStr, ast.NamedExpr, ast.AnnAssign, ast.Match, ast.Starred, ast.AsyncFunctionDef)
     for node in ast.walk(ast.parse(text)):
         assert not isinstance(node, newer)
@@ -69,6 +69,16 @@ def test_the_guard_is_written_for_any_python():
             assert not node.args.kwonlyargs
             assert not any(argument.annotation for argument in node.args.args)
     text.encode("ascii")  # Python 2 wants a declaration for anything else
+
+
+def test_the_guards_of_subfolders_run_that_of_the_folder_above():
+    subfolders = {path.parent for path in SCRIPTS} - {EXPERIMENTS}
+    texts = {(folder / "environment.py").read_text() for folder in subfolders}
+    assert len(texts) == 1
+    code = "import environment; print(environment.ROOT, environment.expect_packages.__doc__)"
+    for folder in subfolders:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+        assert done.stdout.startswith(f"{ROOT} Ends the script unless"), done.stderr
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(EXPERIMENTS)))

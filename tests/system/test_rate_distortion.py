@@ -20,11 +20,10 @@ STEPS = 10_000
 
 @pytest.fixture(scope="module")
 def linear():
-    before, spec = list(sys.path), importlib.util.spec_from_file_location("linear_reproduction", SCRIPT)
+    spec = importlib.util.spec_from_file_location("linear_reproduction", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where its dataclasses look for themselves
     spec.loader.exec_module(module)
-    sys.path[:] = before
     return module
 
 

@@ -20,14 +20,13 @@ def results(name):
 
 
 def test_the_readmes_show_what_the_results_say(monkeypatch):
-    for folder in (FOLDER, EXPERIMENTS):
-        monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(FOLDER))
     summary = importlib.import_module("summary")
-    shown = summary.shown(ROOT / "README.md")
-    assert shown == summary.table()
-    assert {name for name in NAMES if f"[`{name}`]" in shown} == set(NAMES)
+    current = summary.current_tables(ROOT / "README.md")
+    assert current == summary.table()
+    assert {name for name in NAMES if f"[`{name}`]" in current} == set(NAMES)
     for script in summary.scripts():
-        assert summary.shown(script.with_name("README.md")) == summary.own_tables(script)
+        assert summary.current_tables(script.with_name("README.md")) == summary.reproduction_tables(script)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,7 +94,7 @@ def test_iwae_is_stopped_and_goes_on(tmp_path):
     flags = ("--dataset", "digits", "--epochs", 2, "--entries", "vae:1", "dreg:2", "--seeds", 0, 1, "--num-samples", 20)
     flags = (*flags, "--runs", tmp_path / "runs")
     done, found = reproduce("iwae", *flags, "--minutes", 0, out=tmp_path / "results.json")
-    assert "the same command goes on" in done.stdout
+    assert "the same command continues" in done.stdout
     assert found is None
     _, found = reproduce("iwae", *flags, out=tmp_path / "results.json")
     assert [(row["what"], row["published"], row["seeds"]) for row in found["rows"]] == [

@@ -122,8 +122,8 @@ def test_convolutions_are_counted_as_flax_has_them(benchmark, name):
 def test_flops_of_the_mlp_by_hand(benchmark):
     workload = benchmark("workload")
     assert workload.training_flops(workload.mlp((28, 28, 1))) == 2 * (2 * 784 * 400 + 3 * (400 * 40 + 20 * 400 + 400 * 784))
-    assert workload.mlp((28, 28, 1)).words == "784-400-20"
-    assert workload.conv((64, 64, 1)).words == "conv 32-32-64-64-256-10"
+    assert workload.mlp((28, 28, 1)).label == "784-400-20"
+    assert workload.conv((64, 64, 1)).label == "conv 32-32-64-64-256-10"
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -11,8 +11,8 @@ from vae_jax import runs, sweep
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.evaluation import Annealed, Annealing, Bounds, Gaps
-from vae_jax.report.run import evaluation_table as evaluated
-from vae_jax.report.run.content import numbers as report_numbers
+from vae_jax.report.run import evaluation_table
+from vae_jax.report.run.content import quantities
 from vae_jax.runs import evaluate_run
 from vae_jax.runs.evaluate_run import EvaluationOptions, assess
 from vae_jax.runs.in_words import interval_of, remarks
@@ -104,7 +104,7 @@ def test_no_error_is_stated_over_one_example(outlier, tmp_path, evaluate):
     assert strictly(tmp_path / "metrics.jsonl")["test_elbo_standard_error"] is None
     run = runs.load_run(tmp_path)
     assert math.isnan(run.metrics[0]["test_elbo_standard_error"])
-    name, value, remark = report_numbers(run)[0]
+    name, value, _, remark = quantities(run)[0]
     assert (name, value) == ("test ELBO", f"{summary['test_elbo']:.3f}")
     assert "one test example" in remark
 
@@ -127,7 +127,7 @@ def test_no_error_is_stated_over_one_example(outlier, tmp_path, evaluate):
     assert "None" not in lines
     assert "+- 0.000" not in lines
     assert any("10 samples say nothing of the tails" in remark for remark in remarks(numbers))
-    page = evaluated.section(run)
+    page = evaluation_table.section(run)
     assert f"the mean over these examples is at least {low:.3f}" in page
     assert "nan" not in page
     assert "± 0.000" not in page

@@ -14,7 +14,7 @@ from vae_jax import evaluation, runs, training
 from vae_jax.build import build
 from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import DivergenceWarning, UserError
-from vae_jax.report.run.content import numbers
+from vae_jax.report.run.content import quantities
 from vae_jax.runs import summary_file as summary
 from vae_jax.training import program
 from vae_jax.training.placement import place
@@ -159,21 +159,21 @@ def test_summary_and_report_say_from_when_on_epochs_counted(tmp_path, monkeypatc
     epochs = tuple(training.Epoch(i, 5 * i, training.TrainMeans(11.0, -10.0, 1.0, {}), means, means, 1.0) for i in (1, 2, 3))
     progress = training.initial_progress(built.vae, built.optimizer, 0)
     progress = progress._replace(history=epochs, best=progress.best._replace(epoch=np.int32(3), elbo=np.float32(-11)))
-    monkeypatch.setattr(summary, "_code", lambda built, params: {})
+    monkeypatch.setattr(summary, "_code_usage", lambda built, params: {})
     content = summary.summarize(built, training.Fit(progress, "stopped early", progress.state.params, 3, means, 3), 50, 1.0)
     assert (content["best_epoch"], content["validation_counted_from_epoch"]) == (3, 3)
     run = runs.Run(tmp_path, built, 3, progress.state.params, content, [], [])
-    rows = {name: remark for name, _, remark in numbers(run)}
-    assert "best epoch and early stopping counted from epoch 3, when every warm-up had ended" in rows["best epoch"]
+    rows = {row.name: row.remark for row in quantities(run)}
+    assert "The best epoch and early stopping count from epoch 3, when every warm-up had ended." in rows["best epoch"]
     always = {**content, "validation_counted_from_epoch": 1}
-    rows = {name: remark for name, _, remark in numbers(run._replace(summary=always))}
-    assert rows["best epoch"] == "validation ELBO -11.000"
+    rows = {row.name: row.remark for row in quantities(run._replace(summary=always))}
+    assert rows["best epoch"] == "The validation ELBO after the best epoch is -11.000 nats."
 
 
 def test_cycles_too_short_to_rise_are_refused():
     """Four cycles of one step each: beta was 0 at every step of the run, in silence."""
     short = Config(epochs=2, batch_size=512, hidden=(8,), beta_schedule="cyclical")
-    with pytest.raises(UserError, match=r"--beta-cycles: expected at most 2 in a run of 4 steps"):
+    with pytest.raises(UserError, match=r"beta_cycles: expected at most 2 in a run of 4 steps"):
         build(short)
     build(dataclasses.replace(short, beta_cycles=2))
 

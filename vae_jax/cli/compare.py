@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from vae_jax.build import load_dataset
     from vae_jax.report.html import write_picture
-    from vae_jax.report.run.figures import labelled_strips
+    from vae_jax.report.run.figures import labeled_strips
     from vae_jax.runs.likelihood_comparison import check_base
     from vae_jax.storage.atomic import write_json
     from vae_jax.storage.cache import enable_compilation_cache
@@ -192,6 +192,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n+- is the standard error over the {over}; {len(dataset.test)} test examples, {base.epochs} epochs")
     content = {"dataset": base.dataset, "standard_error_over": over, "rows": rows, "config": dataclasses.asdict(base)}
     write_json(out / "comparison.json", content)
-    write_picture(out / "reconstructions.png", labelled_strips(comparison.strips))
+    write_picture(out / "reconstructions.png", labeled_strips(comparison.strips))
     print(f"written: {out / 'comparison.json'}, {out / 'reconstructions.png'}")
     return 0

@@ -1,9 +1,10 @@
-"""What all reports share: figures saved beside the page and embedded in it, tables, and the page around them."""
+"""Building blocks of every report: figures saved beside the page and embedded in it, tables, notes, and the page itself."""
 
 import base64
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,18 +20,21 @@ p.lead { color: #616e7c; margin-top: .2rem; } .note { background: #fff3c4; paddi
 table { border-collapse: collapse; margin: 1rem 0; } td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e4e7eb; }
 th { text-align: left; font-weight: 500; color: #616e7c; padding: .25rem .9rem .25rem 0; border-bottom: 2px solid #cbd2d9;
   position: sticky; top: 0; background: white; vertical-align: bottom; }
-td.value { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; } td.remark { color: #616e7c; }
+td.value { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; } td.unit { color: #616e7c; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .box { max-height: 34rem; overflow: auto; margin: 1rem 0; } .box table { margin: 0; font-size: .87rem; width: 100%; }
 summary { cursor: pointer; }
+ul.remarks { color: #616e7c; font-size: .9rem; margin: .5rem 0; padding-left: 1.2rem; }
 img { max-width: 100%; }
 pre { background: #f5f7fa; padding: .8rem; overflow-x: auto; border-radius: 4px; white-space: pre-wrap; }
 figure { margin: 0; } figcaption { color: #616e7c; font-size: .9rem; }
 """
 
+Record = dict[str, Any]  # an object of a JSON file, such as a line of metrics.jsonl
+
 
 class Section(NamedTuple):
-    """One picture of a page."""
+    """One picture of a page, with its heading and caption."""
 
     name: str  # of the file, without its suffix
     title: str
@@ -38,10 +42,25 @@ class Section(NamedTuple):
     picture: Figure | bytes  # a figure, or an animation as a GIF
 
 
-def write_sections(sections: Sequence[Section], folder: Path, elsewhere: dict[str, Path] | None = None) -> str:
-    """Saves each as folder/NAME.png or .gif, or where `elsewhere` puts that name; returns the HTML with all embedded."""
+class Quantity(NamedTuple):
+    """A row of a table of results, and a remark for the list below that table."""
+
+    name: str
+    value: str
+    unit: str = ""
+    remark: str = ""  # one or more full sentences
+
+
+def write_sections(sections: Sequence[Section], folder: Path, folders: Mapping[str, Path] | None = None) -> str:
+    """Saves each picture as NAME.png or NAME.gif and returns the HTML in which all of them are embedded.
+
+    Args:
+      sections: in the order of the page.
+      folder: where the pictures are saved.
+      folders: section name -> the folder for the pictures that belong elsewhere.
+    """
     folder.mkdir(exist_ok=True)
-    return "".join(_write(section, (elsewhere or {}).get(section.name, folder)) for section in sections)
+    return "".join(_write(section, (folders or {}).get(section.name, folder)) for section in sections)
 
 
 def _write(section: Section, folder: Path) -> str:
@@ -55,7 +74,7 @@ def _write(section: Section, folder: Path) -> str:
 
 
 def write_picture(path: Path, picture: Figure | bytes) -> bytes:
-    """Writes a figure as a PNG, or an animation as it is; returns the bytes."""
+    """Writes a figure as a PNG, or the bytes of an animation unchanged, and returns the bytes."""
     if isinstance(picture, Figure):
         buffer = io.BytesIO()
         picture.savefig(buffer, format="png", dpi=110)
@@ -64,23 +83,30 @@ def write_picture(path: Path, picture: Figure | bytes) -> bytes:
     return picture
 
 
-def heading(words: str) -> str:
-    """Above a part of the page."""
-    return f"<h2>{escape(words)}</h2>"
+def heading(text: str) -> str:
+    """Returns a section heading."""
+    return f"<h2>{escape(text)}</h2>"
 
 
-def caption(words: str) -> str:
-    """Below or beside it."""
-    return f"<figcaption>{escape(words)}</figcaption>"
+def caption(text: str) -> str:
+    """Returns a caption."""
+    return f"<figcaption>{escape(text)}</figcaption>"
 
 
-def notes(words: Sequence[str]) -> str:
-    """What a reader should know first, each in a box."""
-    return "".join(f'<p class="note">{escape(note)}</p>' for note in words)
+def notes(texts: Sequence[str]) -> str:
+    """Returns highlighted boxes with warnings for the top of a page; names in backquotes are set as code."""
+    return "".join(f'<p class="note">{_with_code(text)}</p>' for text in texts)
+
+
+def _with_code(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def table(rows: Sequence[Sequence[str]], classes: Sequence[str], header: Sequence[str] = ()) -> str:
-    """Rows of words, a class of the style sheet for each column; with a header it scrolls by itself when it is long or wide."""
+    """Returns a table of text cells with one style-sheet class per column.
+
+    A table with a header scrolls within its own box when it is long or wide.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f'<td class="{name}">{escape(cell)}</td>' for name, cell in zip(classes, row, strict=True)) + "</tr>"
@@ -89,27 +115,34 @@ def table(rows: Sequence[Sequence[str]], classes: Sequence[str], header: Sequenc
     return f'<div class="box"><table><tr>{head}</tr>{body}</table></div>' if head else f"<table>{body}</table>"
 
 
-def data_words(dataset: str, facts: dict[str, Any], with_treatment: bool = True) -> str:
-    """Describes the data that was trained on, from the facts about it in config.json or sweep.json."""
+def quantity_table(quantities: Sequence[Quantity]) -> str:
+    """Returns a table of names, values and units, followed by a list of the remarks."""
+    rows = table([(one.name, one.value, one.unit) for one in quantities], ("", "value", "unit"))
+    remarks = "".join(f"<li>{escape(one.remark)}</li>" for one in quantities if one.remark)
+    return rows + (f'<ul class="remarks">{remarks}</ul>' if remarks else "")
+
+
+def describe_data(dataset: str, facts: Record, with_preprocessing: bool = True) -> str:
+    """Describes the training data in a sentence, from the facts that config.json and sweep.json record about it."""
     shape = " × ".join(str(size) for size in facts["shape"])
     held_out = f", {facts['validation_examples']} validation" if facts.get("validation_examples") else ""
-    treatment = f", {facts['treatment']}" if with_treatment else ""
+    preprocessing = f", {facts['treatment']}" if with_preprocessing else ""
     return (
         f"{dataset}: {facts['train_examples']} training{held_out} and {facts['test_examples']} test examples of {shape}"
-        f"{treatment}; split: {facts['split']}."
+        f"{preprocessing}; split: {facts['split']}."
     )
 
 
-def how_to_repeat(what: str, command: str, description: dict[str, Any], remark: str = "") -> str:
-    """The command line and all that is recorded of the settings, for the end of the page."""
+def repeat_section(kind: str, command: str, description: Record, remark: str = "") -> str:
+    """Returns the end of a page: the command that repeats the run or sweep, and all of its recorded settings."""
     return (
-        f"<h2>How to repeat this {what}</h2><pre>{escape(command)}</pre><p>{escape(remark)} All settings, versions and the "
+        f"<h2>How to repeat this {kind}</h2><pre>{escape(command)}</pre><p>{escape(remark)} All settings, versions and the "
         f"fingerprint of the data:</p><pre>{escape(json.dumps(description, indent=2))}</pre>"
     )
 
 
 def write_page(path: Path, title: str, heading: str, lead: str, body: str) -> Path:
-    """Writes the page; title, heading and lead are plain words, the body is HTML. Returns the path."""
+    """Writes the page and returns its path. Title, heading and lead are plain text; the body is HTML."""
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{escape(heading)}</h1>"

@@ -1,36 +1,38 @@
-"""The linear beta-VAE and probabilistic PCA: rate, distortion, collapse and log p(x) in closed form, against training.
+"""Compares trained linear beta-VAEs with their closed form: rate, distortion, collapse and log p(x).
 
-With a linear decoder, a fixed sigma and theta = beta sigma^2, the best rate and distortion are those of reverse water-filling:
-the unit of an eigenvalue lambda of the data's covariance keeps 1/2 log(lambda / theta) nats and collapses at lambda <= theta.
-With beta = 1 and a learned sigma the best ELBO is the log-likelihood of probabilistic PCA (Tipping & Bishop 1999; Lucas et al.
-2019), since a linear encoder with a diagonal covariance is exact there.
+With a linear decoder, a fixed sigma and theta = beta sigma^2, the optimal rate and distortion follow from reverse
+water-filling. The unit of an eigenvalue lambda of the data's covariance keeps 1/2 log(lambda / theta) nats, and collapses if
+lambda <= theta. With beta = 1 and a learned sigma, the optimal ELBO is the log-likelihood of probabilistic PCA (Tipping &
+Bishop 1999; Lucas et al. 2019), because a linear encoder with a diagonal covariance is exact there.
 """
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import math
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import parse, run_script
-from reproduction import Row, check_seeds, summarise, write
-from tables import check_counts, markdown
 
 from vae_jax import likelihoods, model, networks, training
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.reproduction import Row, expect_seeds, summarize, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.config import Hyperparams
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.errors import UserError
 from vae_jax.evaluation.posterior_collapse import collapse
+from vae_jax.model import Params
 
 FOLDER = Path(__file__).parent
 EIGENVALUES = np.array([6.0, 3.0, 1.5, 0.7, 0.35, 0.1])
@@ -39,37 +41,37 @@ COUNT, LEARNING_RATE = 500, 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Trains linear VAEs on Gaussian data of known covariance and compares them with what is known in closed form.
+    """Train linear VAEs on Gaussian data with a known covariance, and compare them with the closed form.
 
     Example: python experiments/reproductions/linear/run.py
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of initialisation and noise."""
+    """Seeds of initialization and noise."""
     betas: tuple[float, ...] = (0.05, 0.2, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-    """Values of beta of the rate-distortion curve; none near an eigenvalue, where collapse takes forever."""
+    """Values of beta of the rate-distortion curve. Near an eigenvalue, collapse would take forever."""
     latent_dims: tuple[int, ...] = (6, 2)
-    """Latent dimensions of the rate-distortion curves: enough of them, and too few."""
+    """Latent dimensions of the rate-distortion curves: one for each eigenvalue, and too few."""
     components: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Latent dimensions of probabilistic PCA."""
     steps: int = 50_000
-    """Steps of Adam on the whole data, its learning rate falling to 0."""
+    """Steps of Adam on full batches, with a learning rate that falls to 0."""
     out: Path = FOLDER / "results.json"
-    """JSON file to write; the figure goes beside it."""
+    """JSON file to write. The figure goes beside it."""
 
 
 class Optimum(NamedTuple):
-    """Per example, in nats but for `error`."""
+    """Rate, distortion and ELBO per example, in nats except for `error`."""
 
     rate: float
     error: float  # E |x - decode(z)|^2
-    units: np.ndarray  # KL of each unit, falling
+    units: np.ndarray  # KL of each unit, largest first
     scale: float  # sigma
     elbo: float
 
 
 def water_filling(latent_dim: int, theta: float, scale: float = 1.0) -> Optimum:
-    """The optimum for theta = beta scale^2; eigenvalues without a latent dimension are lost to the error."""
+    """Returns the optimum for theta = beta scale^2. Eigenvalues without a latent dimension count as error."""
     kept = EIGENVALUES[:latent_dim]
     units = np.maximum(0, 0.5 * np.log(kept / theta))
     error = np.minimum(theta, kept).sum() + EIGENVALUES[latent_dim:].sum()
@@ -78,13 +80,13 @@ def water_filling(latent_dim: int, theta: float, scale: float = 1.0) -> Optimum:
 
 
 def ppca(latent_dim: int) -> Optimum:
-    """The maximum-likelihood solution: sigma^2 is the mean of the eigenvalues left out."""
+    """Returns the maximum-likelihood solution, in which sigma^2 is the mean of the eigenvalues left out."""
     variance = EIGENVALUES[latent_dim:].mean()
     return water_filling(latent_dim, variance, math.sqrt(variance))
 
 
 def data(seed: int = 0) -> jax.Array:
-    """Examples whose sample covariance (1/N) has exactly the eigenvalues, in random directions, about a mean of 0."""
+    """Returns examples whose mean is 0 and whose sample covariance (1/N) has exactly the eigenvalues, in random directions."""
     rng = np.random.default_rng(seed)
     dims = len(EIGENVALUES)
     x = rng.normal(size=(COUNT, dims))
@@ -94,15 +96,15 @@ def data(seed: int = 0) -> jax.Array:
 
 
 def linear_vae(latent_dim: int, learned_scale: bool) -> model.VAE:
-    """One dense layer each way; sigma is 1 or learned from 1 on."""
+    """Returns a VAE with one dense layer each way. Sigma is 1, or learned from an initial value of 1."""
     shape = EIGENVALUES.shape
     encoder = networks.mlp_encoder(shape, latent_dim, hidden=())
     decoder = networks.mlp_decoder(latent_dim, shape, hidden=())
     return model.make_vae(encoder, decoder, likelihoods.gaussian("shared" if learned_scale else 1.0), shape)
 
 
-def train(vae: model.VAE, x: jax.Array, betas: tuple[float, ...], seeds: tuple[int, ...], steps: int) -> Any:
-    """Parameters of every member, with leading axes (beta, seed): full batches, beta and the seed's keys are traced."""
+def train(vae: model.VAE, x: jax.Array, betas: tuple[float, ...], seeds: tuple[int, ...], steps: int) -> Params:
+    """Trains all members on full batches in one program, and returns their parameters with leading axes (beta, seed)."""
     schedules = {"learning_rate": optax.cosine_decay_schedule(1.0, steps)}
     train_step = training.make_train_step(vae, optimizer=optax.adam, schedules=schedules)
 
@@ -119,8 +121,8 @@ def train(vae: model.VAE, x: jax.Array, betas: tuple[float, ...], seeds: tuple[i
     return jax.jit(members)(jnp.asarray(betas, jnp.float32), jnp.asarray(seeds, jnp.uint32))
 
 
-def measure(vae: model.VAE, params: Any, x: jax.Array) -> tuple[Optimum, int]:
-    """What training found, and how many units `diagnostics.collapse` calls collapsed; expectations in closed form, float64."""
+def measure(vae: model.VAE, params: Params, x: jax.Array) -> tuple[Optimum, int]:
+    """Returns the results of training and the number of collapsed units, with expectations in closed form and float64."""
     mean, log_scale = (np.asarray(a, np.float64) for a in jax.vmap(lambda x: vae.encode(params, x))(x))
     kl = np.asarray(jax.vmap(kl_per_dimension)(jnp.asarray(mean), jnp.asarray(log_scale)), np.float64).mean(axis=0)
 
@@ -137,8 +139,8 @@ def measure(vae: model.VAE, params: Any, x: jax.Array) -> tuple[Optimum, int]:
     return Optimum(kl.sum(), error, np.sort(kl)[::-1], scale, elbo), int(np.sum(collapsed))
 
 
-def compare(found: list[tuple[Optimum, int]], exact: Optimum, **setting: Any) -> dict[str, Any]:
-    """One row of the results: the exact values, the mean over seeds, and the worst difference of any seed in nats."""
+def compare(results: list[tuple[Optimum, int]], exact: Optimum, **setting: Any) -> dict[str, Any]:
+    """Returns exact values, means over seeds, and the worst difference of any seed in nats."""
     differences = [
         max(
             abs(one.rate - exact.rate),
@@ -146,23 +148,23 @@ def compare(found: list[tuple[Optimum, int]], exact: Optimum, **setting: Any) ->
             abs(one.elbo - exact.elbo),
             float(np.abs(one.units - exact.units).max()),
         )
-        for one, _ in found
+        for one, _ in results
     ]
     numbers = {
-        name: {"exact": float(getattr(exact, name)), **summarise([getattr(one, name) for one, _ in found])}
+        name: {"exact": float(getattr(exact, name)), **summarize([getattr(one, name) for one, _ in results])}
         for name in ("rate", "error", "elbo", "scale")
     }
     return {
         **setting,
         **numbers,
-        "units": {"exact": exact.units.tolist(), "mean": np.mean([one.units for one, _ in found], axis=0).tolist()},
-        "collapsed": {"exact": int(np.sum(exact.units == 0)), "measured": [count for _, count in found]},
+        "units": {"exact": exact.units.tolist(), "mean": np.mean([one.units for one, _ in results], axis=0).tolist()},
+        "collapsed": {"exact": int(np.sum(exact.units == 0)), "measured": [count for _, count in results]},
         "worst_difference": max(differences),
     }
 
 
 def draw(curves: list[dict[str, Any]], path: Path) -> None:
-    """The rate-distortion curve, and the KL of each unit against beta: lines are exact, points are trained."""
+    """Draws the rate-distortion curve and the KL of each unit against beta, with exact lines and trained points."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -182,13 +184,13 @@ def draw(curves: list[dict[str, Any]], path: Path) -> None:
                 units.axvline(eigenvalue, color="0.85", lw=0.8, zorder=0)
     plane.set(xlabel="rate: KL (nats)", ylabel="squared error / 2 (nats, no constant)")
     plane.legend(title="line: closed form; points: trained")
-    units.set(xscale="log", xlabel="β (a unit collapses at its eigenvalue, grey)", ylabel="KL of each unit (nats)")
+    units.set(xscale="log", xlabel="β (a unit collapses at its eigenvalue, gray)", ylabel="KL of each unit (nats)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
 
 def tables(content: dict[str, Any]) -> str:
-    """The comparison as Markdown."""
+    """Returns the comparison as tables in Markdown."""
 
     def cells(row: dict[str, Any], name: str) -> str:
         return f"{row[name]['mean']:.4f} ({row[name]['exact']:.4f})"
@@ -212,29 +214,37 @@ def tables(content: dict[str, Any]) -> str:
     return f"{markdown(header, curves)}\n\n{markdown(second, components)}"
 
 
+def measure_all(
+    vae: model.VAE, x: jax.Array, betas: tuple[float, ...], arguments: Arguments
+) -> list[list[tuple[Optimum, int]]]:
+    """Trains one model with every beta and seed, and returns what `measure` returns for each, by beta and then by seed."""
+    params = jax.device_get(train(vae, x, betas, arguments.seeds, arguments.steps))
+
+    def member(i: int, j: int) -> Params:
+        return jax.tree.map(lambda leaf: leaf[i, j], params)
+
+    return [[measure(vae, member(i, j), x) for j in range(len(arguments.seeds))] for i in range(len(betas))]
+
+
 def main() -> int:
-    """Trains all, compares, writes."""
+    """Trains, compares and writes the results."""
     arguments = parse(Arguments)
-    check_counts(steps=arguments.steps)
-    check_seeds(arguments.seeds)
-    for name, values, most in (("latent-dims", arguments.latent_dims, 6), ("components", arguments.components, 5)):
+    expect_counts(1, steps=arguments.steps)
+    expect_seeds(arguments.seeds)
+    for name, values, most in (("latent_dims", arguments.latent_dims, 6), ("components", arguments.components, 5)):
         if not all(1 <= value <= most for value in values):
-            raise UserError(f"--{name}: expected whole numbers from 1 to {most}, got {' '.join(map(str, values))}.")
+            raise UserError(field=name, expected=f"whole numbers from 1 to {most}", got=" ".join(map(str, values)))
     if not arguments.betas or not all(0 < beta < math.inf for beta in arguments.betas):
-        raise UserError(f"--betas: expected numbers > 0, got {' '.join(map(str, arguments.betas)) or 'none'}.")
+        raise UserError(field="betas", expected="numbers > 0", got=" ".join(map(str, arguments.betas)) or "none")
     began, x = time.perf_counter(), data()
     curves, components = [], []
     for latent_dim in arguments.latent_dims:
         vae = linear_vae(latent_dim, learned_scale=False)
-        params = jax.device_get(train(vae, x, arguments.betas, arguments.seeds, arguments.steps))
-        for i, beta in enumerate(arguments.betas):
-            of = [measure(vae, jax.tree.map(lambda a: a[i, j], params), x) for j in range(len(arguments.seeds))]  # noqa: B023
-            curves.append(compare(of, water_filling(latent_dim, beta), latent_dim=latent_dim, beta=beta))
+        for beta, results in zip(arguments.betas, measure_all(vae, x, arguments.betas, arguments), strict=True):
+            curves.append(compare(results, water_filling(latent_dim, beta), latent_dim=latent_dim, beta=beta))
     for latent_dim in arguments.components:
-        vae = linear_vae(latent_dim, learned_scale=True)
-        params = jax.device_get(train(vae, x, (1.0,), arguments.seeds, arguments.steps))
-        of = [measure(vae, jax.tree.map(lambda a: a[0, j], params), x) for j in range(len(arguments.seeds))]  # noqa: B023
-        components.append(compare(of, ppca(latent_dim), latent_dim=latent_dim))
+        (results,) = measure_all(linear_vae(latent_dim, learned_scale=True), x, (1.0,), arguments)
+        components.append(compare(results, ppca(latent_dim), latent_dim=latent_dim))
     seconds = time.perf_counter() - began
 
     def worst(rows: list[dict[str, Any]]) -> float:
@@ -245,11 +255,11 @@ def main() -> int:
     print(f"{tables(content)}\n\n{members} members, {seconds:.0f} s")
     summary = []
     if curves:
-        words = f"rate, distortion and each unit's KL of {len(arguments.betas)} β, worst difference from the closed form"
-        summary.append(Row(words, 0.0, worst(curves), None, len(arguments.seeds)))
+        title = f"rate, distortion and each unit's KL of {len(arguments.betas)} β, worst difference from the closed form"
+        summary.append(Row(title, 0.0, worst(curves), None, len(arguments.seeds)))
     if components:
-        words = "ELBO against log p(x) of probabilistic PCA, worst difference"
-        summary.append(Row(words, 0.0, worst(components), None, len(arguments.seeds)))
+        title = "ELBO against log p(x) of probabilistic PCA, worst difference"
+        summary.append(Row(title, 0.0, worst(components), None, len(arguments.seeds)))
     settings = {**dataclasses.asdict(arguments), "eigenvalues": EIGENVALUES.tolist(), "examples": COUNT}
     write(arguments.out, settings, summary, content, seconds)
     if curves:

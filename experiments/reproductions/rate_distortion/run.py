@@ -1,21 +1,21 @@
-"""The rate-distortion curve of one network on MNIST by a sweep over beta (Alemi et al. 2018): equal ELBOs, different codes."""
+"""Sweeps beta for one network on MNIST and draws its rate-distortion curve (Alemi et al. 2018)."""
 
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    import environment
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-import environment  # noqa: F401
+    environment.expect_packages()
 
 import dataclasses
 import itertools
 import shutil
+from pathlib import Path
 from typing import Any
 
-from common import parse, run_script
-from reproduction import Row, check_seeds, train_sweep, with_error, write
-from tables import check_counts, markdown
-
+from vae_jax.cli.arguments import parse
+from vae_jax.cli.checks import expect_counts
+from vae_jax.cli.reproduction import Row, expect_seeds, train_sweep, with_error, write
+from vae_jax.cli.script import run_script
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -24,7 +24,7 @@ MEASURES = ("test_elbo", "rate", "distortion", "active_units")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Sweeps beta and seeds in a directory that can be continued; writes the curve, its hull and the figure.
+    """Sweep beta and seeds in a resumable directory, and write the curve, its hull and the figure.
 
     Example: python experiments/reproductions/rate_distortion/run.py --dataset mnist --data-dir ~/tensorflow_datasets
     """
@@ -32,23 +32,23 @@ class Arguments:
     dataset: str = "mnist"
     """MNIST: a TFDS name, or a folder with its IDX files."""
     data_dir: str | None = None
-    """Where TFDS finds prepared data."""
+    """Folder with prepared TFDS data."""
     betas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
     """Values of beta."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds, for every beta."""
+    """Seeds for every beta."""
     epochs: int = 40
     """Passes over the training set."""
     minutes: float = float("inf")
-    """Stop after so many; the same command goes on."""
+    """Stop after this time. The same command continues."""
     runs: Path = Path("runs/rate_distortion")
-    """Sweep directory; what is there is continued."""
+    """Sweep directory. An unfinished one is continued."""
     out: Path = FOLDER / "results.json"
-    """JSON file to write; the figure goes beside it."""
+    """JSON file to write. The figure goes beside it."""
 
 
 def same_elbo(points: list[Any], within: float = 1.0) -> tuple[Any, Any] | None:
-    """The two settings whose mean ELBOs are that close (nats) and whose rates differ most."""
+    """Returns the two settings whose rates differ most, among those whose mean ELBOs differ by at most `within` nats."""
 
     def gap(pair: tuple[Any, Any], name: str) -> float:
         return abs(pair[0].numbers[name].mean - pair[1].numbers[name].mean)
@@ -58,7 +58,7 @@ def same_elbo(points: list[Any], within: float = 1.0) -> tuple[Any, Any] | None:
 
 
 def tables(content: dict[str, Any]) -> str:
-    """The points as Markdown."""
+    """Returns the table of points in Markdown."""
     cells = [
         (f"{point['beta']:g}", *(with_error(point[name]) for name in MEASURES), "yes" if point["on_hull"] else "")
         for point in content["points"]
@@ -69,12 +69,12 @@ def tables(content: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Sweeps, tables, writes."""
+    """Sweeps, prints the table and writes the results."""
     arguments = parse(Arguments)
-    check_counts(epochs=arguments.epochs)
-    check_seeds(arguments.seeds)
+    expect_counts(1, epochs=arguments.epochs)
+    expect_seeds(arguments.seeds)
     if len(set(arguments.betas)) < 2 or not all(beta > 0 for beta in arguments.betas):
-        raise UserError("--betas: expected at least two different numbers > 0.")
+        raise UserError("`betas`: expected at least two different numbers > 0.")
     from vae_jax import sweep
     from vae_jax.config import Config
     from vae_jax.report import write_sweep_report
@@ -88,18 +88,18 @@ def main() -> int:
     results = write_results(arguments.runs)
     points = [point for point in results.points if point.numbers]
     if not points:
-        raise UserError("every member diverged.")
+        raise UserError("every member diverged. Try a lower learning rate or other values of beta.")
     means = {name: [point.numbers[name].mean for point in points] for name in MEASURES}
     hull = sweep.lower_hull(means["rate"], means["distortion"])
 
     best = max(points, key=lambda point: point.numbers["test_elbo"].mean)
     elbo, pair = best.numbers["test_elbo"], same_elbo(points)
     rows = [Row(f"β = {best.settings['beta']:g}: test ELBO, the best", None, elbo.mean, _error(elbo), elbo.n)]
-    for point in pair or ():  # one ELBO, two codes
+    for point in pair or ():  # nearly the same ELBO from different codes
         beta = point.settings["beta"]
-        for name, words in (("test_elbo", "test ELBO"), ("rate", "rate")):
+        for name, title in (("test_elbo", "test ELBO"), ("rate", "rate")):
             number = point.numbers[name]
-            rows.append(Row(f"β = {beta:g}: {words}", None, number.mean, _error(number), number.n))
+            rows.append(Row(f"β = {beta:g}: {title}", None, number.mean, _error(number), number.n))
     details = {
         "points": [
             {"beta": point.settings["beta"], "diverged": point.num_lost, "on_hull": i in hull}

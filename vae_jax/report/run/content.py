@@ -1,12 +1,13 @@
-"""What a report shows of a run, computed once: numbers, images, codes."""
+"""Numbers, images and codes of a trained model, computed once for the report of a run."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
@@ -14,19 +15,20 @@ from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
-from vae_jax.model import VAE, sample_prior
+from vae_jax.model import VAE, Params, sample_prior
+from vae_jax.report.html import Quantity, Record
 from vae_jax.runs import Run
 from vae_jax.runs.in_words import describe_objective
 from vae_jax.runs.summary_file import test_bits_per_dim
 
-_SHOWN = 24  # test images with their reconstructions
-_SAMPLES = 64
-_SIDE = 15  # of the manifold
+_NUM_SHOWN = 24  # test images with their reconstructions
+_NUM_SAMPLES = 64
+_MANIFOLD_SIDE = 15  # tiles
 
 
 @short_repr
 class Pictures(NamedTuple):
-    """Images in [0, 1], (n, height, width, channels), and codes."""
+    """Images in [0, 1], each (n, height, width, channels), and the codes of the test set."""
 
     originals: np.ndarray
     reconstructions: np.ndarray  # E[x|z] at the posterior mean
@@ -37,26 +39,32 @@ class Pictures(NamedTuple):
     posterior_log_scales: np.ndarray  # (examples, latent)
     kl_per_dimension: np.ndarray  # (latent,), mean over the test set
     codes: np.ndarray  # posterior means of the originals
-    views: "Views"  # what made them
+    views: "Views"  # the functions that made these images
 
 
 @short_repr
 class Views(NamedTuple):
-    """Images of a model on [0, 1], as functions of its parameters: compiled once for all of them."""
+    """Test images on [0, 1], and compiled functions of the parameters that make more images on the same scale."""
 
     originals: np.ndarray  # test images as the model saw them
-    stored: np.ndarray  # the same as the data set has them
-    codes: Callable[[Any], jax.Array]  # params -> posterior means of the originals
-    means: Callable[[Any, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]
-    shown: Callable[[Any], np.ndarray]  # puts other images on the same scale
-    places: np.ndarray  # of the originals in the test set
-    scale: str  # what black and white are, and which channels are left out: for captions, with a space in front
+    stored: np.ndarray  # the same images as stored in the dataset
+    codes: Callable[[Params], jax.Array]  # params -> posterior means of the originals
+    means: Callable[[Params, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]
+    to_unit_interval: Callable[[ArrayLike], np.ndarray]  # puts other images on the same scale
+    places: np.ndarray  # indices of the originals in the test set
+    scale: str  # a sentence for captions that says what black and white are; starts with a space, or is empty
 
 
-def views(built: Built, count: int = _SHOWN, first: Sequence[int] = ()) -> Views:
-    """How test images, those numbered in `first` and then `count` of all, and whatever is decoded, are shown."""
+def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> Views:
+    """Chooses test images and returns them with the functions that encode and decode them for display.
+
+    Args:
+      built: model and data.
+      count: number of test images, spread evenly over the test set.
+      first: indices of test images that come before these.
+    """
     vae, data = built.vae, built.data
-    # Spread over the test set: neighbours are often alike (video frames, sorted classes).
+    # Spread over the test set, because neighbors are often alike (video frames, sorted classes).
     spread = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).round()
     index = np.array([*first, *spread], int)
     x = data.eval_input(data.test[index])
@@ -68,52 +76,58 @@ def views(built: Built, count: int = _SHOWN, first: Sequence[int] = ()) -> Views
     elif built.dataset.max_level is None:
         low, high = float(x.min()), float(x.max())
 
-    def shown(images: Any) -> np.ndarray:
+    def to_unit_interval(images: ArrayLike) -> np.ndarray:
         return (np.asarray(images, np.float64) - low) / max(high - low, 1e-12)
 
     stored = np.asarray(built.dataset.images(built.dataset.test[index]))
     channels = built.dataset.data_shape[-1] if len(built.dataset.data_shape) == 3 else 1
     return Views(
-        shown(x),
-        stored / built.dataset.max_level if built.dataset.max_level else shown(stored),
+        to_unit_interval(x),
+        stored / built.dataset.max_level if built.dataset.max_level else to_unit_interval(stored),
         lambda params: encode(params, x)[0],
-        lambda params, z: shown(mean(params, z)),
-        shown,
+        lambda params, z: to_unit_interval(mean(params, z)),
+        to_unit_interval,
         index,
-        _scale_words(built, low, high, channels),
+        _describe_scale(built, low, high, channels),
     )
 
 
-def _scale_words(built: Built, low: float, high: float, channels: int) -> str:
-    """Says which values are black and white, where the model knows others, and which channels are not shown."""
-    words = "" if channels in (1, 3) else f" Of {channels} channels the first is shown."
+def _describe_scale(built: Built, low: float, high: float, channels: int) -> str:
+    """Says which values are black and white where that is not obvious, and which channels are left out."""
+    text = "" if channels in (1, 3) else f" Only the first of {channels} channels is shown."
     if built.dataset.max_level is None or built.vae.likelihood.support == "counts":
-        which = "largest count" if built.vae.likelihood.support == "counts" else "range"
-        ends = f"Black is {low:z.4g} and white {high:z.4g}".replace("-", "−")
-        return f"{words} {ends}, the {which} of the test images shown; others are cut there."
+        kind = "largest count" if built.vae.likelihood.support == "counts" else "range"
+        ends = f"Black is {low:z.4g} and white is {high:z.4g}".replace("-", "−")
+        return f"{text} {ends}, the {kind} of the test images shown. Values beyond are clipped."
     if built.vae.likelihood.support == "real":
-        return f"{words} Black is 0 and white the highest level; means and draws beyond are cut there."
-    return words
+        return f"{text} Black is 0 and white is the highest level. Means and draws beyond are clipped."
+    return text
 
 
-def reconstructions(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Some test images as stored, and E[x|z] at the posterior means of what the model saw of them; on [0, 1]."""
-    seen = views(built)
-    return seen.stored, seen.means(params, seen.codes(params))
+def reconstructions(built: Built, params: Params) -> tuple[np.ndarray, np.ndarray]:
+    """Returns test images as stored, and E[x|z] at their posterior means, both on [0, 1]."""
+    shown = views(built)
+    return shown.stored, shown.means(params, shown.codes(params))
 
 
-def prior_codes(vae: VAE, params: Any, key: jax.Array, count: int) -> jax.Array:
-    """Draws of z from the prior, (count, latent); from N(0, I) the same ones for all parameters."""
+def prior_codes(vae: VAE, params: Params, key: jax.Array, count: int) -> jax.Array:
+    """Draws z from the prior, (count, latent). For N(0, I) the draws do not depend on the parameters."""
     if vae.prior is None:
         return jax.random.normal(key, (count, vae.latent_dim))
     return jax.vmap(lambda key: sample_prior(vae, params, key))(jax.random.split(key, count))
 
 
-def posteriors(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mean, log_scale) of q(z|x) for the test set, each (examples, latent), and the mean KL of each dimension to N(0, 1)."""
+def posteriors(built: Built, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encodes the test set.
+
+    Returns:
+      mean: of q(z|x), (examples, latent).
+      log_scale: of q(z|x), (examples, latent).
+      kl: mean over the test set of the KL of each latent dimension to N(0, 1), in nats, (latent,).
+    """
 
     @jax.jit
-    def encode(params: Any, test: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def encode(params: Params, test: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         mean, log_scale = encode_dataset(built.vae, params, test, to_input=built.data.eval_input)
         return mean, log_scale, jnp.mean(jax.vmap(kl_per_dimension)(mean, log_scale), axis=0)
 
@@ -122,43 +136,36 @@ def posteriors(built: Built, params: Any) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def pictures(run: Run) -> Pictures:
-    """Runs the trained model forwards for the figures; the same draws each time."""
+    """Computes the images of the report. Random draws depend on the run's test seed alone, so they repeat."""
     vae, params = run.built.vae, run.params
     mean, log_scale, kl = posteriors(run.built, params)
     sample = jax.jit(jax.vmap(lambda key, z: vae.likelihood.sample(key, vae.decode(params, z))))
     key_z, key_x = jax.random.split(stream(run.built.config.test_seed, Stream.REPORT_SAMPLES))
-    z, seen = prior_codes(vae, params, key_z, _SAMPLES), views(run.built)
+    z, shown = prior_codes(vae, params, key_z, _NUM_SAMPLES), views(run.built)
     manifold = None
     if vae.latent_dim == 2 and vae.prior is None:
-        quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_SIDE) + 0.5) / _SIDE)
+        quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE)
         across, down = jnp.meshgrid(quantiles, -quantiles)
-        manifold = seen.means(params, jnp.stack([across.ravel(), down.ravel()], axis=-1))
-    codes = seen.codes(params)
+        manifold = shown.means(params, jnp.stack([across.ravel(), down.ravel()], axis=-1))
+    codes = shown.codes(params)
     return Pictures(
-        seen.originals,
-        seen.means(params, codes),
-        seen.means(params, z),
-        seen.shown(sample(jax.random.split(key_x, _SAMPLES), z)),
+        shown.originals,
+        shown.means(params, codes),
+        shown.means(params, z),
+        shown.to_unit_interval(sample(jax.random.split(key_x, _NUM_SAMPLES), z)),
         manifold,
         mean,
         log_scale,
         kl,
         np.asarray(codes),
-        seen,
+        shown,
     )
 
 
-def _kl_words(config: Config) -> str:
-    if config.prior == "normal":
-        return ", summed over latent dimensions"
-    return f"; p(z) is learned, of {config.prior_components} components, and the KL estimated with the draws of z"
-
-
-def numbers(run: Run) -> list[tuple[str, str, str]]:
-    """Rows of (name, value, remark) for the table at the top."""
-    config = run.built.config
-    last = next((line for line in run.metrics if line["epoch"] == run.epoch), {})  # of the parameters shown
-    summary = run.summary or {
+def _summary_so_far(run: Run) -> Record:
+    """Returns the content of summary.json for a run that has not finished, from the last epoch of its metrics."""
+    last = next((line for line in run.metrics if line["epoch"] == run.epoch), {})
+    return {
         **{name: last.get(name, float("nan")) for name in ("test_elbo", "test_log_likelihood", "test_kl")},
         "test_elbo_standard_error": last.get("test_elbo_standard_error", float("nan")),
         "num_test_examples": last.get("test_num_examples", 0),
@@ -167,36 +174,68 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
         "train_examples_per_second": last.get("train_examples_per_second"),
         "wall_seconds": last.get("wall_seconds", 0.0),
     }
-    error = summary["test_elbo_standard_error"]
-    count = summary["num_test_examples"]
-    over = "one test example" if count == 1 else f"± standard error over {count} test examples"
+
+
+def quantities(run: Run) -> list[Quantity]:
+    """Returns the rows of the table at the top of the report."""
+    summary = run.summary or _summary_so_far(run)
+    return [*_test_results(run, summary), *_training(run.built.config, summary)]
+
+
+def _test_results(run: Run, summary: Record) -> list[Quantity]:
+    config, error, count = run.built.config, summary["test_elbo_standard_error"], summary["num_test_examples"]
+    spread = (
+        "There is one test example, so there is no standard error."
+        if count == 1
+        else f"± is the standard error over {count} test examples."
+    )
+    kl = "summed over latent dimensions."
+    if config.prior != "normal":
+        components = config.prior_components
+        kl = f"where p(z) is learned and has {components} components. It is estimated with the same draws of z as the ELBO."
     rows = [
-        (
+        Quantity(
             "test ELBO",
             f"{summary['test_elbo']:z.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"),
-            f"nats per example, β = 1, one draw of z per example; {over}",
+            "nats per example",
+            f"The test ELBO has β = 1 and uses one draw of z per example. {spread}",
         ),
-        ("log-likelihood", f"{summary['test_log_likelihood']:z.3f}", "E log p(x|z), nats per example, summed over pixels"),
-        ("KL", f"{summary['test_kl']:z.3f}", f"KL(q(z|x) ‖ p(z)), nats per example{_kl_words(config)}"),
+        Quantity(
+            "log-likelihood",
+            f"{summary['test_log_likelihood']:z.3f}",
+            "nats per example",
+            "The log-likelihood is E log p(x|z), summed over pixels.",
+        ),
+        Quantity("KL", f"{summary['test_kl']:z.3f}", "nats per example", f"The KL is KL(q(z|x) ‖ p(z)), {kl}"),
     ]
     if (bits := test_bits_per_dim(run.built, summary["test_elbo"])) is not None:
         pixels = math.prod(run.built.dataset.data_shape)
-        rows.append(("bits per dimension", f"{bits:z.4f}", f"−ELBO / ({pixels} log 2): an upper bound, of the discrete data"))
+        remark = f"Bits per dimension are −ELBO / ({pixels} log 2), an upper bound for the discrete data."
+        rows.append(Quantity("bits per dimension", f"{bits:z.4f}", "bits", remark))
     for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
         if key in summary:
             value = ", ".join(f"{np.exp(value):.4f}" for value in summary[key])
-            rows.append((name, value, f"of the {config.likelihood} likelihood, shared by all pixels"))
-    rows += [
-        ("trained on", describe_objective(config), f"{config.likelihood}, seed {config.seed}"),
-        ("epochs", f"{summary['epochs']} of {config.epochs}", str(summary["status"])),
+            remark = f"The {name} belongs to the {config.likelihood} likelihood and is shared by all pixels."
+            rows.append(Quantity(name, value, "", remark))
+    return rows
+
+
+def _training(config: Config, summary: Record) -> list[Quantity]:
+    rows = [
+        Quantity("objective", describe_objective(config)),
+        Quantity("likelihood", config.likelihood),
+        Quantity("seed", str(config.seed)),
+        Quantity("status", str(summary["status"])),
+        Quantity("epochs", f"{summary['epochs']} of {config.epochs}"),
     ]
     if "best_epoch" in summary:
-        remark = f"validation ELBO {summary['best_validation_elbo']:z.3f}"
+        remark = f"The validation ELBO after the best epoch is {summary['best_validation_elbo']:z.3f} nats."
         if (first := summary.get("validation_counted_from_epoch", 1)) > 1:
-            stopping = "best epoch and early stopping" if config.early_stopping else "best epoch"
-            remark += f"; {stopping} counted from epoch {first}, when every warm-up had ended"
-        rows.append(("best epoch", str(summary["best_epoch"]), remark))
+            stopping = "The best epoch and early stopping count" if config.early_stopping else "The best epoch counts"
+            remark += f" {stopping} from epoch {first}, when every warm-up had ended."
+        rows.append(Quantity("best epoch", str(summary["best_epoch"]), "", remark))
     if summary["train_examples_per_second"]:
-        rows.append(("training speed", f"{summary['train_examples_per_second']:,.0f}", "examples per second"))
-    rows.append(("wall time", f"{summary['wall_seconds']:.1f} s", "training, evaluation and checkpoints"))
+        rows.append(Quantity("training speed", f"{summary['train_examples_per_second']:,.0f}", "examples per second"))
+    remark = "The wall time includes training, evaluation and checkpoints."
+    rows.append(Quantity("wall time", f"{summary['wall_seconds']:.1f}", "seconds", remark))
     return rows

@@ -1,18 +1,18 @@
-"""What evaluate.py found, as a table with errors, and warnings for the top of a report."""
+"""The results of evaluate.py as a table with errors, and warnings about them for the top of a report."""
 
 import json
-from typing import Any
 
 from vae_jax.evaluation.posterior_collapse import describe_collapse
-from vae_jax.report import html as page
+from vae_jax.report import html
+from vae_jax.report.html import Quantity, Record
 from vae_jax.runs import Run
 from vae_jax.runs.in_words import interval_of, remarks
 
-Row = tuple[str, str, str]
+_NATS = "nats per example"
 
 
-def _found(run: Run) -> dict[str, Any] | None:
-    """evaluation.json, if it is of these parameters."""
+def _read(run: Run) -> Record | None:
+    """Returns evaluation.json if it belongs to the parameters of the run, else None."""
     try:
         numbers = json.loads((run.path / "evaluation.json").read_text())
         return numbers if numbers["evaluated_epoch"] == run.epoch and "log_px_mean" in numbers else None
@@ -21,29 +21,30 @@ def _found(run: Run) -> dict[str, Any] | None:
 
 
 def warnings(run: Run) -> list[str]:
-    """Collapse, and estimates that are not to be trusted."""
-    if (numbers := _found(run)) is not None:
-        return [remark.replace("`", "") for remark in remarks(numbers)]
+    """Returns warnings about posterior collapse and about estimates that should not be trusted."""
+    if (numbers := _read(run)) is not None:
+        return remarks(numbers)
     if run.summary is None or "latent_dim" not in run.summary:
         return []
-    collapsed = len(run.summary.get("collapsed_units", ()))
-    words = describe_collapse(collapsed, run.summary["latent_dim"], run.summary["test_kl"])
-    return [words.replace("`", "")] if words else []
+    num_collapsed = len(run.summary.get("collapsed_units", ()))
+    warning = describe_collapse(num_collapsed, run.summary["latent_dim"], run.summary["test_kl"])
+    return [warning] if warning else []
 
 
 def section(run: Run) -> str:
-    """The table, or how to get one."""
-    numbers = _found(run)
+    """Returns the table with its heading, or the command that makes one."""
+    numbers = _read(run)
     if numbers is None:
-        words = (
-            f"log p(x), mutual information and more: python experiments/evaluate.py {run.path}, then draw this report again."
+        text = (
+            f"For log p(x), mutual information and more, run python experiments/evaluate.py {run.path} and then draw this "
+            "report again."
         )
-        return page.heading("Evaluation") + page.caption(words)
-    seed = f"seed {numbers['test_seed']}"
-    words = (
-        f"Nats per example of the test set, β = 1; ± standard error over the {numbers['num_test_examples']} examples; {seed}."
+        return html.heading("Evaluation") + html.caption(text)
+    text = (
+        f"Over the {numbers['num_test_examples']} test examples, with β = 1 and seed {numbers['test_seed']}. ± is the standard "
+        "error over these examples, except where a remark below says otherwise."
     )
-    return page.heading("Evaluation") + page.caption(words) + page.table(_rows(numbers), ("", "value", "remark"))
+    return html.heading("Evaluation") + html.caption(text) + html.quantity_table(_quantities(numbers))
 
 
 def _value(value: float | None, error: float | None = None, digits: int = 3) -> str:
@@ -52,92 +53,137 @@ def _value(value: float | None, error: float | None = None, digits: int = 3) -> 
     return f"{value:z.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
-def _interval(numbers: dict[str, Any]) -> str:
-    """Where the mean log p(x) of these examples lies."""
-    low, high = interval_of(numbers)
-    if low is None:
-        return "; no interval is known"
-    ends = f"at least {_value(low)}" if high is None else f"in [{_value(low)}, {_value(high)}]"
-    return f"; the mean over these examples is {ends}"
-
-
-def _with_error(numbers: dict[str, Any], name: str) -> str:
+def _with_error(numbers: Record, name: str) -> str:
     return _value(numbers[name], numbers.get(f"{name}_standard_error"))
 
 
-def _draws(count: int) -> str:
-    """Says how many draws this ELBO is from, and why it differs from the one at the top of the report."""
-    if count == 1:
-        return "one draw of z per example, as at the top"
-    return f"{count} draws of z per example; the one at the top is of one draw, and differs by the noise of the draws alone"
+def _quantities(numbers: Record) -> list[Quantity]:
+    rows = [*_log_px(numbers), *_elbo(numbers)]
+    if "ais" in numbers:
+        rows.append(_annealing(numbers["ais"]))
+    if "bdmc" in numbers:
+        remark = (
+            "The error of annealing is the upper minus the lower bound (BDMC), over "
+            f"{numbers['bdmc']['num_examples']} examples simulated from the model. Each is a bound in expectation."
+        )
+        rows.append(Quantity("error of annealing", _with_error(numbers["bdmc"], "gap"), _NATS, remark))
+    if "gaps" in numbers:
+        rows += _gaps(numbers["gaps"])
+    return [*rows, *_code(numbers)]
 
 
-def _rows(numbers: dict[str, Any]) -> list[Row]:
-    k, or_more = numbers["num_samples"], " or more" if interval_of(numbers)[1] is None else ""
-    trusted = "" if numbers["pareto_k_above_0.7"] is None else f"; Pareto k > 0.7 in {numbers['pareto_k_above_0.7']:.1%}"
-    rows: list[Row] = [
-        (
+def _log_px(numbers: Record) -> list[Quantity]:
+    low, high = interval_of(numbers)
+    if low is None:
+        interval = "No interval of the mean over these examples is known."
+    elif high is None:
+        interval = f"By these errors, the mean over these examples is at least {_value(low)}."
+    else:
+        interval = f"By these errors, the mean over these examples is in [{_value(low)}, {_value(high)}]."
+    tail = numbers["pareto_k_above_0.7"]
+    pareto = "" if tail is None else f" The Pareto shape k of the weights exceeds 0.7 for {tail:.1%} of the examples."
+    at_least = "" if high is not None or numbers["log_px_bias"] is None else "≥ "
+    return [
+        Quantity(
             "log p(x)",
             _value(numbers["log_px_mean"], numbers["log_px_standard_error"]),
-            f"importance-weighted, K = {k} samples, worth {_value(numbers['effective_sample_size'], digits=0)} "
-            f"(median){trusted}; a lower bound in expectation",
+            _NATS,
+            f"log p(x) is importance-weighted with K = {numbers['num_samples']} samples per example, whose median effective "
+            f"sample size is {_value(numbers['effective_sample_size'], digits=0)}.{pareto} It is a lower bound in expectation.",
         ),
-        (
-            "its own errors",
-            f"± {_value(numbers['log_px_monte_carlo_error'], digits=4)}, "
-            f"too low by {_value(numbers['log_px_bias'], digits=4)}{or_more}",
-            f"over the samples, and the bias estimated from K/2{_interval(numbers)}",
+        Quantity(
+            "its Monte Carlo error",
+            f"± {_value(numbers['log_px_monte_carlo_error'], digits=4)}",
+            _NATS,
+            "The Monte Carlo error of log p(x) is its standard error over the importance samples.",
         ),
-        (
+        Quantity(
+            "its bias",
+            f"{at_least}{_value(numbers['log_px_bias'], digits=4)}",
+            _NATS,
+            f"The bias is the amount by which log p(x) is too low, estimated from K/2 samples. {interval}",
+        ),
+    ]
+
+
+def _describe_draws(count: int) -> str:
+    """Says how many draws the ELBO uses, and why it differs from the one at the top of the report."""
+    if count == 1:
+        return "This ELBO uses one draw of z per example, as the one at the top does."
+    return (
+        f"This ELBO uses {count} draws of z per example. The one at the top uses one draw, and differs by the noise of the "
+        "draws alone."
+    )
+
+
+def _elbo(numbers: Record) -> list[Quantity]:
+    rows = [
+        Quantity(
             "ELBO",
             _value(numbers["test_elbo"], numbers["test_elbo_standard_error"]),
-            f"{_draws(numbers['elbo_samples'])}; rate {_value(numbers['rate'])}, distortion {_value(numbers['distortion'])}",
+            _NATS,
+            _describe_draws(numbers["elbo_samples"]),
         ),
+        Quantity("rate", _value(numbers["rate"]), _NATS, "The rate is the KL, and the distortion is −E log p(x|z)."),
+        Quantity("distortion", _value(numbers["distortion"]), _NATS),
     ]
     if numbers["log_px_bits_per_dim"] is not None:
-        bits, of_elbo = (_value(numbers[name], digits=4) for name in ("log_px_bits_per_dim", "test_bits_per_dim"))
-        rows.append(("bits per dimension", bits, f"of log p(x), an upper bound in expectation; of the ELBO {of_elbo}"))
-    if "ais" in numbers:
-        ais = numbers["ais"]
-        rows.append(
-            (
-                "log p(x), annealed",
-                _value(ais["log_px_mean"], ais["log_px_standard_error"]),
-                f"from the {ais['start']}, {ais['num_temperatures']} temperatures, {ais['num_chains']} chains, the first "
-                f"{ais['num_examples']} examples; a lower bound in expectation, "
-                f"± {_value(ais['log_px_monte_carlo_error'], digits=4)} over the chains, "
-                f"acceptance {_value(ais['acceptance_rate'], digits=2)}",
-            )
+        from_log_px, from_elbo = (_value(numbers[name], digits=4) for name in ("log_px_bits_per_dim", "test_bits_per_dim"))
+        remark = (
+            f"Bits per dimension from log p(x) are an upper bound in expectation. The same number from the ELBO is {from_elbo}."
         )
-    if "bdmc" in numbers:
-        bdmc = numbers["bdmc"]
-        words = f"upper − lower bound (BDMC) of annealing, over {bdmc['num_examples']} examples simulated from the model; "
-        words += "each is a bound in expectation"
-        rows.append(("annealing's error", _with_error(bdmc, "gap"), words))
-    if "gaps" in numbers:
-        gaps = numbers["gaps"]
-        for name, words in (
-            (
-                "approximation_gap",
-                "best estimate of log p(x) − ELBO of the best diagonal Gaussian; too small by what the estimate lacks",
-            ),
-            ("amortization_gap", "that ELBO − the encoder's"),
-        ):
-            rows.append(
-                (name.replace("_", " "), _with_error(gaps, name), f"{words}; the first {gaps['num_examples']} examples")
-            )
-    curve = ", ".join(f"{n} at {t}" for t, n in numbers["active_units_by_threshold"].items())
-    active = f"{numbers['active_units']} of {numbers['latent_dim']}"
-    rows += [
-        ("active units", active, f"Var_x(E[z|x]) > 0.01; by threshold: {curve}"),
-        (
-            "mutual information",
-            _with_error(numbers, "mutual_information"),
-            f"of x and z, if these examples were all; at most log {numbers['num_test_examples']} = "
-            f"{numbers['mutual_information_cap']:.2f}. Of the source: from here to "
-            f"{_with_error(numbers, 'mutual_information_upper')}",
-        ),
-        ("total correlation", _with_error(numbers, "total_correlation"), "KL(q(z) ‖ Π q(z_j)), of the aggregate posterior"),
-        ("dimension-wise KL", _with_error(numbers, "dimension_wise_kl"), "KL(Π q(z_j) ‖ p(z)); the three add up to the KL"),
-    ]
+        rows.append(Quantity("bits per dimension", from_log_px, "bits", remark))
     return rows
+
+
+def _annealing(ais: Record) -> Quantity:
+    remark = (
+        f"Annealed importance sampling starts from the {ais['start']} and uses {ais['num_temperatures']} temperatures, "
+        f"{ais['num_chains']} chains and the first {ais['num_examples']} examples. It is a lower bound in expectation. Its "
+        f"Monte Carlo error over the chains is ± {_value(ais['log_px_monte_carlo_error'], digits=4)} nats, and its acceptance "
+        f"rate is {_value(ais['acceptance_rate'], digits=2)}."
+    )
+    return Quantity("log p(x), annealed", _value(ais["log_px_mean"], ais["log_px_standard_error"]), _NATS, remark)
+
+
+def _gaps(gaps: Record) -> list[Quantity]:
+    approximation = (
+        "The approximation gap is the best estimate of log p(x) minus the ELBO of the best diagonal Gaussian, over the first "
+        f"{gaps['num_examples']} examples. It is too small by the bias of that estimate."
+    )
+    amortization = "The amortization gap is the ELBO of the best diagonal Gaussian minus that of the encoder."
+    return [
+        Quantity("approximation gap", _with_error(gaps, "approximation_gap"), _NATS, approximation),
+        Quantity("amortization gap", _with_error(gaps, "amortization_gap"), _NATS, amortization),
+    ]
+
+
+def _code(numbers: Record) -> list[Quantity]:
+    by_threshold = ", ".join(f"{count} at {t}" for t, count in numbers["active_units_by_threshold"].items())
+    information = (
+        "The mutual information of x and z takes these examples for the whole population, so it is at most "
+        f"log {numbers['num_test_examples']} = {numbers['mutual_information_cap']:.2f} nats. The mutual information for the "
+        f"source of the data lies between it and {_with_error(numbers, 'mutual_information_upper')}."
+    )
+    return [
+        Quantity(
+            "active units",
+            f"{numbers['active_units']} of {numbers['latent_dim']}",
+            "units",
+            f"A unit is active if Var_x(E[z|x]) > 0.01. The counts by threshold are {by_threshold}.",
+        ),
+        Quantity("mutual information", _with_error(numbers, "mutual_information"), _NATS, information),
+        Quantity(
+            "total correlation",
+            _with_error(numbers, "total_correlation"),
+            _NATS,
+            "The total correlation is KL(q(z) ‖ Π q(z_j)), where q(z) is the aggregate posterior.",
+        ),
+        Quantity(
+            "dimension-wise KL",
+            _with_error(numbers, "dimension_wise_kl"),
+            _NATS,
+            "The dimension-wise KL is KL(Π q(z_j) ‖ p(z)). Mutual information, total correlation and this term add up to the "
+            "KL.",
+        ),
+    ]

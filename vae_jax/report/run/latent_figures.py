@@ -1,4 +1,4 @@
-"""The figures and the animation of the latent space, from plain arrays that `latent` computes."""
+"""Figures and the animation of the latent space, drawn from the plain arrays that `latent` computes."""
 
 import tempfile
 from collections.abc import Sequence
@@ -7,54 +7,56 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.animation import PillowWriter
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vae_jax.report.run.figures import TEST, VALIDATION, as_rgb
 from vae_jax.report.run.latent import Aggregate
 
-_WIDE = 10.0  # inches of a row of images
+_ROW_WIDTH = 10.0  # inches
 
 
 def name(dimension: int, kl: np.ndarray) -> str:
-    """Such as "z[3], mean KL 1.24 nats": a latent dimension and the mean of KL(q(z_j|x) || p(z_j)) over the examples."""
+    """Returns a name such as "z[3], mean KL 1.24 nats", with the mean of KL(q(z_j|x) || p(z_j)) over the examples."""
     return f"z[{dimension}], mean KL {kl[dimension]:z.2f} nats"
 
 
 def panel_name(dimension: int, kl: np.ndarray, aggregate: float | None) -> str:
-    """Writes the heading of a panel with q(z_j) and p(z_j): the mean KL of the single posteriors and, if known, that of q(z_j).
+    """Returns the heading of a panel with q(z_j) and p(z_j): the mean KL of q(z_j|x) and, if known, the KL of q(z_j).
 
-    The two differ by the information that z_j has of x, so the first says nothing about how far the two curves are apart.
+    The two differ by the mutual information of z_j and x, so the first does not measure the distance between the two curves.
     """
-    of_aggregate = "" if aggregate is None else f", of q(z) {aggregate:z.2f}"
-    return f"z[{dimension}]\nKL of q(z|x) {kl[dimension]:z.2f}{of_aggregate} nats"
+    second = "" if aggregate is None else f", of q(z) {aggregate:z.2f}"
+    return f"z[{dimension}]\nKL of q(z|x) {kl[dimension]:z.2f}{second} nats"
 
 
 def signed(value: float) -> str:
-    """A short number with the minus sign of the figures."""
+    """Returns a short number with a typographic minus sign."""
     return f"{0.0 if abs(value) < 1e-9 else value:.3g}".replace("-", "−")
 
 
 class _Mosaic(NamedTuple):
-    """Tiles in rows and columns as one picture."""
+    """Tiles in rows and columns, joined into one picture."""
 
     picture: np.ndarray  # (height, width, 3)
-    x: np.ndarray  # centres of the columns, pixels
+    x: np.ndarray  # centers of the columns, pixels
     y: np.ndarray  # lower ends of the rows, pixels
-    middle: np.ndarray  # centres of the rows, pixels
+    middle: np.ndarray  # centers of the rows, pixels
     width: float  # inches
     height: float
 
 
 def _mosaic(images: np.ndarray, columns: int, gaps: Sequence[int] = ()) -> _Mosaic:
-    """Of (rows, columns, height, width, channels), with a wide border before the columns in `gaps`; `columns` set the scale.
+    """Joins (rows, columns, height, width, channels), with a wide border before the columns in `gaps`.
 
-    Images keep their shape, unless a row would be too flat for its name, or a column too narrow to be seen.
+    The scale fits `columns` tiles into the width of a row. Images keep their aspect ratio, unless a row would be too flat for
+    its name or a column too narrow to be seen.
     """
     sides = np.array(images.shape[2:4])
-    scale = min(0.9 / sides[1], _WIDE / columns / sides[1], 1.3 / sides[0])
+    scale = min(0.9 / sides[1], _ROW_WIDTH / columns / sides[1], 1.3 / sides[0])
     inches = np.maximum(scale * sides, (0.24, 0.15))
-    enlarge = -(-24 // sides)  # so that a border, a 24th of a tile, is as wide about small images
+    enlarge = -(-24 // sides)  # a border is a 24th of a tile, also between small images
     tiles = as_rgb(images).repeat(enlarge[0], axis=2).repeat(enlarge[1], axis=3)
     height, width = tiles.shape[2:4]
     down, across = height // 24, width // 24
@@ -74,35 +76,35 @@ def _mosaic(images: np.ndarray, columns: int, gaps: Sequence[int] = ()) -> _Mosa
     )
 
 
-def _add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Any:
-    """Axes at so many inches from the left and from the top."""
+def _add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Adds axes whose position and size are in inches from the upper left corner."""
     wide, high = figure.get_size_inches()
     return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
 
 
-def _write(figure: Figure, left: float, top: float, words: str, **style: Any) -> None:
-    """Words at so many inches from the left and from the top."""
+def _write(figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
+    """Writes text at a position in inches from the upper left corner."""
     wide, high = figure.get_size_inches()
-    figure.text(left / wide, 1 - top / high, words, va="top", **style)
+    figure.text(left / wide, 1 - top / high, text, va="top", **style)
 
 
-def _show(axes: Any, picture: np.ndarray) -> None:
+def _show(axes: Axes, picture: np.ndarray) -> None:
     axes.imshow(picture, interpolation="nearest", aspect="auto")
     axes.spines[:].set_visible(False)
     axes.set(xticks=[], yticks=[])
 
 
-def _headings(axes: Any, grid: _Mosaic, words: Sequence[str], keep: Sequence[int] = ()) -> None:
-    """Names above the columns, each if there is room for it; those in `keep` before the others."""
+def _headings(axes: Axes, grid: _Mosaic, names: Sequence[str], keep: Sequence[int] = ()) -> None:
+    """Writes names above the columns and leaves out those that would overlap. The columns in `keep` come first."""
     inches = grid.x * grid.width / grid.picture.shape[1]
-    room, shown = 0.1 + 0.075 * max(len(word) for word in words), list(keep)
-    for i in range(len(words)):
-        if all(abs(inches[i] - inches[j]) >= room for j in shown):
+    spacing, shown = 0.1 + 0.075 * max(len(name) for name in names), list(keep)
+    for i in range(len(names)):
+        if all(abs(inches[i] - inches[j]) >= spacing for j in shown):
             shown.append(i)
     shown.sort()
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
-    axes.set_xticks(grid.x[shown], [words[i] for i in shown], fontsize=9)
+    axes.set_xticks(grid.x[shown], [names[i] for i in shown], fontsize=9)
     axes.tick_params(length=0)
 
 
@@ -110,51 +112,58 @@ def traversal(
     images: np.ndarray,
     names: Sequence[str],
     offsets: np.ndarray,
-    own: np.ndarray,
+    marks: np.ndarray,
     reference: np.ndarray,
     image: str,
     learned_prior: bool = False,
 ) -> Figure:
-    """A grid: each row moves one latent dimension, the others stay where the encoder put the test image.
+    """Draws a grid in which each row moves one latent dimension and the others keep the code of the test image.
 
     Args:
       images: (rows, offsets, height, width, channels) in [0, 1].
-      names: of the rows.
-      offsets: of the columns, in prior standard deviations.
-      own: (rows,), where the test image itself lies, in the same units; marked where it is within the columns.
+      names: names of the rows.
+      offsets: value of the moved dimension in each column, in prior standard deviations.
+      marks: value of each dimension for the test image, in the same units, (rows,). It is marked if it lies within the columns.
       reference: the test image and its reconstruction, (2, height, width, channels).
       image: the name of the test image.
-      learned_prior: whether zero is a learned prior's mean.
+      learned_prior: True if an offset of zero is the mean of a learned prior.
     """
     columns = images.shape[1]
     grid, strip = _mosaic(images, columns), _mosaic(reference[None], columns)
-    left, words = 0.25 + 0.085 * max(len(name) for name in names), f"{image},\nand E[x|z] at its posterior mean"
+    left, label = 0.25 + 0.085 * max(len(name) for name in names), f"{image},\nand E[x|z] at its posterior mean"
     text = left + strip.width + 0.15
-    wide = max(left + grid.width + 0.25, text + 0.09 * max(map(len, words.split("\n"))), left + 5.2)
+    wide = max(left + grid.width + 0.25, text + 0.09 * max(map(len, label.split("\n"))), left + 5.2)
     top = 0.5 + max(strip.height, 0.4) + 0.6
     high = top + grid.height + 0.45
     figure = Figure(figsize=(wide, high))
-    _write(figure, left, 0.12, "What each latent dimension changes in a test image", fontsize=12)
+    _write(figure, left, 0.12, "Effect of each latent dimension on a test image", fontsize=12)
     _show(_add_axes(figure, left, 0.5, strip.width, strip.height), strip.picture)
-    _write(figure, text, 0.5, words, fontsize=10)
+    _write(figure, text, 0.5, label, fontsize=10)
     axes = _add_axes(figure, left, top, grid.width, grid.height)
     _show(axes, grid.picture)
     axes.set_yticks(grid.middle, names, fontsize=10)
     _headings(axes, grid, [signed(value) for value in offsets])
-    about = "prior standard deviations from the learned prior's mean" if learned_prior else "prior standard deviations"
-    axes.set_xlabel(f"value of z[j], in {about}", loc="left", fontsize=10)
-    inside = (own >= offsets[0]) & (own <= offsets[-1])
+    unit = "prior standard deviations from the learned prior's mean" if learned_prior else "prior standard deviations"
+    axes.set_xlabel(f"value of z[j], in {unit}", loc="left", fontsize=10)
+    inside = (marks >= offsets[0]) & (marks <= offsets[-1])
     style: dict[str, Any] = {"marker": "^", "color": VALIDATION, "linestyle": "", "markeredgecolor": "white", "markersize": 7}
-    axes.plot(np.interp(own, offsets, grid.x)[inside], grid.y[inside], clip_on=False, **style)
+    axes.plot(np.interp(marks, offsets, grid.x)[inside], grid.y[inside], clip_on=False, **style)
     if inside.any():
-        mark = Line2D([], [], **style, label="the test image's own value (its posterior mean)")
+        mark = Line2D([], [], **style, label="value of the test image (its posterior mean)")
         place = (left / wide, 0.05 / high)
         figure.legend(handles=[mark], loc="lower left", bbox_to_anchor=place, frameon=False, fontsize=9, borderpad=0)
     return figure
 
 
 def interpolation(images: np.ndarray, starts: np.ndarray, ends: np.ndarray, names: Sequence[str]) -> Figure:
-    """A row for each pair of test images: (rows, steps, height, width, channels) between (rows, height, ...) at both sides."""
+    """Draws one row per pair of test images, with the interpolation between the two images.
+
+    Args:
+      images: interpolated images, (rows, steps, height, width, channels) in [0, 1].
+      starts: the test images on the left, (rows, height, width, channels).
+      ends: the test images on the right, (rows, height, width, channels).
+      names: names of the rows.
+    """
     steps = images.shape[1]
     everything = np.concatenate([starts[:, None], images, ends[:, None]], axis=1)
     grid = _mosaic(everything, steps + 2, gaps=(1, steps + 1))
@@ -165,14 +174,14 @@ def interpolation(images: np.ndarray, starts: np.ndarray, ends: np.ndarray, name
     axes = _add_axes(figure, left, 0.85, grid.width, grid.height)
     _show(axes, grid.picture)
     axes.set_yticks(grid.middle, names, fontsize=10)
-    words = ["from", *(signed(t) for t in np.linspace(0, 1, steps)), "to"]
-    _headings(axes, grid, words, keep=(0, steps + 1))
+    headings = ["from", *(signed(t) for t in np.linspace(0, 1, steps)), "to"]
+    _headings(axes, grid, headings, keep=(0, steps + 1))
     axes.set_xlabel("share of the way between the posterior means of the two images", loc="left", fontsize=10)
     return figure
 
 
 def aggregate_panels(aggregate: Aggregate, names: Sequence[str], prior: str) -> Figure:
-    """A panel for each dimension: the aggregate posterior filled, the prior dashed."""
+    """Draws one panel per dimension with the aggregate posterior (filled) and the prior (dashed)."""
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(max(5.0, 2.85 * columns + 0.3), 2.05 * rows + 0.9), layout="constrained")
@@ -199,14 +208,16 @@ def aggregate_panels(aggregate: Aggregate, names: Sequence[str], prior: str) -> 
 def animation(
     images: np.ndarray, names: Sequence[str], ends: tuple[str, str], frames_per_second: int = 8, max_bytes: int = 1_000_000
 ) -> bytes:
-    """A GIF that goes there and back for ever: a tile for each row of (rows, steps, height, width, channels) in [0, 1].
+    """Returns a GIF that plays forwards and backwards forever, with one tile per row of images.
 
     Args:
-      images: enlarged to about 96 pixels, or thinned out where they are larger than 128, pixel by pixel.
-      names: of the tiles.
-      ends: what the first step and the last one are, for the slider below the tiles.
-      frames_per_second: a step each.
-      max_bytes: fewer shades are drawn, then every other step, until it is no larger; what remains after that is kept.
+      images: (rows, steps, height, width, channels) in [0, 1]. Sides are enlarged to about 96 pixels by repeating pixels, and
+        those above 128 pixels are thinned out.
+      names: names of the tiles.
+      ends: labels of the first and the last step, for the slider below the tiles.
+      frames_per_second: steps per second.
+      max_bytes: while the GIF is larger, it is drawn with fewer shades and then with every other step. The last of these is
+        returned even if it is still larger.
     """
     exact = as_rgb(images)
     content = b""
@@ -219,12 +230,12 @@ def animation(
 
 
 def _screen_size(pixels: np.ndarray) -> np.ndarray:
-    """Sides about 96 pixels long, by repeating pixels or leaving some out; of lines and columns the short side too."""
+    """Resizes images to sides of about 96 pixels by repeating pixels or leaving some out. Lines and columns get thicker."""
     thin = [-(-side // 128) for side in pixels.shape[2:4]]
     pixels = pixels[:, :, :: thin[0], :: thin[1]]
     sides = pixels.shape[2:4]
     repeat = [max(1, 96 // max(sides))] * 2
-    if max(sides) > 8 * min(sides):  # only a stretched one is seen
+    if max(sides) > 8 * min(sides):  # a line or a column, which would be too thin to be seen
         repeat = [max(1, (96 if side == max(sides) else 24) // side) for side in sides]
     return pixels.repeat(repeat[0], axis=2).repeat(repeat[1], axis=3)
 
@@ -234,7 +245,7 @@ def _gif(pixels: np.ndarray, names: Sequence[str], ends: tuple[str, str], frames
     columns = min(count, 5)
     pitch, line = max(width, 7 * max(len(name) for name in names)) + 10, height + 24
     wide, high = max(columns * pitch + 10, 220), -(-count // columns) * line + 40
-    # 64 pixels an inch: sizes in inches are then exact, and with them the places of the pixels.
+    # With 64 pixels per inch, sizes in inches and thus the positions of pixels are exact.
     figure = Figure(figsize=(wide / 64, high / 64), dpi=64)
     tiles = []
     for i in range(count):
@@ -245,8 +256,8 @@ def _gif(pixels: np.ndarray, names: Sequence[str], ends: tuple[str, str], frames
     figure.add_artist(Line2D(track, [18 / high] * 2, color="#9aa5b1", linewidth=2))
     slider = Line2D([track[0]], [18 / high], color=VALIDATION, marker="o", markersize=9)
     figure.add_artist(slider)
-    for x, words, side in ((42 / wide, ends[0], "right"), (1 - 42 / wide, ends[1], "left")):
-        figure.text(x, 18 / high, words, ha=side, va="center", fontsize=11)
+    for x, label, side in ((42 / wide, ends[0], "right"), (1 - 42 / wide, ends[1], "left")):
+        figure.text(x, 18 / high, label, ha=side, va="center", fontsize=11)
     with tempfile.TemporaryDirectory() as folder:
         path, writer = Path(folder) / "animation.gif", PillowWriter(fps=frames_per_second)  # type: ignore[arg-type]
         with writer.saving(figure, str(path), dpi=64):

@@ -1,4 +1,4 @@
-"""What a sweep's report shows, computed once: settings in order and in words, what is comparable, images by setting."""
+"""Settings in order, comparable groups of them, and images by setting, computed once for the report of a sweep."""
 
 import dataclasses
 import math
@@ -11,12 +11,13 @@ import numpy as np
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.config import Config
-from vae_jax.report.run import content as summary
+from vae_jax.report.run.content import Views, prior_codes, views
 from vae_jax.sweep.members import groups, varying
 from vae_jax.sweep.results import Results, load_params
 from vae_jax.sweep.statistics import DONE, UNBOUNDED, Point, Range, Row, within
 
 T = TypeVar("T")
+Strip = tuple[str, np.ndarray | None]  # name and images of a row, or a heading and None
 
 
 class Member(NamedTuple):
@@ -28,94 +29,94 @@ class Member(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """Whether its numbers enter the means."""
+        """True if the numbers of this member enter the means."""
         return self.row["status"] in DONE and self.row["test_elbo"] is not None
 
 
 class Setting(NamedTuple):
-    """All seeds of one setting."""
+    """Results of all seeds of one setting."""
 
     values: tuple[float, ...]  # of the hyperparameters that vary, in the order of `Overview.names`
-    words: tuple[str, ...]  # the same as words
+    labels: tuple[str, ...]  # the same values as text
     point: Point
 
     @property
     def is_known(self) -> bool:
-        """Whether it has a place in the figures: some member of it ended well."""
+        """True if at least one member finished, so that the setting can be drawn."""
         return {"rate", "distortion", "test_elbo"} <= set(self.point.numbers)
 
 
 class Part(NamedTuple):
-    """The members of one program."""
+    """The members of one compiled program."""
 
-    label: str  # its static settings; "" where there is one program
-    unit: str  # likelihood and treatment of the data: numbers of different ones cannot be compared
-    learned_prior: bool
+    label: str  # its static settings, or "" if there is a single program
+    unit: str  # likelihood and preprocessing of the data; numbers with different units cannot be compared
+    has_learned_prior: bool
     settings: list[Setting]
     members: dict[int, Member]
 
     @property
     def static(self) -> dict[str, str]:
-        """Names and values in the label."""
+        """Names and values of the static settings in the label."""
         return dict(pair.split(" = ", 1) for pair in self.label.split(", ") if pair)
 
 
 class Overview(NamedTuple):
-    """A sweep as its report shows it."""
+    """The results of a sweep as its report shows them."""
 
-    names: Sequence[str]  # of the hyperparameters that vary, the one on the axis first; beta where none does
+    names: Sequence[str]  # of the hyperparameters that vary, the one on the axis first; beta if none varies
     parts: list[Part]
 
     @property
     def units(self) -> list[str]:
-        """Each once."""
+        """The distinct units, in order of appearance."""
         return list(dict.fromkeys(part.unit for part in self.parts))
 
 
-def in_words(name: str) -> str:
-    """A setting's name."""
+def display_name(name: str) -> str:
+    """Returns the name of a setting as reports show it."""
     return "β" if name == "beta" else name.replace("_", " ")
 
 
-def program(group: str) -> str:
-    """A group's label, with the names of its settings in words."""
+def _program_label(group: str) -> str:
+    """Returns the label of a group, with the names of its settings as reports show them."""
     pairs = [pair.partition(" = ") for pair in group.split(", ") if pair]
-    return ", ".join(f"{in_words(name)} = {value}" for name, _, value in pairs)
+    return ", ".join(f"{display_name(name)} = {value}" for name, _, value in pairs)
 
 
-def label(names: Sequence[str], setting: Setting) -> str:
-    """Such as "β = 0.5, learning rate = 0.001"."""
-    return ", ".join(f"{in_words(name)} = {value}" for name, value in zip(names, setting.words, strict=True))
+def setting_label(names: Sequence[str], setting: Setting) -> str:
+    """Returns a label such as "β = 0.5, learning rate = 0.001"."""
+    return ", ".join(f"{display_name(name)} = {value}" for name, value in zip(names, setting.labels, strict=True))
 
 
-def _numbers_in_words(values: Iterable[float]) -> dict[float, str]:
-    """With as few digits, from three on, as tell them apart."""
-    distinct, words = sorted(set(values)), {}
+def _number_labels(values: Iterable[float]) -> dict[float, str]:
+    """Returns texts for numbers, with as few digits as tell them apart, but at least three."""
+    distinct, labels = sorted(set(values)), {}
     for digits in range(3, 10):
-        words = {value: f"{float(f'{value:.{digits}g}'):.{max(digits, 6)}g}" for value in distinct}
-        if len(set(words.values())) == len(distinct):
+        labels = {value: f"{float(f'{value:.{digits}g}'):.{max(digits, 6)}g}" for value in distinct}
+        if len(set(labels.values())) == len(distinct):
             break
-    return words
+    return labels
 
 
 def _unit(config: Config) -> str:
-    treatment = f", binarised ({config.binarization})" if config.binarization != "none" else ""
-    return f"{config.likelihood}{treatment}{', dequantised' if config.dequantize else ''}"
+    binarized = f", binarized ({config.binarization})" if config.binarization != "none" else ""
+    return f"{config.likelihood}{binarized}{', dequantized' if config.dequantize else ''}"
 
 
-def _shown(point: Point, config: Config) -> Point:
-    """Cuts the intervals of a point at the range of each measure: rates are above 0, ELBOs of discrete data below."""
-    amount = (0.0, math.inf)
-    ranges: dict[str, Range] = {"rate": amount, "active_units": (0.0, float(config.latent_dim))}
-    if "test_bits_per_dim" in point.numbers:  # the data are discrete, so that log p is that of a probability
-        ranges |= {"test_elbo": (-math.inf, 0.0), "distortion": amount, "test_bits_per_dim": amount}
+def _cut_intervals(point: Point, config: Config) -> Point:
+    """Cuts the intervals of a point at the range of each measure. Rates are at least 0, ELBOs of discrete data at most 0."""
+    nonnegative = (0.0, math.inf)
+    ranges: dict[str, Range] = {"rate": nonnegative, "active_units": (0.0, float(config.latent_dim))}
+    if "test_bits_per_dim" in point.numbers:  # the data are discrete, so p is a probability
+        ranges |= {"test_elbo": (-math.inf, 0.0), "distortion": nonnegative, "test_bits_per_dim": nonnegative}
     return point._replace(numbers={name: within(one, ranges.get(name, UNBOUNDED)) for name, one in point.numbers.items()})
 
 
-def overview(results: Results) -> Overview:
+def summarize(results: Results) -> Overview:
     """Orders the points of each program by their settings, with defaults that depend on other settings filled in."""
-    everything = groups(results.members)
-    configs = {group.label: group.configs[0] for group in everything}
+    program_groups = groups(results.members)
+    configs = {group.label: group.configs[0] for group in program_groups}
     varied = varying(results.members)
     names = tuple(name for name in results.points[0].settings if name in varied) or ("beta",)
 
@@ -123,19 +124,19 @@ def overview(results: Results) -> Overview:
         hyperparams = dataclasses.replace(configs[point.group], **point.settings).hyperparams
         return tuple(float(getattr(hyperparams, name)) for name in names)
 
-    columns = zip(*(values(point) for point in results.points), strict=True)
-    words = [_numbers_in_words(column) for column in columns]
+    point_values = [values(point) for point in results.points]
+    labels = [_number_labels(column) for column in zip(*point_values, strict=True)]
     curves: dict[int, list[Row]] = {}
     for line in results.curves:
         curves.setdefault(line["member"], []).append(line)
     parts = []
-    for group in everything:
-        ordered = sorted((values(point), i) for i, point in enumerate(results.points) if point.group == group.label)
+    for group in program_groups:
+        ordered = sorted((row, i) for i, row in enumerate(point_values) if results.points[i].group == group.label)
         settings = [
             Setting(
                 row,
-                tuple(word[value] for word, value in zip(words, row, strict=True)),
-                _shown(results.points[i], group.configs[0]),
+                tuple(texts[value] for texts, value in zip(labels, row, strict=True)),
+                _cut_intervals(results.points[i], group.configs[0]),
             )
             for row, i in ordered
         ]
@@ -148,12 +149,15 @@ def overview(results: Results) -> Overview:
         }
         if settings:
             config = group.configs[0]
-            parts.append(Part(program(group.label), _unit(config), config.prior != "normal", settings, members))
+            parts.append(Part(_program_label(group.label), _unit(config), config.prior != "normal", settings, members))
     return Overview(names, parts)
 
 
-def far_off(parts: Sequence[Part]) -> set[int]:
-    """Members, of parts of one unit, so much worse than the others that they would flatten a figure."""
+def find_outliers(parts: Sequence[Part]) -> set[int]:
+    """Returns the members whose ELBO is so much lower than the others that they would flatten a figure.
+
+    All parts must have the same unit.
+    """
     elbos = {number: m.row["test_elbo"] for part in parts for number, m in part.members.items() if m.is_good}
     if not elbos:
         return set()
@@ -163,13 +167,13 @@ def far_off(parts: Sequence[Part]) -> set[int]:
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` of them, the first and the last included."""
+    """Returns at most `count` of the items, evenly spaced, including the first and the last."""
     chosen = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in chosen]
 
 
 def kl_rows(part: Part) -> list[tuple[Setting, np.ndarray]]:
-    """The settings with the mean KL of each latent dimension: sorted within each member, then averaged over the seeds."""
+    """Returns settings with the KL of their latent dimensions, sorted within each member and then averaged over seeds."""
     result = []
     for setting in part.settings:
         sorted_kl = [
@@ -182,21 +186,22 @@ def kl_rows(part: Part) -> list[tuple[Setting, np.ndarray]]:
     return result
 
 
-def strips(
-    results: Results, seen: Overview, data_dir: str | None, most: int, columns: int = 12
-) -> list[tuple[str, np.ndarray | None]]:
-    """Rows for `figures.labelled_strips`: test images, and what the first good seed of each setting makes of them."""
-    parts = evenly([part for part in seen.parts if any(setting.point.members for setting in part.settings)], most)
-    if not parts:
+def strips(results: Results, overview: Overview, data_dir: str | None, max_settings: int, columns: int = 12) -> list[Strip]:
+    """Returns rows for `figures.labeled_strips`: test images, and images by the first finished seed of each setting.
+
+    Args:
+      results: the sweep.
+      overview: its overview.
+      data_dir: folder with prepared TFDS data.
+      max_settings: number of settings to show at most, evenly chosen.
+      columns: images per row.
+    """
+    chosen = _choose_settings(overview, max_settings)
+    if not chosen:
         return []
-    chosen = [
-        (part, setting)
-        for part in parts
-        for setting in evenly([one for one in part.settings if one.point.members], most // len(parts))
-    ]
     loaded = load_params(results, [setting.point.members[0] for _, setting in chosen], data_dir)
-    views: dict[Config, summary.Views] = {}
-    blocks: dict[str, list[tuple[str, np.ndarray | None]]] = {
+    views_by_config: dict[Config, Views] = {}
+    blocks: dict[str, list[Strip]] = {
         "Reconstructions: means E[x|z]": [],
         "Means E[x|z] for z from the prior": [],
         "Means E[x|z] along the dimension with the most KL, z from −3 to 3": [],
@@ -205,18 +210,28 @@ def strips(
     for part, setting in chosen:
         number = setting.point.members[0]
         built, params = loaded[number]
-        if built.config not in views:
-            views[built.config] = summary.views(built, columns)
-        view = views[built.config]
+        if built.config not in views_by_config:
+            views_by_config[built.config] = views(built, columns)
+        view = views_by_config[built.config]
         first = first or view
         codes = view.codes(params)
         key_z, _ = jax.random.split(stream(built.config.test_seed, Stream.REPORT_SAMPLES))  # as in the report of a run
         widest = int(np.argmax(np.nan_to_num(np.array(part.members[number].row["kl_per_dimension"], float))))
         across = jnp.tile(codes[0], (columns, 1)).at[:, widest].set(jnp.linspace(-3, 3, columns))
-        drawn = summary.prior_codes(built.vae, params, key_z, columns)
-        name = "\n".join(filter(None, [*part.label.split(", "), *label(seen.names, setting).split(", ")]))
+        drawn = prior_codes(built.vae, params, key_z, columns)
+        name = "\n".join(filter(None, [*part.label.split(", "), *setting_label(overview.names, setting).split(", ")]))
         images = (view.means(params, codes), view.means(params, drawn), view.means(params, across))
         for rows, strip, suffix in zip(blocks.values(), images, ("", "", f", z[{widest}]"), strict=True):
             rows.append((name + suffix, strip))
     assert first is not None
     return [("test images", first.stored), *(row for title, rows in blocks.items() for row in [(title, None), *rows])]
+
+
+def _choose_settings(overview: Overview, max_settings: int) -> list[tuple[Part, Setting]]:
+    """Chooses settings with a finished member evenly from all parts."""
+    parts = evenly([part for part in overview.parts if any(setting.point.members for setting in part.settings)], max_settings)
+    return [
+        (part, setting)
+        for part in parts
+        for setting in evenly([one for one in part.settings if one.point.members], max_settings // len(parts))
+    ]
