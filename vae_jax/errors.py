@@ -1,4 +1,7 @@
-"""The exception for bad input, which the command line turns into a single line and exit status 2, and the warnings."""
+"""The exception for bad input, the warnings, and the texts that several modules share.
+
+The command line turns a `UserError` into a single line and exit status 2.
+"""
 
 import difflib
 import inspect
@@ -35,7 +38,7 @@ class UserError(ValueError):
 
 
 class DataWarning(UserWarning):
-    """A note on data that were read otherwise than a user may expect; scripts print it as a line."""
+    """Data were read in a way that the user may not expect. Scripts print the warning as a line."""
 
 
 class DivergenceWarning(UserWarning):
@@ -43,33 +46,54 @@ class DivergenceWarning(UserWarning):
 
 
 def diverged(step: int, epochs: int, learning_rate: float) -> DivergenceWarning:
-    """Returns the warning about a run whose loss or parameters were not finite at a step, after some number of whole epochs."""
+    """Returns the warning about a run that diverged.
+
+    Args:
+      step: number of the first step after which the loss or a parameter was not finite, counted from 0.
+      epochs: number of epochs that were completed before it.
+      learning_rate: peak value.
+    """
     test = f"its test result is that of epoch {epochs}" if epochs else "its test result is NaN because no epoch was completed"
     advice = (
-        f"Try a learning rate below {learning_rate:g}, let it rise slowly (optimization.warm_up), or clip the gradient "
-        "(optimizer=lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))."
+        f"Try a learning rate below {learning_rate:g}, a warm-up of the learning rate (training.schedules.warm_up), or "
+        "gradient clipping (optimizer=lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))."
     )
     return DivergenceWarning(
         f"training diverged: the loss or a parameter was not finite at step {step} (epoch {epochs + 1}). The result holds the "
-        f"last good state, and {test}. {advice if step else 'Look at the range of the data and at the initial parameters.'}"
+        f"last good state, and {test}. {advice if step else 'Check the range of the data and the initial parameters.'}"
     )
 
 
 def unknown(kind: str, name: str, options: Iterable[str], hint: str = "", list_all: bool = True) -> UserError:
-    """The error for a name that is not among `options`, with the near names first and then, where they are few, all."""
+    """Returns the error for a name that is not among `options`.
+
+    Args:
+      kind: what the name stands for, such as "data set".
+      name: the name that came.
+      options: the names that exist. The error suggests similar ones.
+      hint: a further sentence, with a leading space.
+      list_all: whether the error lists all options; more than 20 are never listed.
+    """
     options = list(options)
     lower = {option.lower(): option for option in options}
-    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), list(lower), n=3, cutoff=0.5)]
-    guess = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    similar = [lower[match] for match in difflib.get_close_matches(str(name).lower(), list(lower), n=3, cutoff=0.5)]
+    guess = f" Did you mean {' or '.join(repr(option) for option in similar)}?" if similar else ""
     listed = f" Known: {', '.join(options)}." if list_all and len(options) <= 20 else ""
     return UserError(f"unknown {kind} {name!r}.{guess}{listed}{hint}")
 
 
-def check_signature(function: Callable[..., Any], num_arguments: int, expected: str, keywords: Iterable[str] = ()) -> None:
-    """Raises `UserError` unless a user's function can be called with so many positional arguments and these keywords."""
+def check_signature(function: Callable[..., object], num_arguments: int, expected: str, keywords: Iterable[str] = ()) -> None:
+    """Raises `UserError` unless a user's function can be called with these arguments.
+
+    Args:
+      function: the object that the user passed.
+      num_arguments: number of positional arguments.
+      expected: description of the function that is expected, for the error.
+      keywords: names of the keyword arguments.
+    """
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # not a function, or one that does not tell: the call will
+    except (TypeError, ValueError):  # not a function, or one without a signature, whose call will show it
         if callable(function):
             return
         raise UserError(f"expected {expected}, got {function!r}.") from None
@@ -79,8 +103,8 @@ def check_signature(function: Callable[..., Any], num_arguments: int, expected: 
         raise UserError(f"expected {expected}, got {getattr(function, '__name__', 'a function')}{signature}.") from None
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a setting has the type that its field is annotated with."""
+def fits(value: object, hint: Any) -> bool:
+    """Returns True if a setting has the type that its field is annotated with."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return value in options if isinstance(value, str) else False
@@ -90,5 +114,5 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, option) for option in options)
     if isinstance(value, bool):
         return hint is bool
-    kinds = {int: numbers.Integral, float: numbers.Real}  # NumPy's scalars as well
+    kinds = {int: numbers.Integral, float: numbers.Real}  # including the scalars of NumPy
     return isinstance(value, kinds.get(hint, hint))

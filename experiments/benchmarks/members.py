@@ -54,7 +54,7 @@ class Trainer:
         from optax import adam
 
         from vae_jax.config import Hyperparams
-        from vae_jax.training.epoch import init_lane, make_epoch, make_member_epoch, run_keys
+        from vae_jax.training.epoch import init_member, make_epoch, make_epoch_end, make_member_epoch, run_keys
         from vae_jax.training.placement import Placement, over_members, place
         from vae_jax.training.step import make_train_step
 
@@ -69,9 +69,9 @@ class Trainer:
             return whole_epoch(state, keys, epoch, data, hyperparams)
 
         run_epoch = all_steps if case.variant == "static" else whole_epoch  # the former ignores the number of steps
-        member_epoch = make_member_epoch(vae, prepared, run_epoch, None, 1000, 0)
+        member_epoch = make_member_epoch(run_epoch, make_epoch_end(vae, prepared, None, 1000, 0))
         self._init = jax.jit(
-            jax.vmap(lambda keys: init_lane(vae, optimizer, keys.init, keep_best=prepared.validation is not None))
+            jax.vmap(lambda keys: init_member(vae, optimizer, keys.init, keep_best=prepared.validation is not None))
         )
         self._keys = jax.jit(jax.vmap(run_keys))
         self._hyperparams = Hyperparams(learning_rate=RATE)
@@ -85,29 +85,29 @@ class Trainer:
             program = jax.jit(over_members(member_epoch, placement), donate_argnums=0)
             self.program = program.lower(*self._arguments(self.steps)).compile(options)
             self.compile_seconds = time.perf_counter() - began
-            placement = placement.smaller(self.program)
+            placement = placement.with_smaller_chunk(self.program)
 
     def reset(self, first_seed: int = 0) -> None:
         """Resets all members, with seeds from this one on. Members that only fill a chunk are inactive."""
         import jax
 
-        lanes = self.placement.padded(self.case.members)
-        keys = self._keys(first_seed + np.arange(lanes, dtype=np.uint32))
-        hyperparams = jax.tree.map(lambda value: np.full(lanes, value, np.float32), self._hyperparams)
-        self.lanes = self.placement.put(self._init(keys))
-        self._members = self.placement.put((keys, hyperparams))
-        self._active = self.placement.put(np.arange(lanes) < self.case.members)
+        slots = self.placement.num_slots(self.case.members)
+        keys = self._keys(first_seed + np.arange(slots, dtype=np.uint32))
+        hyperparams = jax.tree.map(lambda value: np.full(slots, value, np.float32), self._hyperparams)
+        self.members = self.placement.put(self._init(keys))
+        self._inputs = self.placement.put((keys, hyperparams))
+        self._active = self.placement.put(np.arange(slots) < self.case.members)
 
     def _arguments(self, steps: int) -> tuple[Any, ...]:
-        return (self.lanes, self._members, self._active, np.int32(self.epoch), np.int32(steps), *self._shared)
+        return (self.members, self._inputs, self._active, np.int32(self.epoch), np.int32(steps), *self._shared)
 
     def run(self, steps: int) -> tuple[float, Any]:
         """Runs this number of steps with the order and evaluation of an epoch, and returns the seconds and the outcome."""
         import jax
 
         began = time.perf_counter()
-        self.lanes, outcome = self.program(*self._arguments(steps))
-        jax.block_until_ready((self.lanes, outcome))
+        self.members, outcome = self.program(*self._arguments(steps))
+        jax.block_until_ready((self.members, outcome))
         self.epoch += 1
         return time.perf_counter() - began, outcome
 
@@ -153,7 +153,7 @@ def measure(trainer: Trainer, seconds: float = 3.0) -> dict[str, Any]:
 def timed(case: Case, prepared: Any) -> tuple[dict[str, Any], Trainer]:
     """Times a case and returns its row of the results and its program."""
     trainer = Trainer(case, prepared)
-    row = {"kind": "vae_jax", **case._asdict(), "chunk": trainer.placement.chunk, "why": trainer.placement.why}
+    row = {"kind": "vae_jax", **case._asdict(), "chunk": trainer.placement.chunk, "why": trainer.placement.description}
     row |= {"compile_seconds": trainer.compile_seconds, **measure(trainer), "memory": trainer.memory()}
     return row, trainer
 

@@ -186,10 +186,10 @@ def count_compilations(images: np.ndarray, batch_size: int) -> dict[str, int]:
 
     def runs(epochs: int, betas: Sequence[float], seeds: Sequence[int]) -> int:
         grid = [(beta, seed) for beta in betas for seed in seeds]
-        options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "placement": place(len(grid), "map")}
+        options, placement = training.FitOptions(epochs, batch_size), place(len(grid), "map")
         hyperparams = Hyperparams(np.array([beta for beta, _ in grid], np.float32), np.full(len(grid), RATE, np.float32))
         sweep = lambda: training.fit_members(  # noqa: E731
-            vae, prepared, seeds=[seed for _, seed in grid], hyperparams=hyperparams, **options
+            vae, prepared, options, seeds=[seed for _, seed in grid], hyperparams=hyperparams, placement=placement
         )
         return compilations(sweep)
 

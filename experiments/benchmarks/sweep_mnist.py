@@ -103,12 +103,12 @@ def train(entry: Entry, dataset: Any, members: int, pause: Callable[..., bool]) 
     from vae_jax.training.placement import place
 
     vae = model.mlp_vae(dataset.data_shape, likelihoods.bernoulli(), latent_dim=LATENT, hidden=(HIDDEN,))
-    options: dict[str, Any] = {"epochs": sys.maxsize, "batch_size": BATCH, "on_epoch": pause}
     if entry.strategy == "fit":
-        training.fit(vae, prepared, seed=0, **options)
+        training.fit(vae, prepared, epochs=sys.maxsize, batch_size=BATCH, seed=0, on_epoch=pause)
     else:
-        placement = place(members, entry.strategy)
-        training.fit_members(vae, prepared, seeds=range(members), placement=placement, **options)
+        options, placement = training.FitOptions(sys.maxsize, BATCH), place(members, entry.strategy)
+        callbacks = training.Callbacks(pause)
+        training.fit_members(vae, prepared, options, seeds=range(members), placement=placement, callbacks=callbacks)
 
 
 def work(connection: Connection, name: str, path: Path, members: int) -> None:

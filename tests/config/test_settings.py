@@ -17,7 +17,7 @@ from vae_jax.errors import UserError
 from vae_jax.objectives import elbo
 from vae_jax.runs.likelihood_comparison import plan
 from vae_jax.runs.summary_file import test_bits_per_dim as bits_of  # pytest would collect its own name
-from vae_jax.training import schedules as optimization
+from vae_jax.training import optimizers, schedules
 
 SMALL = Config(epochs=2, hidden=(16,), latent_dim=4, batch_size=256)
 NEEDED = {
@@ -145,7 +145,7 @@ def test_schedules_rise_as_they_say():
     steps = np.arange(0, 101)
 
     def factors(*arguments):
-        return np.array([float(optimization.rise(*arguments)(step)) for step in steps])
+        return np.array([float(schedules.rise(*arguments)(step)) for step in steps])
 
     np.testing.assert_allclose(factors("linear", 50, 100, 4), np.minimum(steps / 50, 1), atol=1e-6)
     np.testing.assert_allclose(factors("cosine", 50, 100, 4), 0.5 * (1 - np.cos(np.pi * np.minimum(steps / 50, 1))), atol=1e-6)
@@ -161,7 +161,7 @@ def test_burda_ends_at_a_tenth_however_short_the_run():
         ends = [round(total * (3**i - 1) / 2 / 3280) for i in range(1, 8)]
         steps = np.arange(total)
         expected = 10 ** (-sum((steps >= end).astype(float) for end in ends) / 7)
-        factors = jax.jit(optimization.learning_rate_schedule("burda", 0, total))(steps)
+        factors = jax.jit(schedules.learning_rate_schedule("burda", 0, total))(steps)
         np.testing.assert_allclose(factors, np.broadcast_to(expected, total), rtol=2e-6)
         assert factors[-1] == pytest.approx(0.1, rel=1e-6)
 
@@ -173,7 +173,7 @@ def test_long_runs_of_burda_have_the_bits_that_they_had():
         assert len(stages) == 7
         steps = np.arange(total)
         before = optax.piecewise_constant_schedule(1.0, stages)(steps)
-        np.testing.assert_array_equal(optimization.learning_rate_schedule("burda", 0, total)(steps), before)
+        np.testing.assert_array_equal(schedules.learning_rate_schedule("burda", 0, total)(steps), before)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_weights_decay_and_nothing_else(name, settings):
     settings = settings if "network" in settings else {"hidden": (4,), **settings}
     built = build(Config(latent_dim=2, optimizer=name, **settings))
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), jax.eval_shape(built.vae.init, jax.random.key(0)))
-    optimizer = optimization.transformation(built.optimizer, 0.5)
+    optimizer = optimizers.transformation(built.optimizer, 0.5)
     updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
     decay = inspect.signature(getattr(optax, name)).parameters["weight_decay"].default
     seen = set()
@@ -205,7 +205,7 @@ def test_weights_decay_and_nothing_else(name, settings):
 def test_optimizers_without_decay_are_optaxs_own():
     for name in OPTIMIZERS:
         decay = inspect.signature(getattr(optax, name)).parameters.get("weight_decay")
-        assert (optimization.named_optimizer(name) is getattr(optax, name)) == (decay is None or decay.default == 0)
+        assert (optimizers.named_optimizer(name) is getattr(optax, name)) == (decay is None or decay.default == 0)
 
 
 def test_schedules_reach_the_hyperparameters_by_name():

@@ -208,7 +208,7 @@ def test_parts_replaced_after_build_are_refused_before_anything_is_written(name,
 
 def test_the_advice_for_a_model_of_ones_own_serves(built):
     mine = model.mlp_vae((8, 8, 1), likelihoods.bernoulli(), latent_dim=3, hidden=(3,))
-    assert training.check_step(mine, built.data, **built.fit_arguments).loss.shape == ()
+    assert training.check_step(mine, built.data, training.FitOptions.from_keywords(built.fit_arguments)).loss.shape == ()
 
 
 # What a notebook prints.

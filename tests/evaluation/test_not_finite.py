@@ -15,7 +15,7 @@ from vae_jax.evaluation.not_finite import describe_not_finite
 from vae_jax.networks import Network
 from vae_jax.runs import metrics_file as record
 from vae_jax.sweep.blocks import recorded_progress
-from vae_jax.training.epoch import Lane
+from vae_jax.training import FitOptions, MemberState
 
 
 def cubes():
@@ -59,7 +59,7 @@ def test_one_member_ends_and_the_others_go_on():
     rates = Hyperparams(1.0, np.float32([1e-30, 0.1]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # several members: their status says it
-        both = training.fit_members(cubes(), prepared(row=13), seeds=[0, 0], hyperparams=rates, **OPTIONS)
+        both = training.fit_members(cubes(), prepared(row=13), FitOptions(**OPTIONS), seeds=[0, 0], hyperparams=rates)
     alone = training.fit(cubes(), prepared(row=13), seed=0, hyperparams=Hyperparams(1.0, 1e-30), **OPTIONS)
     assert both.status == ("finished", "not finite")
     assert [len(history) for history in both.progress.histories] == [3, 1]
@@ -116,10 +116,10 @@ def test_a_block_of_a_sweep_goes_on_after_such_a_member(elbo, is_whole):
             yield {"member": member, **record.to_line(epoch, 32, 0.5)}
 
     group = SimpleNamespace(members=[0, 1], configs=[SimpleNamespace(early_stopping=0)] * 2)
-    lanes = Lane(SimpleNamespace(step=np.array([4, 2])), SimpleNamespace(epoch=np.array([0, 0])))
+    members = MemberState(SimpleNamespace(step=np.array([4, 2])), SimpleNamespace(epoch=np.array([0, 0])))
     found = [*lines(0, -1.0, -1.0), *lines(1, elbo)]
     if is_whole:
-        assert [len(history) for history in recorded_progress(lanes, group, found, 2, 2).histories] == [2, 1]
+        assert [len(history) for history in recorded_progress(members, group, found, 2, 2).histories] == [2, 1]
     else:
         with pytest.raises(ValueError, match="lacks epochs of the checkpoint"):
-            recorded_progress(lanes, group, found, 2, 2)
+            recorded_progress(members, group, found, 2, 2)

@@ -206,7 +206,7 @@ CALLS = {
     "a batch larger than the data": (
         lambda: fit(batch_size=10**6),
         UserError,
-        "--batch-size: expected at most the 1438 training examples, got 1000000.",
+        "batch_size: expected at most the 1438 training examples, got 1000000.",
     ),
     "data of another shape": (
         lambda: fit(vae((9, 8, 1))),
@@ -218,7 +218,12 @@ CALLS = {
         UserError,
         "expected an objective (key, encode, decode, log_prob, x, hyperparams) -> Terms",
     ),
-    "early stopping without validation": (lambda: fit(early_stopping=3), UserError, "add --validation-fraction 0.1."),
+    "early stopping without validation": (
+        lambda: fit(early_stopping=3),
+        UserError,
+        "early_stopping: the best epoch is chosen by validation data, and there are none. Hold out validation data with "
+        "`validation_fraction=0.1`.",
+    ),
     "a beta for each of three": (
         lambda: fit(hyperparams=Hyperparams(beta=np.ones(3))),
         UserError,

@@ -304,7 +304,7 @@ def test_a_member_under_map_is_the_single_run_bit_for_bit(network):
     assert after_epoch[0] == after_epoch[1] > 0  # nothing compiles once training has begun
     built = build(members[1])
     single = training.fit(built.vae, built.data, **built.fit_arguments)
-    state = jax.tree.map(lambda leaf: np.asarray(leaf[1]), fit.progress.lanes.state)
+    state = jax.tree.map(lambda leaf: np.asarray(leaf[1]), fit.progress.members.state)
     chex.assert_trees_all_equal(state, jax.tree.map(np.asarray, single.progress.state))
     assert (fit.tests[1], fit.status[1], "finished") == (single.test, single.status, single.status)
     losses = [epoch.train.loss for epoch in single.progress.history]

@@ -11,13 +11,13 @@ from orbax_deprecations import seen
 from vae_jax import likelihoods, model, training
 from vae_jax.errors import UserError
 from vae_jax.runs.checkpoints import Checkpoints, digest
-from vae_jax.training import schedules as optimization
+from vae_jax.training import optimizers
 
 
 @pytest.fixture(scope="module")
 def progresses():
     vae = model.mlp_vae((4, 4, 1), likelihoods.gaussian("shared"), hidden=(8,), latent_dim=2)
-    optimizer = optimization.with_params_ema(optax.adam, 0.9)
+    optimizer = optimizers.with_params_ema(optax.adam, 0.9)
     first = training.initial_progress(vae, optimizer, 0)
     return [jax.tree.map(lambda leaf, k=k: leaf + k, first) for k in range(4)]
 
@@ -82,7 +82,7 @@ def test_an_unfinished_write_is_no_checkpoint(folder, progresses):
 
 def test_another_models_checkpoints_are_an_error(folder):
     other = model.mlp_vae((4, 4, 1), likelihoods.gaussian("shared"), hidden=(9,), latent_dim=2)
-    like = training.initial_progress(other, optimization.with_params_ema(optax.adam, 0.9), 0)
+    like = training.initial_progress(other, optimizers.with_params_ema(optax.adam, 0.9), 0)
     with pytest.raises(UserError, match=r"no good checkpoint.*a different run or model"):
         restore(folder, like[:2])
 

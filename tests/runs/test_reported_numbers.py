@@ -22,7 +22,7 @@ from vae_jax.runs.summary_file import summarize
 from vae_jax.runs.summary_file import test_bits_per_dim as bits_of  # pytest would collect its own name
 from vae_jax.sweep.members import groups
 from vae_jax.sweep.statistics import rows
-from vae_jax.training import schedules as optimization
+from vae_jax.training import optimizers
 
 DECAY, SHAPE, DIFFERENT, COPIES = 0.5, (2, 2, 3), 5, 5
 
@@ -59,7 +59,7 @@ def better_and_then_worse(learning_rate):
 def averaged(built):
     """A run with a moving average, one step to an epoch, that gets worse; and the raw parameters after each of its steps."""
     seen = []
-    optimizer = optimization.with_params_ema(better_and_then_worse, DECAY)
+    optimizer = optimizers.with_params_ema(better_and_then_worse, DECAY)
     fit = training.fit(
         built.vae,
         built.data,
@@ -115,8 +115,9 @@ def test_the_best_is_the_average_of_the_best_epoch_and_what_is_reported(averaged
 
 def test_without_early_stopping_the_average_after_the_last_epoch_is_reported(built, averaged):
     fit, seen = averaged
-    lanes = jax.tree.map(lambda leaf: leaf[None], training.Lane(fit.progress.state, fit.progress.best))
-    last = jax.tree.map(lambda leaf: leaf[0], training.evaluation_params(lanes, 1, built.objective, early_stopping=0))
+    stacked = jax.tree.map(lambda leaf: leaf[None], training.MemberState(fit.progress.state, fit.progress.best))
+    last = training.params_to_evaluate_members(stacked, 1, built.objective, early_stopping=0)
+    last = jax.tree.map(lambda leaf: leaf[0], last)
     chex.assert_trees_all_close(last, jax.tree.map(jnp.float32, average(seen, len(seen))), rtol=1e-5, atol=1e-6)
 
 
@@ -148,8 +149,8 @@ def test_active_and_collapsed_units_are_of_the_parameters_that_are_reported(buil
     summary = summarize(coded, fit, 24, 1.0)
     assert (summary["active_units"], summary["collapsed_units"], summary["evaluated_epoch"]) == (2, [2], fit.epoch)
     stack = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)  # noqa: E731
-    status, lanes = (fit.status,), stack(training.Lane(progress.state, progress.best))
-    members = training.MembersProgress(lanes, (progress.history,), status, len(progress.history))
+    status, stacked = (fit.status,), stack(training.MemberState(progress.state, progress.best))
+    members = training.MembersProgress(stacked, (progress.history,), status, len(progress.history))
     [group] = groups([built.config])
     [row] = rows(group, coded, training.MembersFit(members, status, stack(reported), (fit.epoch,), (fit.test,), None))
     assert (row["active_units"], row["evaluated_epoch"]) == (2, fit.epoch)
@@ -260,5 +261,5 @@ def test_errors_over_two_draws_or_two_examples_are_those_of_a_mean():
 
 def test_before_the_first_step_the_average_is_the_parameters_themselves():
     params = {"w": jnp.array([1.0, -2.0])}
-    state = optimization.with_params_ema(optax.sgd, 0.9)(0.1).init(params)
-    chex.assert_trees_all_equal(optimization.evaluation_params(params, state, jnp.int32(0)), params)
+    state = optimizers.with_params_ema(optax.sgd, 0.9)(0.1).init(params)
+    chex.assert_trees_all_equal(optimizers.evaluation_params(params, state, jnp.int32(0)), params)

@@ -1,4 +1,4 @@
-"""Members of a sweep: the run that each would be alone, whatever runs beside it; one compilation; lanes that end."""
+"""Members of a sweep: the run that each would be alone, whatever runs beside it; one compilation; members that end."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def diverged_alone(config):
 
 
 def member(fit, i):
-    return jax.tree.map(lambda leaf: np.asarray(leaf[i]), fit.progress.lanes)
+    return jax.tree.map(lambda leaf: np.asarray(leaf[i]), fit.progress.members)
 
 
 def run(members, **options):
@@ -78,7 +78,7 @@ def test_a_member_under_map_is_the_single_run_bit_for_bit(changes):
 def test_vmap_agrees_to_a_thousandth_after_five_epochs():
     members = grid(dataclasses.replace(BASE, epochs=5), beta=[0.5, 2.0], seed=[0, 1, 2])
     one, other = run(members, strategy="map"), run(members, strategy="vmap")
-    chunked = run(members, strategy="vmap", chunk=4)  # six members in chunks of four: two lanes stay empty
+    chunked = run(members, strategy="vmap", chunk=4)  # six members in chunks of four: two slots stay empty
     for fit in (other, chunked):
         for a, b in zip(one.tests, fit.tests, strict=True):
             np.testing.assert_allclose(b[:3], a[:3], rtol=1e-3)
@@ -166,7 +166,7 @@ def test_a_member_that_stops_early_stays_as_it_is():
         group,
         build(members[0]),
         place(2, "map"),
-        on_epoch=lambda p: states.append((p.status, jax.device_get(p.lanes))) and None,
+        on_epoch=lambda p: states.append((p.status, jax.device_get(p.members))) and None,
     )
     assert fit.status == ("finished", "stopped early")
     ended = next(i for i, (status, _) in enumerate(states) if status[1] == "stopped early")
@@ -181,14 +181,14 @@ def test_going_on_from_the_middle_is_bit_for_bit():
     (group,), built, kept = groups(members), build(members[0]), {}
 
     def stop(progress):
-        kept["progress"] = progress._replace(lanes=jax.tree.map(np.array, jax.device_get(progress.lanes)))
+        kept["progress"] = progress._replace(members=jax.tree.map(np.array, jax.device_get(progress.members)))
         return len(progress.histories[0]) == 2
 
     part = run_group(group, built, place(3, "map"), on_epoch=stop)
     assert part.status == ("interrupted", "interrupted", "diverged")
     whole = run_group(group, built, place(3, "map"))
     rest = run_group(group, built, place(3, "map"), start=kept["progress"])
-    chex.assert_trees_all_equal(whole.progress.lanes, rest.progress.lanes)
+    chex.assert_trees_all_equal(whole.progress.members, rest.progress.members)
     assert whole.tests == rest.tests
     assert whole.status == rest.status
 
@@ -223,20 +223,20 @@ def test_the_table_is_that_of_the_runs():
 
 def test_hyperparameters_of_the_wrong_length_are_refused():
     built = build(BASE)
-    arguments = {name: value for name, value in built.fit_arguments.items() if name not in ("seed", "hyperparams")}
+    options = training.FitOptions.from_keywords(built.fit_arguments)
     with pytest.raises(UserError, match=r"hyperparams.beta: expected a number or one for each of 3 members, got \(2,\)"):
         training.fit_members(
-            built.vae, built.data, **arguments, seeds=[0, 1, 2], hyperparams=Hyperparams(beta=np.array([1.0, 2.0]))
+            built.vae, built.data, options, seeds=[0, 1, 2], hyperparams=Hyperparams(beta=np.array([1.0, 2.0]))
         )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "pmap"}, "expected auto, map or vmap, got pmap"),
-        ({"strategy": "map", "chunk": 2}, "--chunk: expected --strategy vmap"),
-        ({"strategy": "vmap", "chunk": 0}, "--chunk: expected a whole number >= 1"),
-        ({"data_parallel": 3}, "--data-parallel: expected a divisor of the"),
+        ({"strategy": "pmap"}, "strategy: expected auto, map or vmap, got pmap"),
+        ({"strategy": "map", "chunk": 2}, r'chunk: expected `strategy="vmap"` with it \(map means map here\), got 2'),
+        ({"strategy": "vmap", "chunk": 0}, "chunk: expected a whole number >= 1, got 0"),
+        ({"data_parallel": 3}, "data_parallel: expected a divisor of the"),
     ],
 )
 def test_layouts_that_cannot_be_are_refused(options, message):
@@ -247,8 +247,8 @@ def test_layouts_that_cannot_be_are_refused(options, message):
 @ON_CPU
 def test_auto_says_what_it_chose_and_why():
     assert place(4).strategy == "map"
-    assert "slower on CPU" in place(4).why
-    assert "as asked" in place(4, "vmap").why
+    assert "slower on CPU" in place(4).description
+    assert "as requested" in place(4, "vmap").description
     assert place(4, "vmap").chunk_is_free
     assert not place(4, "vmap", chunk=2).chunk_is_free
 
@@ -273,9 +273,9 @@ def test_a_program_that_does_not_fit_gets_a_smaller_chunk():
     def on(limit, chunk=None):
         placement = place(10, "vmap", chunk=chunk)
         mesh = type("Mesh", (), {"devices": np.array([Device(limit)]), "shape": placement.mesh.shape})()
-        return placement._replace(mesh=mesh).smaller(Program())
+        return placement._replace(mesh=mesh).with_smaller_chunk(Program())
 
     assert on(1000) is None
     assert on(160).chunk == 5
-    assert "5 at once, because 10 would need" in on(160).why
+    assert "5 at once, because 10 would need" in on(160).description
     assert on(160, chunk=10) is None  # asked for: not ours to change

@@ -88,7 +88,7 @@ def test_the_timed_program_is_that_of_a_sweep(monkeypatch):
     trainer = members.Trainer(members.Case("mlp", "float32", "vmap", 2), prepared)
     losses = [trainer.run(trainer.steps)[1].metrics.loss for _ in range(2)]
     vae, placement = workload.make_vae(workload.mlp(dataset.data_shape)), sharding.place(2, "vmap")
-    fit = training.fit_members(vae, prepared, epochs=2, batch_size=128, seeds=[0, 1], placement=placement)
+    fit = training.fit_members(vae, prepared, training.FitOptions(2, 128), seeds=[0, 1], placement=placement)
     np.testing.assert_array_equal([[e.train.loss for e in history] for history in fit.progress.histories], np.transpose(losses))
 
 

@@ -16,10 +16,16 @@ from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.report.run.content import quantities
 from vae_jax.runs import summary_file as summary
-from vae_jax.training import placement as sharding
-from vae_jax.training import schedules as optimization
-from vae_jax.training import streaming
-from vae_jax.training.schedules import first_step_at_full_values, learning_rate_schedule, rise, warm_up
+from vae_jax.training import program
+from vae_jax.training.placement import place
+from vae_jax.training.schedules import (
+    constant,
+    first_epoch_at_full_values,
+    first_step_at_full_values,
+    learning_rate_schedule,
+    rise,
+    warm_up,
+)
 
 STEPS = 5  # 80 training examples in batches of 16
 WARM_UP, FIRST = 37, 8  # it ends in the eighth epoch
@@ -30,7 +36,7 @@ SEED = 3  # of a run whose validation ELBO peaks inside the warm-up, and again a
 @pytest.mark.parametrize(
     ("name", "schedule", "expected"),
     [
-        ("beta", optimization.constant, 0),
+        ("beta", constant, 0),
         ("beta", lambda step: 1.0, 0),
         ("beta", warm_up(40), 40),
         ("beta", rise("cosine", 33, 100, 4), 33),
@@ -56,8 +62,8 @@ def test_the_last_schedule_to_end_counts():
     assert first_step_at_full_values(schedules, 100) == 50
     assert first_step_at_full_values(None, 100) == first_step_at_full_values({}, 100) == 0
     assert first_step_at_full_values({"beta": warm_up(2**21)}, 2**23) == pytest.approx(2**21, abs=16)  # not every step is seen
-    first = optimization.first_epoch_at_full_values
-    assert [first({"beta": warm_up(steps)}, 10, 5) for steps in (0, 1, 5, 6, 49)] == [1, 1, 1, 2, 10]
+    first_epoch = first_epoch_at_full_values
+    assert [first_epoch({"beta": warm_up(steps)}, 10, 5) for steps in (0, 1, 5, 6, 49)] == [1, 1, 1, 2, 10]
 
 
 def overfitting():
@@ -99,10 +105,14 @@ def test_early_stopping_waits_for_the_warm_up(whole):
     assert by_hand(elbos, 1, PATIENCE)[0] < FIRST  # what used to happen: an end inside the warm-up
     epochs, best = by_hand(elbos, FIRST, PATIENCE)
     assert FIRST <= best < epochs < 25
-    options = {**OPTIONS, "hyperparams": Hyperparams(1.0, np.array([1e-2, 0.0]))}
-    place = sharding.place(2, "map", devices=jax.local_devices()[:1])
+    options = training.FitOptions.from_keywords(OPTIONS | {"batch_size": 16, "early_stopping": PATIENCE})
     result = training.fit_members(
-        small_vae(), overfitting(), batch_size=16, seeds=[SEED, SEED], early_stopping=PATIENCE, placement=place, **options
+        small_vae(),
+        overfitting(),
+        options,
+        seeds=[SEED, SEED],
+        hyperparams=Hyperparams(1.0, np.array([1e-2, 0.0])),
+        placement=place(2, "map", devices=jax.local_devices()[:1]),
     )
     first, still = result.progress.histories
     assert result.status == ("stopped early", "stopped early")
@@ -115,7 +125,7 @@ def test_early_stopping_waits_for_the_warm_up(whole):
     assert int(whole[0].progress.best.epoch) == by_hand(elbos, FIRST, 99)[1]
 
 
-def test_a_run_that_goes_on_in_its_warm_up_forgets_a_best_of_an_older_version(whole):
+def test_a_run_resumed_in_its_warm_up_forgets_the_best_of_an_older_version(whole):
     result, after_two = whole
     assert int(after_two.best.epoch) == 0
     early = after_two.best._replace(epoch=np.int32(1), elbo=np.float32(0.0))  # better than any that follows
@@ -125,19 +135,19 @@ def test_a_run_that_goes_on_in_its_warm_up_forgets_a_best_of_an_older_version(wh
 
 
 def test_streamed_runs_wait_too(tmp_path, monkeypatch):
-    """Their end of an epoch is a program of its own; it is told the same first epoch."""
+    """Their epochs end in a separate program, which is made with the same first epoch."""
 
-    class Told(Exception):
+    class Stop(Exception):
         pass
 
-    def ending(*arguments):
-        raise Told(arguments[-1])
+    def make_epoch_end(*arguments):
+        raise Stop(arguments[-1])
 
     data = overfitting()
     np.save(tmp_path / "noise.npy", np.concatenate([data.train, data.test]))
     config = Config(dataset=str(tmp_path / "noise.npy"), split="last", test_fraction=0.2, batch_size=16, stream=True)
-    monkeypatch.setattr(streaming, "make_ending", ending)
-    with pytest.raises(Told, match=f"^{FIRST}$"):
+    monkeypatch.setattr(program, "make_epoch_end", make_epoch_end)
+    with pytest.raises(Stop, match=f"^{FIRST}$"):
         fit(small_vae(), data._replace(train=build(config).data.train), **OPTIONS)
 
 
@@ -149,7 +159,7 @@ def test_summary_and_report_say_from_when_on_epochs_counted(tmp_path, monkeypatc
     epochs = tuple(training.Epoch(i, 5 * i, training.TrainMeans(11.0, -10.0, 1.0, {}), means, means, 1.0) for i in (1, 2, 3))
     progress = training.initial_progress(built.vae, built.optimizer, 0)
     progress = progress._replace(history=epochs, best=progress.best._replace(epoch=np.int32(3), elbo=np.float32(-11)))
-    monkeypatch.setattr(summary, "_code", lambda built, params: {})
+    monkeypatch.setattr(summary, "_code_usage", lambda built, params: {})
     content = summary.summarize(built, training.Fit(progress, "stopped early", progress.state.params, 3, means, 3), 50, 1.0)
     assert (content["best_epoch"], content["validation_counted_from_epoch"]) == (3, 3)
     run = runs.Run(tmp_path, built, 3, progress.state.params, content, [], [])
@@ -163,7 +173,7 @@ def test_summary_and_report_say_from_when_on_epochs_counted(tmp_path, monkeypatc
 def test_cycles_too_short_to_rise_are_refused():
     """Four cycles of one step each: beta was 0 at every step of the run, in silence."""
     short = Config(epochs=2, batch_size=512, hidden=(8,), beta_schedule="cyclical")
-    with pytest.raises(UserError, match=r"--beta-cycles: expected at most 2 in a run of 4 steps"):
+    with pytest.raises(UserError, match=r"beta_cycles: expected at most 2 in a run of 4 steps"):
         build(short)
     build(dataclasses.replace(short, beta_cycles=2))
 

@@ -250,9 +250,9 @@ def counts_in_floats(rate):
         ("adam", "expected a function of the learning rate such as optax.adam, .* got 'adam'"),
         (optax.MultiSteps, "Called with a learning rate alone it failed"),
         (lambda rate: optax.adam, "it returned <function adam"),
-        (needs_more, "its update failed .*'curvature'.* by name grad, grad_fn, obj_fn, value, value_fn"),
-        (sums_rows, "expected updates of the same shapes .* got \\(2,\\) at decoder/kernel in place of \\(2, 2\\)"),
-        (counts_in_floats, "expected state of the same shapes and types .* got float32\\(\\) at  in place of int32\\(\\)"),
+        (needs_more, "its update failed .*'curvature'.* as keywords grad, grad_fn, obj_fn, value, value_fn"),
+        (sums_rows, "expected updates of the same shapes .* got \\(2,\\) at decoder/kernel instead of \\(2, 2\\)"),
+        (counts_in_floats, "expected state of the same shapes and types .* got float32\\(\\) at  instead of int32\\(\\)"),
     ],
     ids=["gradients of examples", "arguments missing", "name", "class", "function", "unknown argument", "shapes", "types"],
 )

@@ -178,10 +178,10 @@ def test_a_checkpoint_within_an_epoch_that_is_damaged_is_passed_over(folder, tmp
         if file.is_file() and "tree" in file.parts:
             file.write_bytes(b"damaged")
     notes, seen = [], []
-    part = interrupted(built, tmp_path / "parts", 1, resume=True, on_start=lambda start, told: notes.extend(told))
+    part = interrupted(built, tmp_path / "parts", 1, resume=True, on_start=lambda start, new_notes: notes.extend(new_notes))
     assert "damaged" in notes[0]
     assert (len(part.progress.history), part.progress.partial.steps) == (1, 3)
-    rest, _ = runs.train(built, tmp_path / "parts", resume=True, on_start=lambda start, told: seen.extend([start, told]))
+    rest, _ = runs.train(built, tmp_path / "parts", resume=True, on_start=lambda *arguments: seen.extend(arguments))
     assert seen[0].partial.steps == 3  # not the damaged one again
     assert seen[1] == []
     chex.assert_trees_all_equal(rest.progress.state, whole.progress.state)
@@ -338,15 +338,15 @@ def test_streaming_is_for_one_run_on_files(folder):
     with pytest.raises(UserError, match="--stream: the members of a sweep"):
         sweep(grid(dataclasses.replace(SMALL, stream=True), seed=[0, 1]))
     _, built = both(folder, "bytes")
-    arguments = {name: value for name, value in built.fit_arguments.items() if name != "seed"}
-    with pytest.raises(UserError, match="expected one member, got 2"):
-        training.fit_members(built.vae, built.data, **arguments, seeds=[0, 1])
+    options = training.FitOptions.from_keywords(built.fit_arguments)
+    with pytest.raises(UserError, match="expected one member with data on disk, got 2"):
+        training.fit_members(built.vae, built.data, options, seeds=[0, 1])
 
 
-def test_a_run_in_the_middle_of_an_epoch_goes_on_with_streamed_data_only(folder):
+def test_a_run_in_the_middle_of_an_epoch_resumes_with_streamed_data_only(folder):
     in_memory, _ = both(folder, "bytes")
-    with pytest.raises(UserError, match="only streamed data go on"):
-        fit(in_memory, start=training.Progress((), (), (), training.Partial(3, (), 0.0)))
+    with pytest.raises(UserError, match=r"^start: this state is from the middle of an epoch\. Only streamed"):
+        fit(in_memory, start=training.Progress((), (), (), training.PartialEpoch(3, (), 0.0)))
 
 
 def test_tfds_images_are_decoded_into_a_file(tmp_path, monkeypatch):

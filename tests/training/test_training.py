@@ -1,4 +1,6 @@
-"""The train step, scanned epochs and `fit`: determinism, no second compile, lanes that stop, schedules, averages."""
+"""The train step, scanned epochs and `fit`: determinism, no second compile, members that stop, schedules, averages."""
+
+import inspect
 
 import chex
 import jax
@@ -11,7 +13,8 @@ from vae_jax import data, likelihoods, model, objectives, training
 from vae_jax.config import Hyperparams
 from vae_jax.data import Prepared
 from vae_jax.errors import DivergenceWarning, UserError
-from vae_jax.training import schedules as optimization
+from vae_jax.objectives import batch
+from vae_jax.training import optimizers, schedules
 
 SHAPE = (4, 4, 1)
 
@@ -189,12 +192,12 @@ def test_a_diverging_run_keeps_its_last_good_state():
     images = (np.asarray(clean.train) > 127).astype(np.float32)
     images[7] = 1
     bad = clean._replace(train=jnp.asarray(images), train_input=lambda key, batch: batch)
-    told = []
+    progress = []
     with pytest.warns(DivergenceWarning, match="diverged"):
-        result = fit(small_vae(), bad, objective=poisoned, on_epoch=told.append)
+        result = fit(small_vae(), bad, objective=poisoned, on_epoch=progress.append)
     stopped = int(result.progress.state.step)
     assert result.status == "diverged"
-    assert told == []  # no epoch ended
+    assert progress == []  # no epoch ended
     assert 0 <= stopped < 5  # the first epoch has five steps
     chex.assert_tree_all_finite(result.progress.state.params)
     # the state is what a healthy run has after as many steps
@@ -211,14 +214,14 @@ def test_a_diverging_run_keeps_its_last_good_state():
 def test_warm_ups_scale_the_traced_values():
     seen = []
     for steps in (0, 4):
-        schedule = optimization.warm_up(steps)
+        schedule = schedules.warm_up(steps)
         seen.append([float(schedule(n)) for n in (0, 1, 2, 4, 9)])
     assert seen == [[1, 1, 1, 1, 1], [0, 0.25, 0.5, 1, 1]]
-    cosine = optimization.learning_rate_schedule("cosine", 2, 12)
+    cosine = schedules.learning_rate_schedule("cosine", 2, 12)
     np.testing.assert_allclose([float(cosine(n)) for n in (0, 1, 2, 7, 12)], [0, 0.5, 1, 0.5, 0], atol=1e-6)
-    linear = optimization.learning_rate_schedule("linear", 0, 10)
+    linear = schedules.learning_rate_schedule("linear", 0, 10)
     np.testing.assert_allclose([float(linear(n)) for n in (0, 5, 10)], [1, 0.5, 0], atol=1e-6)
-    burda = optimization.learning_rate_schedule("burda", 0, 10 * 3280)  # ten steps to an epoch
+    burda = schedules.learning_rate_schedule("burda", 0, 10 * 3280)  # ten steps to an epoch
     starts = np.array([1, 4, 13, 40, 121, 364, 1093])
     rates = np.array([[float(burda(10 * epoch + step)) for step in (-1, 0)] for epoch in starts])
     np.testing.assert_allclose(rates, 10 ** (-(np.arange(1, 8)[:, None] + [-1, 0]) / 7), rtol=1e-5)
@@ -228,8 +231,8 @@ def test_warm_ups_scale_the_traced_values():
 def test_beta_zero_at_the_start_of_a_warm_up_leaves_the_kl_out_of_the_loss():
     vae, prepared = small_vae(), small_data()
     state = training.init_state(vae, optax.adam, jax.random.key(0))
-    schedules = {"beta": optimization.warm_up(10), "learning_rate": optimization.warm_up(10)}
-    step = jax.jit(training.make_train_step(vae, schedules=schedules))
+    rising = {"beta": schedules.warm_up(10), "learning_rate": schedules.warm_up(10)}
+    step = jax.jit(training.make_train_step(vae, schedules=rising))
     new, metrics = step(state, jax.random.key(1), prepared.eval_input(prepared.test), hyperparams(3.0))
     np.testing.assert_allclose(metrics.loss, -metrics.log_likelihood, rtol=1e-6)
     chex.assert_trees_all_equal(new.params, state.params)  # the learning rate is 0 at its start, too
@@ -238,7 +241,7 @@ def test_beta_zero_at_the_start_of_a_warm_up_leaves_the_kl_out_of_the_loss():
 
 def test_the_moving_average_is_the_corrected_mean_of_the_parameters():
     decay, params = 0.9, {"w": jnp.array([1.0, -2.0])}
-    optimizer = optimization.with_params_ema(optax.sgd, decay)(0.1)
+    optimizer = optimizers.with_params_ema(optax.sgd, decay)(0.1)
     state, history = optimizer.init(params), []
     for _ in range(3):
         updates, state = optimizer.update({"w": jnp.ones(2)}, state, params)
@@ -246,9 +249,33 @@ def test_the_moving_average_is_the_corrected_mean_of_the_parameters():
         history.append(np.asarray(params["w"]))
     weights = np.array([decay**2, decay, 1.0])
     expected = (weights[:, None] * np.stack(history)).sum(axis=0) / weights.sum()
-    got = optimization.evaluation_params(params, state, jnp.int32(3))
+    got = optimizers.evaluation_params(params, state, jnp.int32(3))
     np.testing.assert_allclose(got["w"], expected, rtol=1e-6)
-    chex.assert_trees_all_equal(optimization.evaluation_params(params, optax.sgd(0.1).init(params), jnp.int32(3)), params)
+    chex.assert_trees_all_equal(optimizers.evaluation_params(params, optax.sgd(0.1).init(params), jnp.int32(3)), params)
+
+
+def test_fit_takes_the_fields_of_its_options_as_keywords():
+    parameters = inspect.signature(training.fit).parameters
+    for name in training.FitOptions._fields:
+        assert parameters[name].default == training.FitOptions._field_defaults.get(name, inspect.Parameter.empty)
+    keywords = {"epochs": 2, "batch_size": 16, "seed": 1, "prng": "rbg"}
+    assert training.FitOptions.from_keywords(keywords) == training.FitOptions(2, 16, prng="rbg")
+
+
+def test_the_parameters_to_evaluate_are_chosen_by_optimizer_objective_and_early_stopping():
+    def evaluation_params(params, state):
+        return params | {"scale": state}
+
+    objective = batch.BatchObjective(None, None, evaluation_params)
+    average = optimizers.ParamsEma(jnp.float32(0.5), {"w": jnp.ones(2)})  # after one step: 1 / (1 - 0.5)
+    state = training.TrainState(jnp.int32(1), {"w": jnp.zeros(2)}, ((), average), jnp.float32(7.0))
+    chex.assert_trees_all_equal(training.params_to_evaluate(state), {"w": jnp.full(2, 2.0)})
+    last = training.params_to_evaluate(state, objective)
+    chex.assert_trees_all_equal(last, {"w": jnp.full(2, 2.0), "scale": jnp.float32(7.0)})
+    kept = {"w": jnp.full(2, 5.0), "scale": jnp.float32(6.0)}
+    for epoch, expected in ((0, last), (3, kept)):
+        best = training.Best(jnp.int32(epoch), jnp.float32(-1.0), kept)
+        chex.assert_trees_all_equal(training.params_to_evaluate(state, objective, best), expected)
 
 
 def test_early_stopping_reports_the_best_epoch():
@@ -268,7 +295,7 @@ def test_early_stopping_reports_the_best_epoch():
 def test_parameters_that_are_not_finite_to_begin_with_end_the_run():
     vae = small_vae()
     infinite = vae._replace(init=lambda key: jax.tree.map(lambda leaf: leaf + jnp.inf, vae.init(key)))
-    with pytest.warns(DivergenceWarning, match=r"at step 0 \(epoch 1\).*Look at the range of the data"):
+    with pytest.warns(DivergenceWarning, match=r"at step 0 \(epoch 1\).*Check the range of the data"):
         result = fit(infinite, small_data(), epochs=2)
     assert (result.status, int(result.progress.state.step)) == ("diverged", 0)
 

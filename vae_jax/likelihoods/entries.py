@@ -97,7 +97,7 @@ def _student_t(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
     v = config.degrees_of_freedom
-    initial = data.std * (1 - 2 / v) ** 0.5 if v > 2.5 else data.std / 2  # with fewer there is no variance to match
+    initial = data.std * (1 - 2 / v) ** 0.5 if v > 2.5 else data.std / 2  # the variance is infinite or nearly so
     return likelihoods.student_t(_scale(config), degrees_of_freedom=v, initial_scale=initial)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vae_jax.errors import UserError
 from vae_jax.storage.atomic import JsonObject, as_json
-from vae_jax.training import Best, Partial, StepMetrics, TrainState
+from vae_jax.training import Best, PartialEpoch, StepMetrics, TrainState
 
 Arrays = Any  # a pytree of arrays
 
@@ -63,7 +63,7 @@ class RestoredPartial(NamedTuple):
     epoch: int  # whole epochs before it
     state: TrainState
     best: Best
-    partial: Partial
+    partial: PartialEpoch
 
 
 class _Content(NamedTuple):
@@ -105,7 +105,7 @@ class Checkpoints:
         epoch: int,
         state: TrainState,
         best: Best,
-        partial: Partial,
+        partial: PartialEpoch,
         test_elbo: float | None = None,
     ) -> None:
         """Saves a state from the middle of an epoch, as `save` does.
@@ -195,7 +195,7 @@ class Checkpoints:
         if newest is None:
             return None, complaints
         tree, meta = newest
-        partial = Partial(meta["steps"], tree["record"], meta["seconds"])
+        partial = PartialEpoch(meta["steps"], tree["record"], meta["seconds"])
         return RestoredPartial(meta["epoch"], tree["state"], tree["best"], partial), complaints
 
     def _newest(

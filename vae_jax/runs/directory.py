@@ -17,15 +17,14 @@ from vae_jax.config import CUSTOM, Config
 from vae_jax.errors import DataWarning, UserError
 from vae_jax.likelihoods import Likelihood
 from vae_jax.model import Params
-from vae_jax.objectives import Objective
-from vae_jax.objectives.batch import BatchObjective
+from vae_jax.objectives.batch import AnyObjective
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo, Restored
 from vae_jax.runs.config_file import check_moments, read_config
 from vae_jax.runs.metrics_file import read_metrics
 from vae_jax.runs.summary_file import read_summary
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
-from vae_jax.training import Best, Progress, TrainState
+from vae_jax.training import Progress, TrainState
 
 LikelihoodOrFunction = Likelihood | Callable[..., Any]  # a function (decoder_output, x) -> nats
 
@@ -59,7 +58,7 @@ def _rebuild(
     path: Path,
     data_dir: str | None,
     likelihood: LikelihoodOrFunction | None,
-    objective: Objective | BatchObjective | None,
+    objective: AnyObjective | None,
 ) -> Built:
     """Returns data and model of a run directory, built with the user's functions if the run was trained with them."""
     config, description = read_config(path)
@@ -83,7 +82,7 @@ def load_last_good(
     *,
     data_dir: str | None = None,
     likelihood: LikelihoodOrFunction | None = None,
-    objective: Objective | BatchObjective | None = None,
+    objective: AnyObjective | None = None,
 ) -> tuple[Built, TrainState]:
     """Returns the model and the last finite state of a diverged run.
 
@@ -109,7 +108,7 @@ def load_run(
     *,
     data_dir: str | None = None,
     likelihood: LikelihoodOrFunction | None = None,
-    objective: Objective | BatchObjective | None = None,
+    objective: AnyObjective | None = None,
 ) -> Run:
     """Reads a run directory: configuration, data, model, the parameters to evaluate, and the metrics.
 
@@ -128,7 +127,9 @@ def load_run(
     built = _rebuild(path, data_dir, likelihood, objective)
     restored = _restore(path, built)
     summary, notes = _summary_of_checkpoint(path, built.config, restored)
-    epoch, params = _to_evaluate(built, restored.state, restored.best, restored.epoch)
+    best = restored.best if built.config.early_stopping else None
+    params = training.params_to_evaluate(restored.state, built.objective, best)
+    epoch = restored.epoch if best is None else int(best.epoch) or restored.epoch
     metrics = [line for line in read_metrics(path) if line["epoch"] <= restored.epoch]
     return Run(path, built, epoch, params, summary, metrics, [*restored.complaints, *notes])
 
@@ -161,10 +162,3 @@ def _summary_of_checkpoint(path: Path, config: Config, restored: Restored) -> tu
             f"{restored.epoch}. Resume the run to repeat the epochs after it."
         ]
     return summary, []
-
-
-def _to_evaluate(built: Built, state: TrainState, best: Best, epoch: int) -> tuple[int, Params]:
-    """Returns the parameters to evaluate and their epoch: the best under early stopping, else the last."""
-    if built.config.early_stopping and int(best.epoch):
-        return int(best.epoch), best.params
-    return epoch, training.params_to_evaluate(state, built.objective)

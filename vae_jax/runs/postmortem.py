@@ -19,7 +19,7 @@ from vae_jax.objectives import Terms
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.training import optimizers
 from vae_jax.training.epoch import epoch_order, run_keys
-from vae_jax.training.schedules import make_step
+from vae_jax.training.optimizers import make_step
 from vae_jax.training.step import TrainState, make_terms, scheduled
 
 # In the order in which a step computes them, so the first term that is not finite causes the others.

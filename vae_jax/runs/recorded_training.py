@@ -60,7 +60,8 @@ def train(
     _check_as_built(built)
     out = as_path(out)
     check_out(out, resume, read_config)
-    step_metrics = training.check_step(built.vae, built.data, **built.fit_arguments)
+    options = training.FitOptions.from_keywords(built.fit_arguments)
+    step_metrics = training.check_step(built.vae, built.data, options, built.fit_arguments["hyperparams"])
     description = describe(built, data_dir)
     with exclusive(out):
         check_out(out, resume, read_config)  # another process may have written to it since the first check

@@ -21,8 +21,8 @@ from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.sweep.in_memory import run_group
 from vae_jax.sweep.members import Group
 from vae_jax.sweep.statistics import rows
-from vae_jax.training import MembersFit, MembersProgress, run_keys
-from vae_jax.training.epoch import Lane, init_lane
+from vae_jax.training import MembersFit, MembersProgress, MemberState, run_keys
+from vae_jax.training.epoch import init_member
 from vae_jax.training.placement import Placement, place
 
 
@@ -79,10 +79,10 @@ def read_block(folder: Path, num_members: int) -> JsonObject:
     return content
 
 
-def members_template(built: Built, num_members: int) -> Lane:
+def members_template(built: Built, num_members: int) -> MemberState:
     """Returns zeros with the shapes and dtypes of the stacked states of a block's members."""
     member = jax.eval_shape(
-        lambda key: init_lane(built.vae, built.optimizer, key, built.objective, built.data.validation is not None),
+        lambda key: init_member(built.vae, built.optimizer, key, built.objective, built.data.validation is not None),
         run_keys(0).init,
     )
     return jax.tree.map(lambda leaf: np.zeros((num_members, *leaf.shape), leaf.dtype), member)
@@ -154,11 +154,11 @@ def run_block(
     layout = continued_layout(layout, block.recorded_layout, path.name)
     placement = place_members(count, layout)
     if block.recorded_layout:
-        placement = placement._replace(why=placement.why.replace("as asked", "as it began"))
+        placement = placement._replace(description=placement.description.replace("as requested", "as it began"))
     with Checkpoints(path / "checkpoints") as checkpoints:
         start, lines, notes = _restore(block, built, checkpoints)
         rewrite_metrics(path, lines)
-        description = f"{num_parameters(built.vae):,} parameters each; {placement.why}"
+        description = f"{num_parameters(built.vae):,} parameters each; {placement.description}"
         on_block(block.group, description, start.epoch if start else 0, [f"{path.name}: {note}" for note in notes])
         recorder = _Recorder(block, built, checkpoints, start, checkpoint_seconds)
 
@@ -214,9 +214,9 @@ class _Recorder:
     def save(self, progress: MembersProgress) -> None:
         """Saves the states of the members."""
         sync_metrics(self._path)
-        lanes = jax.tree.map(lambda leaf: leaf[: len(self._members)], jax.device_get(progress.lanes))
+        members = jax.tree.map(lambda leaf: leaf[: len(self._members)], jax.device_get(progress.members))
         last = [history[-1] if len(history) == progress.epoch else None for history in progress.histories]
-        self._checkpoints.save(progress.epoch, lanes.state, lanes.best, [epoch and epoch.test.elbo for epoch in last])
+        self._checkpoints.save(progress.epoch, members.state, members.best, [epoch and epoch.test.elbo for epoch in last])
 
 
 def _write_result(block: Block, built: Built, fit: MembersFit) -> None:
@@ -225,9 +225,9 @@ def _write_result(block: Block, built: Built, fit: MembersFit) -> None:
         record = block.path / f"diverged-{block.group.members[i]}.json"
         record.unlink(missing_ok=True)  # of an earlier attempt, on a different device
         if status == "diverged":
-            state = jax.tree.map(lambda leaf, i=i: leaf[i], jax.device_get(fit.progress.lanes.state))
+            state = jax.tree.map(lambda leaf, i=i: leaf[i], jax.device_get(fit.progress.members.state))
             write_json(record, examine(built, block.group.configs[i], state))
-    write_json(block.path / "result.json", {"rows": rows(block.group, built, fit), "placement": fit.placement.why})
+    write_json(block.path / "result.json", {"rows": rows(block.group, built, fit), "placement": fit.placement.description})
 
 
 def _restore(
@@ -241,17 +241,17 @@ def _restore(
         return None, [], []
     lines = [line for line in read_metrics(block.path) if line["epoch"] <= restored.epoch]
     steps = len(built.dataset.train) // built.config.batch_size
-    progress = recorded_progress(Lane(restored.state, restored.best), block.group, lines, restored.epoch, steps)
+    progress = recorded_progress(MemberState(restored.state, restored.best), block.group, lines, restored.epoch, steps)
     return progress, lines, restored.complaints
 
 
 def recorded_progress(
-    lanes: Lane, group: Group, lines: Sequence[JsonObject], epoch: int, steps_per_epoch: int
+    members: MemberState, group: Group, lines: Sequence[JsonObject], epoch: int, steps_per_epoch: int
 ) -> MembersProgress:
     """Returns the progress of a block after `epoch` epochs, from its checkpoint and metrics.jsonl.
 
     Args:
-      lanes: the stacked states of the members.
+      members: the stacked states of the members.
       group: the members.
       lines: of metrics.jsonl, up to this epoch.
       epoch: of the checkpoint.
@@ -269,7 +269,7 @@ def recorded_progress(
         "diverged" if diverged else "stopped early" if len(history) < epoch else "running"
         for diverged, history in zip(has_diverged, histories, strict=True)
     )
-    num_steps, best_epochs = np.asarray(lanes.state.step), np.asarray(lanes.best.epoch)
+    num_steps, best_epochs = np.asarray(members.state.step), np.asarray(members.best.epoch)
     patience = group.configs[0].early_stopping
 
     def is_whole(i: int) -> bool:
@@ -288,4 +288,4 @@ def recorded_progress(
 
     if not all(map(is_whole, range(len(histories)))):
         raise UserError(f"members {list(group.members)}: metrics.jsonl lacks epochs of the checkpoint; it was altered.")
-    return MembersProgress(lanes, histories, status, epoch)
+    return MembersProgress(members, histories, status, epoch)

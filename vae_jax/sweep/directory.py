@@ -25,7 +25,7 @@ from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive,
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
 from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
-from vae_jax.training import MembersProgress, check_step
+from vae_jax.training import FitOptions, MembersProgress, check_step
 
 _RESUME_PURPOSE = "to continue it or to add members"
 
@@ -158,7 +158,7 @@ def _make_plan(
     def build_group(group: Group) -> Built:
         built = build(group.configs[0], data_dir=data_dir)
         place_members(len(group.members), launch.layout)
-        check_step(built.vae, built.data, **built.fit_arguments)
+        check_step(built.vae, built.data, FitOptions.from_keywords(built.fit_arguments), built.fit_arguments["hyperparams"])
         if recorded is not None:
             check_moments(out, recorded, built)
         return built

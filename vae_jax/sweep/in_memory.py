@@ -9,11 +9,10 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.config import Config
 from vae_jax.likelihoods import Likelihood
-from vae_jax.objectives import Objective
-from vae_jax.objectives.batch import BatchObjective
+from vae_jax.objectives.batch import AnyObjective
 from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
-from vae_jax.training import MembersFit, MembersProgress, fit_members
+from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
 from vae_jax.training.placement import Placement, place
 
 
@@ -44,16 +43,15 @@ def run_group(
       start: progress to continue from.
       on_epoch: called after each epoch; a true result ends the training.
     """
-    arguments = {name: value for name, value in built.fit_arguments.items() if name not in ("seed", "hyperparams")}
     return fit_members(
         built.vae,
         built.data,
-        **arguments,
+        FitOptions.from_keywords(built.fit_arguments),
         seeds=[config.seed for config in group.configs],
         hyperparams=stacked(group.configs),
         placement=placement,
         start=start,
-        on_epoch=on_epoch,
+        callbacks=Callbacks(on_epoch),
     )
 
 
@@ -66,7 +64,7 @@ def sweep(
     data_dir: str | None = None,
     on_epoch: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
-    objective: Objective | BatchObjective | None = None,
+    objective: AnyObjective | None = None,
 ) -> Sweep:
     """Trains every member and tables the results. Nothing is written.
 

@@ -23,8 +23,7 @@ from vae_jax.sweep.blocks import members_template, read_block, recorded_elbos
 from vae_jax.sweep.directory import read_sweep
 from vae_jax.sweep.members import Group, groups, traced_names, varying
 from vae_jax.sweep.statistics import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
-from vae_jax.training import evaluation_params
-from vae_jax.training.epoch import Lane
+from vae_jax.training import MemberState, params_to_evaluate_members
 from vae_jax.training.step import TrainState
 
 Selected = TypeVar("Selected")
@@ -161,8 +160,8 @@ def load_params(results: Results, numbers: Sequence[int], data_dir: str | None =
       (model, parameters) by number.
     """
 
-    def to_evaluate(built: Built, lanes: Lane, count: int) -> Params:
-        return evaluation_params(lanes, count, built.objective, built.config.early_stopping)
+    def to_evaluate(built: Built, members: MemberState, count: int) -> Params:
+        return params_to_evaluate_members(members, count, built.objective, built.config.early_stopping)
 
     return _load(results, numbers, data_dir, to_evaluate)
 
@@ -178,11 +177,11 @@ def load_states(results: Results, numbers: Sequence[int], data_dir: str | None =
     Returns:
       (model, state) by number.
     """
-    return _load(results, numbers, data_dir, lambda built, lanes, count: lanes.state)
+    return _load(results, numbers, data_dir, lambda built, members, count: members.state)
 
 
 def _load(
-    results: Results, numbers: Sequence[int], data_dir: str | None, select: Callable[[Built, Lane, int], Selected]
+    results: Results, numbers: Sequence[int], data_dir: str | None, select: Callable[[Built, MemberState, int], Selected]
 ) -> dict[int, tuple[Built, Selected]]:
     """Reads the checkpoints of some members.
 
@@ -222,7 +221,7 @@ def _build_group(results: Results, group: Group, data_dir: str | None) -> Built:
     return built
 
 
-def _restore(results: Results, folder: Path, built: Built, members: Sequence[int], wanted: Sequence[int]) -> Lane:
+def _restore(results: Results, folder: Path, built: Built, members: Sequence[int], wanted: Sequence[int]) -> MemberState:
     """Reads the stacked states of a block; raises `UserError` unless the wanted members are those of the table."""
     template = members_template(built, len(members))
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -234,4 +233,4 @@ def _restore(results: Results, folder: Path, built: Built, members: Sequence[int
             f"{folder}: the checkpoint of the numbers in the table is damaged or missing.",
             fix="Remove its result.json and continue the sweep with `resume=True`, which trains its members again.",
         )
-    return Lane(restored.state, restored.best)
+    return MemberState(restored.state, restored.best)

@@ -55,7 +55,7 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
 
     measured = jax.jit(lambda stacked, test: jax.lax.map(lambda params: codes(params, test), stacked))
     active, kl = jax.device_get(measured(fit.params, built.data.test))
-    steps = np.asarray(jax.device_get(fit.progress.lanes.state.step))
+    steps = np.asarray(jax.device_get(fit.progress.members.state.step))
     table = []
     for i, (number, config) in enumerate(zip(group.members, group.configs, strict=True)):
         history = fit.progress.histories[i]
@@ -89,7 +89,7 @@ def _status(built: Built, fit: MembersFit, i: int, step: int) -> str:
         return f"diverged at step {step}"
     if fit.status[i] != NOT_FINITE:
         return fit.status[i]
-    state = jax.tree.map(lambda leaf: leaf[i], fit.progress.lanes.state)
+    state = jax.tree.map(lambda leaf: leaf[i], fit.progress.members.state)
     params, settings = params_to_evaluate(state, built.objective), built.config
     not_finite = find_not_finite(settings.test_seed, built.vae, params, built.data, settings.eval_batch_size)
     return f"{NOT_FINITE} on {not_finite.examples} after epoch {len(fit.progress.histories[i])}"

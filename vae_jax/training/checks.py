@@ -1,4 +1,4 @@
-"""Checks of all data against a model before it is trained: their shape, their numbers, the likelihood's support."""
+"""Checks before training: of the options, of the train step, and of all data against the model and its likelihood."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,14 +9,16 @@ import numpy as np
 from jax import Array
 
 from vae_jax._numerics.keys import Stream, stream
+from vae_jax.config import Hyperparams
 from vae_jax.data import Prepared, Rows
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE
+from vae_jax.training.options import FitOptions
+from vae_jax.training.step import StepMetrics, init_state, make_train_step
 
-_AT_ONCE = 1024  # examples
-_OF_RENDERED = 1000  # examples of images that are computed, whose values are known
-
+_BATCH = 1024  # examples that are checked by one call
+_NUM_RENDERED = 1000  # examples of a computed data set that are checked: their values are known to be zeros and ones
 
 _FIXES = {
     "binary": 'Use data.prepare(..., binarization="dynamic") (or "threshold")',
@@ -26,85 +28,106 @@ _FIXES = {
 }
 
 
-class _Seen(NamedTuple):
-    """Numbers of the inputs of a model that stand for all of them."""
+class _Summary(NamedTuple):
+    """Numbers that decide for all inputs of a model whether they are in the support of its likelihood."""
 
     low: Array  # ()
     high: Array  # ()
-    fractional: Array  # (), a number that is not whole; minus infinity where all are
-    between: Array  # (), a number between the likelihood's levels; minus infinity where there is none
+    fractional: Array  # (), a number that is not whole; minus infinity if all are whole
+    between: Array  # (), a number between the likelihood's levels; minus infinity if there is none
     first_bad: Array  # (), int32: the first example with a number that is not finite; past the end if there is none
 
 
 def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
-    """Raises `UserError` where these data cannot be trained on like this."""
+    """Raises `UserError` if the data do not allow this batch size or early stopping."""
     num_train = data.train.shape[0]
     if batch_size > num_train:
-        raise UserError(f"--batch-size: expected at most the {num_train} training examples, got {batch_size}.")
+        raise UserError(field="batch_size", expected=f"at most the {num_train} training examples", got=batch_size)
     if early_stopping and data.validation is None:
         raise UserError(
-            "--early-stopping chooses by validation data and there is none: add --validation-fraction 0.1. "
-            "In Python, load the data with validation_fraction=0.1."
+            "the best epoch is chosen by validation data, and there are none.",
+            field="early_stopping",
+            fix="Hold out validation data with `validation_fraction=0.1`.",
         )
 
 
-def check_values(vae: VAE, data: Prepared) -> None:
-    """Checks every example of every split, as the model will see it, in one pass over each.
+def check_step(vae: VAE, data: Prepared, options: FitOptions, hyperparams: Hyperparams | None = None) -> StepMetrics:
+    """Raises `UserError` if the train step cannot be traced with this batch size and objective. Computes nothing.
 
-    Training images on disk are not read again: the numbers that `Rows.scan` found in them stand for them.
+    Returns:
+      Shapes and dtypes of the metrics of a step.
+    """
+    _, batch_size, optimizer, objective, schedules, *_ = options
+    train_step = make_train_step(
+        vae, optimizer=optimizer, objective=objective, train_input=data.train_input, schedules=schedules
+    )
+    state = jax.eval_shape(lambda key: init_state(vae, optimizer, key, objective), stream(0, Stream.INIT))
+    batch = jax.ShapeDtypeStruct((batch_size, *data.train.shape[1:]), data.train.dtype)
+    traced = jax.tree.map(jnp.float32, hyperparams or Hyperparams())
+    try:
+        return jax.eval_shape(train_step, state, stream(0, Stream.STEP), batch, traced)[1]
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def check_values(vae: VAE, data: Prepared) -> None:
+    """Checks every example of every split, as the model receives it, in one pass over each split.
+
+    Training images on disk are not read again, because `Rows.scan` has already collected the numbers that occur in them.
 
     Raises:
-      UserError: examples of a different shape than the model's; NaN or infinite numbers, with the first example that has them;
-        numbers outside of the likelihood's support.
+      UserError: for examples of a different shape from the model's, for NaN or infinite numbers, with the first example that
+        has them, and for numbers outside the support of the likelihood.
     """
     key = stream(0, Stream.CHECK)
-    train = _standing_for(data.train) if isinstance(data.train, Rows) else data.train
-    for name, rows in (("training", train), ("validation", data.validation), ("test", data.test)):
+    train = _examples_with_all_values(data.train) if isinstance(data.train, Rows) else data.train
+    for split, rows in (("training", train), ("validation", data.validation), ("test", data.test)):
         if rows is None:
             continue
-        rows = jnp.asarray(rows[:_OF_RENDERED] if data.rendered else rows)
-        # Both programs are compiled once: for the same function, and for the same shapes.
+        rows = jnp.asarray(rows[:_NUM_RENDERED] if data.rendered else rows)
+        # Both programs are compiled once, because the function and the shapes are always the same.
         draw, fixed = jax.jit(data.train_input), jax.jit(data.eval_input)
-        to_input = (lambda i, x: draw(jax.random.fold_in(key, i), x)) if name == "training" else (lambda i, x: fixed(x))  # noqa: B023
-        numbers, first_bad = _look(to_input, rows, vae.likelihood.num_levels or 2, name, vae.data_shape)
+        is_train = split == "training"
+        to_input = (lambda i, x: draw(jax.random.fold_in(key, i), x)) if is_train else (lambda i, x: fixed(x))  # noqa: B023
+        numbers, first_bad = _summarize_rows(to_input, rows, vae.likelihood.num_levels or 2, split, vae.data_shape)
         if first_bad is not None:
             raise UserError(
-                f"{name} data: expected finite numbers, got NaN or infinite ones, first in example {first_bad}. Remove or "
-                "replace the rows that have them."
+                f"{split} data: expected finite numbers, got NaN or infinite ones, first in example {first_bad}. Remove or "
+                "replace the examples that have them."
             )
         if problem := outside_support(vae.likelihood, numbers):
-            raise UserError(f"{name} data: {problem}. {_FIXES[vae.likelihood.support]}, or choose another likelihood.")
+            raise UserError(f"{split} data: {problem}. {_FIXES[vae.likelihood.support]}, or choose a different likelihood.")
 
 
-def _look(
-    to_input: Callable[[int, Array], Array], rows: Array, num_levels: int, name: str, shape: tuple[int, ...]
+def _summarize_rows(
+    to_input: Callable[[int, Array], Array], rows: Array, num_levels: int, split: str, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, int | None]:
-    """Looks at all rows, some at a time. Returns numbers that stand for all, and the first row that has one not finite."""
-    size = min(_AT_ONCE, len(rows))
-    seen = []
+    """Returns numbers that decide for all rows, and the first row with a number that is not finite."""
+    size = min(_BATCH, len(rows))
+    summaries = []
     for i, first in enumerate(range(0, len(rows), size)):
         start = min(first, len(rows) - size)  # the last rows overlap those before, so that all programs have one shape
         x = to_input(i, jax.lax.dynamic_slice_in_dim(rows, start, size))
         if x.shape[1:] != shape:
             raise UserError(
-                f"{name} data: expected the shape {shape} that the model is made for, got {x.shape[1:]}. Make the model with "
+                f"{split} data: expected the shape {shape} that the model is made for, got {x.shape[1:]}. Make the model with "
                 "the data_shape of the data set."
             )
-        seen.append((start, jax.jit(_seen, static_argnums=1)(x, num_levels)))
-    seen = jax.device_get(seen)
-    bad = [start + int(part.first_bad) for start, part in seen if part.first_bad < size]
-    ends = [(part.low, part.high, part.fractional, part.between) for _, part in seen]
-    low, high, fractional, between = np.array(ends, np.float32).T
+        summaries.append((start, jax.jit(_summarize, static_argnums=1)(x, num_levels)))
+    summaries = jax.device_get(summaries)
+    bad = [start + int(summary.first_bad) for start, summary in summaries if summary.first_bad < size]
+    extremes = [(summary.low, summary.high, summary.fractional, summary.between) for _, summary in summaries]
+    low, high, fractional, between = np.array(extremes, np.float32).T
     numbers = np.array([low.min(), high.max(), fractional.max(), between.max()])
     return numbers[np.isfinite(numbers)], min(bad, default=None)
 
 
-def _seen(x: Array, num_levels: int) -> _Seen:
+def _summarize(x: Array, num_levels: int) -> _Summary:
     flat = x.astype(jnp.float32).reshape(len(x), -1)
     scaled = flat * (num_levels - 1)
     largest = lambda where: jnp.max(jnp.where(where, flat, -jnp.inf))  # noqa: E731
     bad = ~jnp.all(jnp.isfinite(flat), axis=1)
-    return _Seen(
+    return _Summary(
         flat.min(),
         flat.max(),
         largest(flat != jnp.round(flat)),
@@ -113,9 +136,9 @@ def _seen(x: Array, num_levels: int) -> _Seen:
     )
 
 
-def _standing_for(rows: Rows) -> np.ndarray:
-    """Examples made of the numbers that occur in rows on disk."""
-    found = rows.scan.values
+def _examples_with_all_values(rows: Rows) -> np.ndarray:
+    """Returns examples made of the numbers that occur in rows on disk."""
+    values = rows.scan.values
     size = int(np.prod(rows.shape[1:]))
-    count = min(-(-len(found) // size), len(rows))
-    return np.resize(found, count * size).astype(rows.dtype).reshape(count, *rows.shape[1:])
+    count = min(-(-len(values) // size), len(rows))
+    return np.resize(values, count * size).astype(rows.dtype).reshape(count, *rows.shape[1:])

@@ -1,4 +1,4 @@
-"""Schedules as factors on a traced value, and where they end; the optimizers are in `optimizers`."""
+"""Schedules as factors on traced values, and the step at which they end."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,35 +9,31 @@ import numpy as np
 import optax
 from jax import Array
 
-from vae_jax.training.optimizers import Optimizer as Optimizer
-from vae_jax.training.optimizers import evaluation_params as evaluation_params
-from vae_jax.training.optimizers import kernels as kernels
-from vae_jax.training.optimizers import make_step as make_step
-from vae_jax.training.optimizers import named_optimizer as named_optimizer
-from vae_jax.training.optimizers import transformation as transformation
-from vae_jax.training.optimizers import with_params_ema as with_params_ema
-
 Schedule = Callable[[Any], Any]  # step -> factor on a traced hyperparameter; any optax schedule
-# A schedule that moves less than this share of its whole way has ended: rounding of float32.
+# A schedule has ended when what remains of its total change is below this share: the rounding of float32.
 _ENDED = 1e-6
-_MOST_POINTS = 2**20  # at which a schedule is looked at; of a longer run, as many steps evenly spread
+_MAX_POINTS = 2**20  # steps at which a schedule is evaluated; in a longer run they are spread evenly
 
 
-def constant(step: Any) -> Array:
-    """The schedule that changes nothing."""
+def constant(step: Array | int) -> Array:
+    """Returns one at every step."""
     return jnp.ones(())
 
 
 def warm_up(steps: int, then: Schedule = constant) -> Schedule:
-    """A factor that rises linearly from 0 over `steps` and goes on as `then`, whose step 0 is where the rise ends."""
+    """Returns a factor that rises linearly from 0 over `steps`, followed by `then`, whose step 0 is the end of the rise."""
     return optax.join_schedules([optax.linear_schedule(0.0, 1.0, steps), then], [steps]) if steps else then
 
 
 def learning_rate_schedule(name: str, warmup_steps: int, total_steps: int) -> Schedule:
-    """The course of the learning rate as a factor: warm-up, then "constant", or "cosine" or "linear" down to 0 at the end.
+    """Returns the schedule of the learning rate as a factor on its peak value.
 
-    "burda": stages i = 0 ... 7 of 3^i / 3280 of the steps at 10^(-i/7) (Burda et al. 2016). In a short run the first stages may
-    have no step.
+    Args:
+      name: the course after the warm-up. "constant" stays at 1, "cosine" and "linear" fall to 0 at the end of the run. "burda"
+        has stages i = 0 ... 7 of 3^i / 3280 of the steps at 10^(-i/7) (Burda et al. 2016). In a short run the first stages may
+        have no step.
+      warmup_steps: length of the linear rise from 0.
+      total_steps: length of the run, warm-up included.
     """
     decay_steps = max(total_steps - warmup_steps, 1)
     # In a short run several stages end at the same step: the next one then starts lower by all of them.
@@ -53,10 +49,16 @@ def learning_rate_schedule(name: str, warmup_steps: int, total_steps: int) -> Sc
 
 
 def rise(name: str, warmup_steps: int, total_steps: int, cycles: int) -> Schedule:
-    """How a weight rises from 0 to its full value, as a factor: over `warmup_steps`, or in cycles over the run.
+    """Returns the rise of a weight from 0 to its full value as a factor.
 
-    "linear": t;   "cosine": (1 - cos(pi t))/2,   t = step/warmup_steps, 1 after it
+    "linear": t;   "cosine": (1 - cos(pi t))/2,   t = min(step/warmup_steps, 1)
     "cyclical": min(1, 2 tau),   tau the position in the cycle of total_steps/cycles steps (Fu et al. 2019, ramp fraction 1/2)
+
+    Args:
+      name: "linear", "cosine" or "cyclical".
+      warmup_steps: length of a linear or cosine rise; not used by "cyclical".
+      total_steps: length of the run.
+      cycles: number of cycles in the run, for "cyclical" alone.
     """
     if name == "cyclical":
         return lambda step: jnp.minimum(1.0, 2 * jnp.mod(step * (cycles / total_steps), 1.0))
@@ -68,9 +70,9 @@ def rise(name: str, warmup_steps: int, total_steps: int, cycles: int) -> Schedul
 def first_step_at_full_values(schedules: Mapping[str, Schedule] | None, total_steps: int) -> int:
     """Returns the first step of a run from which no schedule raises or changes a weight of the loss any more.
 
-    Before it a validation ELBO tells how far the schedules have come rather than how good the model is. A weight's schedule has
-    ended when it keeps its last value of the run. The warm-up of the learning rate has ended at its largest value. A decay
-    after it may last to the end of the run.
+    Before this step a validation ELBO shows how far the schedules have come rather than how good the model is. The schedule of
+    a weight has ended when it keeps its last value of the run. The warm-up of the learning rate has ended at its largest value.
+    A decay after it may last to the end of the run.
 
     Args:
       schedules: see `make_train_step`; any functions of the step.
@@ -85,10 +87,10 @@ def first_step_at_full_values(schedules: Mapping[str, Schedule] | None, total_st
     moving = {name: schedule for name, schedule in (schedules or {}).items() if schedule is not constant}
     if not moving or total_steps < 1:
         return 0
-    steps = np.linspace(0, total_steps - 1, min(total_steps, _MOST_POINTS)).round().astype(np.int32)
-    course_of = jax.jit(jax.vmap(lambda step: {name: jnp.float32(schedule(step)) for name, schedule in moving.items()}))
+    steps = np.linspace(0, total_steps - 1, min(total_steps, _MAX_POINTS)).round().astype(np.int32)
+    evaluate = jax.jit(jax.vmap(lambda step: {name: jnp.float32(schedule(step)) for name, schedule in moving.items()}))
     ends = [0]
-    for name, course in jax.device_get(course_of(steps)).items():
+    for name, course in jax.device_get(evaluate(steps)).items():
         rounding = _ENDED * (course.max() - course.min())
         final = course >= course.max() - rounding if name == "learning_rate" else abs(course - course[-1]) <= rounding
         first = np.argmax(final) if name == "learning_rate" else len(final) - np.argmin(final[::-1]) if not final.all() else 0

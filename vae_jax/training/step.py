@@ -1,7 +1,7 @@
 """The train step: one update of the parameters on one batch, as a pure function of (state, key, batch, hyperparameters)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,73 +23,112 @@ from vae_jax.objectives import (
     check_objective,
     check_terms,
 )
-from vae_jax.objectives.batch import BatchObjective
-from vae_jax.training.schedules import Optimizer, Schedule, evaluation_params, make_step, transformation
+from vae_jax.objectives.batch import AnyObjective, BatchObjective, ObjectiveState
+from vae_jax.training import optimizers
+from vae_jax.training.optimizers import Optimizer
+from vae_jax.training.schedules import Schedule
 
 
 @short_repr
 class TrainState(NamedTuple):
-    """All that training changes. Arrays only: no functions, no keys."""
+    """Everything that a train step changes. Holds arrays only, no functions and no keys."""
 
     step: Array  # (), int32: updates made
     params: Params
     opt_state: optax.OptState
-    objective_state: Any = ()  # of a `cross_batch.BatchObjective`: a multiplier, a discriminator ...
+    objective_state: ObjectiveState = ()  # of a `BatchObjective`, such as a multiplier or a discriminator
 
 
 @short_repr
 class StepMetrics(NamedTuple):
-    """Batch means of one step, in nats per example; log_likelihood and kl are not weighted by beta."""
+    """Batch means of one step, in nats per example. log_likelihood and kl are not weighted by beta."""
 
     loss: Array
     log_likelihood: Array
     kl: Array
-    extra: dict[str, Array] | None = None  # the objective's further terms
+    extra: dict[str, Array] | None = None  # further terms of the objective
 
 
-def init_state(vae: VAE, optimizer: Optimizer, key: Array, objective: Objective | BatchObjective | None = None) -> TrainState:
-    """The state before the first step."""
+@short_repr
+class Best(NamedTuple):
+    """Parameters with the highest validation ELBO so far. Holds arrays only, so that a checkpoint can store it."""
+
+    epoch: Array  # (), int32, counted from 1; 0 before any
+    elbo: Array  # ()
+    params: Params  # () without validation data
+
+
+TrainStep = Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]
+BatchTermsFunction = Callable[..., tuple[Terms, ObjectiveState]]
+
+
+def init_state(vae: VAE, optimizer: Optimizer, key: Array, objective: AnyObjective | None = None) -> TrainState:
+    """Returns the state before the first step."""
     params = vae.init(key)
-    remembered = objective.init(jax.random.fold_in(key, Part.OBJECTIVE)) if isinstance(objective, BatchObjective) else ()
-    # The learning rate is not known here: the first step puts it wherever the state holds it (`optimizers.make_step`).
-    return TrainState(jnp.zeros((), jnp.int32), params, transformation(optimizer, 0.0).init(params), remembered)
+    objective_state = objective.init(jax.random.fold_in(key, Part.OBJECTIVE)) if isinstance(objective, BatchObjective) else ()
+    # The learning rate is not known here. The first step puts it wherever the state holds it (`optimizers.make_step`).
+    opt_state = optimizers.transformation(optimizer, 0.0).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective_state)
 
 
-def _as_stored(key: Array, batch: Array) -> Array:
-    return batch
+def params_to_evaluate(state: TrainState, objective: AnyObjective | None = None, best: Best | None = None) -> Params:
+    """Returns the parameters that are evaluated, reported and saved for a state.
 
+    They are the parameters that the optimizer evaluates, such as a moving average (`optimizers.evaluation_params`), completed
+    by the values that a `BatchObjective` sets (its `evaluation_params`).
 
-def params_to_evaluate(state: TrainState, objective: Objective | BatchObjective | None = None) -> Params:
-    """The parameters that evaluation takes: averaged where the optimiser averages, completed by what the objective sets."""
-    params = evaluation_params(state.params, state.opt_state, state.step)
+    Args:
+      state: after a step.
+      objective: the one that was trained.
+      best: pass it for the result of a run with early stopping. Its parameters are returned if there are any.
+    """
+    params = optimizers.evaluation_params(state.params, state.opt_state, state.step)
     if isinstance(objective, BatchObjective):
         params = objective.evaluation_params(params, state.objective_state)
-    return params
+    if best is None:
+        return params
+    return jax.tree.map(lambda kept, last: jnp.where(best.epoch > 0, kept, last), best.params, params)
 
 
-def scheduled(hyperparams: Any, schedules: Mapping[str, Schedule] | None, step: Array) -> Any:
-    """The hyperparameters of this step: each value times the factor of its schedule."""
+def scheduled(hyperparams: Hyperparams, schedules: Mapping[str, Schedule] | None, step: Array) -> Hyperparams:
+    """Returns the hyperparameters of a step: each value times the factor of its schedule."""
     schedules = schedules or {}
     if unknown := set(schedules) - set(hyperparams._fields):
         raise ValueError(f"schedules: expected names among {', '.join(hyperparams._fields)}, got {', '.join(unknown)}.")
     return hyperparams._replace(**{name: getattr(hyperparams, name) * factor(step) for name, factor in schedules.items()})
 
 
+def _as_stored(key: Array, batch: Array) -> Array:
+    return batch
+
+
 def make_terms(
-    vae: VAE, objective: Objective | BatchObjective | None = None, train_input: Callable[[Array, Array], Array] = _as_stored
-) -> Callable[[Params, Any, Array, Array, Any], tuple[Terms, Any]]:
-    """A step before its mean: (params, objective_state, key, batch, hyperparams of this step) -> (terms, objective_state).
+    vae: VAE, objective: AnyObjective | None = None, train_input: Callable[[Array, Array], Array] = _as_stored
+) -> Callable[[Params, ObjectiveState, Array, Array, Hyperparams], tuple[Terms, ObjectiveState]]:
+    """Makes the function that computes the objective's terms of every example of a batch.
 
-    The terms are `Terms` of every example, (batch,) each. Arguments and errors as of `make_train_step`.
+    Args:
+      vae: the model.
+      objective: see `make_train_step`.
+      train_input: see `make_train_step`.
+
+    Returns:
+      terms(params, objective_state, key, batch, hyperparams) -> (`Terms` of arrays (batch,), objective_state). The
+      hyperparameters are those of the step, with schedules applied.
+
+    Raises:
+      ValueError: see `make_train_step`.
     """
-    terms_of_batch = _batch_terms(objective or beta_elbo(), learned_prior=vae.prior is not None)
+    compute_batch_terms = _batch_terms(objective or beta_elbo(), has_learned_prior=vae.prior is not None)
 
-    def terms(params: Params, objective_state: Any, key: Array, batch: Array, hyperparams: Any) -> tuple[Terms, Any]:
+    def terms(
+        params: Params, objective_state: ObjectiveState, key: Array, batch: Array, hyperparams: Hyperparams
+    ) -> tuple[Terms, ObjectiveState]:
         keys = jax.random.split(key, batch.shape[0] + 1)
         x_batch = train_input(keys[0], batch)
         encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
         options = {"prior_log_prob": prior_log_prob(vae, params)} if vae.prior else {}
-        return terms_of_batch(
+        return compute_batch_terms(
             keys[1:], encode, decode, vae.likelihood.log_prob, x_batch, hyperparams, objective_state, **options
         )
 
@@ -100,90 +139,103 @@ def make_train_step(
     vae: VAE,
     *,
     optimizer: Optimizer = optax.adam,
-    objective: Objective | BatchObjective | None = None,
+    objective: AnyObjective | None = None,
     train_input: Callable[[Array, Array], Array] = _as_stored,
     schedules: Mapping[str, Schedule] | None = None,
-) -> Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]:
-    """One update of the parameters on one batch, as a pure function. Jit, scan or vmap it at the edge.
+) -> TrainStep:
+    """Makes one update of the parameters on one batch, as a pure function. Jit, scan or vmap it at the edge.
 
     Args:
       vae: the model.
-      optimizer: learning rate -> optax optimiser, such as `optax.adam` or
+      optimizer: learning rate -> optax optimizer, such as `optax.adam` or
         `lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr))`. The learning rate is traced. A finished
-        optimizer such as `optax.adam(1e-3)` serves too; it brings its own rate and `hyperparams.learning_rate` is unused.
-        `vae_jax.optimizers` says which ones serve, and what each is given.
-      objective: what to minimise: a function of one example (see `objectives.Objective`), or a `cross_batch.BatchObjective`;
-        `objectives.beta_elbo()` by default.
-      train_input: (key, batch as stored) -> floats for the model: binarisation or dequantisation drawn anew at every step.
-      schedules: by the name of a hyperparameter ("beta", "learning_rate", "capacity" ...), step -> factor on its traced value;
-        any optax schedule.
+        optimizer such as `optax.adam(1e-3)` works too. It has its learning rate built in, and `hyperparams.learning_rate` is
+        ignored. `vae_jax.training.optimizers` lists the optimizers that work and the arguments that each receives.
+      objective: the quantity to minimize, a function of one example (see `objectives.Objective`) or a
+        `objectives.batch.BatchObjective`. `objectives.beta_elbo()` by default.
+      train_input: (key, batch as stored) -> floats for the model, such as a binarization or dequantization that is drawn anew
+        at every step.
+      schedules: step -> factor on a traced value, by the name of the hyperparameter ("beta", "learning_rate", "capacity" ...).
+        Any optax schedule works.
 
     Returns:
       train_step(state, key, batch, hyperparams) -> (state, StepMetrics), with a key for this step alone. hyperparams is a
-      `Hyperparams`, or a NamedTuple of your own with at least a learning_rate, for an objective of your own: its numbers are
-      traced too, so they can be scheduled and swept.
+      `Hyperparams`, or for a custom objective any NamedTuple with at least a learning_rate. All of its numbers are traced, so
+      they can be scheduled and swept.
 
     Raises:
       ValueError: at once for an objective that cannot be called as one, at trace time for one that returns something else.
     """
-    terms_of = make_terms(vae, objective, train_input)
+    compute_terms = make_terms(vae, objective, train_input)
 
     def train_step(state: TrainState, key: Array, batch: Array, hyperparams: Hyperparams) -> tuple[TrainState, StepMetrics]:
         now = scheduled(hyperparams, schedules, state.step)
 
-        def mean_loss(params: Params) -> tuple[Array, tuple[StepMetrics, Any]]:
-            terms, remembered = terms_of(params, state.objective_state, key, batch, now)
+        def mean_loss(params: Params) -> tuple[Array, tuple[StepMetrics, ObjectiveState]]:
+            terms, objective_state = compute_terms(params, state.objective_state, key, batch, now)
             metrics = StepMetrics(*jax.tree.map(jnp.mean, terms))
-            return metrics.loss, (metrics, remembered)
+            return metrics.loss, (metrics, objective_state)
 
-        gradient, (metrics, remembered) = jax.grad(mean_loss, has_aux=True)(state.params)
+        gradient, (metrics, objective_state) = jax.grad(mean_loss, has_aux=True)(state.params)
         rates = hyperparams.learning_rate, now.learning_rate
-        update = make_step(optimizer, *rates, state.step, lambda params: mean_loss(params)[0])
+        update = optimizers.make_step(optimizer, *rates, state.step, lambda params: mean_loss(params)[0])
         params, opt_state = update(gradient, state.opt_state, state.params, metrics.loss)
         params = keep_scaling(params, state.params)
-        return TrainState(state.step + 1, params, opt_state, remembered), metrics
+        return TrainState(state.step + 1, params, opt_state, objective_state), metrics
 
     return train_step
 
 
-def _batch_terms(objective: Objective | BatchObjective, learned_prior: bool) -> Callable[..., tuple[Terms, Any]]:
-    """(keys of the examples, encode, decode, log_prob, batch, hyperparams, state) -> (terms, state), for either kind."""
-    if isinstance(objective, BatchObjective):
-        if learned_prior:
-            raise ValueError("expected an objective of one example for a learned prior: those of cross_batch assume N(0, I).")
+def _batch_terms(objective: AnyObjective, has_learned_prior: bool) -> BatchTermsFunction:
+    """Returns (keys of the examples, encode, decode, log_prob, batch, hyperparams, state) -> (terms, state)."""
+    if not isinstance(objective, BatchObjective):
+        return _mapped_over_examples(objective, has_learned_prior)
+    if has_learned_prior:
+        raise ValueError(
+            "expected an objective of one example for a learned prior, because the objectives of a batch assume N(0, I)."
+        )
 
-        def of_batch(
-            keys: Array, encode: Encode, decode: Decode, log_prob: LogProb, x: Array, hyperparams: Hyperparams, state: Any
-        ) -> tuple[Terms, Any]:
-            terms, state = objective.terms(keys[0], encode, decode, log_prob, x, hyperparams, state)
-            check_terms(terms, x.shape[:1])
-            return terms, state
-
-        return of_batch
-
-    check_objective(objective, ("prior_log_prob",) if learned_prior else ())
-
-    def of_examples(
+    def batch_terms(
         keys: Array,
         encode: Encode,
         decode: Decode,
         log_prob: LogProb,
         x: Array,
         hyperparams: Hyperparams,
-        state: Any,
+        state: ObjectiveState,
+    ) -> tuple[Terms, ObjectiveState]:
+        terms, state = objective.terms(keys[0], encode, decode, log_prob, x, hyperparams, state)
+        check_terms(terms, x.shape[:1])
+        return terms, state
+
+    return batch_terms
+
+
+def _mapped_over_examples(objective: Objective, has_learned_prior: bool) -> BatchTermsFunction:
+    """Returns the function of `_batch_terms` for an objective of one example."""
+    check_objective(objective, ("prior_log_prob",) if has_learned_prior else ())
+
+    def batch_terms(
+        keys: Array,
+        encode: Encode,
+        decode: Decode,
+        log_prob: LogProb,
+        x: Array,
+        hyperparams: Hyperparams,
+        state: ObjectiveState,
         **prior: PriorLogProb,
-    ) -> tuple[Terms, Any]:
-        def one(key: Array, x: Array) -> Terms:
+    ) -> tuple[Terms, ObjectiveState]:
+        def example_terms(key: Array, x: Array) -> Terms:
             terms = objective(key, encode, decode, log_prob, x, hyperparams, **prior)
             check_terms(terms)
             return terms
 
-        return jax.vmap(one)(keys, x), state
+        return jax.vmap(example_terms)(keys, x), state
 
-    return of_examples
+    return batch_terms
 
 
-def all_finite(tree: Any) -> Array:
-    """Whether every floating number in a tree of arrays is finite."""
+def all_finite(tree: Params) -> Array:
+    """Returns a boolean scalar: True if every floating-point number in a tree of arrays is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
