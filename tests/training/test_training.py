@@ -262,7 +262,7 @@ def test_fit_takes_the_fields_of_its_options_as_keywords():
     assert training.FitOptions.from_keywords(keywords) == training.FitOptions(2, 16, prng="rbg")
 
 
-def test_the_parameters_to_evaluate_are_chosen_by_optimizer_objective_and_early_stopping():
+def test_the_optimizer_the_objective_and_early_stopping_choose_what_is_evaluated():
     def evaluation_params(params, state):
         return params | {"scale": state}
 
