@@ -119,9 +119,18 @@ def test_a_rotated_decoder_loses_the_kl_of_the_best_diagonal_gaussian():
     assert np.mean(found.approximation_gap) > approximation / 2
 
 
-def test_the_two_gaps_add_up():
+SHORT = {"num_steps": 20, "num_evaluation_samples": 40}
+
+
+@pytest.fixture(scope="module")
+def short():
+    """A model whose posterior is not diagonal, and its gaps after short fits."""
     model = Linear(rotated=True, **OFF)
-    found = model.run(num_steps=20, num_evaluation_samples=50)
+    return model, model.run(**SHORT)
+
+
+def test_the_two_gaps_add_up(short):
+    model, found = short
     np.testing.assert_allclose(
         found.approximation_gap + found.amortization_gap,
         model.log_px - np.asarray(found.elbo, np.float64),
@@ -204,12 +213,10 @@ def test_the_fit_finds_the_best_diagonal_gaussian_from_far_away(rotated):
     assert np.mean(lost) < 1e-3
 
 
-def test_the_batch_size_changes_nothing_nor_does_a_part_and_the_jacobian_is_added():
-    model = Linear(rotated=True, **OFF)
-    options = {"num_steps": 20, "num_evaluation_samples": 40}
-    whole = model.run(**options)
+def test_the_batch_size_changes_nothing_nor_does_a_part_and_the_jacobian_is_added(short):
+    model, whole = Linear(rotated=True, **OFF), short[1]
     model.x, model.log_px = model.x[3:], model.log_px[3:]
-    part = model.run(**options, batch_size=5, log_jacobian=-50.0, first=3)
+    part = model.run(**SHORT, batch_size=5, log_jacobian=-50.0, first=3)
     np.testing.assert_allclose(part.log_px, whole.log_px[3:], rtol=1e-6)
     np.testing.assert_allclose(part.elbo, whole.elbo[3:] - 50, rtol=1e-5)
     np.testing.assert_allclose(part.best_elbo, whole.best_elbo[3:] - 50, rtol=1e-5)
