@@ -235,7 +235,7 @@ def test_the_command_repeats_what_one_command_made(swept):
         return text.command(results._replace(description={"arguments": arguments | changes}))[0]
 
     assert command() == (
-        "python experiments/sweep.py --betas 0.5 2.0 4.0 5.0 6.0 --dataset digits --hidden 16 --latent-dim 3 --epochs 2 "
+        "vae-jax sweep --betas 0.5 2.0 4.0 5.0 6.0 --dataset digits --hidden 16 --latent-dim 3 --epochs 2 "
         "--out runs/repeated"
     )
     assert "--groups optimizer=adam,sgd" not in command(groups=["optimizer=adam,sgd"])  # would be ten members, there are five

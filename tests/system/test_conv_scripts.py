@@ -40,7 +40,7 @@ def test_a_conv_run_is_evaluated_and_reported(conv_run):
     run("report.py", out)
     page = (out / "report.html").read_text()
     assert f"{summary(out)['test_elbo']:.3f}" in page
-    assert "train.py --dataset digits --network conv --channels 8 --dense 16" in page
+    assert "vae-jax train --dataset digits --network conv --channels 8 --dense 16" in page
 
 
 @pytest.mark.slow

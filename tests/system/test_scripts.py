@@ -51,7 +51,7 @@ def test_the_report_is_one_self_contained_page(trained):
     assert page.count("data:image/png;base64,") == len(list((out / "figures").glob("*.png")))
     assert page.count("data:image/gif;base64,") == len(list((out / "figures").glob("*.gif"))) == 1
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
-    assert "train.py --dataset digits --hidden 16 --latent-dim 2" in page
+    assert "vae-jax train --dataset digits --hidden 16 --latent-dim 2" in page
     (out / "report.html").unlink()
     assert run("report.py", out).stdout.strip() == f"report: {out / 'report.html'}"
     assert (out / "report.html").stat().st_size == pytest.approx(len(page.encode()), rel=0.01)

@@ -56,7 +56,7 @@ def test_own_functions_train_in_a_fresh_session(tmp_path):
     assert float(blur[0]) > float(blur[1]) > float(blur[2]) > 0  # the own term went down
     assert -200 < float(test_elbo) < 200
     assert (tmp_path / "run" / "report.html").exists()
-    with pytest.raises(UserError, match=r"a likelihood of your own: pass likelihood=... to load_run"):
+    with pytest.raises(UserError, match=r"a likelihood of your own\. Pass likelihood=... to load_run"):
         runs.load_run(tmp_path / "run")
     with pytest.raises(UserError, match=r"the objective 'custom' |an objective of your own|a objective of your own"):
         runs.load_run(tmp_path / "run", likelihood=lambda loc, x: jnp.sum(loc - x))
@@ -65,7 +65,7 @@ def test_own_functions_train_in_a_fresh_session(tmp_path):
 def test_functions_are_not_taken_where_the_run_had_none(tmp_path):
     built = build(Config(epochs=1, hidden=(8,), latent_dim=2))
     runs.train(built, tmp_path / "run")
-    with pytest.raises(UserError, match=r"trained with the likelihood 'bernoulli': leave likelihood= out"):
+    with pytest.raises(UserError, match=r"trained with the likelihood 'bernoulli'\. Leave likelihood= out"):
         runs.load_run(tmp_path / "run", likelihood=lambda logits, x: jnp.sum(logits * x))
     with pytest.raises(UserError, match=r"likelihood 'custom' is a function of your own: pass likelihood=..."):
         build(Config(likelihood="custom"))

@@ -335,7 +335,7 @@ def test_streaming_is_for_one_run_on_files(folder):
         data.prepare(dataset, binarization="fixed")
     with pytest.raises(TypeError, match="index them"):
         np.asarray(dataset.train)
-    with pytest.raises(UserError, match="--stream: the members of a sweep"):
+    with pytest.raises(UserError, match="stream: the members of a sweep"):
         sweep(grid(dataclasses.replace(SMALL, stream=True), seed=[0, 1]))
     _, built = both(folder, "bytes")
     options = training.FitOptions.from_keywords(built.fit_arguments)

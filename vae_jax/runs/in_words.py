@@ -32,7 +32,7 @@ def describe_objective(config: Config) -> str:
 
 
 def repeat_command(
-    config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("python", "experiments/train.py")
+    config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("vae-jax", "train")
 ) -> str:
     """Returns the command line that repeats a run, with the settings that differ from the defaults.
 

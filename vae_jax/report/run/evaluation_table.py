@@ -36,8 +36,8 @@ def section(run: Run) -> str:
     numbers = _read(run)
     if numbers is None:
         text = (
-            f"For log p(x), mutual information and more, run python experiments/evaluate.py {run.path} and then draw this "
-            "report again."
+            f"For log p(x), mutual information and more, run vae-jax evaluate {run.path} and then draw this report "
+            "again."
         )
         return html.heading("Evaluation") + html.caption(text)
     text = (

@@ -108,7 +108,7 @@ def _missing_members(results: Results, max_named: int) -> list[str]:
     """Describes members that have not ended, that are left out of the means, or whose test ELBO is not finite."""
     texts = []
     if missing := len(results.members) - len(results.rows):
-        command = f"python experiments/sweep.py {_option('out')} {shlex.quote(str(results.path))} {_option('resume')}"
+        command = f"vae-jax sweep {_option('out')} {shlex.quote(str(results.path))} {_option('resume')}"
         texts.append(
             f"The sweep is unfinished. {missing} of {len(results.members)} members have not ended and are not in this report. "
             f"Continue with: {command}"
@@ -177,7 +177,7 @@ def command(results: Results) -> tuple[str, str]:
             f"write_results(Path({str(_REPEATED)!r}))",
         )
         return "\n".join(code), remark
-    parts = ["python", "experiments/sweep.py"]
+    parts = ["vae-jax", "sweep"]
     for name in ("betas", "seeds", "learning_rates", "over", "groups", "ranges"):
         if arguments[name]:
             parts += [_option(name), *map(str, arguments[name])]
