@@ -235,8 +235,7 @@ def test_the_command_repeats_what_one_command_made(swept):
         return text.command(results._replace(description={"arguments": arguments | changes}))[0]
 
     assert command() == (
-        "vae-jax sweep --betas 0.5 2.0 4.0 5.0 6.0 --dataset digits --hidden 16 --latent-dim 3 --epochs 2 "
-        "--out runs/repeated"
+        "vae-jax sweep --betas 0.5 2.0 4.0 5.0 6.0 --dataset digits --hidden 16 --latent-dim 3 --epochs 2 --out runs/repeated"
     )
     assert "--groups optimizer=adam,sgd" not in command(groups=["optimizer=adam,sgd"])  # would be ten members, there are five
     assert "--ranges beta=1:2 --design sobol --num-points 5 --design-seed 3" in command(

@@ -22,6 +22,7 @@ numbers, once that takes no longer. `threefry` goes with the last of them.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,6 @@ from jaxtyping import Array, Float, Int32, Key, UInt32
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
-@functools.partial(jax.jit, inline=True)  # JAX traces its 120 operations only once for each shape
 def threefry(
     key_halves: tuple[UInt32[Array, ""], UInt32[Array, ""]], high: UInt32[Array, "*shape"], low: UInt32[Array, "*shape"]
 ) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
@@ -53,6 +53,16 @@ def threefry(
     Source:
       Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
     """
+    return _traced_once()(key_halves, high, low)
+
+
+@functools.cache
+def _traced_once() -> Callable[..., tuple[Array, Array]]:
+    """Returns the rounds as a function whose 120 operations JAX traces once for each shape, rather than at every use."""
+    return jax.jit(_rounds, inline=True)
+
+
+def _rounds(key_halves: tuple[Array, Array], high: Array, low: Array) -> tuple[Array, Array]:
     first, second = key_halves
     schedule = (first, second, first ^ second ^ jnp.uint32(0x1BD11BDA))
     x, y = high + first, low + second

@@ -35,10 +35,7 @@ def section(run: Run) -> str:
     """Returns the table with its heading, or the command that makes one."""
     numbers = _read(run)
     if numbers is None:
-        text = (
-            f"For log p(x), mutual information and more, run vae-jax evaluate {run.path} and then draw this report "
-            "again."
-        )
+        text = f"For log p(x), mutual information and more, run vae-jax evaluate {run.path} and then draw this report again."
         return html.heading("Evaluation") + html.caption(text)
     text = (
         f"Over the {numbers['num_test_examples']} test examples, with β = 1 and seed {numbers['test_seed']}. ± is the standard "
