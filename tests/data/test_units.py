@@ -213,5 +213,5 @@ def test_a_run_of_a_version_that_pooled_the_columns_is_refused(table, tmp_path):
     assert content["data"].pop("moments") == "per entry"
     path.write_text(json.dumps(content))
     for attempt in (lambda: runs.load_run(tmp_path / "run"), lambda: runs.train(built, tmp_path / "run", resume=True)):
-        with pytest.raises(UserError, match=r"standardizes each entry\. Train it anew"):
+        with pytest.raises(UserError, match=r"standardizes each entry separately\. Train the model again"):
             attempt()

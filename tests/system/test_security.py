@@ -102,11 +102,11 @@ def test_compiled_programs_are_kept_where_nobody_else_writes(tmp_path, monkeypat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    cache._without_a_home.cache_clear()
+    cache._temporary_cache.cache_clear()
     folder = cache.cache_dir()
     assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
     assert cache.cache_dir() == folder
-    cache._without_a_home.cache_clear()
+    cache._temporary_cache.cache_clear()
 
 
 @pytest.mark.slow
