@@ -92,7 +92,7 @@ def test_messages_name_the_program_that_was_started(monkeypatch):
     ):
         monkeypatch.setattr(sys, "argv", [path])
         program = current_program()
-        assert (program.words("latent"), program.name("latent"), program.example("latent")) == (words, name, example)
+        assert (program.parts("latent"), program.name("latent"), program.example("latent")) == (words, name, example)
     program = Program((python,), "experiments")
     assert program.in_text("vae-jax sweep --out r && vae-jax report r") == (
         "python experiments/sweep.py --out r && python experiments/report.py r"

@@ -230,7 +230,7 @@ def _own(key, encode, decode, log_prob, x, hyperparams): ...
 
 def test_objectives_that_assume_the_normal_prior_refuse_another():
     built = build(Config(epochs=1, hidden=(8,), latent_dim=2, prior="mixture", prior_components=3))
-    with pytest.raises(ValueError, match=r"those of cross_batch assume N\(0, I\)"):
+    with pytest.raises(ValueError, match=r"objectives of a batch assume N\(0, I\)"):
         training.make_train_step(built.vae, objective=build(Config(objective="factor_vae")).objective)
     with pytest.raises(ValueError, match=r"with the keyword prior_log_prob, got _own\(key, encode"):
         training.make_train_step(built.vae, objective=_own)

@@ -30,15 +30,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Raises:
       SystemExit: always.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
-    run_script(lambda: run_command(words), ends_process=argv is None)
+    given = sys.argv[1:] if argv is None else list(argv)
+    run_script(lambda: run_command(given), ends_process=argv is None)
 
 
-def run_command(words: Sequence[str]) -> int:
+def run_command(argv: Sequence[str]) -> int:
     """Runs the subcommand that the first word names, and returns its exit status."""
-    if not words:
+    if not argv:
         raise UserError(f"expected a command ({', '.join(COMMANDS)}), got none. vae-jax --help describes them.")
-    name, *rest = words
+    name, *rest = argv
     if name in ("-h", "--help"):
         print(usage())
         return 0

@@ -23,7 +23,7 @@ class Program(NamedTuple):
     start: tuple[str, ...] = ("vae-jax",)  # the words before the command; for scripts the interpreter
     folder: str | None = None  # the folder of the scripts; None for `vae-jax`
 
-    def words(self, command: str) -> tuple[str, ...]:
+    def parts(self, command: str) -> tuple[str, ...]:
         """Returns the words that start a command in the same way, such as ("vae-jax", "train")."""
         if self.folder is None:
             return (*self.start, command)
@@ -31,8 +31,8 @@ class Program(NamedTuple):
 
     def name(self, command: str) -> str:
         """Returns the name of a command as a sentence names it: "vae-jax train", or "experiments/train.py"."""
-        words = ["python" if word == sys.executable else word for word in self.words(command)]
-        return " ".join(words if self.folder is None else words[-1:])
+        parts = ["python" if part == sys.executable else part for part in self.parts(command)]
+        return " ".join(parts if self.folder is None else parts[-1:])
 
     def example(self, command: str) -> str:
         """Returns the first words of an example: "vae-jax train", or "python experiments/train.py"."""

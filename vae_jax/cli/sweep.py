@@ -95,14 +95,14 @@ class Arguments:
         axes = {name: getattr(self, name) for name in AXES} | {"points": points}
         return {"base": dataclasses.asdict(base), **axes}
 
-    def placement_words(self) -> list[str]:
+    def placement_options(self) -> list[str]:
         """Returns the options about devices and parallelism that are not the defaults, as words of the command line."""
-        words = []
+        options = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in _PLACEMENT and value != field.default:
-                words += [option(field.name), str(value)]
-        return words
+                options += [option(field.name), str(value)]
+        return options
 
 
 def read_command_line(argv: Sequence[str] | None) -> "tuple[Arguments, Config]":
@@ -216,8 +216,8 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
         )
         progress.close()
         if not is_finished:
-            words = [*current_program().words("sweep"), "--out", str(out), "--resume", *arguments.placement_words()]
-            print(f"saved; continue with:\n  {shlex.join(words)}", flush=True)
+            command = [*current_program().parts("sweep"), "--out", str(out), "--resume", *arguments.placement_options()]
+            print(f"saved; continue with:\n  {shlex.join(command)}", flush=True)
             return interrupt.exit_status
     if is_leader:
         write_outcome(out, began, arguments.report)
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains the sweep and returns the exit status. One of several processes runs in a child, see `supervised`."""
     arguments, base = read_command_line(argv)
     expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds, coordinator_timeout=arguments.coordinator_timeout)
-    words = sys.argv[1:] if argv is None else list(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
     if not is_distributed(arguments):
-        return work(arguments, base, words)
-    return supervised(lambda joined: work(arguments, base, words, joined), arguments.coordinator_timeout)
+        return work(arguments, base, given)
+    return supervised(lambda joined: work(arguments, base, given, joined), arguments.coordinator_timeout)

@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         monitor.close()
         if fit.status == "interrupted":
-            command = repeat_command(built.config, out, data_dir, current_program().words("train"))
+            command = repeat_command(built.config, out, data_dir, current_program().parts("train"))
             print(
                 f"saved after epoch {len(fit.progress.history)} of {built.config.epochs}{monitor.steps_done(fit.progress)}; "
                 f"continue with:\n  {command} --resume",

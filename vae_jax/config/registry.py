@@ -43,7 +43,7 @@ class Setting(NamedTuple):
     type: Any  # annotation of the field: float, int, str, bool, a Literal, tuple[int, ...], or one of them | None
     default: object
     help: str  # one or two sentences; other settings stand in backquotes
-    low: float = -math.inf  # allowed values lie in [low, high]; None is allowed where the type says so
+    low: float = -math.inf  # allowed numbers lie in [low, high]
     high: float = math.inf
     bounds: str = ""  # the allowed values in words; by default made of the type, of low and of high
     traced: bool = False  # a number that a step takes as an array, so that a sweep varies it within one compiled program
