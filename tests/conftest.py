@@ -19,7 +19,7 @@ collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # they have no doctests,
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-# Small programs that run for a moment: most of their time would go into optimising them. XLA aborts on flags it does not know.
+# Small programs that run for a moment: most of their time would go into optimizing them. XLA aborts on flags it does not know.
 COMPILE_QUICKLY = "--xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):
     COMPILE_QUICKLY += " --xla_cpu_use_fusion_emitters=false"

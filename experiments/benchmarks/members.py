@@ -38,9 +38,9 @@ def blobs(seed: int, count: int) -> np.ndarray:
     """Returns images with three smooth blobs each as levels (count, 28, 28, 1), with most pixels near 0 as in MNIST."""
     rng = np.random.default_rng(seed)
     grid = np.arange(28, dtype=np.float32)
-    centre = rng.uniform(6, 22, (2, count, 3, 1)).astype(np.float32)
+    center = rng.uniform(6, 22, (2, count, 3, 1)).astype(np.float32)
     width = rng.uniform(1.5, 4, (count, 3, 1)).astype(np.float32)
-    vertical, horizontal = (np.exp(-0.5 * ((grid - c) / width) ** 2) for c in centre)
+    vertical, horizontal = (np.exp(-0.5 * ((grid - c) / width) ** 2) for c in center)
     return np.minimum(255 * np.matmul(vertical.swapaxes(1, 2), horizontal), 255).astype(np.uint8)[..., None]
 
 

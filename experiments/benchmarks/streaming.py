@@ -54,8 +54,8 @@ def write_images(path: Path, count: int, seed: int) -> None:
     """Writes images of 4 x 4 tiles with a round blob each, (count, 64, 64) bytes, in parts that fit into memory."""
     rng = np.random.default_rng(seed)
     grid, side = np.arange(SIDE // 4, dtype=np.float32), SIDE // 4
-    centre = rng.uniform(4, side - 4, (2, 256, 1)).astype(np.float32)
-    vertical, horizontal = (np.exp(-0.5 * ((grid - c) / 2.5) ** 2) for c in centre)
+    center = rng.uniform(4, side - 4, (2, 256, 1)).astype(np.float32)
+    vertical, horizontal = (np.exp(-0.5 * ((grid - c) / 2.5) ** 2) for c in center)
     tiles = (255 * vertical[:, :, None] * horizontal[:, None, :]).astype(np.uint8)
     images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, SIDE, SIDE))
     for first in range(0, count, 4096):

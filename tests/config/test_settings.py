@@ -112,7 +112,7 @@ def test_each_likelihood_starts_at_the_training_mean_and_gets_better(name, setti
 
 
 @pytest.mark.slow
-def test_colours_train_with_coupled_channels(tmp_path):
+def test_colors_train_with_coupled_channels(tmp_path):
     rng = np.random.default_rng(0)
     base = rng.integers(0, 200, (64, 4, 4, 1))
     np.save(tmp_path / "rgb.npy", (base + rng.integers(0, 20, (64, 4, 4, 3))).astype(np.uint8))

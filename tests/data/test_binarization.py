@@ -69,10 +69,10 @@ def test_binary_data_stay_as_they_are_under_any_binarization():
 
 
 def test_support_is_checked():
-    grey = _dataset(np.full((4, 2, 2, 1), 100, np.uint8))
-    with pytest.raises(UserError, match=r'grey values.*`binarize="dynamic"`.*continuous_bernoulli'):
-        data.check_support(grey, likelihoods.bernoulli(), "none")
-    data.check_support(grey, likelihoods.bernoulli(), "dynamic")
+    gray = _dataset(np.full((4, 2, 2, 1), 100, np.uint8))
+    with pytest.raises(UserError, match=r'gray values.*`binarize="dynamic"`.*continuous_bernoulli'):
+        data.check_support(gray, likelihoods.bernoulli(), "none")
+    data.check_support(gray, likelihoods.bernoulli(), "dynamic")
     data.check_support(_dataset(np.zeros((4, 2, 2, 1), np.uint8) + 255), likelihoods.bernoulli(), "none")
     wide = _dataset(np.full((4, 2, 2, 1), -1.5, np.float32), max_level=None)
     with pytest.raises(UserError, match=r"\[0, 1\], got -1.5"):
@@ -83,9 +83,9 @@ def test_support_is_checked():
     with pytest.raises(UserError, match=r"poisson expects counts .*got -1.5 to -1.5 with fractions"):
         data.check_support(wide, likelihoods.poisson(), "none")
     with pytest.raises(UserError, match=r"dequantize: .* need a density, and categorical takes the integers"):
-        data.check_support(grey, likelihoods.categorical(256), "none", dequantize=True)
+        data.check_support(gray, likelihoods.categorical(256), "none", dequantize=True)
     fine = _dataset(np.zeros((4, 2, 2, 1), np.uint8))
-    with pytest.raises(UserError, match="grey values"):  # in the validation data alone
-        data.check_support(fine._replace(validation=grey.train), likelihoods.bernoulli(), "none")
+    with pytest.raises(UserError, match="gray values"):  # in the validation data alone
+        data.check_support(fine._replace(validation=gray.train), likelihoods.bernoulli(), "none")
     with pytest.raises(UserError, match="integer levels"):
         data.prepare(wide, dequantize=True)

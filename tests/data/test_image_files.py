@@ -1,4 +1,4 @@
-"""PNG and JPEG files as a viewer shows them: transparency, orientation, grey among color, sizes, depth."""
+"""PNG and JPEG files as a viewer shows them: transparency, orientation, gray among color, sizes, depth."""
 
 import struct
 import zlib
@@ -39,7 +39,7 @@ def test_alpha_of_color_is_composited_on_black(tmp_path):
     assert not read(tmp_path / "a.png", Image.fromarray(hidden)).pixels.any()
 
 
-def test_alpha_of_grey_is_composited_and_it_stays_grey(tmp_path):
+def test_alpha_of_gray_is_composited_and_it_stays_gray(tmp_path):
     got = read(tmp_path / "a.png", Image.fromarray(RGBA[..., :2].copy(), "LA"))
     assert got.was_transparent
     np.testing.assert_array_equal(got.pixels, on_black(RGBA[..., :1], RGBA[..., 1])[..., 0])
@@ -163,14 +163,14 @@ def test_a_folder_says_how_many_pictures_were_turned_and_sizes_are_those_after_i
 
 
 @pytest.mark.parametrize("color", ["RGB", "RGBA", "P"])
-def test_grey_pictures_among_color_get_three_channels(tmp_path, color):
+def test_gray_pictures_among_color_get_three_channels(tmp_path, color):
     """Of every part, for a source that was refused before."""
     colored = Image.fromarray(RGBA[..., :3].copy()).convert(color)
     pixels = np.asarray(colored.convert("RGB"))
     for name, image in (("train/0", colored), ("train/1", Image.fromarray(GREY)), ("test/0", Image.fromarray(GREY))):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         image.save(tmp_path / f"{name}.png")
-    with pytest.warns(DataWarning, match=r"2 of 3 pictures are grey and got three equal .* such as train/0.png have color"):
+    with pytest.warns(DataWarning, match=r"2 of 3 pictures are gray and got three equal .* such as train/0.png have color"):
         got = data.load(str(tmp_path))
     np.testing.assert_array_equal(got.train[0], pixels)
     for image in (got.train[1], got.test[0]):
@@ -189,7 +189,7 @@ def test_what_the_message_on_sizes_says_helps(tmp_path):
 
 
 def _png_of_16_bits(color):
-    """A PNG file of 16 bits per channel, which Pillow writes for grey only."""
+    """A PNG file of 16 bits per channel, which Pillow writes for gray only."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -214,7 +214,7 @@ def test_what_is_left_out_of_a_picture_is_named(tmp_path):
     np.testing.assert_array_equal(got.train, [RGBA[..., :3], deep // 256])
 
 
-def test_sixteen_bits_of_grey_are_refused_and_what_the_message_says_helps(tmp_path):
+def test_sixteen_bits_of_gray_are_refused_and_what_the_message_says_helps(tmp_path):
     write_pictures(tmp_path, {"a.png": 100, "b.png": 200})
     deep = RNG.integers(0, 2**16, (3, 4), dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "c.png")

@@ -19,7 +19,7 @@ def dataset(train, validation=None, test=None, max_level=None):
 
 
 def with_row(row, value):
-    """The grey images with one number of one example changed."""
+    """The gray images with one number of one example changed."""
     images = GREY.copy()
     images[row, 1, 2] = value
     return images

@@ -28,8 +28,8 @@ def render():
 
 
 @pytest.fixture(scope="module")
-def centred(render):
-    """Every shape in every size and orientation, its centre on the pixel (32, 32)."""
+def centered(render):
+    """Every shape in every size and orientation, its center on the pixel (32, 32)."""
     return render(np.hstack([TURNED, np.full((len(TURNED), 2), 16)]))
 
 
@@ -37,11 +37,11 @@ def random_rows(count, seed=0):
     return np.random.default_rng(seed).integers(0, SIZES, (count, 5))
 
 
-# An oracle of another kind: the corners, foci and centres of the shapes are turned, and pixels stay where they are.
+# An oracle of another kind: the corners, foci and centers of the shapes are turned, and pixels stay where they are.
 
 
 def oracle(row, grown):
-    """Which pixels' centres lie in the shape with its extent grown by so many pixels, in float64."""
+    """Which pixels' centers lie in the shape with its extent grown by so many pixels, in float64."""
     shape, scale, orientation, x, y = (int(value) for value in row)
     extent = (10.75, 15.5, 6.0)[shape] * np.linspace(0.5, 1, 6)[scale] + grown
     angle = 2 * np.pi * orientation / 40
@@ -56,15 +56,15 @@ def oracle(row, grown):
         sides = [(np.conj(edge) * (pixels - corner)).imag >= 0 for corner, edge in zip(corners, edges, strict=True)]
         return np.all(sides, axis=0)
 
-    def disc(centre, radius):
-        return np.abs(pixels - centre * turn) <= radius
+    def disc(center, radius):
+        return np.abs(pixels - center * turn) <= radius
 
     if shape == 0:
         return polygon(*(extent * np.array([-1 - 1j, 1 - 1j, 1 + 1j, -1 + 1j])))
     if shape == 1:  # the sum of the distances to the foci is the longer axis
         focus = math.sqrt(extent**2 - (extent / 2) ** 2)
         return np.abs(pixels - focus * turn) + np.abs(pixels + focus * turn) <= 2 * extent
-    low = 5 / 8 * extent - 5 / 8 * grown  # growing does not move the centre
+    low = 5 / 8 * extent - 5 / 8 * grown  # growing does not move the center
     corners = polygon(*(2 * extent * np.array([-1j, 1, 1j, -1]) + 1j * low))
     ears = [extent * np.array(side - 1j) + 1j * low for side in (-1, 1)]
     return corners | disc(ears[0], math.sqrt(2) * extent) | disc(ears[1], math.sqrt(2) * extent)
@@ -93,22 +93,22 @@ def test_images_are_bits_of_one_size_alone_and_in_a_batch(render):
             np.testing.assert_array_equal(alone[..., 0], image)
 
 
-def test_a_step_in_x_or_y_moves_the_image_by_one_pixel_and_nothing_is_cut_off(render, centred):
+def test_a_step_in_x_or_y_moves_the_image_by_one_pixel_and_nothing_is_cut_off(render, centered):
     """With all shapes at all four corners: what is in between is further from the border."""
     middle = np.array([16, 16])
     for x, y in itertools.product((0, 31), repeat=2):
         at_corner = render(np.hstack([TURNED, np.tile([x, y], (len(TURNED), 1))]))
-        np.testing.assert_array_equal(at_corner.sum(axis=(1, 2)), centred.sum(axis=(1, 2)))
-        np.testing.assert_array_equal(at_corner, np.roll(centred, (y - middle[1], x - middle[0]), axis=(1, 2)))
+        np.testing.assert_array_equal(at_corner.sum(axis=(1, 2)), centered.sum(axis=(1, 2)))
+        np.testing.assert_array_equal(at_corner, np.roll(centered, (y - middle[1], x - middle[0]), axis=(1, 2)))
     rows = random_rows(200, seed=1)
-    there = centred[np.ravel_multi_index(rows[:, :3].T, SIZES[:3])]
+    there = centered[np.ravel_multi_index(rows[:, :3].T, SIZES[:3])]
     moved = [np.roll(image, (y - 16, x - 16), axis=(0, 1)) for image, (x, y) in zip(there, rows[:, 3:], strict=True)]
     np.testing.assert_array_equal(render(rows), moved)
 
 
-def test_a_quarter_of_a_turn_is_one_and_hearts_mirror(centred):
+def test_a_quarter_of_a_turn_is_one_and_hearts_mirror(centered):
     """Exactly; a heart points down at first, to the right after a quarter, being turned counter-clockwise."""
-    patches = centred[:, 16:49, 16:49].reshape(3, 6, 40, 33, 33)  # its centre in the middle
+    patches = centered[:, 16:49, 16:49].reshape(3, 6, 40, 33, 33)  # its center in the middle
     for orientation in range(40):
         turned = np.rot90(patches[:, :, orientation], axes=(2, 3))
         np.testing.assert_array_equal(patches[:, :, (orientation + 10) % 40], turned)
@@ -116,13 +116,13 @@ def test_a_quarter_of_a_turn_is_one_and_hearts_mirror(centred):
         np.testing.assert_array_equal(patches[:, :, -orientation % 40], mirrored)
     heart = patches[2, 5, 0]
     rows = heart.sum(axis=1)
-    assert np.argmax(rows) < 16  # widest above the centre
+    assert np.argmax(rows) < 16  # widest above the center
     assert rows[rows > 0][-1] < 4  # and ends in a tip below
 
 
-def test_every_shape_is_in_one_piece_without_holes(centred):
+def test_every_shape_is_in_one_piece_without_holes(centered):
     eight = np.ones((3, 3))
-    for image in centred:
+    for image in centered:
         assert ndimage.label(image)[1] == 1
         assert ndimage.label(1 - image, eight)[1] == 1
 
@@ -138,12 +138,12 @@ def test_areas_are_those_of_the_shapes_and_grow_with_the_square_of_the_scale():
     np.testing.assert_allclose(counts, at_one[:, None] * scales**2, rtol=0.005)
 
 
-def test_images_differ_but_for_the_symmetries_of_square_and_ellipse(centred):
+def test_images_differ_but_for_the_symmetries_of_square_and_ellipse(centered):
     """Cut out at their borders, shapes agree only for a quarter turn of a square, half a turn of an ellipse; the rest follows
     from what a step in x or y does: 1024 x 6 x (10 + 20 + 40) = 430,080 different images.
     """
     seen = {}
-    for (shape, scale, orientation), image in zip(TURNED.tolist(), centred, strict=True):
+    for (shape, scale, orientation), image in zip(TURNED.tolist(), centered, strict=True):
         rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
         cut = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         seen.setdefault((cut.shape, cut.tobytes()), []).append((shape, scale, orientation))
@@ -162,7 +162,7 @@ def test_the_images_are_those_of_this_version():
 
 
 def test_between_the_grids_points(render):
-    """At the grid's points the same bits; half a pixel away, the average of the two neighbours' areas."""
+    """At the grid's points the same bits; half a pixel away, the average of the two neighbors' areas."""
     values = (TURNED[:, 0], (5 + TURNED[:, 1]) / 10, 2 * np.pi * TURNED[:, 2] / 40)
     places = np.random.default_rng(0).integers(0, 32, (len(TURNED), 2))
     got = jax.jit(jax.vmap(sprites.render_at))(*values, *(places.T / 31))[..., 0]
@@ -211,7 +211,7 @@ def test_draws_are_uniform_over_the_grid(draws):
     accept(stats.kstest((index + 0.5) / 737_280, "uniform").pvalue)
 
 
-def test_draws_of_neighbouring_numbers_and_of_other_keys_are_independent(draws):
+def test_draws_of_neighboring_numbers_and_of_other_keys_are_independent(draws):
     first, second = draws
     assert not np.array_equal(first, second)
     for one, other in ((first[:-1:2], first[1::2]), (first, second)):

@@ -20,7 +20,7 @@ from vae_jax.model import VAE
 
 
 def smooth_vae():
-    """A Bernoulli decoder with a hidden layer of tanh, and grey bytes as they are stored."""
+    """A Bernoulli decoder with a hidden layer of tanh, and gray bytes as they are stored."""
     rng = np.random.default_rng(0)
     inner, outer, encoder = (jnp.asarray(0.5 * rng.normal(size=shape)) for shape in ((8, 2), (9, 8), (2, 9)))
     vae = VAE(

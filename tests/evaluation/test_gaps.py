@@ -1,4 +1,4 @@
-"""The approximation and the amortisation gap, on linear-Gaussian models where both are KL divergences in closed form."""
+"""The approximation and the amortization gap, on linear-Gaussian models where both are KL divergences in closed form."""
 
 import math
 import sys

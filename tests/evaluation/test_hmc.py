@@ -77,8 +77,8 @@ def assert_invariant(step, t=0.4, chains=20_000, num_steps=6):
         lambda z: -(z - CENTRE.astype(np.float32)) @ jnp.asarray(precision, jnp.float32) @ (z - CENTRE.astype(np.float32)) / 2,
         lambda z: z @ jnp.asarray(slope, jnp.float32),
     )
-    centre, root = CENTRE + t * COVARIANCE @ slope, np.linalg.cholesky(COVARIANCE)
-    draws = centre + np.random.default_rng(0).normal(size=(chains, 3)) @ root.T
+    center, root = CENTRE + t * COVARIANCE @ slope, np.linalg.cholesky(COVARIANCE)
+    draws = center + np.random.default_rng(0).normal(size=(chains, 3)) @ root.T
 
     def chain(key, z):
         def body(point, i):
@@ -92,7 +92,7 @@ def assert_invariant(step, t=0.4, chains=20_000, num_steps=6):
     fresh = jax.jit(jax.vmap(lambda z: point_at(path, z)))(points.z)
     np.testing.assert_allclose(points.log_density(t), fresh.log_density(t), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(points.gradient_start, fresh.gradient_start, rtol=1e-4, atol=1e-4)
-    white = np.linalg.solve(root, (float64(points.z) - centre).T).T
+    white = np.linalg.solve(root, (float64(points.z) - center).T).T
     for i in range(3):
         accept_mean(white[:, i], 0.0, deviation=1.0)
         for j in range(i + 1):

@@ -179,7 +179,7 @@ pareto_k_of_each = jax.jit(jax.vmap(pareto_k))
 
 @pytest.mark.parametrize("shape", [-0.5, 0.0, 0.4, 0.9])
 def test_the_pareto_shape_is_found(shape):
-    """Weights that are generalised Pareto have its shape in every tail."""
+    """Weights that are generalized Pareto have its shape in every tail."""
     rng = np.random.default_rng(1)
     w = 5 + stats.genpareto.rvs(shape, size=(200, 20_000), random_state=rng)
     got = np.asarray(pareto_k_of_each(jnp.log(jnp.asarray(w, jnp.float32))), np.float64)

@@ -1,4 +1,4 @@
-"""The catalogue of what the public functions refuse, with the words that they refuse it in; the scripts' are in tests/system.
+"""The catalog of what the public functions refuse, with the words that they refuse it in; the scripts' are in tests/system.
 
 Shapes, types and options are looked at while a function is traced, so nothing of it is in the compiled program.
 """
@@ -108,7 +108,7 @@ CALLS = {
         ValueError,
         "logistic_mixture: expected num_components >= 1, got 0.",
     ),
-    "no component of colours": (
+    "no component of colors": (
         lambda: likelihoods.logistic_mixture_rgb(256, num_components=0),
         ValueError,
         "logistic_mixture_rgb: expected num_components >= 1, got 0.",
@@ -121,9 +121,9 @@ CALLS = {
     ),
     "one argument": (lambda: likelihoods.from_log_prob(lambda x: x), UserError, "of ONE example, got <lambda>(x)."),
     "a support of its own": (
-        lambda: likelihoods.from_log_prob(lambda output, x: 0.0, support="grey"),
+        lambda: likelihoods.from_log_prob(lambda output, x: 0.0, support="gray"),
         ValueError,
-        "expected support among binary, unit_interval, levels, counts, real, got 'grey'.",
+        "expected support among binary, unit_interval, levels, counts, real, got 'gray'.",
     ),
     "mean and log_scale": (
         lambda: divergences.kl_to_standard_normal(zeros(3), zeros(4)),
@@ -197,12 +197,12 @@ CALLS = {
     "no channel": (lambda: conv(channels=(0,)), ValueError, "expected channels >= 1"),
     "an unknown data set": (lambda: data.load("mnits"), UserError, "unknown data set 'mnits'. Did you mean 'mnist'"),
     "no such file": (lambda: data.load("nowhere/a.npy"), UserError, "no such file or folder"),
-    "an unknown binarisation": (
+    "an unknown binarization": (
         lambda: fit(binarization="sometimes"),
         UserError,
         "unknown binarization 'sometimes'. Known: dynamic, fixed, threshold, none.",
     ),
-    "grey data for bernoulli": (lambda: fit(binarization="none"), UserError, "bernoulli expects binary data, got grey values"),
+    "gray data for bernoulli": (lambda: fit(binarization="none"), UserError, "bernoulli expects binary data, got gray values"),
     "a batch larger than the data": (
         lambda: fit(batch_size=10**6),
         UserError,

@@ -1,4 +1,4 @@
-"""Likelihoods beyond the battery of test_mathematics: PyTorch's calls, normalisation, probabilities, bundles."""
+"""Likelihoods beyond the battery of test_mathematics: PyTorch's calls, normalization, probabilities, bundles."""
 
 import math
 

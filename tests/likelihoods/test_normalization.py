@@ -19,7 +19,7 @@ def _probabilities(log_prob, parameters, outcomes):
 
 
 def _logistic_parameters(rng, dtype, *shape):
-    """Centres inside and outside of [0, 1], scales from far below a bin to far above all."""
+    """Centers inside and outside of [0, 1], scales from far below a bin to far above all."""
     loc = np.concatenate([rng.uniform(-0.5, 1.5, (12, *shape)), rng.choice([-30.0, 0.0, 0.5, 1.0, 30.0], (12, *shape))])
     log_scale = rng.uniform(-7 if dtype == "float32" else -20, 20, (24, *shape))
     log_scale[::2] = rng.uniform(-5, 0, (12, *shape))
@@ -58,9 +58,9 @@ def test_probabilities_of_rgb_pixels_sum_to_one(num_bins, dtype, x64):
     rng = np.random.default_rng(num_bins)
     loc, log_scale = _logistic_parameters(rng, dtype, 3, 2)
     logits, coefficients = jnp.asarray(rng.normal(0, 3, (24, 2)), dtype), jnp.asarray(rng.normal(0, 2, (24, 3, 2)), dtype)
-    colours = jnp.array(list(itertools.product(range(num_bins), repeat=3)), dtype)
+    colors = jnp.array(list(itertools.product(range(num_bins), repeat=3)), dtype)
     parameters = (logits, loc, log_scale, coefficients)
-    got = _probabilities(lambda *a: likelihoods.logistic_mixture_rgb_log_prob(*a, num_bins), parameters, colours)
+    got = _probabilities(lambda *a: likelihoods.logistic_mixture_rgb_log_prob(*a, num_bins), parameters, colors)
     _assert_sum_to_one(got.sum(axis=-1), log_scale, dtype)
 
 
@@ -108,7 +108,7 @@ def test_the_negative_binomial_sums_to_one(x64):
     np.testing.assert_allclose(got, 1, rtol=0, atol=1e-10)
 
 
-# The far tails of the discretised logistic.
+# The far tails of the discretized logistic.
 
 
 def _assert_bins(loc, log_scale, level, num_bins, rtol, atol=1e-6):
@@ -120,7 +120,7 @@ def _assert_bins(loc, log_scale, level, num_bins, rtol, atol=1e-6):
 
 
 def _beside_bins(num_bins, levels, distances, log_scales, least=0.0):
-    """Loc at so many scales (and at least `least`) beyond either end of the bins, float32 neighbours at best."""
+    """Loc at so many scales (and at least `least`) beyond either end of the bins, float32 neighbors at best."""
     grid = itertools.product(levels, distances, log_scales, (-1, 1))
     level, distance, log_scale, side = np.array(list(grid)).T
     away = 0.5 / (num_bins - 1) + np.maximum(distance * np.exp(log_scale), least)

@@ -19,7 +19,7 @@ from scipy import integrate, stats
 from vae_jax import likelihoods
 
 DRAWS = 20_000
-# Compiled once and run once: without optimisation that takes half of the time.
+# Compiled once and run once: without optimization that takes half of the time.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -55,7 +55,7 @@ CASES = {
     },
     "logistic_mixture_256": Case(likelihoods.logistic_mixture(256, initial_scale=0.03)),
     "logistic_mixture_4": Case(likelihoods.logistic_mixture(4, num_components=3)),
-    # The mean of colours is carried from channel to channel: documented as exact but for mass beyond the ends.
+    # The mean of colors is carried from channel to channel: documented as exact but for mass beyond the ends.
     "logistic_mixture_rgb_16": Case(
         likelihoods.logistic_mixture_rgb(16, num_components=2, initial_scale=0.05), (0.5, 0.45), (1, 0.1, 0.2, 1), 0.01
     ),
@@ -111,10 +111,10 @@ class Exact(NamedTuple):
 
 def _grid(bundle, draws):
     """All outcomes of one pixel, or points for an integral, with their weights."""
-    if bundle.support == "real":  # x = centre + width sinh(t): dense in the middle, and far out
-        centre, t = np.median(draws), np.linspace(-18, 18, 6001)
-        width = np.median(np.abs(draws - centre))
-        return centre + width * np.sinh(t), width * np.cosh(t) * (t[1] - t[0])
+    if bundle.support == "real":  # x = center + width sinh(t): dense in the middle, and far out
+        center, t = np.median(draws), np.linspace(-18, 18, 6001)
+        width = np.median(np.abs(draws - center))
+        return center + width * np.sinh(t), width * np.cosh(t) * (t[1] - t[0])
     if bundle.support == "unit_interval":
         x, weights = np.linspace(0, 1, 6001), np.full(6001, 1 / 6000)
         weights[[0, -1]] /= 2
@@ -210,8 +210,8 @@ def test_samples_lie_in_the_support_and_have_the_shape_of_the_data(name):
         np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
 
 
-def test_the_colours_of_256_levels_have_their_mean():
-    """Too many colours to enumerate."""
+def test_the_colors_of_256_levels_have_their_mean():
+    """Too many colors to enumerate."""
     case = Case(likelihoods.logistic_mixture_rgb(initial_scale=0.03), (0.5, 0.45), (1, 0.1, 0.2, 1))
     output = _decoder_output(case)
     draws, mean = _draws(case.bundle.sample, output), np.asarray(case.bundle.mean(output), np.float64)

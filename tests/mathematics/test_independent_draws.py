@@ -134,7 +134,7 @@ ROWS, GREY = 2100, 100  # more than two thousand rows, since whole splits are tr
 def test_splits_of_equal_images_are_drawn_apart_and_so_are_the_parts_of_each(treatment):
     """Training (where it is drawn once), validation and test; of binary draws about half agree by chance."""
     images = np.full((ROWS, 2, 2, 1), GREY, np.uint8)
-    prepared = data.prepare(data.Dataset("grey", images, images, images, None, 255, "by hand"), **treatment)
+    prepared = data.prepare(data.Dataset("gray", images, images, images, None, 255, "by hand"), **treatment)
     splits = {"validation": prepared.validation, "test": prepared.test}
     if treatment == {"binarization": "fixed"}:
         splits["train"] = prepared.train

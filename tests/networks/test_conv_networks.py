@@ -25,17 +25,17 @@ from vae_jax.training.placement import place
 # The layers.
 
 
-@pytest.mark.parametrize("colours", [1, 3])
-def test_the_nets_for_64_x_64_are_those_of_disentanglement_lib(colours):
-    encoder, decoder = shapes_of(model.conv_vae((64, 64, colours), likelihoods.bernoulli(), latent_dim=10))
-    kernels = [(4, 4, colours, 32), (4, 4, 32, 32), (2, 2, 32, 64), (2, 2, 64, 64), (4 * 4 * 64, 256), (256, 10), (256, 10)]
+@pytest.mark.parametrize("colors", [1, 3])
+def test_the_nets_for_64_x_64_are_those_of_disentanglement_lib(colors):
+    encoder, decoder = shapes_of(model.conv_vae((64, 64, colors), likelihoods.bernoulli(), latent_dim=10))
+    kernels = [(4, 4, colors, 32), (4, 4, 32, 32), (2, 2, 32, 64), (2, 2, 64, 64), (4 * 4 * 64, 256), (256, 10), (256, 10)]
     # both heads are one layer
     layers = [*kernels[:-2], (256, 20)]
     assert sorted(encoder.values()) == sorted([*layers, *((kernel[-1],) for kernel in layers)])
     assert sum(map(math.prod, encoder.values())) == sum(math.prod(kernel) + kernel[-1] for kernel in kernels)
-    layers = [(10, 256), (256, 1024), (4, 4, 64, 64), (4, 4, 64, 32), (4, 4, 32, 32), (4, 4, 32, colours)]
+    layers = [(10, 256), (256, 1024), (4, 4, 64, 64), (4, 4, 64, 32), (4, 4, 32, 32), (4, 4, 32, colors)]
     assert sorted(decoder.values()) == sorted([*layers, *((kernel[-1],) for kernel in layers)])
-    if colours == 1:  # added up by hand
+    if colors == 1:  # added up by hand
         assert sum(map(math.prod, encoder.values())) == 544 + 16_416 + 8_256 + 16_448 + 262_400 + 2 * 2_570
         assert sum(map(math.prod, decoder.values())) == 2_816 + 263_168 + 65_600 + 32_800 + 16_416 + 513
 

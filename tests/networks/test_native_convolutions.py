@@ -29,8 +29,8 @@ def ready(params, h):
     if params:
         channels = h.shape[-1]
         grouped = h.reshape(*h.shape[:2], min(8, channels), -1)  # of 4 and of 8 channels
-        centred = grouped - grouped.mean(axis=(0, 1, 3), keepdims=True)
-        grouped = centred / jnp.sqrt((centred**2).mean(axis=(0, 1, 3), keepdims=True) + 1e-6)
+        centered = grouped - grouped.mean(axis=(0, 1, 3), keepdims=True)
+        grouped = centered / jnp.sqrt((centered**2).mean(axis=(0, 1, 3), keepdims=True) + 1e-6)
         h = grouped.reshape(h.shape) * params["GroupNorm_0"]["scale"] + params["GroupNorm_0"]["bias"]
     return jnp.maximum(h, 0)
 

@@ -26,19 +26,19 @@ from vae_jax.training.step import init_state
 
 
 @pytest.fixture(scope="module")
-def grey(tmp_path_factory):
-    """Sixteen grey images of 3 x 4 in a file."""
-    path = tmp_path_factory.mktemp("grey") / "grey.npy"
+def gray(tmp_path_factory):
+    """Sixteen gray images of 3 x 4 in a file."""
+    path = tmp_path_factory.mktemp("gray") / "gray.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (16, 3, 4), dtype=np.uint8))
     return str(path)
 
 
 @pytest.fixture(scope="module")
-def small(grey):
+def small(gray):
     """A FactorVAE with every seed at 0, on binarized images, with a validation set."""
     return build(
         Config(
-            dataset=grey, test_fraction=0.25, validation_fraction=0.25, hidden=(5,), latent_dim=2, batch_size=4, epochs=2,
+            dataset=gray, test_fraction=0.25, validation_fraction=0.25, hidden=(5,), latent_dim=2, batch_size=4, epochs=2,
             objective="factor_vae",
         )
     )  # fmt: skip
@@ -146,11 +146,11 @@ def test_keys_are_made_in_one_place():
 
 
 @pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
-def test_another_default_generator_changes_nothing(grey, implementation):
+def test_another_default_generator_changes_nothing(gray, implementation):
     """Test and validation sets, the order, first parameters, draws of evaluations and of reports."""
 
     def drawn():
-        dataset = data.load(grey, validation_fraction=0.25)
+        dataset = data.load(gray, validation_fraction=0.25)
         prepared = data.prepare(dataset, binarization="dynamic")
         vae = model.mlp_vae(dataset.data_shape, likelihoods.bernoulli(), latent_dim=2, hidden=())
         keys = training.run_keys(0)
@@ -179,12 +179,12 @@ def test_counts_are_sampled_with_any_key(bundle):
 
 
 @pytest.mark.parametrize("sprites", [False, True])
-def test_validation_images_of_their_own_seed(sprites, grey):
+def test_validation_images_of_their_own_seed(sprites, gray):
     """Rendered validation images are not those of a run with the next seed, and other ones for another split seed."""
     if sprites:
         sets = [data.load("sprites", validation_fraction=1e-4, split_seed=seed).validation for seed in (0, 1)]
     else:
-        dataset = data.load(grey, validation_fraction=0.25)
+        dataset = data.load(gray, validation_fraction=0.25)
         same = dataset._replace(validation=dataset.test)  # equal images, binarized as validation and as test set
         sets = [data.prepare(same, binarization="dynamic").validation, data.prepare(same, binarization="dynamic").test]
     assert not np.array_equal(*sets)

@@ -45,8 +45,8 @@ def test_the_heading_of_a_panel_tells_the_kl_of_the_curve_from_the_mean_kl():
             q = stats.norm.pdf(z, mean[:, j], scale[:, j]).mean()
             return q * (np.log(q) - stats.norm.logpdf(z)) if q > 0 else 0.0
 
-        centre, reach = mean[:, j].mean(), 7 * mean[:, j].std() + 4 * scale[0, j]
-        exact = integrate.quad(term, centre - reach, centre + reach, limit=200, epsabs=1e-4)[0]
+        center, reach = mean[:, j].mean(), 7 * mean[:, j].std() + 4 * scale[0, j]
+        exact = integrate.quad(term, center - reach, center + reach, limit=200, epsabs=1e-4)[0]
         assert found[j] == pytest.approx(exact, abs=0.01)
     assert found[0] < 0.06 < 0.9 < mean_kl[0]
     heading = latent_figures.panel_name(0, mean_kl, found[0])

@@ -40,7 +40,7 @@ def test_pixels_are_kept_as_they_are():
     images = np.random.default_rng(0).uniform(size=(1, 2, 8, 8, 3))
     _, frames = frames_of(latent_figures.animation(images, ["a"], ("0", "1")))
     for frame, image in zip(frames, images[0], strict=True):
-        np.testing.assert_allclose(frame[20:116, 10:106][6::12, 6::12], image, atol=0.06)  # of 256 colours
+        np.testing.assert_allclose(frame[20:116, 10:106][6::12, 6::12], image, atol=0.06)  # of 256 colors
 
 
 @pytest.mark.parametrize(

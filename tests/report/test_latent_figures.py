@@ -40,7 +40,7 @@ def assert_readable(figure):
 
 SHAPES = {
     "digits": (10, 7, 8, 8, 1),
-    "colour": (10, 9, 64, 64, 3),
+    "color": (10, 9, 64, 64, 3),
     "one dimension": (1, 7, 28, 28, 1),
     "two channels": (2, 7, 12, 12, 2),
     "flat": (4, 7, 10, 40, 1),

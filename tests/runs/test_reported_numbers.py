@@ -208,8 +208,8 @@ def test_bits_are_per_channel_of_each_pixel(assessed, built):
     for of_bits, nats in (("test_bits_per_dim", "test_elbo"), ("log_px_bits_per_dim", "log_px_mean")):
         assert numbers[of_bits] == pytest.approx(-numbers[nats] / (2 * 2 * 3 * math.log(2)))
     # A uniform density on [0, 1] gives each of 256 levels of each channel the probability 1/256: 8 bits.
-    grey = data.prepare(built.dataset, dequantize=True)
-    assert bits_of(built._replace(data=grey), grey.log_jacobian) == pytest.approx(8.0)
+    gray = data.prepare(built.dataset, dequantize=True)
+    assert bits_of(built._replace(data=gray), gray.log_jacobian) == pytest.approx(8.0)
 
 
 @pytest.mark.parametrize("count", [1, 19, 20, 21, 25, 41])

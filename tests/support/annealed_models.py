@@ -30,9 +30,9 @@ class Linear:
         self.weights, self.mu = columns * (strength * np.array([2.0, 1.0, 0.5])) @ mix, rng.normal(size=DATA_DIM)
         precision = self.weights.T @ self.weights / SIGMA**2 + np.eye(LATENT) / prior_scale**2
         self.covariance = np.linalg.inv(precision)
-        centre = self.weights @ np.full(LATENT, prior_mean) + self.mu
+        center = self.weights @ np.full(LATENT, prior_mean) + self.mu
         marginal = prior_scale**2 * self.weights @ self.weights.T + SIGMA**2 * np.eye(DATA_DIM)
-        self.marginal = stats.multivariate_normal(centre, marginal)
+        self.marginal = stats.multivariate_normal(center, marginal)
         self.prior_mean, self.prior_scale = prior_mean, prior_scale
         weights, mu = jnp.asarray(self.weights), jnp.asarray(self.mu)
         gain = jnp.asarray(self.covariance @ self.weights.T / SIGMA**2)

@@ -37,7 +37,7 @@ def accept_mean(values, expected, deviation=None, slack=0.0):
 
 
 def accept_frequencies(counts, probabilities, least=50):
-    """Pearson's chi-square of counts of all outcomes, neighbours merged until `least` are expected; one p-value."""
+    """Pearson's chi-square of counts of all outcomes, neighbors merged until `least` are expected; one p-value."""
     assert 0.999 < np.sum(probabilities) < 1.001, "these are not all of the outcomes"
     counts, expected = np.asarray(counts, np.float64), np.asarray(probabilities, np.float64) * np.sum(counts)
     starts, filled = [0], 0.0

@@ -17,7 +17,7 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 
 def _logistic_twin(*, edges=True, half_width=1 / 510, density=False):
-    """The discretised logistic by distribution functions, with something wrong."""
+    """The discretized logistic by distribution functions, with something wrong."""
 
     def twin(_, loc, s, x):
         y, scale = x / 255, jnp.exp(s)
@@ -121,7 +121,7 @@ MUTANTS = {
     "logistic: scale of [-1, 1]": ("discretized_logistic_log_prob", lambda f, m, s, x: f(m, s - np.log(2), x)),
     "logistic: log-variance for log-scale": ("discretized_logistic_log_prob", lambda f, m, s, x: f(m, s / 2, x)),
     **_common("mixture", "logistic_mixture_log_prob"),
-    "mixture: weights not normalised": (
+    "mixture: weights not normalized": (
         "logistic_mixture_log_prob",
         lambda f, w, m, s, x: f(w, m, s, x) + jnp.sum(logsumexp(w, axis=-1)),
     ),
@@ -133,7 +133,7 @@ MUTANTS = {
     "mixture: level off by one": ("logistic_mixture_log_prob", lambda f, w, m, s, x: f(w, m, s, jnp.minimum(x + 1, 255))),
     "mixture: log-variance for log-scale": ("logistic_mixture_log_prob", lambda f, w, m, s, x: f(w, m, s / 2, x)),
     **_common("rgb", "logistic_mixture_rgb_log_prob"),
-    "rgb: weights not normalised": (
+    "rgb: weights not normalized": (
         "logistic_mixture_rgb_log_prob",
         lambda f, w, m, s, c, x: f(w, m, s, c, x) + jnp.sum(logsumexp(w, axis=-1)),
     ),
@@ -146,7 +146,7 @@ MUTANTS = {
         "logistic_mixture_rgb_log_prob",
         lambda f, w, m, s, c, x: _rgb(w, _rgb_means(m, c, x), s, x),
     ),
-    "rgb: coupled to [0, 1], not to the centre": (
+    "rgb: coupled to [0, 1], not to the center": (
         "logistic_mixture_rgb_log_prob",
         lambda f, w, m, s, c, x: _rgb(w, _rgb_means(m, jnp.tanh(c), x, offset=0.0), s, x),
     ),
@@ -163,7 +163,7 @@ MUTANTS = {
         lambda f, w, m, s, c, x: f(w, m[:, ::-1], s[:, ::-1], c, x[:, ::-1]),
     ),
     **_common("categorical", "categorical_log_prob"),
-    "categorical: not normalised": (
+    "categorical: not normalized": (
         "categorical_log_prob",
         lambda f, logits, x: jnp.sum(jnp.take_along_axis(logits, x.astype(int)[:, None], axis=-1)),
     ),
@@ -184,7 +184,7 @@ MUTANTS = {
     ),
     "negative binomial: Poisson": ("negative_binomial_log_prob", lambda f, m, r, x: likelihoods.poisson_log_prob(m, x)),
     **_common("gaussian mixture", "gaussian_mixture_log_prob"),
-    "gaussian mixture: weights not normalised": (
+    "gaussian mixture: weights not normalized": (
         "gaussian_mixture_log_prob",
         lambda f, z, w, m, s: f(z, w, m, s) + logsumexp(w),
     ),

@@ -81,7 +81,7 @@ def _log_mixture(logits, densities):
 
 
 def logistic_mixture(mixture_logits, loc, log_scale, x, num_bins=256):
-    """A mixture of discretised logistics for each dimension; components on the last axis."""
+    """A mixture of discretized logistics for each dimension; components on the last axis."""
     components = np.shape(loc)[-1]
     rows = (np.reshape(np.asarray(a, np.float64), (-1, components)) for a in (mixture_logits, loc, log_scale))
     with mpmath.workdps(DIGITS):

@@ -13,7 +13,7 @@ from vae_jax.cli.script import run_script
 
 @pytest.fixture(scope="session", autouse=True)
 def _quickly_compiled_scripts():
-    """Small programs that run for a moment: most of their time would go into optimising them."""
+    """Small programs that run for a moment: most of their time would go into optimizing them."""
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     yield
     del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]

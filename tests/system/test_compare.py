@@ -55,8 +55,8 @@ def test_it_goes_on_without_repeating_what_is_finished(compared):
 
 @pytest.mark.slow
 def test_floats_are_compared_as_densities_without_bits(tmp_path):
-    np.save(tmp_path / "grey.npy", np.random.default_rng(0).uniform(size=(40, 4, 4)).astype(np.float32))
-    arguments = ("--dataset", tmp_path / "grey.npy", "--hidden", 8, "--latent-dim", 2, "--batch-size", 8, "--epochs", 1)
+    np.save(tmp_path / "gray.npy", np.random.default_rng(0).uniform(size=(40, 4, 4)).astype(np.float32))
+    arguments = ("--dataset", tmp_path / "gray.npy", "--hidden", 8, "--latent-dim", 2, "--batch-size", 8, "--epochs", 1)
     names = ("--likelihoods", "laplace:0.3", "continuous_bernoulli")
     printed = run("compare_likelihoods.py", *arguments, *names, "--out", tmp_path / "out").stdout
     assert "nats of a density on the data's own scale, per example:" in printed
@@ -69,7 +69,7 @@ REFUSED = {
     "unknown": ("--likelihoods gausian", "unknown likelihood 'gausian'. Did you mean 'gaussian'"),
     "no scale": ("--likelihoods bernoulli:0.1", "bernoulli has no scale. Write bernoulli."),
     "bad scale": ("--likelihoods laplace:-1", "--scale: expected a number > 0"),
-    "discrete on floats": ("--dataset {here}/grey.npy --likelihoods categorical", "categorical is for integer data"),
+    "discrete on floats": ("--dataset {here}/gray.npy --likelihoods categorical", "categorical is for integer data"),
     "likelihood": ("--likelihood gaussian", "name the likelihoods and their scales by --likelihoods"),
     "dequantize": ("--dequantize --likelihood gaussian", "name the likelihoods"),
     "objective": ("--objective optimal_sigma", "compare it as --likelihoods gaussian:optimal"),
@@ -81,10 +81,10 @@ REFUSED = {
 
 @pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_one_line_and_writes_nothing(flags, message, script, tmp_path):
-    np.save(tmp_path / "grey.npy", np.zeros((40, 4, 4), np.float32))
+    np.save(tmp_path / "gray.npy", np.zeros((40, 4, 4), np.float32))
     flags = flags.format(here=tmp_path).split()
     status, stderr = script("compare_likelihoods", *SMALL, *flags, *(() if "--out" in flags else ("--out", tmp_path / "new")))
     assert status == 2
     assert message in stderr
     assert (stderr.startswith("error: "), stderr.count("\n")) == (True, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["grey.npy"]
+    assert [path.name for path in tmp_path.iterdir()] == ["gray.npy"]

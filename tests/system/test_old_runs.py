@@ -28,7 +28,7 @@ def test_an_old_run(old, script):
     before = elbo(old / "old_run")
     assert script("evaluate", old / "old_run", "--num-samples", 1, "--elbo-samples", 1)[0] == 0
     found = json.loads((old / "old_run" / "evaluation.json").read_text())
-    assert found["test_elbo"] == pytest.approx(before, abs=0.5)  # that version binarised with other draws
+    assert found["test_elbo"] == pytest.approx(before, abs=0.5)  # that version binarized with other draws
     status, stderr = script("train", "--out", old / "old_run", "--resume", "--no-report")
     assert status == 0, stderr
     assert elbo(old / "old_run") == pytest.approx(before, abs=0.5)

@@ -8,7 +8,7 @@ RNG = np.random.default_rng(0)
 SLOW = pytest.mark.slow
 
 
-def _grey(*shape):
+def _gray(*shape):
     return RNG.integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -16,14 +16,14 @@ DATA = {
     "all 0": np.zeros((20, 4, 4), np.uint8),
     "all 255": np.full((20, 4, 4), 255, np.uint8),
     "one constant": np.full((20, 4, 4), 77, np.uint8),
-    "the same image": np.repeat(_grey(1, 4, 4), 20, axis=0),
-    "one pixel": _grey(20, 1, 1),
-    "one row": _grey(20, 1, 7),
-    "three channels": _grey(20, 4, 4, 3),
-    "not square": _grey(20, 3, 9),
+    "the same image": np.repeat(_gray(1, 4, 4), 20, axis=0),
+    "one pixel": _gray(20, 1, 1),
+    "one row": _gray(20, 1, 7),
+    "three channels": _gray(20, 4, 4, 3),
+    "not square": _gray(20, 3, 9),
     "tiny floats": np.full((20, 4, 4), 1e-38, np.float32),
-    "two examples": _grey(2, 4, 4),
-    "100,000 dimensions": _grey(4, 250, 400),
+    "two examples": _gray(2, 4, 4),
+    "100,000 dimensions": _gray(4, 250, 400),
 }
 LIKELIHOODS = {
     "bernoulli": ("--binarize", "threshold"),
@@ -63,5 +63,5 @@ def test_data_at_the_edges(name, likelihood, script, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("latent_dim", [1, 512])
 def test_latent_dimensions_at_the_edges(latent_dim, script, tmp_path):
-    found = _train(script, tmp_path, _grey(20, 4, 4), "--latent-dim", latent_dim)
+    found = _train(script, tmp_path, _gray(20, 4, 4), "--latent-dim", latent_dim)
     assert found["latent_dim"] == latent_dim

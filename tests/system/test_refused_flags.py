@@ -11,16 +11,16 @@ from PIL import Image
 
 
 def _write(folder):
-    grey = np.linspace(0, 1, 160).reshape(10, 4, 4)
-    np.save(folder / "grey.npy", grey)
-    np.save(folder / "nan.npy", np.where(grey > 0.5, np.nan, grey))
-    np.save(folder / "axes.npy", grey.reshape(10, 16))
+    gray = np.linspace(0, 1, 160).reshape(10, 4, 4)
+    np.save(folder / "gray.npy", gray)
+    np.save(folder / "nan.npy", np.where(gray > 0.5, np.nan, gray))
+    np.save(folder / "axes.npy", gray.reshape(10, 16))
     np.save(folder / "pickled.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
-    np.save(folder / "wide.npy", 3 * grey)
+    np.save(folder / "wide.npy", 3 * gray)
     os.mkfifo(folder / "pipe.npy")
     (folder / "zeros.npy").symlink_to("/dev/zero")
     with (folder / "archive.npy").open("wb") as file:
-        np.savez(file, x_train=grey)
+        np.savez(file, x_train=gray)
     np.save(folder / "seconds.npy", np.full((10, 4, 4), 3, "m8[s]"))
     np.savez(folder / "scalar.npz", x_train=np.uint8(3), y_train=np.zeros(3))
     (folder / "empty").mkdir()
@@ -37,7 +37,7 @@ REFUSED = {
     "unknown likelihood": ("--likelihood bernouli", "Did you mean 'bernoulli'"),
     "unknown optimiser": ("--optimizer adamm", "Did you mean 'adam'"),
     "unknown activation": ("--activation rellu", "'relu'"),
-    "grey to bernoulli": ("--dataset {here}/grey.npy --binarize none", "bernoulli expects binary data, got grey values"),
+    "gray to bernoulli": ("--dataset {here}/gray.npy --binarize none", "bernoulli expects binary data, got gray values"),
     "outside [0, 1]": ("--dataset {here}/wide.npy --likelihood continuous_bernoulli", "expects values in [0, 1], got 0 to 3"),
     "negative beta": ("--beta -1", "--beta: expected a number >= 0, got -1.0"),
     "beta nan": ("--beta nan", "--beta: expected a number >= 0, got nan"),
@@ -85,12 +85,12 @@ REFUSED = {
     "dispersion zero": ("--likelihood negative_binomial --dispersion 0", "--dispersion: expected a number > 0"),
     "no components": ("--likelihood logistic_mixture --num-components 0", "--num-components: expected a whole number >= 1"),
     "degrees of freedom": ("--likelihood student_t --degrees-of-freedom 0", "--degrees-of-freedom: expected a number > 0"),
-    "grey channels": ("--likelihood logistic_mixture_rgb", "logistic_mixture_rgb expects 3 channels, got 1"),
+    "gray channels": ("--likelihood logistic_mixture_rgb", "logistic_mixture_rgb expects 3 channels, got 1"),
     "levels of floats": (
-        "--dataset {here}/grey.npy --likelihood categorical",
+        "--dataset {here}/gray.npy --likelihood categorical",
         "categorical expects integer levels, got floats",
     ),
-    "counts of floats": ("--dataset {here}/grey.npy --likelihood poisson", "poisson expects counts"),
+    "counts of floats": ("--dataset {here}/gray.npy --likelihood poisson", "poisson expects counts"),
     "custom likelihood": ("--likelihood custom", "is a function of your own"),
     "unknown objective": ("--objective elb", "unknown objective 'elb'. Did you mean 'elbo'"),
     "capacity elsewhere": ("--capacity 5", "--capacity belongs to --objective capacity; elbo does not use it. Leave it out."),
@@ -110,15 +110,15 @@ REFUSED = {
     "negative gamma": ("--objective factor_vae --gamma -1", "--gamma: expected a number >= 0, got -1.0"),
     "capacity warm-up": ("--objective capacity --capacity-warmup-steps 550", "would not end within the run"),
     "cycles and warm-up": ("--beta-schedule cyclical --beta-warmup-steps 10", "the cyclical schedule rises in every cycle"),
-    "dequantised levels": ("--likelihood categorical --dequantize", "--dequantize: dequantized data need a density"),
-    "dequantise floats": ("--dataset {here}/grey.npy --likelihood gaussian --dequantize", "integer levels"),
-    "dequantise binary": ("--dequantize", "exclude each other"),
+    "dequantized levels": ("--likelihood categorical --dequantize", "--dequantize: dequantized data need a density"),
+    "dequantize floats": ("--dataset {here}/gray.npy --likelihood gaussian --dequantize", "integer levels"),
+    "dequantize binary": ("--dequantize", "exclude each other"),
     "early stopping": ("--early-stopping 2", "--validation-fraction"),
     "unknown flag": ("--betta 2", "Unrecognized options: --betta"),
     "no number": ("--epochs many", "--epochs"),
     "no choice": ("--binarize maybe", "'threshold'"),
     "out not empty": ("--out {here}/full", "exists and is not empty. Add --resume"),
-    "out is a file": ("--out {here}/grey.npy", "exists and is not empty"),
+    "out is a file": ("--out {here}/gray.npy", "exists and is not empty"),
     "resume something else": ("--out {here}/full --resume", "not a run directory"),
 }
 

@@ -18,7 +18,7 @@ def test_the_package_imports_nothing_heavy():
 
 
 def test_two_latent_dimensions_compile(tmp_path):
-    """As users compile, with all optimisations: LLVM never came to an end where keys and normals were drawn in one kernel."""
+    """As users compile, with all optimizations: LLVM never came to an end where keys and normals were drawn in one kernel."""
     environment = {name: value for name, value in os.environ.items() if "OPTIMIZATIONS" not in name and name != "XLA_FLAGS"}
     flags = ("--hidden", 16, "--latent-dim", 2, "--batch-size", 16, "--epochs", 1, "--no-report")
     run("train.py", *flags, "--no-compilation-cache", "--out", tmp_path / "run", env=environment)

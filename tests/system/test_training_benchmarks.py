@@ -16,7 +16,7 @@ from scripts import EXPERIMENTS, run
 from vae_jax import training
 from vae_jax.config import Hyperparams
 
-SHAPES = {"mlp": (28, 28, 1), "conv": (64, 64, 1), "conv of 28": (28, 28, 1), "conv of colours": (32, 48, 3)}
+SHAPES = {"mlp": (28, 28, 1), "conv": (64, 64, 1), "conv of 28": (28, 28, 1), "conv of colors": (32, 48, 3)}
 
 
 @pytest.fixture

@@ -141,10 +141,10 @@ def test_own_hyperparameters_are_traced_and_scheduled():
     assert step._cache_size() == 1
 
 
-def test_fit_refuses_grey_pixels_for_a_bernoulli():
+def test_fit_refuses_gray_pixels_for_a_bernoulli():
     digits = load("digits")
     vae = model.mlp_vae(digits.data_shape, likelihoods.bernoulli(), latent_dim=2, hidden=(8,))
-    with pytest.raises(UserError, match=r"training data: bernoulli expects binary data, got grey values"):
+    with pytest.raises(UserError, match=r"training data: bernoulli expects binary data, got gray values"):
         training.fit(vae, prepare(digits), epochs=1, batch_size=128, seed=0)
 
 

@@ -30,7 +30,7 @@ TITLES = {
     "explicitness": "explicitness",
     "gaussian_total_correlation": "Gaussian total correlation (nats)",
     "gaussian_wasserstein_correlation": "Wasserstein correlation (squared)",
-    "gaussian_wasserstein_correlation_normalised": "Wasserstein correlation, normalised",
+    "gaussian_wasserstein_correlation_normalised": "Wasserstein correlation, normalized",
     "average_mutual_information": "average mutual information (nats)",
 }
 

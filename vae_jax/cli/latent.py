@@ -103,7 +103,7 @@ def interpolate(run: "Run", image: int, to: int, steps: int) -> Pictures:
     from vae_jax.report.run import content, latent, latent_figures
 
     built, params = run.built, run.params
-    views = content.views(built, first=(image, to))  # the other images only set the scale of grey
+    views = content.views(built, first=(image, to))  # the other images only set the scale of gray
     codes = np.asarray(views.codes(params))
     print(f"from {latent.image_name(built, image)} to {latent.image_name(built, to)} in {steps} steps")
     images = latent.decode(views, params, latent.interpolation_codes(codes[:1], codes[1:2], steps))
@@ -124,7 +124,7 @@ def traverse(run: "Run", image: int, arguments: Arguments) -> Pictures:
     from vae_jax.report.run import content, latent, latent_figures
 
     built, params = run.built, run.params
-    views = content.views(built, first=(image,))  # the other images only set the scale of grey
+    views = content.views(built, first=(image,))  # the other images only set the scale of gray
     codes = np.asarray(views.codes(params))
     kl, prior = content.posteriors(built, params)[2], latent.prior_shape(built, params)
     moved = np.array(arguments.dimensions or latent.by_kl(kl, _MOST_ROWS))

@@ -37,7 +37,7 @@ def channels_last(name: str, source: Split, layout: Layout) -> tuple[dict[str, n
     """Moves the channels of all images to the last axis.
 
     "auto" takes (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c are larger, and c is not 1, 3 or 4.
-    Arrays with three axes are grey under every layout.
+    Arrays with three axes are gray under every layout.
 
     Returns:
       The images by part, and notes on images that were moved or may have to be.

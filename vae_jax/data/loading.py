@@ -58,7 +58,7 @@ def load(
     folder of images that are named train, val (valid, validation, dev) and test are the splits. Without test/ the test set is
     split off train/. Files are in the order of their names, with numbers in names compared by value. Images are turned as
     their EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and sprites),
-    and grey images among color images get three equal channels.
+    and gray images among color images get three equal channels.
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a

@@ -127,7 +127,7 @@ def outside_support(likelihood: Likelihood, x: Real[ArrayLike, "..."]) -> str | 
     Example:
       >>> from vae_jax.likelihoods import bernoulli
       >>> print(outside_support(bernoulli(), jnp.array([0.0, 0.25, 1.0])))
-      bernoulli expects binary data, got grey values in between
+      bernoulli expects binary data, got gray values in between
     """
     low, high, whole, on_levels = (value.item() for value in jax.jit(_summarize)(jnp.asarray(x), likelihood.num_levels or 2))
     between = f"got {_format(low, low < 0)} to {_format(high, high > 1)}"
@@ -136,7 +136,7 @@ def outside_support(likelihood: Likelihood, x: Real[ArrayLike, "..."]) -> str | 
         case "binary" if low < 0 or high > 1:
             return f"{name} expects binary data, {between}"
         case "binary" if not whole:
-            return f"{name} expects binary data, got grey values in between"
+            return f"{name} expects binary data, got gray values in between"
         case "unit_interval" | "levels" if low < 0 or high > 1:
             return f"{name} expects values in [0, 1], {between}"
         case "levels" if levels and not on_levels:

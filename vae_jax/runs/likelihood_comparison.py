@@ -28,7 +28,7 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
 
     Integer levels are discrete data. Likelihoods of levels and of counts give their probability itself. Densities give a bound
     on it: they are trained and tested on dequantized data (uniform noise of one level, log-Jacobian included; Theis et al.
-    2016). Floats have densities only. A Bernoulli likelihood of binarized grey pixels describes a different data set.
+    2016). Floats have densities only. A Bernoulli likelihood of binarized gray pixels describes a different data set.
 
     Args:
       base: the settings that all likelihoods share. Its likelihood, scale, binarize and dequantize are ignored.
@@ -71,7 +71,7 @@ def _comparable_entry(name: str, config: Config, dataset: Dataset, bundle: Likel
     """Returns the entry with its unit, dequantized if the data are levels and the likelihood is a density."""
     levels, support = dataset.max_level, bundle.support
     if support == "binary" and levels != 1:
-        why = "not comparable: it is the likelihood of binarized pixels, a different data set from the grey ones"
+        why = "not comparable: it is the likelihood of binarized pixels, a different data set from the gray ones"
         return Entry(name, config, f"nats of the binarized data ({config.binarization})", why)
     if levels is None and support == "counts" and outside_support(bundle, values(dataset.train)) is None:
         return Entry(name, config, DISCRETE_UNIT, "probability of the counts")

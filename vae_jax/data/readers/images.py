@@ -23,7 +23,7 @@ class Picture(NamedTuple):
     """Pixels of a picture, and the changes that were made in reading it.
 
     Attributes:
-      pixels: (height, width) for grey pictures, (height, width, 3) for color, uint8.
+      pixels: (height, width) for gray pictures, (height, width, 3) for color, uint8.
       was_transparent: some pixels were transparent, and were composited on black.
       was_turned: it was turned as its EXIF orientation says.
       was_animated: it has several frames, of which the first was read.
@@ -87,20 +87,20 @@ def _orientation(image: "Image") -> int | None:
 
 def _composited(image: "Image") -> tuple[np.ndarray, bool]:
     """Returns the pixels on a black background, and whether some were transparent."""
-    grey = image.mode in ("1", "L", "LA")
+    gray = image.mode in ("1", "L", "LA")
     if not image.has_transparency_data:
-        return np.asarray(image.convert("L" if grey else "RGB")), False
+        return np.asarray(image.convert("L" if gray else "RGB")), False
     pixels = np.asarray(image.convert("RGBA"))
-    color, alpha = pixels[..., :1] if grey else pixels[..., :3], pixels[..., 3:]
+    color, alpha = pixels[..., :1] if gray else pixels[..., :3], pixels[..., 3:]
     if transparent := bool((alpha < 255).any()):
         color = ((color.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)  # rounded; color itself where alpha is 255
-    return color[..., 0] if grey else color, transparent
+    return color[..., 0] if gray else color, transparent
 
 
 def _read_folder(request: Request) -> Split:
     """Reads the pictures of a folder. Subfolders named train, val (valid, validation, dev) and test are the splits.
 
-    Where there are only training and validation pictures, the test set is split off the training set. Grey pictures among
+    Where there are only training and validation pictures, the test set is split off the training set. Gray pictures among
     color pictures get three equal channels.
     """
     folder = request.path
@@ -195,7 +195,7 @@ def _changes(folder: Path, named: list[tuple[Path, Picture]], colored: list[Path
     Args:
       folder: the data set.
       named: all pictures with their files.
-      colored: the color pictures, where there are grey ones too.
+      colored: the color pictures, where there are gray ones too.
     """
     total = len(named)
     notes = []
@@ -213,8 +213,8 @@ def _changes(folder: Path, named: list[tuple[Path, Picture]], colored: list[Path
     add(files_where("was_animated"), "are animated, and only the first frame is used")
     add(files_where("was_deep"), "have 16 bits per channel, of which the upper 8 are used")
     if colored:
-        grey = [file for file, picture in named if picture.pixels.ndim == 2]
-        add(grey, f"are grey and got three equal channels, because others such as {colored[0].relative_to(folder)} have color")
+        gray = [file for file, picture in named if picture.pixels.ndim == 2]
+        add(gray, f"are gray and got three equal channels, because others such as {colored[0].relative_to(folder)} have color")
     return notes
 
 
