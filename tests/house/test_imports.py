@@ -1,4 +1,4 @@
-"""The layers of DESIGN section 3: who may import whom, what each may import, and that importing computes nothing."""
+"""Imports point one way, every library has its place, and importing computes nothing."""
 
 import ast
 import re
