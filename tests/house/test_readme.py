@@ -7,7 +7,7 @@ from paths import ROOT
 
 from vae_jax.cli.arguments import option_names
 from vae_jax.cli.sweep import Arguments
-from vae_jax.config import Config, entries
+from vae_jax.config import KINDS, Config, entries
 
 README = (ROOT / "README.md").read_text()
 
@@ -32,9 +32,18 @@ def test_the_two_commands_are_at_the_top():
     assert first.index("make train") < first.index("make test") < first.index("experiments/train.py")
 
 
-def test_every_likelihood_and_objective_is_named():
-    for name in (*entries("likelihood"), *entries("objective")):
-        assert f"`{name}`" in README
+def registry_table():
+    """The table of all names and their settings, as the README has it."""
+    rows = ["| option | name | | settings |", "|---|---|---|---|"]
+    for kind in KINDS:
+        for name, entry in entries(kind).items():
+            settings = " ".join(f"`--{setting.name.replace('_', '-')}`" for setting in entry.settings)
+            rows.append(f"| `--{kind}` | `{name}` | {entry.help.replace('|', chr(92) + '|')} | {settings} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_names_and_settings_is_that_of_the_registry():
+    assert registry_table() in README, f"put this table into README.md:\n{registry_table()}"
 
 
 def test_the_conventions_example_says_what_its_comments_say():
