@@ -8,6 +8,7 @@ import pytest
 from sources import write_idx, write_pictures
 
 from vae_jax import data
+from vae_jax.cli.train import read_command_line
 from vae_jax.data import readers
 from vae_jax.data.readers import registry
 from vae_jax.errors import UserError
@@ -70,3 +71,11 @@ def test_reading_the_registry_imports_no_heavy_library():
     code += f"print([name for name in {heavy} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_the_help_of_the_train_command_names_a_new_format(capsys):
+    reader = readers.Reader("text", ".txt tables", "a .txt file, each row an image", lambda request: None, endings=(".txt",))
+    readers.register(reader)
+    with pytest.raises(SystemExit):
+        read_command_line(["--help"])
+    assert "a .txt file, each row an image" in " ".join(capsys.readouterr().out.replace("│", " ").split())

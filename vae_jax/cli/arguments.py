@@ -58,7 +58,7 @@ def attribute_docstrings(cls: type) -> dict[str, str]:
     return texts
 
 
-def extend(*classes: type, defaults: Mapping[str, object] | None = None) -> type:
+def extend(*classes: type, defaults: Mapping[str, object] | None = None, helps: Mapping[str, str] | None = None) -> type:
     """Makes one dataclass with the fields of several, in their order, each annotated with its help for the command line.
 
     The help of a field is `metadata["help"]`, or else the string below the attribute. The dataclass is made when a command
@@ -67,6 +67,7 @@ def extend(*classes: type, defaults: Mapping[str, object] | None = None) -> type
     Args:
       *classes: dataclasses, such as `Config` and the command's options.
       defaults: values that replace the defaults of the fields, by name.
+      helps: texts that replace the help of the fields, by name.
     """
     import tyro
 
@@ -76,8 +77,8 @@ def extend(*classes: type, defaults: Mapping[str, object] | None = None) -> type
         has_docstrings = any("help" not in field.metadata for field in dataclasses.fields(cls))
         texts = attribute_docstrings(cls) if has_docstrings else {}
         for field in dataclasses.fields(cls):
-            text = " ".join(field.metadata.get("help", texts.get(field.name, "")).split())
-            hint = Annotated[hints[field.name], tyro.conf.arg(help=with_options(text, names) or None)]
+            text = (helps or {}).get(field.name) or field.metadata.get("help") or texts.get(field.name, "")
+            hint = Annotated[hints[field.name], tyro.conf.arg(help=with_options(" ".join(text.split()), names) or None)]
             default = (defaults or {}).get(field.name, field.default)
             copied = dataclasses.field(default=default, default_factory=field.default_factory)  # pyright: ignore
             fields.append((field.name, hint, copied))
@@ -114,9 +115,17 @@ def parse_with_config(
     """
     from vae_jax.config import Config
 
-    values = _read(extend(Config, arguments, defaults=defaults), arguments, argv, command)
+    helps = {"dataset": _dataset_help()} if {"-h", "--help"} & set(sys.argv if argv is None else argv) else None
+    values = _read(extend(Config, arguments, defaults=defaults, helps=helps), arguments, argv, command)
     config = _instance(Config, values)
     return _instance(arguments, values), _with_absolute_dataset(config)
+
+
+def _dataset_help() -> str:
+    """Returns the names and files that `data.load` takes, from the registry of readers."""
+    from vae_jax.data.readers import help_lines
+
+    return f"{'; '.join(help_lines())}."
 
 
 def _with_absolute_dataset(config: "Config") -> "Config":
