@@ -1,10 +1,10 @@
 """Limits that keep the package readable: sizes of folders, modules and functions, names, options in texts, uses of Any."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
-import pytest
 from paths import EXPERIMENTS, PACKAGE, ROOT
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -25,13 +25,18 @@ MANY_PARAMETERS = {
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
 def name_of(path):
     return str(path.relative_to(PACKAGE))
 
 
 def functions(path):
     """(name, number of lines, number of parameters) of every function of a module; `self` and `cls` do not count."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, DEFINITIONS):
             a = node.args
             names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
@@ -55,13 +60,13 @@ def test_no_internal_function_has_more_than_8_parameters():
     assert many - MANY_PARAMETERS == set()
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if "cli" not in path.parts], ids=name_of)
-def test_the_library_does_not_speak_of_options(path):
-    assert re.findall(r"--[a-z][a-z-]*", path.read_text()) == []
+def test_the_library_does_not_speak_of_options():
+    texts = {name_of(path): re.findall(r"--[a-z][a-z-]*", path.read_text()) for path in MODULES if "cli" not in path.parts}
+    assert {name: options for name, options in texts.items() if options} == {}
 
 
 def test_any_is_rare():
-    names = (node for path in MODULES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name))
+    names = (node for path in MODULES for node in ast.walk(parsed(path)) if isinstance(node, ast.Name))
     assert sum(name.id == "Any" for name in names) <= 120
 
 
@@ -72,7 +77,7 @@ def test_scripts_import_an_installed_package():
 
 def test_names_say_what_a_value_is():
     vague = re.compile(r"(^|_)(own|found|words|told)(_|$)|^_?of_|_around$")
-    nodes = ((path, node) for path in MODULES for node in ast.walk(ast.parse(path.read_text())))
+    nodes = ((path, node) for path in MODULES for node in ast.walk(parsed(path)))
     names = {
         f"{name_of(path)}: {name}"
         for path, node in nodes
@@ -82,11 +87,10 @@ def test_names_say_what_a_value_is():
     assert names == set()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
-def test_a_test_file_has_fewer_than_400_lines_and_short_names(path):
-    text = path.read_text()
-    assert len(text.splitlines()) < 400
-    assert [name for name in re.findall(r"def (test_\w+)", text) if len(name) > 80] == []
+def test_test_files_have_fewer_than_400_lines_and_short_names():
+    texts = {path.name: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    assert {name for name, text in texts.items() if len(text.splitlines()) >= 400} == set()
+    assert [name for text in texts.values() for name in re.findall(r"def (test_\w+)", text) if len(name) > 80] == []
 
 
 def test_the_package_says_that_it_has_types():
