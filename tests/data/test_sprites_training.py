@@ -102,5 +102,5 @@ def test_a_run_is_resumed_bit_for_bit_and_reported(short_epochs, tmp_path, monke
     assert shown.stored.shape == (24, 64, 64, 1)
     real = sprites._rendering
     monkeypatch.setattr(sprites, "_rendering", lambda is_drawn: real(is_drawn)._replace(name="sprites 2"))
-    with pytest.raises(UserError, match="not the one that the run was trained on"):  # other images under the same name
+    with pytest.raises(UserError, match="differs from the one that the run was trained on"):  # other images under the same name
         runs.load_run(tmp_path / "whole")

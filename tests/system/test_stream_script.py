@@ -56,7 +56,7 @@ def test_data_that_do_not_fit_into_memory(tmp_path):
     refused = within(1200, *flags, "--out", tmp_path / "memory")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert "does not fit into memory" in refused.stderr
-    assert "Add --stream" in refused.stderr
+    assert "Use --stream" in refused.stderr
     assert not (tmp_path / "memory").exists()
     done = within(1200, *flags, "--stream", "--out", tmp_path / "disk")
     assert done.returncode == 0, done.stderr
