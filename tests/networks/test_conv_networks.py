@@ -299,7 +299,7 @@ def test_a_member_under_map_is_the_single_run_bit_for_bit(network):
     try:
         fit = sweep(members, "map", on_epoch=lambda _: after_epoch.append(len(compilations)))
     finally:
-        jax.monitoring.clear_event_listeners()
+        jax.monitoring.unregister_event_duration_listener(listen)
     assert len(after_epoch) == 2
     assert after_epoch[0] == after_epoch[1] > 0  # nothing compiles once training has begun
     built = build(members[1])

@@ -22,7 +22,11 @@ def _watch():
         log(level, message, *arguments, **options)
 
     logger.log = watched
-    jax.monitoring.register_event_listener(lambda event, **_: _seen.append(event) if event.startswith(EVENT) else None)
+
+
+def _listen(event, **_):
+    if event.startswith(EVENT):
+        _seen.append(event)
 
 
 _watch()
@@ -39,5 +43,7 @@ def seen():
 def fail_on_orbax_deprecations():
     """Fails a test during which Orbax reported a deprecation."""
     seen()
+    jax.monitoring.register_event_listener(_listen)
     yield
+    jax.monitoring.unregister_event_listener(_listen)
     assert not (messages := seen()), f"deprecated parts of Orbax were used: {messages}"

@@ -110,7 +110,7 @@ def test_one_compilation_whatever_the_values():
             jax.clear_caches()
             run_group(group, built, place(len(members), "map"), on_epoch=lambda _: after_epoch.append(len(compilations)))
         finally:
-            jax.monitoring.clear_event_listeners()
+            jax.monitoring.unregister_event_duration_listener(listen)
         assert after_epoch == [after_epoch[0]] * len(after_epoch)  # nothing compiles once training has begun
         counts.append(after_epoch[0])
 

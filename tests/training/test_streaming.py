@@ -203,7 +203,7 @@ def test_nothing_compiles_after_the_first_chunk(folder):
     try:
         fit(built, on_chunk=on_chunk, epochs=3)
     finally:
-        jax.monitoring.clear_event_listeners()
+        jax.monitoring.unregister_event_duration_listener(listen)
     assert seen[0] > 0
     # After each chunk but the last of an epoch; what on_epoch is given is copied by a program of its own.
     assert seen == [seen[0]] * 3 + [seen[0] + 1] * 6
