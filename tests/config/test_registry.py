@@ -9,7 +9,7 @@ import pytest
 
 from vae_jax import likelihoods, runs
 from vae_jax.build import build
-from vae_jax.config import KINDS, Config, Entry, Hyperparams, Setting, entries, register, registry, unregister
+from vae_jax.config import KINDS, Config, Entry, Hyperparams, Setting, entries, from_dict, register, registry, unregister
 from vae_jax.errors import UserError
 from vae_jax.objectives import Terms, elbo
 from vae_jax.sweep import grid, sweep
@@ -71,7 +71,25 @@ def test_names_and_settings_are_declared_once():
         register(Entry("objective", "mine", "", lambda config, data: elbo, (Setting("beta", float, 2.0, ""),)))
     with pytest.raises(UserError, match="seed: mine declares this setting differently"):
         register(Entry("objective", "mine", "", lambda config, data: elbo, (Setting("seed", int, 2, ""),)))
+    for name in ("validate", "hyperparams", "kl-power", "lambda", "scale"):  # a method, a property, no names, another kind's
+        with pytest.raises(UserError):
+            register(Entry("objective", "mine", "", lambda config, data: elbo, (Setting(name, str, "auto", ""),)))
+    for bad in (Setting("weight", float | None, None, "", traced=True), Setting("weight", float, -1.0, "", low=0)):
+        with pytest.raises(UserError, match=r"weight: expected a"):
+            register(Entry("objective", "mine", "", lambda config, data: elbo, (bad,)))
     assert "mine" not in registry.entries("objective")
+    Config().validate()
+
+
+def test_settings_that_are_not_registered_here_are_named():
+    with pytest.raises(UserError, match=r"unknown settings \['kl_power'\].* call config.register first"):
+        from_dict({"kl_power": 1.0})
+
+
+def test_a_setting_named_like_an_option_of_a_command_is_refused(train_command, tmp_path, capsys):
+    register(Entry("prior", "mine", "", lambda config, data: None, (Setting("resume", int, 3, ""),)))
+    assert train_command(["--out", str(tmp_path / "run")]) == 2
+    assert "is an option of this command and a registered setting" in capsys.readouterr().err
 
 
 def test_a_configuration_of_before_has_the_new_settings():

@@ -167,7 +167,7 @@ def test_burda_ends_at_a_tenth_however_short_the_run():
 
 
 def test_long_runs_of_burda_have_the_bits_that_they_had():
-    """Where no stages collide, the schedule is optax's with seven equal factors."""
+    """If no stages collide, the schedule is optax's with seven equal factors."""
     for total in (3280, 10_000):
         stages = {round(total * (3**i - 1) / 2 / 3280): 10 ** (-1 / 7) for i in range(1, 8)}
         assert len(stages) == 7
@@ -185,7 +185,7 @@ def test_long_runs_of_burda_have_the_bits_that_they_had():
     ],
 )
 def test_weights_decay_and_nothing_else(name, settings):
-    """Without a gradient, an update is the decay alone; a bias for each pixel has three axes and is no kernel either."""
+    """Without a gradient, an update is the decay alone; a bias for each pixel has three axes and is not a kernel either."""
     settings = settings if "network" in settings else {"hidden": (4,), **settings}
     built = build(Config(latent_dim=2, optimizer=name, **settings))
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), jax.eval_shape(built.vae.init, jax.random.key(0)))

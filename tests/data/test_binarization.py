@@ -16,7 +16,7 @@ def _dataset(train, test=None, max_level=255):
 
 
 def test_binarization_has_the_pixels_as_means():
-    """Each of 256 levels within 5.5 standard errors of level/255; exactly 0 and 1 at the ends (false failure below 1e-5)."""
+    """All 256 levels are within 5.5 standard errors of level/255; exactly 0 and 1 at the ends (false failure below 1e-5)."""
     levels = jnp.tile(jnp.arange(256, dtype=jnp.uint8), (40_000, 1))
     draws = data.binarize(jax.random.key(0), levels, 255)
     means, expected = np.asarray(draws).mean(0, dtype=np.float64), np.arange(256) / 255

@@ -77,6 +77,8 @@ def extend(*classes: type, defaults: Mapping[str, object] | None = None, helps: 
         has_docstrings = any("help" not in field.metadata for field in dataclasses.fields(cls))
         texts = attribute_docstrings(cls) if has_docstrings else {}
         for field in dataclasses.fields(cls):
+            if field.name in (name for name, *_ in fields):
+                raise UserError(f"`{field.name}` is an option of this command and a registered setting. Rename the setting.")
             text = (helps or {}).get(field.name) or field.metadata.get("help") or texts.get(field.name, "")
             hint = Annotated[hints[field.name], tyro.conf.arg(help=with_options(" ".join(text.split()), names) or None)]
             default = (defaults or {}).get(field.name, field.default)

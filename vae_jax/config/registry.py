@@ -6,6 +6,7 @@ read the registry. Reading it imports neither jax nor flax: a factory imports wh
 """
 
 import importlib
+import keyword
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
@@ -126,20 +127,32 @@ def register(entry: Entry) -> None:
     A notebook that registers a changed entry calls `unregister` first.
 
     Raises:
-      UserError: the name is taken by a different entry, or a setting by a different setting.
+      UserError: the name is taken by a different entry, or a setting is taken, by a different one or by a different kind of
+        entry, or cannot be a field. Nothing is registered then.
     """
     known = _ENTRIES[entry.kind]
     if entry.name == CUSTOM or known.get(entry.name, entry) != entry:
         raise UserError(field=entry.kind, message=f"the name {entry.name!r} is taken.", fix="Choose a different name.")
-    before = settings()
     for setting in entry.settings:
-        if setting.name in _RESERVED or before.get(setting.name, setting) != setting:
-            raise UserError(
-                field=setting.name, message=f"{entry.name} declares this setting differently.", fix="Choose a different name."
-            )
+        _check_setting(entry, setting)
     known[entry.name] = entry
     for listener in _LISTENERS:
         listener()
+
+
+def _check_setting(entry: Entry, setting: Setting) -> None:
+    """Raises `UserError` where a setting cannot become a field of `Config` beside those that are there."""
+    if not setting.name.isidentifier() or keyword.iskeyword(setting.name):
+        raise UserError(field=entry.name, expected="a setting whose name is a Python identifier", got=repr(setting.name))
+    others = {name: kind for kind in KINDS if kind != entry.kind for name in settings(kind)}
+    if setting.name in _RESERVED or setting.name in others or settings().get(setting.name, setting) != setting:
+        raise UserError(
+            field=setting.name, message=f"{entry.name} declares this setting differently.", fix="Choose a different name."
+        )
+    is_number = isinstance(setting.default, int | float) and not isinstance(setting.default, bool)
+    if setting.traced and not is_number and setting.resolve is None:
+        raise UserError(field=setting.name, expected="a traced setting whose default is a number", got=repr(setting.default))
+    setting.check(setting.default)
 
 
 def unregister(kind: Kind, name: str) -> None:

@@ -352,13 +352,17 @@ def from_dict(values: dict[str, Any]) -> Config:
     if not isinstance(values, dict):
         raise UserError(f"expected settings by name, got {values!r:.40}.")
     if newer := set(values) - known:
-        raise UserError(f"config.json has unknown settings {sorted(newer)}: written by a newer version? Update vae_jax.")
+        raise UserError(
+            f"config.json has unknown settings {sorted(newer)}: written by a newer version? Update vae_jax. If they belong "
+            "to an entry that you registered, call config.register first."
+        )
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     config = Config(**arguments)
     return dataclasses.replace(config, **{setting: getattr(Config, setting) for setting in config.unused()})
 
 
 _CORE = tuple(field.name for field in dataclasses.fields(Config))
+registry.reserve(name for name in dir(Config) if name not in _CORE)  # methods and properties
 registry.reserve(_CORE)
 registry.load_entries()
 registry.on_change(_extend_config)
