@@ -101,6 +101,14 @@ def load_dataset(config: Config, data_dir: str | None = None) -> Dataset:
         stream=config.stream,
         max_level=config.max_level,
         layout=config.layout,
+        event=config.event,
+        resize=config.resize,
+        crop=config.crop,
+        transpose=config.transpose,
+        array=config.array,
+        label_column=config.label_column,
+        validation_dataset=config.validation_dataset,
+        test_dataset=config.test_dataset,
     )
 
 

@@ -1,9 +1,11 @@
 from . import readers as readers
 from . import sprites as sprites
 from .dataset import Dataset as Dataset
+from .events import Event as Event
+from .events import event_kind as event_kind
+from .events import is_image as is_image
 from .loading import load as load
 from .moments import Moments as Moments
-from .moments import is_image as is_image
 from .moments import train_moments as train_moments
 from .on_disk import Rows as Rows
 from .pipeline_checks import check_pipeline_argument as check_pipeline_argument

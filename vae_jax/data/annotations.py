@@ -2,37 +2,44 @@
 
 import numpy as np
 
+from vae_jax.data.on_disk import Rows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
+_LABELS = {"train": "train_labels", "validation": "validation_labels", "test": "test_labels"}  # fields of a `Split`
+
 
 def with_checked_labels(name: str, source: Split) -> Split:
-    """Returns the source with labels of shape (examples,); a column of labels is flattened.
+    """Returns the source with integer labels of shape (examples,).
+
+    A column of labels is flattened. Labels of another type, such as words, are numbered in the sorted order of those of all
+    parts, and their names are kept.
 
     Raises:
-      UserError: labels that are not one for each image.
+      UserError: labels that are not one for each example.
     """
-    labels_by_part = {"train": (source.train, source.train_labels), "test": (source.test, source.test_labels)}
-    for part, (images, labels) in labels_by_part.items():
-        if images is None or labels is None or labels.shape == images.shape[:1]:
-            continue
-        if labels.shape == (len(images), 1):
-            source = source._replace(**{f"{part}_labels": labels[:, 0]})
-            continue
-        fix = "Save one for each image, or leave the labels out."
-        if labels.ndim == 2 and len(labels) == len(images):
-            fix = "For one-hot labels save labels.argmax(axis=1)."
-        raise UserError(
-            f"{name}: expected one label for each of {len(images)} images, got labels of shape {labels.shape}. {fix}"
-        )
-    return source
+    labels_by_part = {part: getattr(source, field) for part, field in _LABELS.items()}
+    labels_by_part = {part: labels for part, labels in labels_by_part.items() if labels is not None}
+    for part, labels in labels_by_part.items():
+        labels_by_part[part] = _flat_labels(name, getattr(source, part), labels)
+    names = source.label_names
+    if any(labels.dtype.kind not in "iu" for labels in labels_by_part.values()):
+        distinct = np.unique(np.concatenate(list(labels_by_part.values())))
+        labels_by_part = {part: np.searchsorted(distinct, labels) for part, labels in labels_by_part.items()}
+        names = tuple(str(name) for name in distinct)
+    return source._replace(**{_LABELS[part]: labels for part, labels in labels_by_part.items()}, label_names=names)
 
 
-def integer_labels(labels: np.ndarray | None) -> np.ndarray | None:
-    """Returns labels as integers: labels of another type are numbered in their sorted order."""
-    if labels is None or labels.dtype.kind in "iu":
+def _flat_labels(name: str, examples: np.ndarray | Rows | None, labels: np.ndarray) -> np.ndarray:
+    count = 0 if examples is None else len(examples)
+    if labels.shape == (count,):
         return labels
-    return np.unique(labels, return_inverse=True)[1]
+    if labels.shape == (count, 1):
+        return labels[:, 0]
+    fix = "Save one for each image, or leave the labels out."
+    if labels.ndim == 2 and len(labels) == count:
+        fix = "For one-hot labels save labels.argmax(axis=1)."
+    raise UserError(f"{name}: expected one label for each of {count} images, got labels of shape {labels.shape}. {fix}")
 
 
 def check_factors(name: str, source: Split) -> None:

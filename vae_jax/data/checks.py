@@ -49,35 +49,10 @@ def count_non_finite(stored: np.ndarray, kept: np.ndarray, index: np.ndarray | N
     return NonFinite(int(bad.sum()), int(too_large.sum()), len(rows), int(first.min()))
 
 
-def check_shape(name: str, shape: tuple[int, ...]) -> None:
-    """Raises `UserError` unless an array of this shape can be images."""
-    if len(shape) not in (3, 4):
-        match len(shape):
-            case 0:
-                fix = "It holds a single number."
-            case 1:
-                fix = "For examples of one number each, save x[:, None, None, None]."
-            case 2:
-                fix = f"For a table of {shape[0]} examples with {shape[1]} numbers each, save x[:, None, :, None]."
-            case _:
-                fix = "Merge axes: for videos, x.reshape(-1, *x.shape[-3:]) makes an example of each frame."
-        raise UserError(
-            f"{name}: expected images with 3 or 4 axes (examples, height, width[, channels]), got shape {shape}. {fix}"
-        )
-    if 0 in shape:
-        raise UserError(f"{name}: expected at least one example and one pixel, got shape {shape}.")
-
-
-def level_type(name: str, dtype: np.dtype) -> np.dtype:
-    """Returns the type in which numbers of this type are kept: uint8 levels or float32.
-
-    Raises:
-      UserError: a type that is not a real number.
-    """
-    if dtype.kind == "f":
-        return np.dtype(np.float32)
-    if dtype.kind in "bui":  # not timedelta64, which NumPy counts among the integers
-        return np.dtype(np.uint8)
+def check_type(name: str, dtype: np.dtype) -> None:
+    """Raises `UserError` for a type that is not a real number."""
+    if dtype.kind in "fbui":  # not timedelta64, which NumPy counts among the integers
+        return
     fix = "Save numbers: x.astype(np.float32) where that is possible."
     if dtype.kind == "c":
         fix = "Save real numbers, such as np.stack([x.real, x.imag], axis=-1), which has two channels."
@@ -85,7 +60,39 @@ def level_type(name: str, dtype: np.dtype) -> np.dtype:
         fix = "Save numbers, such as x.astype(np.int64).astype(np.float32)."
     elif dtype.names:
         fix = f"Save one of its fields, such as x[{dtype.names[0]!r}]."
-    raise UserError(f"{name}: expected uint8 or float images, got dtype {dtype}. {fix}")
+    raise UserError(f"{name}: expected integers or floats, got dtype {dtype}. {fix}")
+
+
+def kept_type(name: str, dtype: np.dtype, low: float, high: float, is_image: bool) -> np.dtype:
+    """Returns the type in which numbers are kept in memory and on the device.
+
+    Floats are kept as float32. Bytes and booleans are levels, uint8. Other integers of images are uint8 levels where they fit,
+    uint16 levels where they are stored as uint16 (16-bit pictures), and else counts, int32. Other integers of vectors and
+    series are counts or other whole numbers, int32, unless all are 0 or 1.
+
+    Args:
+      name: the data set, for messages.
+      dtype: the type as stored.
+      low, high: the lowest and the highest number of all parts of the data; they matter for integers alone.
+      is_image: whether the events are images.
+
+    Raises:
+      UserError: a type that is not a real number, negative integers in images, or integers beyond int32.
+    """
+    check_type(name, dtype)
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    if dtype.itemsize == 1 and dtype.kind in "bu":
+        return np.dtype(np.uint8)
+    if low < -(2**31) or high >= 2**31:
+        fix = "Save x.astype(np.float32) where rounding to 24 bits does no harm."
+        raise UserError(f"{name}: expected integers within the range of int32, got {low:.0f} to {high:.0f}. {fix}")
+    if is_image and low < 0:
+        fix = "Save signed numbers as x.astype(np.float32), for likelihoods of real numbers."
+        raise UserError(f"{name}: expected integer levels >= 0, got {low:.0f} to {high:.0f}. {fix}")
+    if low >= 0 and high <= (255 if is_image else 1):
+        return np.dtype(np.uint8)
+    return np.dtype(np.uint16 if is_image and dtype == np.uint16 else np.int32)
 
 
 def check_finite(name: str, non_finite: NonFinite, num_examples: int) -> None:
@@ -104,17 +111,3 @@ def check_finite(name: str, non_finite: NonFinite, num_examples: int) -> None:
         f"{name}: expected finite numbers, got {non_finite.numbers} NaN or infinite values in {non_finite.examples} of "
         f"{num_examples} examples, the first in the example with index {non_finite.first}. {fix}"
     )
-
-
-def check_range(name: str, low: float, high: float) -> None:
-    """Raises `UserError` unless integers from `low` to `high` fit into uint8."""
-    if low < 0:
-        fix = "Save signed numbers as x.astype(np.float32), for likelihoods of real numbers."
-    elif high > 255:
-        fix = (
-            "Save counts as x.astype(np.float32), for likelihoods of counts. Reduce other intensities to 8 bits, such as "
-            "(x * (255 / x.max())).round().astype(np.uint8)."
-        )
-    else:
-        return
-    raise UserError(f"{name}: expected integer levels from 0 to 255, got {low:.0f} to {high:.0f}. {fix}")

@@ -1,4 +1,4 @@
-"""`Dataset`: checked images on the host, split into training, validation and test."""
+"""`Dataset`: checked examples on the host, split into training, validation and test."""
 
 import hashlib
 from typing import NamedTuple
@@ -15,24 +15,29 @@ from vae_jax.data.split import Rendering
 
 @short_repr
 class Dataset(NamedTuple):
-    """Images on the host, (examples, height, width, channels), as uint8 levels or float32.
+    """Examples on the host: images (examples, height, width, channels), series (examples, time, channels) or vectors.
 
-    Integer levels run from 0 to `max_level`: 255 for photographs, 16 for the digits, 1 for binary images. With a `rendering`
-    the arrays hold a row of integers for each image instead, and `images` turns either into images.
+    They are uint8 or uint16 levels, int32 whole numbers such as counts, or float32. Levels run from 0 to `max_level`: 255 for
+    photographs, 16 for the digits, 1 for binary images. With a `rendering` the arrays hold a row of integers for each image
+    instead, and `images` turns either into images.
 
     Attributes:
       name: the name or path that was loaded.
-      train: training images; `Rows` where they stay on disk.
-      validation: validation images, or None.
-      test: test images.
-      test_labels: a label for each test image, (examples,), integers; for figures only.
-      max_level: the highest level of integer images; None for floats.
+      train: training examples; `Rows` where they stay on disk.
+      validation: validation examples, or None.
+      test: test examples.
+      test_labels: a label for each test example, (examples,), integers.
+      max_level: the highest level; None for floats, and for whole numbers that are not levels.
       split: a phrase that says how the test and validation sets came about.
       train_factors: the factors that the training images were made from, (examples, factors), integers, where they are known.
       test_factors: the factors of the test images, (examples, factors), integers.
       factor_names: a name for each column of the factors.
       rendering: computes images from rows of integers; None where images are stored.
       notes: a sentence for everything that the source holds and that is not used, or that was changed in reading it.
+      train_labels: a label for each training example, (examples,), integers.
+      validation_labels: a label for each validation example, (examples,), integers.
+      label_names: the name of each label 0, 1, 2, ...
+      column_names: the name of each column of vectors.
     """
 
     name: str
@@ -47,10 +52,14 @@ class Dataset(NamedTuple):
     factor_names: tuple[str, ...] | None = None
     rendering: Rendering | None = None
     notes: tuple[str, ...] = ()
+    train_labels: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
+    label_names: tuple[str, ...] | None = None
+    column_names: tuple[str, ...] | None = None
 
     @property
     def data_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (height, width, channels)."""
+        """Shape of one example: (height, width, channels), (time, channels) or (columns,)."""
         return self.rendering.data_shape if self.rendering else self.train.shape[1:]
 
     @property
@@ -76,7 +85,7 @@ class Dataset(NamedTuple):
 
     @property
     def train_mean(self) -> np.ndarray:
-        """Mean training image, of shape `data_shape`: in [0, 1] for integer levels, in the unit of the data for floats."""
+        """Mean training example, of shape `data_shape`: in [0, 1] for levels, in the unit of the data for other numbers."""
         if self.rendering:
             return self.rendering.mean().astype(np.float32)
         return (self._stored_mean / (self.max_level or 1)).astype(np.float32)

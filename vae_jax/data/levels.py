@@ -1,11 +1,13 @@
-"""Conversion of stored arrays to uint8 levels or float32, with the channels last, and the highest level of the data."""
+"""Conversion of stored arrays to events of levels, counts or float32, with the channels last, and the highest level."""
 
 from typing import Literal
 
 import numpy as np
 
-from vae_jax.data.checks import check_finite, check_range, check_shape, count_non_finite, level_type
+from vae_jax.data.checks import check_finite, check_type, count_non_finite, kept_type
+from vae_jax.data.events import Event, as_event, event_shape
 from vae_jax.data.on_disk import Rows, value_range
+from vae_jax.data.readers.listing import PARTS
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -33,27 +35,32 @@ def check_layout_of_known_format(name: str, layout: Layout) -> None:
         raise UserError(f'{name}: its channels are last. Leave out `layout="channels_first"`.')
 
 
-def channels_last(name: str, source: Split, layout: Layout) -> tuple[dict[str, np.ndarray | Rows], list[str]]:
-    """Moves the channels of all images to the last axis.
+def channels_last(
+    name: str, source: Split, layout: Layout, event: Event = "auto"
+) -> tuple[dict[str, np.ndarray | Rows], list[str]]:
+    """Moves the channels of all images to the last axis, and those of series where the user says that they come first.
 
     "auto" takes (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c are larger, and c is not 1, 3 or 4.
-    Arrays with three axes are gray under every layout.
+    Images with three axes are gray under every layout.
 
     Returns:
       The images by part, and notes on images that were moved or may have to be.
     """
     images = source.images_by_part()
-    if source.channels_last:
+    if source.channels_last or event == "vector":
         check_layout_of_known_format(name, layout)
         return images, []
+    if event == "series":
+        is_first = layout == "channels_first"
+        return {part: _moved(array) if is_first and len(array.shape) == 3 else array for part, array in images.items()}, []
     moved, notes = {}, []
     for part, array in images.items():
-        shape = array.stored_shape if isinstance(array, Rows) else array.shape
+        shape = array.shape
         if len(shape) == 4 and (layout == "channels_first" or (layout == "auto" and _is_channels_first(shape))):
-            moved[part] = array.channels_last() if isinstance(array, Rows) else np.moveaxis(array, 1, -1)
+            moved[part] = _moved(array)
         else:
             moved[part] = array
-    shape = source.train.stored_shape if isinstance(source.train, Rows) else source.train.shape
+    shape = source.train.shape
     if layout == "auto" and moved["train"] is not source.train:
         notes.append(
             f"{name}: images of shape {shape[1:]} are taken as channels first and become {moved['train'].shape[1:]}. "
@@ -67,28 +74,80 @@ def channels_last(name: str, source: Split, layout: Layout) -> tuple[dict[str, n
     return moved, notes
 
 
-def as_levels(name: str, array: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-    """Converts an array to uint8 levels or finite float32, with four axes.
+def _moved(array: np.ndarray | Rows) -> np.ndarray | Rows:
+    return array.channels_last() if isinstance(array, Rows) else np.moveaxis(array, 1, -1)
+
+
+def convert(
+    name: str, source: Split, layout: Layout, event: Event, max_level: int | None
+) -> tuple[dict[str, np.ndarray | Rows], list[str]]:
+    """Gives all parts the shape of events, with the channels last, and one type for integers (see `checks.kept_type`).
 
     Args:
       name: the data set, for messages.
-      array: (examples, height, width) or (examples, height, width, channels).
+      source: arrays as stored.
+      layout, event, max_level: the arguments of `data.load`.
+
+    Returns:
+      The arrays by part, and notes.
+
+    Raises:
+      UserError: a shape or type that cannot be meant, integers that do not fit, numbers that are not finite in float32. Floats
+        on disk are checked after the split.
+    """
+    arrays, notes = channels_last(name, source, layout, event)
+    shapes = {part: event_shape(name_of_part(name, part), array.shape, event) for part, array in arrays.items()}
+    kept = _kept_types(name, source, arrays, is_image=len(shapes["train"]) == 4, max_level=max_level)
+    converted: dict[str, np.ndarray | Rows] = {}
+    for part, array in arrays.items():
+        if isinstance(array, Rows):
+            converted[part] = array.as_events(event, kept[part])
+        else:
+            converted[part] = as_kept(name_of_part(name, part), as_event(name, array, event), kept[part])
+    return converted, notes
+
+
+def name_of_part(name: str, part: str) -> str:
+    """Returns the name of a part in messages. The training examples have the name of the data set."""
+    return name if part == "train" else f"{name}: {PARTS[part]} images"
+
+
+def _kept_types(
+    name: str, source: Split, arrays: dict[str, np.ndarray | Rows], is_image: bool, max_level: int | None
+) -> dict[str, np.dtype]:
+    """Returns the type in which each part is kept: the same for all parts of integers."""
+    for part, array in arrays.items():
+        check_type(name_of_part(name, part), array.dtype)
+    wide = [array for array in arrays.values() if array.dtype.kind in "bui" and array.dtype != np.uint8]
+    ranges = [a.stored_range() if isinstance(a, Rows) else (float(a.min()), float(a.max())) for a in wide]
+    low, high = min((low for low, _ in ranges), default=0.0), max((high for _, high in ranges), default=0.0)
+    top = source.max_level or max_level
+    if top is not None and low >= 0 and high <= top:
+        fitting = np.dtype(np.uint8 if top <= 255 else np.uint16)
+        kept = {part: np.dtype(np.float32) if array.dtype.kind == "f" else fitting for part, array in arrays.items()}
+    else:
+        kept = {part: kept_type(name, array.dtype, low, high, is_image) for part, array in arrays.items()}
+    widest = max((dtype for dtype in kept.values() if dtype.kind != "f"), key=lambda dtype: dtype.itemsize, default=None)
+    return {part: dtype if dtype.kind == "f" or widest is None else widest for part, dtype in kept.items()}
+
+
+def as_kept(name: str, array: np.ndarray, kept: np.dtype, index: np.ndarray | None = None) -> np.ndarray:
+    """Converts the numbers of an array to the type in which they are kept.
+
+    Args:
+      name: the data set, for messages.
+      array: (examples, ...).
+      kept: uint8, uint16, int32 or float32, from `checks.kept_type`.
       index: index of each example in the source, for messages; None: 0, 1, 2, ...
 
     Raises:
-      UserError: a shape or type that cannot be images, integers outside 0 to 255, numbers that are not finite in float32.
+      UserError: numbers that are not finite in float32.
     """
-    check_shape(name, array.shape)
-    kind = level_type(name, array.dtype)
-    if array.ndim == 3:
-        array = array[..., np.newaxis]
-    if kind == np.uint8 and array.dtype != np.uint8:
-        check_range(name, float(array.min()), float(array.max()))
     with np.errstate(over="ignore", invalid="ignore"):
-        levels = np.ascontiguousarray(array, dtype=kind)
-    if kind == np.float32:
-        check_finite(name, count_non_finite(array, levels, index), len(array))
-    return levels
+        numbers = np.ascontiguousarray(array, dtype=kept)
+    if kept == np.float32:
+        check_finite(name, count_non_finite(array, numbers, index), len(array))
+    return numbers
 
 
 def clip_rounding(name: str, source: Split) -> tuple[Split, list[str]]:
@@ -137,14 +196,14 @@ def top_level(name: str, source: Split, max_level: int | None) -> tuple[int | No
     images = source.images_by_part()
     if len({(array.shape[1:], array.dtype) for array in images.values()}) > 1:
         raise UserError(
-            f"{name}: expected training, validation and test images of one shape and dtype, got "
+            f"{name}: expected training, validation and test sets of one shape and dtype, got "
             + " and ".join(f"{part} {array.shape[1:]} {array.dtype}" for part, array in images.items())
             + ". Convert them to the same."
         )
     if images["train"].dtype == np.float32:
         if max_level is not None:
             raise UserError(
-                f"{name}: `max_level={max_level}` is for integer levels, and these images are floats. Leave it out and save "
+                f"{name}: `max_level={max_level}` is for integer levels, and these data are floats. Leave it out and save "
                 f"x / {max_level}, or save x.astype(np.uint8) where the floats are whole numbers."
             )
         return None, []
@@ -153,10 +212,21 @@ def top_level(name: str, source: Split, max_level: int | None) -> tuple[int | No
         if largest > max_level:
             raise UserError(f"{name}: `max_level={max_level}` is below the largest level, {largest}. Give at least {largest}.")
         return max_level, []
-    top = source.assumed_level or (1 if largest <= 1 else 255)
+    if images["train"].dtype == np.int32:
+        return None, _note_on_integers(name, largest)
+    top = source.assumed_level or (1 if largest <= 1 else np.iinfo(images["train"].dtype).max)
     if top == 1 or largest * 10 >= top:
         return top, []
     return top, [
         f"{name}: the largest level is {largest}, but levels are taken to run from 0 to {top}, so images are nearly black. If "
         f"{max(largest, 1)} is the highest level, pass `max_level={max(largest, 1)}`. Likelihoods of counts are not affected."
+    ]
+
+
+def _note_on_integers(name: str, largest: int) -> list[str]:
+    """Returns a note on integers that float32, in which every likelihood computes, does not hold exactly."""
+    if largest <= 2**24:
+        return []
+    return [
+        f"{name}: the largest integer is {largest}, and likelihoods compute in float32, which rounds integers above {2**24}."
     ]

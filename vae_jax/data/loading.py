@@ -4,25 +4,18 @@ import numbers
 import os
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 from vae_jax.data import tfds
-from vae_jax.data.annotations import check_factors, integer_labels, with_checked_labels
-from vae_jax.data.checks import check_shape
+from vae_jax.data.annotations import check_factors, with_checked_labels
 from vae_jax.data.dataset import Dataset
-from vae_jax.data.levels import (
-    LAYOUTS,
-    Layout,
-    as_levels,
-    channels_last,
-    check_layout_of_known_format,
-    clip_rounding,
-    top_level,
-)
+from vae_jax.data.events import EVENTS, Event
+from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, top_level
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.readers import registry
-from vae_jax.data.readers.listing import PARTS
 from vae_jax.data.readers.paths import is_path, read_path
+from vae_jax.data.readers.registry import ReadOptions
 from vae_jax.data.split import Split
 from vae_jax.data.splitting import (
     DEFAULT_TEST_FRACTION,
@@ -46,6 +39,14 @@ def load(
     stream: bool = False,
     max_level: int | None = None,
     layout: Layout = "auto",
+    event: Event = "auto",
+    resize: tuple[int, ...] = (),
+    crop: int | None = None,
+    transpose: bool = False,
+    array: str = "",
+    label_column: str = "",
+    validation_dataset: str | os.PathLike[str] = "",
+    test_dataset: str | os.PathLike[str] = "",
 ) -> Dataset:
     """Loads a data set by name or path.
 
@@ -71,13 +72,23 @@ def load(
       split_seed: seed of a random split, a whole number >= 0.
       stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, or of a TFDS data set, which is
         decoded into an .npy file in the cache folder. They are read through once. Nothing else differs.
-      max_level: the highest level of integer images, 1 to 255. By default 1 for arrays of zeros and ones, and else 255.
+      max_level: the highest level of integers, 1 to 65535. By default 1 for arrays of zeros and ones, else 255 for images with
+        levels up to 255 and for bytes, and 65535 for larger levels that are stored as uint16. Other integers are counts.
       layout: "channels_first" where arrays in files are (examples, channels, height, width), "channels_last" where they are
         (examples, height, width, channels). "auto" takes (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c
         are larger than a, and c is not 1, 3 or 4. The result has its channels last.
+      event: the kind of example. "auto" takes (examples, columns) as vectors, (examples, height, width) as gray images, and
+        (examples, height, width, channels) as images. "series" takes (examples, time, channels) as series, "vector" flattens
+        each example, and "image" takes (examples, side * side) as square gray images.
+      resize: side, or (height, width), to which pictures of a folder are resized. (): as they are.
+      crop: side of the central square that is cut out of each picture before it is resized. None: the whole picture.
+      transpose: exchange the height and the width of each image, for files such as those of EMNIST.
+      array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file.
+      label_column: name of the column of a table that has the labels.
+      validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
 
     Returns:
-      Checked images of all parts, on the host.
+      Checked examples of all parts, on the host.
 
     Raises:
       UserError: unknown name, missing path, unreadable or unsuitable data. Nothing from a file is ever executed.
@@ -86,8 +97,9 @@ def load(
     name = os.fspath(name)
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
     _check_settings(name, settings, max_level, layout)
-    source = _read(name, data_dir, stream)
-    dataset = _checked_dataset(name, source, settings, max_level, layout)
+    options = _read_options(event, resize, crop, transpose, array, label_column)
+    source = _read(name, data_dir, stream, options)
+    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level))
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return dataset
@@ -99,11 +111,34 @@ def _check_settings(name: str, settings: SplitSettings, max_level: int | None, l
     settings.validate()
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
-    if not (max_level is None or (isinstance(max_level, numbers.Integral) and 1 <= max_level <= 255)):
-        raise UserError(field="max_level", expected="a whole number from 1 to 255", got=repr(max_level))
+    if not (max_level is None or (isinstance(max_level, numbers.Integral) and 1 <= max_level <= 65535)):
+        raise UserError(field="max_level", expected="a whole number from 1 to 65535", got=repr(max_level))
 
 
-def _read(name: str, data_dir: str | None, stream: bool) -> Split:
+class Interpretation(NamedTuple):
+    """The arguments of `data.load` that say what the numbers of an array mean."""
+
+    layout: Layout = "auto"
+    event: Event = "auto"
+    max_level: int | None = None
+
+
+def _read_options(
+    event: Event, resize: tuple[int, ...], crop: int | None, transpose: bool, array: str, label_column: str
+) -> ReadOptions:
+    """Returns the checked options of the readers."""
+    if event not in EVENTS:
+        raise unknown("event", event, EVENTS)
+    sides = (resize,) if isinstance(resize, numbers.Integral) else tuple(resize)
+    is_whole = all(isinstance(side, numbers.Integral) and side >= 1 for side in (*sides, 1 if crop is None else crop))
+    if len(sides) > 2 or not is_whole:
+        field, got = ("resize", resize) if len(sides) > 2 or crop is None or crop >= 1 else ("crop", crop)
+        raise UserError(field=field, expected="a side, or a height and a width, of at least 1 pixel", got=repr(got))
+    height_and_width = (int(sides[0]), int(sides[-1])) if sides else None
+    return ReadOptions(event, height_and_width, crop, transpose, array or None, label_column or None)
+
+
+def _read(name: str, data_dir: str | None, stream: bool, options: ReadOptions) -> Split:
     """Reads the source with this name: a bundled data set, a path, or a TFDS data set."""
     bundled = registry.bundled()
     if name in bundled:
@@ -111,7 +146,7 @@ def _read(name: str, data_dir: str | None, stream: bool) -> Split:
             raise UserError(f"{name} is not read from files. Leave out `stream=True`.", field="stream")
         return bundled[name].read()
     if is_path(name):
-        return read_path(Path(name), stream)
+        return read_path(Path(name), stream, options)
     try:
         return tfds.read(name, data_dir, stream)
     except tfds.UnknownName as error:
@@ -121,18 +156,17 @@ def _read(name: str, data_dir: str | None, stream: bool) -> Split:
         raise unknown("data set", name, [*bundled, *error.near], hint, list_all=False) from None
 
 
-def _checked_dataset(name: str, source: Split, settings: SplitSettings, max_level: int | None, layout: Layout) -> Dataset:
+def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: Interpretation) -> Dataset:
     """Checks and converts the arrays of a source, and splits off the parts that it lacks."""
-    if source.rendering is None:
-        for part, array in source.images_by_part().items():
-            check_shape(_name_of_part(name, part), array.shape)
+    layout, event, max_level = meaning
     source = with_checked_labels(name, source)
     check_factors(name, source)
     if source.rendering:
         check_layout_of_known_format(name, layout)
         converted, notes = source, []
     else:
-        converted, notes = _convert(name, source, layout)
+        arrays, notes = convert(name, source, layout, event, max_level)
+        converted = source._replace(**arrays)
     parts = split_off_parts(name, converted, settings)
     if isinstance(parts.train, Rows):
         check_rows(name, parts.train, converted.train)
@@ -146,7 +180,7 @@ def _checked_dataset(name: str, source: Split, settings: SplitSettings, max_leve
         parts.train,
         parts.validation,
         parts.test,
-        integer_labels(parts.test_labels),
+        parts.test_labels,
         top,
         parts.split,
         parts.train_factors,
@@ -154,18 +188,8 @@ def _checked_dataset(name: str, source: Split, settings: SplitSettings, max_leve
         source.factor_names,
         source.rendering,
         (*source.notes, *notes_on_unused_settings(source, settings), *notes, *level_notes),
+        parts.train_labels,
+        parts.validation_labels,
+        parts.label_names,
+        parts.column_names,
     )
-
-
-def _name_of_part(name: str, part: str) -> str:
-    """Returns the name of a part in messages. The training images have the name of the data set."""
-    return name if part == "train" else f"{name}: {PARTS[part]} images"
-
-
-def _convert(name: str, source: Split, layout: Layout) -> tuple[Split, list[str]]:
-    """Moves the channels last and converts images in memory to levels or float32; returns notes as well."""
-    images, notes = channels_last(name, source, layout)
-    for part, array in images.items():
-        if not isinstance(array, Rows):  # rows on disk are checked after the split
-            images[part] = as_levels(_name_of_part(name, part), array)
-    return source._replace(**images), notes

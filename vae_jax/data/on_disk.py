@@ -10,7 +10,8 @@ from typing import NamedTuple, NoReturn, Protocol, Self
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.data.checks import NonFinite, check_shape, count_non_finite, level_type
+from vae_jax.data.checks import NonFinite, check_type, count_non_finite
+from vae_jax.data.events import Event, event_shape
 from vae_jax.errors import UserError
 
 
@@ -37,9 +38,9 @@ class Scan(NamedTuple):
       non_finite: the numbers that are not finite in float32.
       low: the lowest stored number.
       high: the highest stored number.
-      values: the levels that occur. For floats: the lowest number, the highest, and one with a fraction if there is
-        any. They lie in the support of a likelihood if and only if all numbers do.
-      total: sum of all images, float64, (height, width, channels).
+      values: the levels that occur, for bytes. For other types: the lowest number, the highest, and one with a fraction if
+        there is any. They lie in the support of a likelihood if and only if all numbers do.
+      total: sum of all examples, float64, with the shape of an event.
       squares: sum of the squares of all numbers.
       digest: SHA-256 over shape, dtype and bytes; copy it before it is continued.
     """
@@ -91,37 +92,42 @@ class _View(NamedTuple):
 
     Attributes:
       rows: indices of the selected rows in the file; None: all rows.
-      channels_first: the file has the channels before height and width; they are moved to the last axis.
+      channels_first: the file has the channels in its second axis; they are moved to the last axis.
+      event: the kind of example that a row is reshaped to; None: rows have the shape and the type that are stored.
+      kept: the type to which numbers are converted; None: the type that is stored.
       clipped: clip the numbers to [0, 1].
       to_bytes: converts images to uint8 after everything else.
     """
 
     rows: np.ndarray | None = None
     channels_first: bool = False
+    event: Event | None = None
+    kept: np.dtype | None = None
     clipped: bool = False
     to_bytes: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 class Rows:
-    """Images on disk, (examples, height, width, channels), as uint8 levels or float32 whatever type is stored.
+    """Examples on disk, (examples, ...), as they are stored, or converted by `as_events`.
 
-    Behaves like an array that is read by rows only. Indexing by a slice or by an array of integers returns the images in
+    Behaves like an array that is read by rows only. Indexing by a slice or by an array of integers returns the examples in
     memory. The file is mapped, never loaded as a whole, and must not change while it is used.
 
     Attributes:
-      shape: (examples, height, width, channels).
-      dtype: uint8 or float32.
+      shape: (examples, ...).
+      dtype: as stored, or uint8, uint16, int32 or float32.
     """
 
     def __init__(self, file: _File, view: _View = _View()):  # noqa: B008  # a NamedTuple cannot be changed
         shape, stored = file.through.shape, file.through.dtype
-        check_shape(str(file.path), shape)
+        check_type(str(file.path), stored)
         self._file, self._view = file, view
-        self._kept = level_type(str(file.path), stored)
-        self.dtype = np.dtype(np.uint8) if view.to_bytes else self._kept
-        num_rows = shape[0] if view.rows is None else len(view.rows)
-        image = shape[1:] if len(shape) == 4 else (*shape[1:], 1)
-        self.shape = (num_rows, *((*image[1:], image[0]) if view.channels_first else image))
+        self.dtype = np.dtype(np.uint8) if view.to_bytes else view.kept or stored
+        if view.channels_first:
+            shape = (shape[0], *shape[2:], shape[1])
+        if view.event:
+            shape = event_shape(str(file.path), shape, view.event)
+        self.shape = (shape[0] if view.rows is None else len(view.rows), *shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -132,22 +138,22 @@ class Rows:
         return int(np.prod(self.shape, dtype=object))
 
     def __array__(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("images on disk are read by rows, not as one array: index them")
+        raise TypeError("examples on disk are read by rows, not as one array: index them")
 
     __iter__ = None  # otherwise NumPy would collect all rows, one by one
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         return self._as_levels(self.stored(key))
 
-    @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """Shape of the array in the file."""
-        return self._file.through.shape
-
     def stored(self, key: slice | np.ndarray) -> np.ndarray:
         """Reads rows in the type that is stored, with the channels last."""
         self._file.check_unchanged()
         return self._take(self._file.through, self.indices_in_file(key))
+
+    def stored_range(self) -> tuple[float, float]:
+        """Returns the lowest and the highest stored number, from a pass over the file."""
+        ranges = [(part.min(), part.max()) for part in map(self.stored, slices(self))]
+        return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
 
     def gather(self, index: np.ndarray, out: np.ndarray) -> None:
         """Reads rows into `out`, (rows, ...), in the order of `index`.
@@ -164,8 +170,12 @@ class Rows:
         return Rows(self._file, self._view._replace(rows=self.indices_in_file(index)))
 
     def channels_last(self) -> "Rows":
-        """Returns the rows of a file that stores (examples, channels, height, width) with their channels last."""
+        """Returns the rows of a file that stores (examples, channels, ...) with their channels last."""
         return Rows(self._file, self._view._replace(channels_first=True))
+
+    def as_events(self, event: Event, kept: np.dtype) -> "Rows":
+        """Returns the rows with the shape of an event (see `events.event_shape`), converted to the type `kept`."""
+        return Rows(self._file, self._view._replace(event=event, kept=kept))
 
     def clipped(self) -> "Rows":
         """Returns the same rows with their numbers clipped to [0, 1]."""
@@ -191,6 +201,8 @@ class Rows:
             if self.dtype == np.uint8:
                 levels |= np.bincount(chunk.ravel(), minlength=256) > 0
                 low, high = min(low, float(raw.min())), max(high, float(raw.max()))
+            elif self.dtype.kind != "f":
+                low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
             else:
                 finite = np.isfinite(chunk)
                 non_finite = non_finite.plus(count_non_finite(raw, chunk, self.indices_in_file(part)))
@@ -205,7 +217,7 @@ class Rows:
         if self.dtype == np.uint8:
             values = np.flatnonzero(levels).astype(np.uint8)
         else:
-            values = np.concatenate([np.array([low, high], np.float32), fraction])
+            values = np.concatenate([np.array([low, high], self.dtype), fraction.astype(self.dtype)])
         return Scan(non_finite, low, high, values, total, squares, digest)
 
     def indices_in_file(self, key: slice | np.ndarray) -> np.ndarray:
@@ -219,7 +231,7 @@ class Rows:
 
     def _as_levels(self, stored: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
-            images = np.ascontiguousarray(stored, self._kept).reshape(-1, *self.shape[1:])
+            images = np.ascontiguousarray(stored, self._view.kept or stored.dtype).reshape(-1, *self.shape[1:])
         if self._view.clipped:
             images = np.clip(images, 0, 1)
         return self._view.to_bytes(images) if self._view.to_bytes else images

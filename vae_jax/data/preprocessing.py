@@ -91,7 +91,8 @@ def binarize(key: Array, levels: Array, max_level: int | None) -> Array:
     if max_level is None:
         threshold = (flat.astype(jnp.float32) * 65536).astype(jnp.int32)
     else:
-        threshold = jax.lax.div(flat.astype(jnp.int32) * 65536 + max_level // 2, jnp.int32(max_level))
+        wide = jnp.int32 if max_level < 2**15 else jnp.uint32  # level * 65536 has up to 32 bits
+        threshold = jax.lax.div(flat.astype(wide) * 65536 + max_level // 2, wide(max_level)).astype(jnp.int32)
     return (random_bits16(key, flat.shape) < threshold).astype(jnp.float32).reshape(levels.shape)
 
 
@@ -161,6 +162,8 @@ def _scaled(dataset: Dataset, counts: bool) -> Prepared:
     top = dataset.max_level
     scale = None if counts else top
     description = f"levels 0 to {top} scaled to [0, 1]" if top else "floats as they are"
+    if top is None and dataset.train.dtype == np.int32:
+        description = "whole numbers as they are"
     return Prepared(
         train=_on_device(dataset.train),
         validation=None if dataset.validation is None else jnp.asarray(dataset.validation),

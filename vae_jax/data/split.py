@@ -37,15 +37,15 @@ class Rendering(NamedTuple):
 class Split(NamedTuple):
     """Arrays of a data set as stored, for each of its parts: training, validation, test.
 
-    Images have the shape (examples, height, width) or (examples, height, width, channels), or channels first, and any numeric
-    type. `data.load` converts them, and splits off the parts that are missing.
+    The arrays have the shape (examples, ...) and any numeric type. `data.load` gives each example the shape of an event (see
+    `events.event_shape`), and splits off the parts that are missing.
 
     Attributes:
       train: training images; `Rows` where they stay on disk.
-      train_labels: a label for each training image, (examples,), of any type; for figures only.
+      train_labels: a label for each training example, (examples,), of any type.
       validation: validation images, where the source has them.
       test: test images, where the source has them.
-      test_labels: a label for each test image, (examples,).
+      test_labels: a label for each test example, (examples,).
       max_level: the highest level of integer images, where the source is known to have it, such as 16 for the digits.
       train_factors: the factors that the training images were made from, (examples, factors), integers.
       test_factors: the factors of the test images, (examples, factors), integers.
@@ -56,6 +56,9 @@ class Split(NamedTuple):
       assumed_level: the highest level of integer images unless the user gives one. None: 1 for binary images, else 255.
       channels_last: the format has the channels last, so that no other layout can be meant.
       notes: a sentence for everything that the source holds and that is not used, or that was changed in reading it.
+      validation_labels: a label for each validation example, (examples,).
+      label_names: the name of each label 0, 1, 2, ..., where labels are such numbers.
+      column_names: the name of each column of vectors, such as genes.
     """
 
     train: np.ndarray | Rows
@@ -73,6 +76,9 @@ class Split(NamedTuple):
     assumed_level: int | None = None
     channels_last: bool = False
     notes: tuple[str, ...] = ()
+    validation_labels: np.ndarray | None = None
+    label_names: tuple[str, ...] | None = None
+    column_names: tuple[str, ...] | None = None
 
     def images_by_part(self) -> dict[str, np.ndarray | Rows]:
         """Returns the images of the parts that the source has; keys train, validation, test."""

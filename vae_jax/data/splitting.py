@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax._numerics import keys
-from vae_jax.data.checks import check_finite, check_range
-from vae_jax.data.levels import as_levels
+from vae_jax.data.checks import check_finite
+from vae_jax.data.levels import as_kept
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.readers.listing import PARTS
 from vae_jax.data.split import Split
@@ -69,8 +69,9 @@ def split_off_parts(name: str, source: Split, settings: SplitSettings) -> Split:
     if source.test is None:
         rest, held_out = _divide(name, len(source.train), "test_fraction", settings)
         train, test = _take_out(name, source.train, rest, held_out)
-        labels = None if source.train_labels is None else source.train_labels[held_out]
-        source = source._replace(train=train, test=test, test_labels=labels)
+        source = source._replace(train=train, test=test)
+        if (labels := source.train_labels) is not None:
+            source = source._replace(train_labels=labels[rest], test_labels=labels[held_out])
         if (factors := source.train_factors) is not None:
             source = source._replace(train_factors=factors[rest], test_factors=factors[held_out])
         description = settings.describe() + description
@@ -92,6 +93,8 @@ def _with_validation(name: str, source: Split, settings: SplitSettings) -> tuple
         return source._replace(validation=validation), phrase
     train, validation = _take_out(name, source.train, rest, held_out)
     factors = None if source.train_factors is None else source.train_factors[rest]
+    if (labels := source.train_labels) is not None:
+        source = source._replace(train_labels=labels[rest], validation_labels=labels[held_out])
     phrase = f"; validation {settings.describe()} from the training set"
     return source._replace(train=train, validation=validation, train_factors=factors), phrase
 
@@ -134,10 +137,15 @@ def _take_out(
     if not isinstance(images, Rows):
         return images[rest], images[held_out]
     try:
-        return images.view(rest), as_levels(name, images.stored(held_out), images.indices_in_file(held_out))
+        return images.view(rest), _read_rows(name, images, held_out)
     except UserError:
         check_rows(name, images, images)
         raise
+
+
+def _read_rows(name: str, rows: Rows, index: np.ndarray) -> np.ndarray:
+    stored = rows.stored(index).reshape(-1, *rows.shape[1:])
+    return as_kept(name, stored, rows.dtype, rows.indices_in_file(index))
 
 
 def check_rows(name: str, rows: Rows, source: np.ndarray | Rows) -> None:
@@ -149,10 +157,7 @@ def check_rows(name: str, rows: Rows, source: np.ndarray | Rows) -> None:
       source: all rows of the source.
     """
     assert isinstance(source, Rows)
-    if rows.dtype == np.uint8:
-        if rows.scan.low < 0 or rows.scan.high > 255:
-            check_range(name, source.scan.low, source.scan.high)
-    elif rows.scan.non_finite.numbers:
+    if rows.dtype == np.float32 and rows.scan.non_finite.numbers:
         check_finite(name, source.scan.non_finite, len(source))
 
 

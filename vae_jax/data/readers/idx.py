@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.data.checks import check_shape
+from vae_jax.data.events import event_shape
 from vae_jax.data.on_disk import Rows, open_array
 from vae_jax.data.readers.listing import PARTS, check_fits_in_memory, folder_part, joined, word_part
 from vae_jax.data.readers.registry import Reader, Request, register
@@ -110,7 +110,7 @@ def idx_shape(path: Path) -> tuple[int, ...]:
         raise UserError(f"{path}: expected {header[3]} sizes of 4 bytes, got {len(sizes)} bytes. The file is damaged.")
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     if len(shape) > 1:
-        check_shape(str(path), shape)
+        event_shape(str(path), shape)  # refuses shapes that no event has
     return shape
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vae_jax.data.readers import registry
 from vae_jax.data.readers.listing import joined, list_files, note_on_other_files
-from vae_jax.data.readers.registry import Reader, Request
+from vae_jax.data.readers.registry import Reader, ReadOptions, Request
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -21,18 +21,20 @@ def is_path(name: str) -> bool:
         return False
 
 
-def read_path(path: Path, stream: bool = False) -> Split:
+def read_path(path: Path, stream: bool = False, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008  # a NamedTuple
     """Reads a file or folder with the reader that the registry has for it.
 
     Args:
       path: the file or folder; a leading ~ stands for the home folder.
       stream: leave the training images on disk, as `Rows`.
+      options: further settings of `data.load`.
 
     Returns:
       The arrays as stored. The notes of the `Split` name the files of a folder that were not read.
 
     Raises:
-      UserError: a missing path, an unknown format, or a format that cannot be streamed where that is asked for.
+      UserError: a missing path, an unknown format, a format that cannot be streamed where that is asked for, or an option
+        that has no meaning for the format.
     """
     path = Path(os.path.expanduser(path))  # which, unlike Path.expanduser, leaves an unknown ~user as it is
     try:
@@ -42,14 +44,15 @@ def read_path(path: Path, stream: bool = False) -> Split:
     except OSError as error:  # such as a name that is too long
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     if path.is_dir():
-        return _read_folder(path, stream)
+        return _read_folder(path, stream, options)
     if not path.is_file():  # a pipe or a device, which may never end
         raise UserError(f"{path}: expected a file or a folder, got something else.")
     reader = registry.reader_of_file(path)
     if reader is None:
         raise _unknown_format(path)
     _check_streaming(path, reader, stream)
-    return reader.read(Request(path, [path], stream))
+    _check_options(path, reader, options)
+    return reader.read(Request(path, [path], stream, options))
 
 
 def _unknown_format(path: Path) -> UserError:
@@ -68,18 +71,30 @@ def _check_streaming(path: Path, reader: Reader, stream: bool) -> None:
         )
 
 
-def _read_folder(folder: Path, stream: bool) -> Split:
+def _check_options(path: Path, reader: Reader, options: ReadOptions) -> None:
+    """Raises `UserError` for an option that the reader does not use. Each works on any data, `event` after the reading."""
+    for field, value in options._asdict().items():
+        if field != "event" and value != getattr(ReadOptions(), field) and field not in reader.uses:
+            users = [other.files for other in registry.readers() if field in other.uses]
+            raise UserError(
+                f"{path}: `{field}` has no meaning for {reader.files}. It is for {registry.either(users)}. Leave it out.",
+                field=field,
+            )
+
+
+def _read_folder(folder: Path, stream: bool, options: ReadOptions) -> Split:
     files = list_files(folder)
     reader = registry.reader_of_folder(files)
     if reader is None or reader.recognizes is None:
         raise _no_data_in(folder, files)
     _check_streaming(folder, reader, stream)
+    _check_options(folder, reader, options)
     recognized, kind = list(filter(reader.recognizes, files)), reader.files
     if reader.skips_hidden_folders:
         # Programs keep copies of pictures in folders such as .thumbnails and .ipynb_checkpoints.
         recognized = [file for file in recognized if not _is_hidden(file, folder)] or recognized
         kind = f"{kind} outside of hidden folders"
-    split = reader.read(Request(folder, recognized, stream))
+    split = reader.read(Request(folder, recognized, stream, options))
     used = set(recognized)
     rest = [file for file in files if file not in used]
     return split._replace(notes=(*split.notes, *note_on_other_files(folder, rest, kind)))

@@ -4,11 +4,35 @@ Every reader module registers a `Reader` beside its code. Messages and help text
 registry. It imports NumPy alone: JAX, Pillow and TensorFlow Datasets are imported by the functions that need them.
 """
 
+import gzip
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vae_jax.data.events import Event
 from vae_jax.data.split import Split
+
+
+class ReadOptions(NamedTuple):
+    """Settings of `data.load` that say how files are read. A reader uses those that have a meaning for its format.
+
+    Attributes:
+      event: the kind of example (see `events.event_shape`). `data.load` gives the arrays their shape; a reader needs it only
+        where its format has no shape.
+      resize: (height, width) to which pictures are resized; None: as they are.
+      crop: side of the central square that is cut out of pictures before they are resized; None: the whole picture.
+      transpose: exchange the height and the width of each image.
+      array: name of the array to read from a file that has several, such as "layers/counts"; None: the reader chooses.
+      label_column: name of the column of a table that has the labels; None: the reader chooses.
+    """
+
+    event: Event = "auto"
+    resize: tuple[int, int] | None = None
+    crop: int | None = None
+    transpose: bool = False
+    array: str | None = None
+    label_column: str | None = None
 
 
 class Request(NamedTuple):
@@ -18,11 +42,13 @@ class Request(NamedTuple):
       path: the file or folder that the user named.
       files: the files to read: those of the folder that `Reader.recognizes` accepts, in natural order, or `path` alone.
       stream: leave the training images on disk, as `Rows`. True only for readers with `can_stream`.
+      options: further settings of `data.load`.
     """
 
     path: Path
     files: Sequence[Path]
     stream: bool = False
+    options: ReadOptions = ReadOptions()
 
 
 class Reader(NamedTuple):
@@ -39,6 +65,10 @@ class Reader(NamedTuple):
       recognizes: returns whether a file of a folder has this format, by its name alone; None for single files.
       skips_hidden_folders: leave out files in hidden folders, such as .thumbnails, unless the folder holds only those.
       can_stream: whether `read` can leave the training images on disk.
+      starts_with: returns whether a single file has this format, by its first 1,024 bytes (unpacked, for gzip). Such a reader
+        is chosen by content, whatever the ending of the file is.
+      uses: the fields of `ReadOptions` that the reader uses. Others are refused where the user sets them.
+      extra: the optional dependencies of this package that the format needs, such as "hdf5"; "" for none.
 
     Example: a format that is one function.
       >>> import numpy as np
@@ -58,6 +88,9 @@ class Reader(NamedTuple):
     recognizes: Callable[[Path], bool] | None = None
     skips_hidden_folders: bool = False
     can_stream: bool = False
+    starts_with: Callable[[bytes], bool] | None = None
+    uses: tuple[str, ...] = ()
+    extra: str = ""
 
 
 class Bundled(NamedTuple):
@@ -102,10 +135,30 @@ def file_endings() -> tuple[str, ...]:
     return tuple(dict.fromkeys(ending for reader in _readers.values() for ending in reader.endings))
 
 
+def readers() -> tuple[Reader, ...]:
+    """Returns all readers, in the order in which they were registered."""
+    return tuple(_readers.values())
+
+
 def reader_of_file(path: Path) -> Reader | None:
-    """Returns the reader for a single file, by its ending; None where there is none."""
-    ending = path.suffix.lower()
-    return next((reader for reader in reversed(_readers.values()) if ending in reader.endings), None)
+    """Returns the reader for a single file, by its content or else by its ending; None where there is none."""
+    start, ending = _start(path), path.suffix.lower()
+    candidates = list(reversed(_readers.values()))
+    by_content = next((reader for reader in candidates if reader.starts_with and reader.starts_with(start)), None)
+    return by_content or next((reader for reader in candidates if ending in reader.endings), None)
+
+
+def _start(path: Path) -> bytes:
+    """Returns the first 1,024 bytes of a file, unpacked where it is compressed by gzip; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+        if start[:2] == b"\x1f\x8b":
+            with gzip.open(path) as file:
+                return file.read(1024)
+        return start
+    except (OSError, EOFError, zlib.error):
+        return b""
 
 
 def reader_of_folder(files: Sequence[Path]) -> Reader | None:
