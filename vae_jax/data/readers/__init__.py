@@ -5,9 +5,11 @@ import wins: a folder with both IDX files and pictures is read as pictures.
 """
 
 from vae_jax.data.readers import bundled as bundled
+from vae_jax.data.readers import hdf5_files as hdf5_files
 from vae_jax.data.readers import idx as idx
 from vae_jax.data.readers import images as images
 from vae_jax.data.readers import numpy_files as numpy_files
+from vae_jax.data.readers import sparse_files as sparse_files
 from vae_jax.data.readers.registry import Bundled as Bundled
 from vae_jax.data.readers.registry import Reader as Reader
 from vae_jax.data.readers.registry import Request as Request

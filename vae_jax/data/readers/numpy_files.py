@@ -135,6 +135,10 @@ def _read_npz(request: Request) -> Split:
     with archive:
         check_fits_in_memory(path, sum(entry.file_size for entry in archive.zip.infolist()) if archive.zip else 0)
         names = archive.files
+        if set(names) >= {"format", "shape", "data"}:  # of scipy.sparse.save_npz, in every format
+            from vae_jax.data.readers import sparse_files
+
+            return sparse_files.read_scipy_npz(request)
         roles = _choose_arrays(path, names)
         if Role("train", "images") not in roles:
             raise UserError(
