@@ -91,7 +91,7 @@ def read_lists(folder: Path, inside: Sequence[Path]) -> Lists:
 
 
 def _beside(folder: Path) -> list[Path]:
-    """Returns the lists beside the folder. For Img/img_align_celeba and Kaggle's twice nested folder they are one level above."""
+    """Returns the lists beside the folder, and one level above where it is in Img or in a folder of the same kind."""
     above = folder.absolute().parent
     places = [above]
     if above.name == "Img" or "celeba" in above.name.lower():

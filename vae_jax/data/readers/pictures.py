@@ -30,7 +30,7 @@ class Picture(NamedTuple):
       was_turned: it was turned as its EXIF orientation says.
       was_animated: it has several frames, of which the first was read.
       was_deep: it has color or transparency with 16 bits per channel, of which the upper 8 were read.
-      was_stretched: it was resized to other proportions, by a pixel or more.
+      was_stretched: resizing changed its proportions by more than rounding.
     """
 
     pixels: np.ndarray
@@ -144,7 +144,7 @@ def fitted(pixels: np.ndarray, options: ReadOptions, name: str) -> tuple[np.ndar
       name: the picture, for messages.
 
     Returns:
-      The pixels, and whether resizing changed the proportions by a pixel or more.
+      The pixels, and whether resizing changed the proportions by more than rounding.
 
     Raises:
       UserError: the picture is smaller than the square.
@@ -160,8 +160,9 @@ def fitted(pixels: np.ndarray, options: ReadOptions, name: str) -> tuple[np.ndar
     if options.resize is None:
         return np.ascontiguousarray(pixels), False
     new_height, new_width = options.resize
-    is_stretched = abs(width * new_height / height - new_width) >= 1 and abs(height * new_width / width - new_height) >= 1
-    return _resized(np.ascontiguousarray(pixels), new_height, new_width), is_stretched
+    # A side that keeps the proportions may be rounded down or to the nearest pixel.
+    keeps = -1 < new_width - width * new_height / height <= 0.5 or -1 < new_height - height * new_width / width <= 0.5
+    return _resized(np.ascontiguousarray(pixels), new_height, new_width), not keeps
 
 
 def check_crop(name: str, side: int, height: int, width: int) -> None:
