@@ -108,7 +108,7 @@ def test_a_matrix_is_chosen(tmp_path, array, expected, names):
 
 
 def test_an_unknown_matrix_is_refused(tmp_path):
-    with pytest.raises(UserError, match="unknown array 'layers/count'.*Did you mean 'layers/counts'"):
+    with pytest.raises(UserError, match=r"unknown array 'layers/count'.*Did you mean 'layers/counts'"):
         data.load(str(write_h5ad(tmp_path / "x.h5ad")), array="layers/count")
 
 
@@ -125,7 +125,7 @@ def test_columns_of_the_cells_become_labels(tmp_path):
     np.testing.assert_array_equal(data.load(str(path), label_column="batch", split="last").train_labels, np.arange(10) % 2)
     totals = data.load(str(path), label_column="n_counts", split="last").train_labels
     np.testing.assert_array_equal(totals, COUNTS.sum(axis=1)[:10])
-    with pytest.raises(UserError, match="unknown column 'celltype'.*Did you mean 'cell_type'"):
+    with pytest.raises(UserError, match=r"unknown column 'celltype'.*Did you mean 'cell_type'"):
         data.load(str(path), label_column="celltype")
     with h5py.File(path, "a") as file:
         file["obs/cell_type/codes"][3] = -1
@@ -134,7 +134,7 @@ def test_columns_of_the_cells_become_labels(tmp_path):
 
 
 def test_files_of_old_versions_are_read(tmp_path):
-    """anndata 0.6: tables as arrays of records, h5sparse's attributes. anndata 0.7: categories beside the columns."""
+    """Anndata 0.6: tables as arrays of records, h5sparse's attributes. anndata 0.7: categories beside the columns."""
     with h5py.File(tmp_path / "old.h5ad", "w") as file:
         write_sparse(file.create_group("X"), COUNTS)
         for attribute in ("encoding-type", "encoding-version", "shape"):

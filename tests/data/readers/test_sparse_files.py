@@ -62,10 +62,16 @@ def test_a_sparse_npz_archive_is_read(tmp_path, format):
 def test_the_arrays_of_a_sparse_archive_are_those_of_its_keys(tmp_path):
     """The layout of `save_npz`, written array by array and compressed."""
     indptr = np.concatenate([[0], np.cumsum((COUNTS > 0).sum(axis=1))]).astype(np.int32)
-    arrays = {"indices": np.nonzero(COUNTS)[1].astype(np.int32), "indptr": indptr, "data": COUNTS[COUNTS > 0].astype(np.float32)}
+    arrays = {
+        "indices": np.nonzero(COUNTS)[1].astype(np.int32),
+        "indptr": indptr,
+        "data": COUNTS[COUNTS > 0].astype(np.float32),
+    }
     np.savez_compressed(tmp_path / "a.npz", format=np.array(b"csr"), shape=np.array([12, 5]), **arrays)
     np.testing.assert_array_equal(read(tmp_path / "a.npz")[0], COUNTS)
-    np.savez_compressed(tmp_path / "b.npz", format=np.array(b"csr"), shape=np.array([12, 5]), **arrays | {"indptr": indptr[:-1]})
+    np.savez_compressed(
+        tmp_path / "b.npz", format=np.array(b"csr"), shape=np.array([12, 5]), **arrays | {"indptr": indptr[:-1]}
+    )
     with pytest.raises(UserError, match=r"b\.npz: not a readable sparse matrix"):
         data.load(str(tmp_path / "b.npz"))
     arrays["indices"] = arrays["indices"] + 1
@@ -147,14 +153,16 @@ def test_the_folder_of_10x_genomics_is_read(tmp_path, gz, features, prefix):
     for file in list(folder.iterdir()):
         if file.name.startswith(f"{prefix}barcodes"):
             write(file, "".join(f"{cell}\n" for cell in CELLS[:-1]))
-    with pytest.raises(UserError, match="expected 5 genes .* and 11 cells"):
+    with pytest.raises(UserError, match=r"expected 5 genes .* and 11 cells"):
         data.load(str(folder))
 
 
 def test_features_other_than_genes_are_left_out_with_a_note(tmp_path):
     types = ["Gene Expression", "Antibody Capture", "Gene Expression", "Gene Expression", "Custom"]
     folder = write_mex(tmp_path / "mex", types=types)
-    with pytest.warns(DataWarning, match="3 columns of Gene Expression are used, and 1 of Antibody Capture and 1 of Custom are not"):
+    with pytest.warns(
+        DataWarning, match="3 columns of Gene Expression are used, and 1 of Antibody Capture and 1 of Custom are not"
+    ):
         dataset = data.load(str(folder), split="last")
     np.testing.assert_array_equal(np.concatenate([dataset.train[:], dataset.test[:]]), COUNTS[:, [0, 2, 3]])
     assert dataset.column_names == ("MT-CO1", "CD3", "CD3")
@@ -163,7 +171,9 @@ def test_features_other_than_genes_are_left_out_with_a_note(tmp_path):
 def test_incomplete_folders_are_refused(tmp_path):
     folder = write_mex(tmp_path / "mex")
     (folder / "features.tsv.gz").unlink()
-    with pytest.raises(UserError, match="expected one of each: barcodes.tsv, features.tsv .*got barcodes.tsv.gz and matrix.mtx.gz"):
+    with pytest.raises(
+        UserError, match=r"expected one of each: barcodes.tsv, features.tsv .*got barcodes.tsv.gz and matrix.mtx.gz"
+    ):
         data.load(str(folder))
     write_mex(tmp_path / "raw")
     write_mex(tmp_path / "mex")
@@ -175,5 +185,5 @@ def test_sparse_matrices_are_not_streamed(tmp_path):
     scipy.sparse.save_npz(tmp_path / "counts.npz", scipy.sparse.csr_matrix(COUNTS))
     scipy.io.mmwrite(tmp_path / "counts.mtx", scipy.sparse.csr_matrix(COUNTS))
     for path in (tmp_path / "counts.mtx", write_mex(tmp_path / "mex")):
-        with pytest.raises(UserError, match="cannot be read row by row|stays in memory"):
+        with pytest.raises(UserError, match=r"cannot be read row by row|stays in memory"):
             data.load(str(path), stream=True)

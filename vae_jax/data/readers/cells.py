@@ -88,7 +88,9 @@ def _read_matrix(request: Request, objects: "Objects", name: str) -> np.ndarray 
 def _sparse_arrays(path: Path, objects: "Objects", group: str) -> list[np.ndarray]:
     names = [f"{group}/{name}" for name in _SPARSE_ARRAYS]
     if missing := [name for name in names if name not in objects or not is_dataset(objects[name])]:
-        raise UserError(f"{path}: expected the arrays of a sparse matrix in {group!r}, {joined(missing)} missing. It is damaged.")
+        raise UserError(
+            f"{path}: expected the arrays of a sparse matrix in {group!r}, {joined(missing)} missing. It is damaged."
+        )
     return [read_array(path, cast("h5py.Dataset", objects[name])) for name in names]
 
 
@@ -98,7 +100,9 @@ def read_10x(request: Request, objects: "Objects", groups: list[str]) -> Split:
     if request.stream:
         raise stays_in_memory(path)
     if request.options.label_column is not None:
-        raise UserError(f"{path}: its cells have no columns to take labels from. Leave out `label_column`.", field="label_column")
+        raise UserError(
+            f"{path}: its cells have no columns to take labels from. Leave out `label_column`.", field="label_column"
+        )
     if chosen is None and len(groups) > 1:
         raise UserError(
             f'{path}: expected one genome, got {joined(groups)}. Name one, such as `array="{groups[0]}"`.', field="array"
@@ -172,7 +176,9 @@ def _labels(path: Path, objects: "Objects", column: str | None) -> tuple[np.ndar
             field="label_column",
         )
     dataset = cast("h5py.Dataset", item)
-    return _plain_labels(path, np.array(_texts(path, dataset)) if dataset.dtype.kind in "OS" else read_array(path, dataset)), None
+    return _plain_labels(
+        path, np.array(_texts(path, dataset)) if dataset.dtype.kind in "OS" else read_array(path, dataset)
+    ), None
 
 
 def _plain_labels(path: Path, values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # h5py is an optional dependency
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SHAPES_3D = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
 _BLOCK = 2**24  # bytes that are copied at once
-_MATLAB = b"MATLAB 7.3"  # starts the files that MATLAB writes as HDF5
 
 
 def is_hdf5(start: bytes) -> bool:
@@ -41,9 +40,6 @@ def is_hdf5(start: bytes) -> bool:
 def _read_hdf5(request: Request) -> Split:
     """Reads an HDF5 file. Its layout is recognized by the names of its groups and arrays."""
     path = request.path
-    with path.open("rb") as file:
-        if file.read(len(_MATLAB)) == _MATLAB:
-            raise UserError(f"{path}: MATLAB's version 7.3 is not read. Save it in MATLAB by: save('x.mat', '-v7').")
     with open_hdf5(path) as file:
         from vae_jax.data.readers import cells
 
@@ -54,7 +50,8 @@ def _read_hdf5(request: Request) -> Split:
             return cells.read_10x(request, objects, groups)
         if request.options.label_column is not None:
             raise UserError(f"{path}: `label_column` is for tables and .h5ad files. Leave it out.", field="label_column")
-        return _read_arrays(request, {name: item for name, item in objects.items() if is_dataset(item)})
+        datasets = {name: cast("h5py.Dataset", item) for name, item in objects.items() if is_dataset(item)}
+        return _read_arrays(request, datasets)
 
 
 @contextmanager
@@ -82,19 +79,24 @@ def is_dataset(item: "h5py.Group | h5py.Dataset") -> bool:
     return hasattr(item, "chunks")
 
 
+def name_of(dataset: "h5py.Dataset") -> str:
+    """Returns the name of an array without the leading slash."""
+    return str(dataset.name).lstrip("/")
+
+
 def checked(path: Path, dataset: "h5py.Dataset") -> "h5py.Dataset":
     """Raises `UserError` for an array whose numbers are in other files, which are never opened."""
     if dataset.is_virtual or dataset.external:
         raise UserError(
-            f"{path}: {dataset.name[1:]!r} takes its numbers from other files, which are not opened. Save the array itself, such "
-            "as by file.create_dataset(name, data=array[()])."
+            f"{path}: {name_of(dataset)!r} takes its numbers from other files, which are not opened. Save the array itself, "
+            "such as by file.create_dataset(name, data=array[()])."
         )
     return dataset
 
 
 def read_array(path: Path, dataset: "h5py.Dataset") -> np.ndarray:
     """Reads an array of numbers into memory."""
-    check_type(f"{path}: {dataset.name[1:]}", dataset.dtype)
+    check_type(f"{path}: {name_of(dataset)}", dataset.dtype)
     check_fits_in_memory(path, math.prod(checked(path, dataset).shape) * dataset.dtype.itemsize)
     array = np.empty(dataset.shape, dataset.dtype)
     if array.size:  # h5py cannot read an empty selection in this way
@@ -107,12 +109,13 @@ def _read_arrays(request: Request, datasets: "dict[str, h5py.Dataset]") -> Split
     path, array = request.path, request.options.array
     roles = choose_arrays(path, list(datasets), array)
     if TRAIN_IMAGES not in roles:
-        names = sorted(datasets)
-        fix = f'Name the array that is meant, such as `array="{names[0]}"`.' if names else "Links to other files are not followed."
-        raise UserError(f"{path}: expected an array named images, data, train or x_train, got {joined(names) if names else 'none'}. {fix}")
+        got, fix = "none", "Links to other files are not followed."
+        if names := sorted(datasets):
+            got, fix = joined(names), f'Name the array that is meant, such as `array="{names[0]}"`.'
+        raise UserError(f"{path}: expected an array named images, data, train or x_train, got {got}. {fix}")
     labels = Role("train", "labels")
     factors = datasets.get(roles.get(labels, ""))
-    has_factors = factors is not None and factors.ndim == 2 and factors.shape[1] == len(_SHAPES_3D) and factors.dtype.kind == "f"
+    has_factors = factors is not None and _are_shapes_3d(factors)
     if has_factors:
         roles.pop(labels)
 
@@ -125,7 +128,7 @@ def _read_arrays(request: Request, datasets: "dict[str, h5py.Dataset]") -> Split
     split, used = split_of_arrays(roles, read, open_rows if request.stream else None, check=array is not None)
     if has_factors and factors is not None and len(factors) == len(split.train):
         classes = varying_factors(str(path), _SHAPES_3D, classes_of_values(read_array(path, factors)))
-        used.append(factors.name[1:])
+        used.append(name_of(factors))
         notes = (*split.notes, *classes.notes)
         split = split._replace(train_factors=classes.train, factor_names=classes.names, notes=notes)
     if unused := [name for name in datasets if name not in used]:
@@ -134,15 +137,19 @@ def _read_arrays(request: Request, datasets: "dict[str, h5py.Dataset]") -> Split
     return split
 
 
+def _are_shapes_3d(labels: "h5py.Dataset") -> bool:
+    return labels.ndim == 2 and labels.shape[1] == len(_SHAPES_3D) and labels.dtype.kind == "f"
+
+
 def open_dataset(path: Path, dataset: "h5py.Dataset") -> Rows:
     """Opens the rows of an array, which stay on disk.
 
     An array that is stored in one piece is read from its file. Others, which are stored in chunks, perhaps compressed, are
     copied into the cache folder once.
     """
-    check_type(f"{path}: {dataset.name[1:]}", checked(path, dataset).dtype)
+    check_type(f"{path}: {name_of(dataset)}", checked(path, dataset).dtype)
     if 0 in dataset.shape or not dataset.shape:
-        raise UserError(f"{path}: expected at least one example in {dataset.name[1:]!r}, got shape {dataset.shape}.")
+        raise UserError(f"{path}: expected at least one example in {name_of(dataset)!r}, got shape {dataset.shape}.")
     offset = dataset.id.get_offset()
     if offset is not None and dataset.chunks is None and dataset.dtype.kind in "fui":
         return open_array(path, dataset.shape, dataset.dtype, offset)
@@ -164,7 +171,7 @@ def _cached(path: Path, dataset: "h5py.Dataset") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if size > (free := shutil.disk_usage(folder).free):
             sizes = f"{size / 2**30:,.1f} GiB, and {folder} has {free / 2**30:,.1f} GiB left"
-            raise UserError(f"{path}: {dataset.name[1:]!r} unpacks to {sizes}. {fix}", field="stream")
+            raise UserError(f"{path}: {name_of(dataset)!r} unpacks to {sizes}. {fix}", field="stream")
         # Written, not mapped: on a full disk a write raises an error, and a mapped page kills the process.
         with temporary.open("wb") as file:
             for part in _copied(path, dataset, size):

@@ -91,7 +91,7 @@ def read_matrix_market(path: Path) -> SparseMatrix | np.ndarray:
             raise ValueError(f"{entries} entries do not fit into {size} bytes")
         check_fits_in_memory(path, 24 * entries)
         with silence(), _open(path) as file:
-            return scipy.io.mmread(file)
+            return cast("SparseMatrix | np.ndarray", scipy.io.mmread(file))
     except UserError:
         raise
     except UNREADABLE as error:

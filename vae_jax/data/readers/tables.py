@@ -75,7 +75,9 @@ def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
             "read_options": csv.ReadOptions(autogenerate_column_names=not with_names),
             "parse_options": csv.ParseOptions(delimiter=delimiter),
             # A column of numbers may have none in some rows; in a column of text an empty field is a missing value too.
-            "convert_options": csv.ConvertOptions(strings_can_be_null=True, null_values=_NULLS, quoted_strings_can_be_null=False),
+            "convert_options": csv.ConvertOptions(
+                strings_can_be_null=True, null_values=_NULLS, quoted_strings_can_be_null=False
+            ),
         }
         with _open(path) as file:
             table = csv.read_csv(file, **options)
@@ -96,8 +98,15 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _has_names(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Returns whether the first row of a table has names: some are not numbers, or they count from 0 as those of pandas do."""
-    if not all(map(_is_number, first)):
+    """Returns whether the first row of a table has names.
+
+    It has where all of it is text, where it has text in a column of numbers, or where it counts from 0, as pandas names columns
+    that have no names.
+    """
+    are_numbers = [_is_number(text) for text in first]
+    if not any(are_numbers):
+        return True
+    if any(not is_number and _is_number(text) for is_number, text in zip(are_numbers, second, strict=False)):
         return True
     counts = [str(i) for i in range(len(first))]
     return len(first) > 2 and list(first) == counts and list(second) != counts
@@ -120,7 +129,7 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
     Args:
       name: the data set, for messages.
       table: the table.
-      label_column: name of the column of labels. None: a column named label, target, class ..., or the only column of text.
+      label_column: name of the column of labels. None: a column named label, target, class ...
       with_names: whether the columns have names.
 
     Raises:
@@ -139,13 +148,16 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
         notes.append(f"{name}: the first column {columns[0]!r} counts the rows and is not used.")
         columns = columns[1:]
     _check_columns(name, table, columns, label)
-    labels = None if label is None else _labels(name, table, label)
+    labels = None if label is None else labels_of_column(name, table, label)
     arrays = [table.column(column) for column in columns]
     is_whole = all(_kind(array.type) in ("bool", "int") for array in arrays)
     check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
     numbers = np.empty((table.num_rows, len(columns)), np.int64 if is_whole else np.float64)
     for i, array in enumerate(arrays):
-        numbers[:, i] = array.to_numpy()
+        values = array.to_numpy()
+        if is_whole and values.dtype == np.uint64 and values.max() >= 2**63:
+            raise UserError(f"{name}: expected integers within the range of int64, got {values.max()} in {columns[i]!r}.")
+        numbers[:, i] = values
     return Table(numbers, labels, tuple(columns) if with_names else None, tuple(notes))
 
 
@@ -157,7 +169,7 @@ def _label_column(name: str, names: list[str], wanted: str | None, notes: list[s
         return wanted
     lower = {column.strip().lower(): column for column in reversed(names)}
     default = next((lower[label] for label in _LABEL_NAMES if label in lower), None) if notes is not None else None
-    if default is not None and notes is not None and len(names) > 1:
+    if default is not None and notes is not None:
         notes.append(f"{name}: the column {default!r} is taken as the labels. Pass `label_column` for a different one.")
         return default
     return None
@@ -201,10 +213,13 @@ def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label:
     missing = {column: table.column(column).null_count for column in columns if table.column(column).null_count}
     if missing:
         total = sum(missing.values())
-        raise UserError(f"{name}: expected a number in every row, got {total} missing values in {joined(missing)}. {_FIX_MISSING}")
+        raise UserError(
+            f"{name}: expected a number in every row, got {total} missing values in {joined(missing)}. {_FIX_MISSING}"
+        )
 
 
-def _labels(name: str, table: "pyarrow.Table", label: str) -> np.ndarray:
+def labels_of_column(name: str, table: "pyarrow.Table", label: str) -> np.ndarray:
+    """Returns a column of labels: whole numbers, numbers, or text. Raises `UserError` for missing ones."""
     column = table.column(label)
     if column.null_count:
         fix = f"Leave these rows out (df.dropna(subset=[{label!r}])), or choose a different column of labels."
@@ -261,7 +276,7 @@ register(
         _read_parquet,
         endings=(".parquet", ".parq"),
         starts_with=lambda start: start.startswith(b"PAR1"),
-        uses=("label_column", "resize", "crop", "transpose"),
+        uses=("label_column", "resize", "crop"),
         extra="tables",
     )
 )
