@@ -13,6 +13,7 @@ from vae_jax.data.readers.registry import ReadOptions
 from vae_jax.errors import DataWarning, UserError
 
 pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (7, 5, 4), np.uint8)
@@ -38,7 +39,7 @@ def write(path, images, labels=None, image="image", label="label", with_metadata
     table = pa.table(columns)
     if with_metadata:
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pa.parquet.write_table(table, path, row_group_size=3)
+    parquet.write_table(table, path, row_group_size=3)
     return path
 
 
@@ -63,7 +64,7 @@ def test_other_names_of_columns(tmp_path):
     np.testing.assert_array_equal(split.train_labels, range(7))
     assert split.label_names is None
     table = pa.table({"image": pa.array([encoded(pixels) for pixels in GRAY]), "weight": np.arange(7.0)})
-    pa.parquet.write_table(table, tmp_path / "y.parquet")
+    parquet.write_table(table, tmp_path / "y.parquet")
     with pytest.warns(DataWarning, match="weight is not used"):
         dataset = data.load(str(tmp_path / "y.parquet"), split="last")
     np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test])[..., 0], GRAY)
@@ -102,8 +103,8 @@ def test_bad_pictures_are_refused(tmp_path, kind):
 @pytest.mark.parametrize("metadata", ["", "{", "[]", '{"info": 3}', '{"info": {"features": {"label": 1}}}', "[" * 10**5])
 def test_damaged_metadata_are_no_obstacle(tmp_path, metadata):
     path = write(tmp_path / "x.parquet", GRAY, range(7))
-    table = pa.parquet.read_table(path).replace_schema_metadata({"huggingface": metadata})
-    pa.parquet.write_table(table, path)
+    table = parquet.read_table(path).replace_schema_metadata({"huggingface": metadata})
+    parquet.write_table(table, path)
     split = read_path(path)
     np.testing.assert_array_equal(split.train, GRAY)
     assert split.label_names is None

@@ -13,6 +13,7 @@ from vae_jax.data.readers.registry import ReadOptions
 from vae_jax.errors import DataWarning, UserError
 
 pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 RNG = np.random.default_rng(0)
 FLOATS = np.round(RNG.normal(size=(10, 3)), 4)
@@ -183,7 +184,7 @@ def test_a_parquet_table_is_read(tmp_path):
             "kind": pa.array(SPECIES).dictionary_encode(),
         }
     )
-    pa.parquet.write_table(table, tmp_path / "x.parquet", compression="zstd")
+    parquet.write_table(table, tmp_path / "x.parquet", compression="zstd")
     split = read(tmp_path / "x.parquet", "kind")
     expected = np.stack([COUNTS[:, 0], FLOATS[:, 0].astype(np.float32), COUNTS[:, 1] % 2], axis=1)
     np.testing.assert_array_equal(split.train, expected)
@@ -192,14 +193,14 @@ def test_a_parquet_table_is_read(tmp_path):
     (tmp_path / "x.parquet").rename(tmp_path / "x.bin")
     np.testing.assert_array_equal(read(tmp_path / "x.bin", "kind").train, expected)
     whole = pa.table({"a": COUNTS[:, 0], "b": COUNTS[:, 1], "__index_level_0__": np.arange(10)})
-    pa.parquet.write_table(whole.select(["__index_level_0__", "a", "b"]), tmp_path / "y.parquet")
+    parquet.write_table(whole.select(["__index_level_0__", "a", "b"]), tmp_path / "y.parquet")
     np.testing.assert_array_equal(read(tmp_path / "y.parquet").train, COUNTS[:, :2])
     assert data.load(str(tmp_path / "x.bin"), label_column="kind").label_names == ("setosa", "versicolor", "virginica")
 
 
 def test_unsuitable_parquet_files_are_refused(tmp_path):
     buffer = io.BytesIO()
-    pa.parquet.write_table(pa.table({"a": [1.0, None, 3.0], "l": [[1], [2], [3]]}), buffer)
+    parquet.write_table(pa.table({"a": [1.0, None, 3.0], "l": [[1], [2], [3]]}), buffer)
     content = buffer.getvalue()
     path = tmp_path / "x.parquet"
     path.write_bytes(content)
