@@ -57,6 +57,15 @@ def test_a_table_without_names_is_read(tmp_path, numbers):
     assert split.column_names is None
 
 
+def test_the_mark_that_excel_writes_is_no_name(tmp_path):
+    path = write(tmp_path / "x.csv", columns(FLOATS), header=False)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    np.testing.assert_array_equal(read(path).train, FLOATS)
+    path = write(tmp_path / "y.csv", columns(FLOATS))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(path).column_names == ("a", "b", "c")
+
+
 def test_numbers_as_names_of_pandas_are_names(tmp_path):
     split = read(write(tmp_path / "x.csv", columns(FLOATS, "012")))
     np.testing.assert_array_equal(split.train, FLOATS)
