@@ -178,7 +178,7 @@ def test_cifar_10(tmp_path):
         np.testing.assert_array_equal(loaded, expected)
     assert (got.label_names, got.notes) == (names, ())
     assert "training data_batch_1.bin, data_batch_2.bin and data_batch_10.bin, test test_batch.bin" in got.split
-    with pytest.raises(UserError, match="label_column: .*CIFAR-10 has one label"):
+    with pytest.raises(UserError, match=r"label_column: .*CIFAR-10 has one label"):
         data.load(tmp_path, label_column="fine")
 
 

@@ -189,7 +189,7 @@ def test_an_array_is_chosen_by_its_name(tmp_path):
 
 def test_text_cells_and_structures_are_never_read(tmp_path):
     savemat(tmp_path / "a.mat", {"name": "abc", "cell": np.array([1, "x"], dtype=object), "s": {"x": np.zeros((3, 4))}})
-    with pytest.raises(UserError, match="expected one array of examples, got no numeric array. Save the examples as a matrix"):
+    with pytest.raises(UserError, match=r"expected one array of examples, got no numeric array\. Save the examples as a matrix"):
         data.load(tmp_path / "a.mat")
 
 

@@ -51,7 +51,7 @@ def test_dsprites(tmp_path, monkeypatch, compressed, stream):
 
 
 def test_dsprites_with_values_alone(tmp_path):
-    images, classes = write_dsprites(tmp_path / "a.npz")
+    _images, classes = write_dsprites(tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz") as archive:
         np.savez(tmp_path / "b.npz", imgs=archive["imgs"], latents_values=archive["latents_values"])
     with pytest.warns(DataWarning, match="factor color"):
