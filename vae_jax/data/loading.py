@@ -63,7 +63,7 @@ def load(
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
-        TFDS name such as "mnist", an .npy or .npz file, or a folder of IDX files (raw or .gz) or of PNG/JPEG images.
+        TFDS name such as "mnist", or a file or folder in one of the formats that `data.readers.help_lines()` lists.
       data_dir: folder in which TFDS finds or keeps prepared data.
       split: how to split where the source has no test set: "random" (seeded) or "last" (the last block, for video frames).
       test_fraction: share of the examples that such a split puts into the test set, in [0, 1).
