@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vae_jax.data.readers import registry
-from vae_jax.data.readers.listing import joined, list_files, note_on_other_files
+from vae_jax.data.readers.listing import folders_of, joined, list_files, note_on_other_files
 from vae_jax.data.readers.registry import Reader, ReadOptions, Request
 from vae_jax.data.readers.unsupported import unsupported_kind
 from vae_jax.data.split import Split
@@ -104,7 +104,7 @@ def _read_folder(folder: Path, stream: bool, options: ReadOptions) -> Split:
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return any(name.startswith(".") for name in folders_of(file, folder))
 
 
 def _no_data_in(folder: Path, files: Sequence[Path]) -> UserError:
