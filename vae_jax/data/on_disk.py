@@ -5,7 +5,7 @@ import mmap
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, Self
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data.checks import NonFinite, check_type, count_non_finite
 from vae_jax.data.events import Event, event_shape
 from vae_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vae_jax.data.sparse import SparseRows
 
 
 class Digest(Protocol):
@@ -242,7 +245,7 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int)
     return Rows(_File(path, shape, dtype, offset))
 
 
-def header(rows: np.ndarray | Rows) -> bytes:
+def header(rows: "np.ndarray | Rows | SparseRows") -> bytes:
     """Returns the bytes that stand for the shape and type of an array in a fingerprint; the bytes of the array follow."""
     return f"{rows.shape}{rows.dtype}".encode()
 
@@ -257,11 +260,11 @@ def sum_squares(images: np.ndarray) -> float:
     return float(np.square(images, dtype=np.float64).sum())
 
 
-def value_range(images: np.ndarray | Rows) -> tuple[float, float]:
+def value_range(images: "np.ndarray | Rows | SparseRows") -> tuple[float, float]:
     """Returns the lowest and the highest stored number; both are NaN where an array in memory has NaN."""
-    if isinstance(images, Rows):
-        return images.scan.low, images.scan.high
-    return float(images.min()), float(images.max())
+    if isinstance(images, np.ndarray):
+        return float(images.min()), float(images.max())
+    return images.scan.low, images.scan.high
 
 
 def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
