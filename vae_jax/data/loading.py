@@ -96,7 +96,7 @@ def load(
     check_pipeline_argument("data.load", name, (str, os.PathLike))
     name = os.fspath(name)
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
-    _check_settings(name, settings, max_level, layout)
+    check_settings(name, settings, max_level, layout)
     options = _read_options(event, resize, crop, transpose, array, label_column)
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
@@ -107,7 +107,8 @@ def load(
     return dataset
 
 
-def _check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str) -> None:
+def check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str) -> None:
+    """Raises `UserError` for settings of `load` that no data can have."""
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")
     settings.validate()

@@ -7,6 +7,7 @@ import numpy as np
 
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.readers.listing import PARTS, be, joined
+from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -23,7 +24,7 @@ class Piece(NamedTuple):
     """
 
     name: str
-    examples: np.ndarray | Rows
+    examples: np.ndarray | Rows | SparseRows
     labels: np.ndarray | None
     factors: np.ndarray | None
     source: Split
@@ -181,9 +182,22 @@ def join_pieces(folder: str, part: str, pieces: list[Piece]) -> Piece:
         return None
 
     labels, factors = join("labels"), join("factors")
-    examples = np.concatenate([piece.examples for piece in pieces if isinstance(piece.examples, np.ndarray)])
+    examples = _joined_examples(folder, [piece.examples for piece in pieces])
     source = pieces[0].source._replace(label_names=label_names, notes=tuple(notes))
     return Piece(folder, examples, labels, factors, source)
+
+
+def _joined_examples(folder: str, arrays: Sequence[np.ndarray | Rows | SparseRows]) -> np.ndarray | SparseRows:
+    dense = [array for array in arrays if isinstance(array, np.ndarray)]
+    sparse = [array for array in arrays if isinstance(array, SparseRows)]
+    if len(dense) == len(arrays):
+        return np.concatenate(dense)
+    if len(sparse) < len(arrays):
+        raise UserError(f"{folder}: expected dense arrays in all files, or sparse matrices, got both. Save one kind.")
+    starts = np.cumsum([0, *(len(array.data) for array in sparse)])
+    indptr = [array.indptr[1:] + start for array, start in zip(sparse, starts[:-1], strict=True)]
+    data, indices = (np.concatenate([getattr(array, name) for array in sparse]) for name in ("data", "indices"))
+    return SparseRows(data, indices, np.concatenate([[0], *indptr]), (sum(map(len, sparse)), sparse[0].shape[1]))
 
 
 def _notes_once(pieces: Sequence[Piece]) -> list[str]:

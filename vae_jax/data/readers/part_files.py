@@ -19,6 +19,7 @@ from vae_jax.data.readers.listing import (
     note_on_other_files,
     word_part,
 )
+from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -140,9 +141,9 @@ def _read_part(folder: Path, part: str, files: Sequence[Path], stream: bool, rea
     pieces: list[Piece] = []
     for index, file in enumerate(files):
         piece = _part_of_file(read(file, False), file, part)
-        assert isinstance(piece.examples, np.ndarray)
         if not index:  # before any other file is read
-            check_fits_in_memory(folder, piece.examples.nbytes * len(files))
+            stored = piece.examples.data if isinstance(piece.examples, SparseRows) else piece.examples
+            check_fits_in_memory(folder, stored.size * stored.dtype.itemsize * len(files))
         pieces.append(piece)
     return join_pieces(str(folder), part, pieces)
 
