@@ -22,6 +22,7 @@ MANY_PARAMETERS = {
     "objectives/importance.py:ciwae",
     "objectives/importance.py:miwae",
     "sweep/directory.py:run_sweep",
+    "sweep/in_memory.py:sweep",
     "training/loop.py:fit",
 }
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

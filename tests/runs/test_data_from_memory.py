@@ -11,10 +11,12 @@ from vae_jax import data, runs, sweep
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.evaluation.probes import probe_labels
 from vae_jax.report.run.page import write_report
 from vae_jax.report.sweep.text import command
 from vae_jax.runs.evaluate_run import EvaluationOptions, assess
 from vae_jax.runs.in_words import repeat_command
+from vae_jax.runs.label_accuracy import label_accuracy
 from vae_jax.runs.likelihood_comparison import plan
 from vae_jax.sweep.directory import run_sweep
 from vae_jax.sweep.results import load_params, load_sweep
@@ -36,6 +38,27 @@ def trained(tmp_path_factory):
     return out, fit
 
 
+def accuracies(run):
+    """The accuracies of labels, from codes that are computed one by one."""
+    vae, dataset = run.built.vae, run.built.dataset
+    encode = jax.jit(jax.vmap(lambda x: vae.encode(run.params, x)[0]))
+    codes, test_codes = (np.asarray(encode(rows.astype(np.float32))) for rows in (dataset.train, dataset.test))
+    probes = probe_labels(codes, dataset.train_labels, test_codes, dataset.test_labels)
+    return {"knn_accuracy": probes.knn.mean, "linear_probe_accuracy": probes.linear.mean, "probe_train_codes": 86}
+
+
+def test_few_codes_predict_labels_and_none_where_they_are_no_classes(trained):
+    run = runs.load_run(trained[0], dataset=make())
+    test_codes = np.zeros((24, 2))
+    numbers = label_accuracy(run, test_codes, 10)
+    assert (numbers["probe_train_codes"], numbers["probe_test_codes"]) == (10, 10)
+    assert numbers == label_accuracy(run, test_codes, 10)
+    assert label_accuracy(run, test_codes, 0) == {}
+    for labels in (np.arange(86), np.full(86, -1), None):
+        dataset = run.built.dataset._replace(train_labels=labels)
+        assert label_accuracy(run._replace(built=run.built._replace(dataset=dataset)), test_codes, 100) == {}
+
+
 def test_a_run_directory_records_the_name_and_the_fingerprint(trained):
     content = json.loads((trained[0] / "config.json").read_text())
     assert content["config"]["dataset"] == "custom"
@@ -47,6 +70,9 @@ def test_the_run_is_loaded_with_its_data_and_evaluated(trained):
     jax.tree.map(np.testing.assert_array_equal, run.params, trained[1].params)
     numbers = assess(run, EvaluationOptions(num_samples=10, elbo_samples=1)).numbers
     assert numbers["test_elbo"] == run.summary["test_elbo"]
+    assert numbers | accuracies(run) == numbers
+    assert numbers["num_labels"] == 2
+    assert np.isfinite(numbers["majority_accuracy_standard_error"])
     page = write_report(run).read_text()
     assert "VAE on checks" in page
     assert "dataset=dataset" in page
