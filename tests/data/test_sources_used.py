@@ -120,21 +120,12 @@ def test_files_of_other_kinds_are_named_by_kind_and_hidden_ones_are_not(tmp_path
     load_with_note(path, ".thumbnails/0.png, c.webp and labels.csv are left out")
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("x.npy", "found none among 1 files (.npy). Pass the file itself: {folder}/x.npy."),
-        ("x.webp", "found none among 1 files (.webp). Convert the images to PNG."),
-    ],
-)
-def test_a_folder_without_images_says_what_it_has(tmp_path, name, words):
-    np.save(tmp_path / "x.npy", np.full((10, 2, 2), 0.5))
-    (tmp_path / "x.npy").rename(tmp_path / name)
-    with pytest.raises(UserError) as refused:
+def test_a_folder_without_images_says_what_it_has(tmp_path):
+    (tmp_path / "x.webp").write_bytes(b"RIFF")
+    with pytest.raises(UserError, match=r"found none among 1 files \(.webp\). Convert the images to PNG."):
         data.load(str(tmp_path))
-    assert words.format(folder=tmp_path) in str(refused.value)
-    if name == "x.npy":
-        assert len(data.load(tmp_path / name).train) == 8
+    np.save(tmp_path / "x.npy", np.full((10, 2, 2), 0.5))
+    assert len(load_with_note(tmp_path, "x.webp is left out, because only .npy files are read").train) == 8
 
 
 # Archives
