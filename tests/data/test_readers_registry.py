@@ -36,7 +36,7 @@ def test_a_reader_registered_at_run_time_is_used_and_listed(tmp_path):
         data.load(tmp_path / "x.csv", stream=True)
     (tmp_path / "x.unknown").touch()
     with pytest.raises(
-        UserError, match=r"expected a file ending in .*\.npy, \.npz or \.csv, or a folder with .*IDX files, PNG"
+        UserError, match=r"expected a file ending in .*\.npy, .*\.npz, .* or \.csv, or a folder with .*IDX files, PNG"
     ):
         data.load(tmp_path / "x.unknown")
 

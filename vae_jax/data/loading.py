@@ -70,8 +70,9 @@ def load(
       validation_fraction: share of the training examples held out for validation, in [0, 1), unless the source has its own
         validation set.
       split_seed: seed of a random split, a whole number >= 0.
-      stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, or of a TFDS data set, which is
-        decoded into an .npy file in the cache folder. They are read through once. Nothing else differs.
+      stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, of an .npz file without
+        compression, or of sources that are unpacked or decoded into an .npy file in the cache folder: other .npz files, Cars3D,
+        TFDS. They are read through once. Nothing else differs.
       max_level: the highest level of integers, 1 to 65535. By default 1 for arrays of zeros and ones, else 255 for images with
         levels up to 255 and for bytes, and 65535 for larger levels that are stored as uint16. Other integers are counts.
       layout: "channels_first" where arrays in files are (examples, channels, height, width), "channels_last" where they are
@@ -83,8 +84,9 @@ def load(
       resize: side, or (height, width), to which pictures of a folder are resized. (): as they are.
       crop: side of the central square that is cut out of each picture before it is resized. None: the whole picture.
       transpose: exchange the height and the width of each image, for files such as those of EMNIST.
-      array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file.
-      label_column: name of the column of a table that has the labels.
+      array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file, or of the data
+        set in a folder of IDX files, such as "emnist-letters".
+      label_column: name of the column of a table that has the labels, or "coarse" for those of CIFAR-100.
       validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
 
     Returns:

@@ -197,12 +197,13 @@ def test_the_only_array_is_read(tmp_path):
 
 def test_arrays_with_known_names_are_read(tmp_path):
     images = RNG.integers(0, 256, (12, 3, 4), dtype=np.uint8)
-    arrays = {"X_train": images[:8], "y_train": np.arange(8), "X_test": images[8:], "y_test": np.arange(4)[:, None]}
+    arrays = {"X_train": images[:8], "y_train": np.arange(8.0), "X_test": images[8:], "y_test": np.arange(4)[:, None]}
     savemat(tmp_path / "a.mat", arrays)
     got = data.load(tmp_path / "a.mat")
     np.testing.assert_array_equal(got.train[..., 0], images[:8])
     np.testing.assert_array_equal(got.test[..., 0], images[8:])
-    np.testing.assert_array_equal(got.train_labels, np.arange(8))  # stored as a matrix with one row
+    np.testing.assert_array_equal(got.train_labels, np.arange(8))  # stored as floats, as a matrix with one row
+    assert (got.train_labels.dtype.kind, got.label_names) == ("i", None)
     np.testing.assert_array_equal(got.test_labels, np.arange(4))
 
 
@@ -223,7 +224,7 @@ def test_an_array_is_chosen_by_its_name(tmp_path):
 
 def test_text_cells_and_structures_are_never_read(tmp_path):
     savemat(tmp_path / "a.mat", {"name": "abc", "cell": np.array([1, "x"], dtype=object), "s": {"x": np.zeros((3, 4))}})
-    with pytest.raises(UserError, match=r"expected one array of examples, got no numeric array\. Save the examples as"):
+    with pytest.raises(UserError, match=r"expected one array of examples, got no numeric array\. Save the examples"):
         data.load(tmp_path / "a.mat")
 
 

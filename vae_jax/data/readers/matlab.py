@@ -102,17 +102,18 @@ def _read_arrays(request: Request, shapes: _Shapes, read: _Read) -> Split:
         if len(tables) != 1:
             listed = joined((f"{name} {shape}" for name, shape in shapes.items()), 10) if shapes else "no numeric array"
             fix = (
-                f'Name the array that is meant, such as `array="{tables[0]}"`.' if tables else "Save the examples as a matrix."
+                f'Name the array that is meant, such as `array="{tables[0]}"`.'
+                if tables
+                else "Save the examples as a full matrix."
             )
             raise UserError(f"{path}: expected one array of examples, got {listed}. {fix}")
         roles[TRAIN_IMAGES] = tables[0]
 
-    def read_column(name: str) -> np.ndarray:
-        values = read(name)
-        is_column = name in roles.values() and name != roles[TRAIN_IMAGES] and values.ndim == 2 and 1 in values.shape
-        return values.ravel() if is_column else values
+    def read_array(name: str) -> np.ndarray:
+        is_label = any(name == array and role.kind == "labels" for role, array in roles.items())
+        return _as_labels(read(name)) if is_label else read(name)
 
-    split, used = split_of_arrays(roles, read_column, check=array is not None)
+    split, used = split_of_arrays(roles, read_array, check=array is not None)
     notes = ()
     if unused := [name for name in shapes if name not in used]:
         verb, noun = ("is", "the array") if len(unused) == 1 else ("are", "the arrays")
@@ -122,6 +123,14 @@ def _read_arrays(request: Request, shapes: _Shapes, read: _Read) -> Split:
         notes += (f"{path}: MATLAB flattens images by columns. If they lie on their side, pass `transpose=True`.",)
     axes = ", ".join(["examples", *("rows", "columns", "channels")[: num_axes - 1]])
     return split._replace(conversion=f"{roles[TRAIN_IMAGES]} is read as ({axes})", notes=notes)
+
+
+def _as_labels(values: np.ndarray) -> np.ndarray:
+    """Returns labels as a vector, and as integers where MATLAB stores whole numbers as floats."""
+    if 1 in values.shape:
+        values = values.ravel()
+    is_whole = values.dtype.kind == "f" and (values == np.round(values)).all()
+    return values.astype(np.int64) if is_whole else values
 
 
 def square_images(flat: np.ndarray) -> np.ndarray:
@@ -148,7 +157,7 @@ def _read_omniglot(shapes: _Shapes, read: _Read) -> Split:
         if name not in shapes:
             return None
         target = read(name)
-        return target.argmax(axis=0) if min(target.shape) > 1 else target.ravel()
+        return target.argmax(axis=0) if min(target.shape) > 1 else _as_labels(target)
 
     return Split(
         square_images(read("data").T),
@@ -180,7 +189,7 @@ def _read_caltech(shapes: _Shapes, read: _Read) -> Split:
         return square_images(1 - stored)
 
     def labels(part: str) -> np.ndarray | None:
-        return read(f"{part}_labels").ravel() if f"{part}_labels" in shapes else None
+        return _as_labels(read(f"{part}_labels")) if f"{part}_labels" in shapes else None
 
     return Split(
         images("train"),
@@ -212,7 +221,7 @@ def _is_svhn(path: Path, shapes: _Shapes) -> bool:
 
 def _read_svhn(shapes: _Shapes, read: _Read) -> Split:
     """Reads one part of SVHN in the format of cropped digits, (32, 32, 3, examples). The label 10 stands for the digit 0."""
-    digits = read("y").ravel()
+    digits = _as_labels(read("y"))
     images = np.moveaxis(read("X"), -1, 0)
     conversion = "the last axis of the file is that of the images; the label 10 is the digit 0"
     return Split(images, np.where(digits == 10, 0, digits), channels_last=True, conversion=conversion)
