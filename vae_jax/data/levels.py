@@ -86,14 +86,14 @@ def _moved(array: np.ndarray | Rows | SparseRows) -> np.ndarray | Rows:
 
 
 def convert(
-    name: str, source: Split, layout: Layout, event: Event, max_level: int | None
+    name: str, source: Split, layout: Layout, event: Event, max_level: int | None, transpose: bool = False
 ) -> tuple[dict[str, np.ndarray | Rows | SparseRows], list[str]]:
     """Gives all parts the shape of events, with the channels last, and one type for integers (see `checks.kept_type`).
 
     Args:
       name: the data set, for messages.
       source: arrays as stored.
-      layout, event, max_level: the arguments of `data.load`.
+      layout, event, max_level, transpose: the arguments of `data.load`.
 
     Returns:
       The arrays by part, and notes.
@@ -106,12 +106,19 @@ def convert(
     arrays = with_one_type(name, arrays)
     shapes = {part: event_shape(name_of_part(name, part), array.shape, event) for part, array in arrays.items()}
     kept = _kept_types(name, source, arrays, is_image=len(shapes["train"]) == 4, max_level=max_level)
+    if transpose and len(shapes["train"]) != 4:
+        got = f"examples of shape {shapes['train'][1:]}"
+        raise UserError(f"{name}: `transpose=True` is for images, got {got}. Leave it out.", field="transpose")
     converted: dict[str, np.ndarray | Rows | SparseRows] = {}
     for part, array in arrays.items():
-        if isinstance(array, Rows | SparseRows):
+        if isinstance(array, SparseRows):
             converted[part] = array.as_events(event, kept[part])
+        elif isinstance(array, Rows):
+            rows = array.as_events(event, kept[part])
+            converted[part] = rows.transposed() if transpose else rows
         else:
-            converted[part] = as_kept(name_of_part(name, part), as_event(name, array, event), kept[part])
+            images = as_event(name, array, event)
+            converted[part] = as_kept(name_of_part(name, part), images.swapaxes(1, 2) if transpose else images, kept[part])
     return converted, notes
 
 

@@ -78,7 +78,7 @@ def load(
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
-        TFDS name such as "mnist", an .npy or .npz file, or a folder of IDX files (raw or .gz) or of PNG/JPEG images.
+        TFDS name such as "mnist", or a file or folder in one of the formats that `data.readers.help_lines()` lists.
       data_dir: folder in which TFDS finds or keeps prepared data.
       split: how to split where the source has no test set: "random" (seeded) or "last" (the last block, for video frames).
       test_fraction: share of the examples that such a split puts into the test set, in [0, 1).
@@ -117,7 +117,7 @@ def load(
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
-    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level))
+    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, transpose))
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return dataset
@@ -140,6 +140,7 @@ class Interpretation(NamedTuple):
     layout: Layout = "auto"
     event: Event = "auto"
     max_level: int | None = None
+    transpose: bool = False
 
 
 def _read_options(
@@ -186,14 +187,16 @@ def _read_other(name: str, data_dir: str | None, options: ReadOptions) -> Split:
 
 def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: Interpretation) -> Dataset:
     """Checks and converts the arrays of a source, and splits off the parts that it lacks."""
-    layout, event, max_level = meaning
+    layout, event, max_level, transpose = meaning
     source = with_checked_labels(name, source)
     check_factors(name, source)
     if source.rendering:
         check_layout_of_known_format(name, layout)
+        if transpose:
+            raise UserError(f"{name}: its images are computed. Leave out `transpose=True`.", field="transpose")
         converted, notes = source, []
     else:
-        arrays, notes = convert(name, source, layout, event, max_level)
+        arrays, notes = convert(name, source, layout, event, max_level, transpose)
         converted = source._replace(**arrays)
     parts = split_off_parts(name, converted, settings)
     if isinstance(parts.train, Rows):

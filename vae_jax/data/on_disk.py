@@ -1,5 +1,6 @@
 """`Rows`: images that stay in their file and are read when they are needed, for data larger than memory."""
 
+import copy
 import hashlib
 import mmap
 from collections.abc import Callable, Iterator
@@ -96,6 +97,7 @@ class _View(NamedTuple):
     Attributes:
       rows: indices of the selected rows in the file; None: all rows.
       channels_first: the file has the channels in its second axis; they are moved to the last axis.
+      transposed: exchange the height and the width of images.
       event: the kind of example that a row is reshaped to; None: rows have the shape and the type that are stored.
       kept: the type to which numbers are converted; None: the type that is stored.
       clipped: clip the numbers to [0, 1].
@@ -104,6 +106,7 @@ class _View(NamedTuple):
 
     rows: np.ndarray | None = None
     channels_first: bool = False
+    transposed: bool = False
     event: Event | None = None
     kept: np.dtype | None = None
     clipped: bool = False
@@ -130,6 +133,8 @@ class Rows:
             shape = (shape[0], *shape[2:], shape[1])
         if view.event:
             shape = event_shape(str(file.path), shape, view.event)
+        if view.transposed:
+            shape = (shape[0], shape[2], shape[1], *shape[3:])
         self.shape = (shape[0] if view.rows is None else len(view.rows), *shape[1:])
 
     def __len__(self) -> int:
@@ -176,9 +181,19 @@ class Rows:
         """Returns the rows of a file that stores (examples, channels, ...) with their channels last."""
         return Rows(self._file, self._view._replace(channels_first=True))
 
+    def reshaped(self, shape: tuple[int, ...]) -> "Rows":
+        """Returns the rows of a file, of which each has another shape with as many entries. Call it before any conversion."""
+        file = copy.copy(self._file)
+        file.through, file.scattered = (array.reshape(-1, *shape) for array in (file.through, file.scattered))
+        return Rows(file, self._view)
+
     def as_events(self, event: Event, kept: np.dtype) -> "Rows":
         """Returns the rows with the shape of an event (see `events.event_shape`), converted to the type `kept`."""
         return Rows(self._file, self._view._replace(event=event, kept=kept))
+
+    def transposed(self) -> "Rows":
+        """Returns the same images with height and width exchanged. Call it after `as_events`."""
+        return Rows(self._file, self._view._replace(transposed=True))
 
     def clipped(self) -> "Rows":
         """Returns the same rows with their numbers clipped to [0, 1]."""
@@ -230,7 +245,11 @@ class Rows:
 
     def _take(self, file: np.ndarray, in_file: np.ndarray) -> np.ndarray:
         images = np.take(file, in_file, axis=0)
-        return np.moveaxis(images, 1, -1) if self._view.channels_first else images
+        images = np.moveaxis(images, 1, -1) if self._view.channels_first else images
+        if self._view.transposed:
+            _, width, height, *channels = self.shape
+            images = images.reshape(len(images), height, width, *channels).swapaxes(1, 2)
+        return images
 
     def _as_levels(self, stored: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -60,6 +60,7 @@ class Split(NamedTuple):
       validation_labels: a label for each validation example, (examples,).
       label_names: the name of each label 0, 1, 2, ..., where labels are such numbers.
       column_names: the name of each column of vectors, such as genes.
+      conversion: a phrase that says how the stored numbers became images, where a reader turned, inverted or chose some.
     """
 
     train: np.ndarray | Rows | SparseRows
@@ -80,6 +81,7 @@ class Split(NamedTuple):
     validation_labels: np.ndarray | None = None
     label_names: tuple[str, ...] | None = None
     column_names: tuple[str, ...] | None = None
+    conversion: str = ""
 
     def images_by_part(self) -> dict[str, np.ndarray | Rows | SparseRows]:
         """Returns the images of the parts that the source has; keys train, validation, test."""

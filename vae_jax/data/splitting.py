@@ -66,7 +66,7 @@ def split_off_parts(name: str, source: Split, settings: SplitSettings) -> Split:
     Raises:
       UserError: a fraction that leaves one side without examples; unsuitable numbers in rows that are held out.
     """
-    description = _describe_source(source)
+    description = _describe_source(source) + (f"; {source.conversion}" if source.conversion else "")
     if source.test is None:
         rest, held_out = _divide(name, len(source.train), "test_fraction", settings)
         train, test = _take_out(name, source.train, rest, held_out)

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vae_jax.data.readers import part_files, registry
-from vae_jax.data.readers.listing import joined, list_files, note_on_other_files
+from vae_jax.data.readers.listing import folders_of, joined, list_files, note_on_other_files
 from vae_jax.data.readers.registry import Reader, ReadOptions, Request
+from vae_jax.data.readers.unsupported import unsupported_kind
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
+
+_GENERAL = ("event", "transpose")  # options that have a meaning after the reading, for the data of any reader
 
 
 def is_path(name: str) -> bool:
@@ -56,6 +59,8 @@ def read_path(path: Path, stream: bool = False, options: ReadOptions = ReadOptio
 
 
 def _unknown_format(path: Path) -> UserError:
+    if refused := unsupported_kind([path]):
+        return UserError(f"{path}: {refused[1].reason}. {refused[1].fix}")
     fix = "Read it in Python and save its images as one array: np.save('images.npy', images)."
     if registry.reader_of_folder([path]):
         fix = f"Pass the folder that it is in: {path.parent}."
@@ -76,7 +81,7 @@ def _check_options(path: Path, reader: Reader, options: ReadOptions) -> None:
 
 
 def check_options(name: str, kind: str, uses: Sequence[str], options: ReadOptions) -> None:
-    """Raises `UserError` for an option that a source does not use. `event` works on any data, after the reading.
+    """Raises `UserError` for an option that a source does not use. `event` and `transpose` work on any data.
 
     Args:
       name: the source.
@@ -85,7 +90,7 @@ def check_options(name: str, kind: str, uses: Sequence[str], options: ReadOption
       options: the settings of the user.
     """
     for field, value in options._asdict().items():
-        if field != "event" and value != getattr(ReadOptions(), field) and field not in uses:
+        if field not in _GENERAL and value != getattr(ReadOptions(), field) and field not in uses:
             users = [other.files for other in registry.readers() if field in other.uses]
             meaning = f" It is for {registry.either(users)}." if users else ""
             raise UserError(f"{name}: `{field}` has no meaning for {kind}.{meaning} Leave it out.", field=field)
@@ -98,7 +103,7 @@ def usable_options(path: Path, options: ReadOptions) -> ReadOptions:
     readers = [registry.reader_of_folder(files)] if path.is_dir() else []
     if readers in ([], [None]):
         readers = [registry.reader_of_file(file) for file in files]
-    uses = {field for reader in readers if reader for field in reader.uses} | {"event"}
+    uses = {field for reader in readers if reader for field in reader.uses} | set(_GENERAL)
     return ReadOptions(**{field: value for field, value in options._asdict().items() if field in uses})
 
 
@@ -124,10 +129,12 @@ def _read_folder(folder: Path, stream: bool, options: ReadOptions) -> Split:
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return any(name.startswith(".") for name in folders_of(file, folder))
 
 
 def _no_data_in(folder: Path, files: Sequence[Path]) -> UserError:
+    if refused := unsupported_kind(files):
+        return UserError(f"{folder}: {refused[1].reason} ({refused[0].relative_to(folder)}). {refused[1].fix}")
     endings = Counter(file.suffix.lower() for file in files)
     fix = " Convert the images to PNG." if endings else ""
     kinds = f" ({joined(ending or 'no ending' for ending, _ in endings.most_common())})" if endings else ""
