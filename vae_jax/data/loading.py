@@ -51,23 +51,10 @@ def load(
     """Loads a data set by name or path.
 
     All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. `data.readers.help_lines()`
-    lists all formats, and `data.readers.register` adds one.
+    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means.
 
-    Numbers mean the same in every format:
-
-    - bool and uint8: levels. Zeros and ones are binary data. Likelihoods of pixels see level / max_level.
-    - Other integers of images: levels where all are from 0 to 255, and 16-bit levels where they are stored as uint16. Larger
-      ones are counts, kept as int32. Negative ones are refused.
-    - Other integers of vectors and series, of any width: whole numbers such as counts, kept as int32; beyond int32 they are
-      refused.
-    - Floats of any width: real numbers, kept as float32 on their own scale, whether in [0, 1], [-1, 1] or [0, 255]. Likelihoods
-      that need [0, 1] or levels refuse others and say how to convert them. Floats that leave [0, 1] by rounding alone, at most
-      1e-6, are clipped to it. Images of whole numbers up to 255 give a note.
-    - NaN, infinity, complex numbers, text and objects are refused.
-
-    A folder may hold a file for each part, of any format of single files: the words train, val (valid, validation, dev, eval)
-    and test in their names, or in those of their folders, tell the part. Several files of one part are joined in natural order,
-    and labels (y_train.npy, train_labels.npy) belong to the examples beside them.
+    A folder may hold files for each part: train, val (valid, validation, dev, eval) or test in their names, or in those of
+    their folders, tells the part. Several files of a part are joined in natural order. Labels (y_train.npy) belong to theirs.
 
     An .npz file may hold x_train, x_validation and x_test (also X_train, train_images, val, valid ...), labels of each,
     `factors` of the training images and `test_factors`, integers (examples, factors), and their `factor_names`. Folders in a
