@@ -50,9 +50,11 @@ def load(
 ) -> Dataset:
     """Loads a data set by name or path.
 
-    All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. Floats that leave [0, 1]
-    by rounding alone, at most 1e-6, are clipped to it. `data.readers.help_lines()` lists all formats, and
-    `data.readers.register` adds one.
+    All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. `data.readers.help_lines()`
+    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means.
+
+    A folder may hold files for each part: train, val (valid, validation, dev, eval) or test in their names, or in those of
+    their folders, tells the part. Several files of a part are joined in natural order. Labels (y_train.npy) belong to theirs.
 
     An .npz file may hold x_train, x_validation and x_test (also X_train, train_images, val, valid ...), labels of each,
     `factors` of the training images and `test_factors`, integers (examples, factors), and their `factor_names`. Folders in a
@@ -88,6 +90,7 @@ def load(
         set in a folder of IDX files, such as "emnist-letters".
       label_column: name of the column of a table that has the labels, or "coarse" for those of CIFAR-100.
       validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
+        They are read like `name`, into memory. Of a source with several parts the one that is meant is used.
 
     Returns:
       Checked examples of all parts, on the host.
