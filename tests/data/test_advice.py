@@ -147,7 +147,7 @@ def test_an_array_in_place_of_a_path_says_what_takes_it():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("x.csv", r"got a file ending in '.csv'. Read it in Python and save its images as one array"),
+        ("x.dat", r"got a file ending in '.dat'. Read it in Python and save its images as one array"),
         ("a.PNG", r"got a file ending in '.PNG'. Pass the folder that it is in: "),
         ("train-images-idx3-ubyte.gz", r"ending in '.gz'. Pass the folder that it is in: "),
     ],

@@ -102,8 +102,8 @@ BAD = {
     "truncatedzip": "not a readable array",
     "hugeidx": "unpacks to",
     "sixteen": "8 bits per channel",
-    "loop": "IDX files, PNG/JPEG images or .*, found none among 0 files",
-    "ending": r"\.npy or \.npz",
+    "loop": "IDX files, PNG/JPEG images.*, found none among 0 files",
+    "ending": r"a file ending in .*\.npy, .*\.npz, ",
 }
 
 

@@ -11,7 +11,7 @@ from vae_jax.errors import UserError
 pytestmark = pytest.mark.filterwarnings("ignore::vae_jax.errors.DataWarning")
 
 RNG = np.random.default_rng(0)
-INTEGERS = ("bool", "uint8", "int8", "uint16", ">u2", "int16", "int32", "uint32", "int64", ">i8", "uint64")
+INTEGERS = ("bool", "uint8", "int8", "uint16", ">u2", "int16", "int32", "int64", ">i8", "uint64")
 FLOATS = ("float16", "float32", ">f4", "float64", "longdouble")
 SHAPES = {"image": (20, 3, 4), "color": (20, 4, 5, 3), "series": (20, 6, 2), "vector": (20, 7)}
 # Lowest and highest number, and whether there are fractions.
@@ -105,9 +105,14 @@ def is_supported(numbers, likelihood, top):
     return True
 
 
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("name", "dtype"), EXAMPLES)
-def test_numbers_are_kept_as_stated_or_refused_with_a_line_that_helps(name, dtype, shape):
+def test_numbers_are_kept_as_stated_or_refused_with_a_line_that_helps(name, dtype):
+    for shape in SHAPES:
+        check_numbers(name, dtype, shape)
+
+
+def check_numbers(name, dtype, shape):
+    """Compares what is kept with what is stated, and what models get of it."""
     x, expected = draw(name, dtype, SHAPES[shape]), stated(name, dtype, shape)
     if expected is None:
         with pytest.raises(UserError, match=r"expected integer") as refused:
@@ -161,7 +166,7 @@ def check_likelihood(dataset, numbers, likelihood, shape):
 
 @pytest.mark.filterwarnings("default")
 def test_floats_that_are_bytes_are_named(tmp_path):
-    x = RNG.integers(0, 256, (20, 3, 4))
+    x = draw("bytes", "int64", (20, 3, 4))
     with pytest.warns(match=r"images are whole numbers from 0 to 255 stored as floats, .*save x.astype\(np.uint8\)") as caught:
         assert data.from_arrays(x.astype(np.float64)).max_level is None
     line = re.search(r"x\.astype\([\w.]+\)", str(caught[0].message))[0]

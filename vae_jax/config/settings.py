@@ -90,8 +90,8 @@ class Config:
     transpose: bool = _setting(False, "Exchange the height and the width of each image, for files such as those of EMNIST.")
     array: str = _setting("", "Name of the array to read from a file that has several, such as layers/counts of an .h5ad file.")
     label_column: str = _setting("", "Name of the column of a table that has the labels.")
-    validation_dataset: str = _setting("", "Path of the validation set, where it has files of its own.")
-    test_dataset: str = _setting("", "Path of the test set, where it has files of its own.")
+    validation_dataset: str = _setting("", "Name or path of the validation set, where it has files of its own.")
+    test_dataset: str = _setting("", "Name or path of the test set, where it has files of its own.")
     layout: Literal["auto", "channels_last", "channels_first"] = _setting(
         "auto",
         "Axes of arrays in files: (examples, height, width, channels) or (examples, channels, height, width). auto: channels "
