@@ -165,6 +165,17 @@ def test_damaged_tables_are_refused(tmp_path, content):
             data.load(str(tmp_path / name))
 
 
+def test_text_in_other_encodings_is_refused(tmp_path):
+    """Names of columns, and labels, as programs write them on old Windows machines."""
+    (tmp_path / "x.csv").write_bytes("größe,kind\n1,a\n2,b\n".encode("latin1"))
+    (tmp_path / "y.csv").write_bytes("size,label\n1,köln\n2,bonn\n".encode("latin1"))
+    for name in ("x.csv", "y.csv"):
+        with pytest.raises(UserError, match=rf"{name}: expected text in UTF-8.*Save it in UTF-8"):
+            data.load(str(tmp_path / name))
+    (tmp_path / "y.csv").write_text("size,label\n1,köln\n2,bonn\n")
+    np.testing.assert_array_equal(read(tmp_path / "y.csv").train_labels, ["köln", "bonn"])
+
+
 def test_options_of_other_files_are_refused(tmp_path):
     path = write(tmp_path / "x.csv", columns(FLOATS))
     with pytest.raises(UserError, match="`array` has no meaning for CSV"):

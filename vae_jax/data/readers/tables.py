@@ -84,9 +84,14 @@ def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
         }
         with _open(path) as file:
             table = csv.read_csv(file, **options)
+        _ = table.column_names  # which decodes them
     except UserError:
         raise
-    except (*UNREADABLE, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected text in UTF-8, got {error.object[error.start : error.end]!r}. Save it in UTF-8."
+        ) from None
+    except UNREADABLE as error:
         raise UserError(f"{path}: not a readable table. {' '.join(str(error).split())[:200]}.") from None
     if not with_names:
         table = table.rename_columns([str(i) for i in range(table.num_columns)])
@@ -228,7 +233,10 @@ def labels_of_column(name: str, table: "pyarrow.Table", label: str) -> np.ndarra
         fix = "Choose a different `label_column`."
         raise UserError(f"{name}: expected labels as numbers or text, got {label!r} of type {column.type}. {fix}")
     if kind == "text":
-        return np.array([value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()])
+        try:
+            return np.array([value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()])
+        except UnicodeDecodeError:
+            raise UserError(f"{name}: expected text in UTF-8 in the column {label!r}. Save it in UTF-8.") from None
     labels = np.asarray(column.to_numpy())
     if kind == "float" and np.array_equal(labels, np.round(labels)):
         return labels.astype(np.int64)
