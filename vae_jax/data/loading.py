@@ -61,6 +61,14 @@ def load(
     their EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and sprites),
     and gray images among color images get three equal channels.
 
+    Class folders of images are labels: the first folder below train, val and test, or below the folder itself where those are
+    missing, if every image is in one and there are at least two. They are numbered in sorted order, as torchvision's
+    `ImageFolder` does. Folders that number the images through, as FFHQ's 00000 and 01000 do, are not classes. CelebA's
+    list_eval_partition and list_attr_celeba (.txt, or Kaggle's .csv) in the folder or beside it are the split and the factors.
+
+    Images of a folder are decoded in parallel. Where they are resized, cut, streamed, more than 2,000 or more than 64 MiB, they
+    are written to the cache folder, and read from there until a file of the folder changes.
+
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
         TFDS name such as "mnist", an .npy or .npz file, or a folder of IDX files (raw or .gz) or of PNG/JPEG images.
@@ -70,8 +78,8 @@ def load(
       validation_fraction: share of the training examples held out for validation, in [0, 1), unless the source has its own
         validation set.
       split_seed: seed of a random split, a whole number >= 0.
-      stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, or of a TFDS data set, which is
-        decoded into an .npy file in the cache folder. They are read through once. Nothing else differs.
+      stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, or of a TFDS data set or a folder
+        of images, which are decoded into an .npy file in the cache folder. They are read through once. Nothing else differs.
       max_level: the highest level of integers, 1 to 65535. By default 1 for arrays of zeros and ones, else 255 for images with
         levels up to 255 and for bytes, and 65535 for larger levels that are stored as uint16. Other integers are counts.
       layout: "channels_first" where arrays in files are (examples, channels, height, width), "channels_last" where they are
@@ -80,8 +88,10 @@ def load(
       event: the kind of example. "auto" takes (examples, columns) as vectors, (examples, height, width) as gray images, and
         (examples, height, width, channels) as images. "series" takes (examples, time, channels) as series, "vector" flattens
         each example, and "image" takes (examples, side * side) as square gray images.
-      resize: side, or (height, width), to which pictures of a folder are resized. (): as they are.
-      crop: side of the central square that is cut out of each picture before it is resized. None: the whole picture.
+      resize: side, or (height, width), to which pictures of a folder are resized, by Pillow's bilinear filter with
+        antialiasing. Pictures of other proportions are stretched, which a note says. (): as they are.
+      crop: side of the central square that is cut out of each picture before it is resized, where torchvision's `CenterCrop`
+        cuts it. `crop=148, resize=64` is the protocol of CelebA. None: the whole picture.
       transpose: exchange the height and the width of each image, for files such as those of EMNIST.
       array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file.
       label_column: name of the column of a table that has the labels.

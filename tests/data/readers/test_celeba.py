@@ -95,7 +95,7 @@ def test_the_partition_and_the_attributes_are_read_wherever_they_lie(tmp_path, i
     assert got.train_labels is None
 
 
-def test_pictures_without_an_entry_are_left_out_and_entries_without_a_picture_are_counted(tmp_path):
+def test_pictures_without_an_entry_and_entries_without_a_picture_are_named(tmp_path):
     root = write_celeba(tmp_path / "celeba", names=[*NAMES[:3], *NAMES[5:], "000099.jpg"])
     got = load_with_notes(
         root,

@@ -84,7 +84,7 @@ def test_the_square_is_cut_out_of_the_upright_picture(tmp_path):
     np.testing.assert_array_equal(got.train[0, ..., 0], upright[1:5, 4:8])
 
 
-def test_pictures_of_several_sizes_are_resized_to_one_and_the_stretched_ones_are_named(tmp_path):
+def test_pictures_of_several_sizes_are_resized_and_the_stretched_ones_named(tmp_path):
     sizes = {"a.png": (8, 16), "b.png": (20, 40), "c.png": (8, 8), "d.png": (16, 32), "e.png": (15, 31)}
     pixels = {name: RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in sizes.items()}
     path = write_pictures(tmp_path, pixels)

@@ -132,7 +132,11 @@ def _read(path: Path, columns: list[str] | None) -> Table:
     body = rows[start:]
     bad = next((index for index, row in enumerate(body, start + 1) if len(row) != len(columns) + 1), None)
     if bad is not None or (num_expected is not None and len(body) != num_expected):
-        got = f"{len(body)} rows for {num_expected} pictures" if bad is None else f"{len(rows[bad - 1]) - 1} entries in line {bad}"
+        got = (
+            f"{len(body)} rows for {num_expected} pictures"
+            if bad is None
+            else f"{len(rows[bad - 1]) - 1} entries in line {bad}"
+        )
         raise UserError(
             f"{path}: expected a file name and {len(columns)} {'entry' if len(columns) == 1 else 'entries'} for each picture, "
             f"got {got}. The file is damaged."

@@ -32,10 +32,12 @@ class Decoded(NamedTuple):
     Attributes:
       images: (pictures, ...); a read-only map of a file in the cache folder, or an array in memory.
       changes: the changes that were made to the pictures.
+      highest: the highest level; None where it was not noted.
     """
 
     images: np.ndarray
     changes: Changes
+    highest: int | None = None
 
 
 class _Entry(NamedTuple):
@@ -107,15 +109,16 @@ def _entry(pictures: Pictures) -> _Entry:
     where = os.path.realpath(folder)
     how = [_VERSION, PIL.__version__, options.resize, options.crop, options.transpose]
     key = hashlib.sha256(json.dumps([where, how]).encode()).hexdigest()[:12]
-    state = hashlib.sha256(key.encode())
-    start = len(str(folder)) + 1
+    lines = [key]
+    depth = len(folder.parts)
     for file in files:
         try:
             now = os.stat(file)
         except OSError as error:
             raise UserError(f"{file}: not a readable image. {error.strerror}") from None
         # The time of the last change of any kind notices a file that was replaced by one with the same size and time.
-        state.update(os.fsencode(f"{str(file)[start:]}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}\n"))
+        lines.append(f"{os.sep.join(file.parts[depth:])}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}")
+    state = hashlib.sha256(os.fsencode("\n".join(lines)))
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(where).name)[:40]
     return _Entry(cache_dir() / "pictures", f"{name}-{key}", state.hexdigest()[:16])
 
@@ -127,9 +130,10 @@ def _read(entry: _Entry) -> Decoded | None:
         images = np.load(entry.path / _IMAGES, mmap_mode="r", allow_pickle=False)
         changes = {str(name): Change(int(total), str(first)) for name, (total, first) in record["changes"].items()}
         is_whole = list(images.shape) == record["shape"] and str(images.dtype) == record["dtype"]
+        highest = int(record["highest"])
     except (*UNREADABLE, AttributeError):
         return None
-    return Decoded(images, changes) if is_whole else None
+    return Decoded(images, changes, highest) if is_whole else None
 
 
 def _write_alone(pictures: Pictures, planned: Plan, entry: _Entry) -> Decoded:
@@ -181,13 +185,18 @@ def _write(pictures: Pictures, planned: Plan, entry: _Entry) -> None:
             header = {"descr": np.lib.format.dtype_to_descr(planned.dtype), "fortran_order": False, "shape": planned.shape}
             np.lib.format.write_array_header_1_0(file, header)
 
+            highest = 0
+
             def keep(index: int, pixels: np.ndarray) -> None:
+                nonlocal highest
                 file.write(pixels.data)
+                highest = max(highest, int(pixels.max()))
 
             changes = decode_all(pictures, planned, keep)
             file.flush()
             os.fsync(file.fileno())
-        write_json(temporary / _NOTES, {"shape": planned.shape, "dtype": str(planned.dtype), "changes": changes})
+        record = {"shape": planned.shape, "dtype": str(planned.dtype), "highest": highest, "changes": changes}
+        write_json(temporary / _NOTES, record)
         if entry.path.exists():  # damaged, or else it would have been read
             shutil.rmtree(entry.path, ignore_errors=True)
         with naming_path(entry.path):
