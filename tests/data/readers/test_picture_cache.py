@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -335,3 +336,16 @@ def test_without_a_cache_pictures_are_decoded_in_memory_and_cannot_be_streamed(
     with pytest.raises(UserError, match=rf"could not be cached .*{reason}.* VAE_JAX_CACHE, or leave out `stream=True`"):
         data.load(path, stream=True, **LAST)
     assert cache.is_file() or entries(cache) == []
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_a_line_elsewhere_for_many(tmp_path, monkeypatch, capsys):
+    path = write_pictures(tmp_path / "a", LEVELS)
+    data.load(path)
+    assert capsys.readouterr() == ("", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(picture_decoding, "_MANY", 10)
+        data.load(path)
+    assert capsys.readouterr().err == f"{path}: decoding 10 pictures, once ...\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    data.load(path)
+    assert f"{path}: decoding:   0%|" in capsys.readouterr().err.replace(str(tmp_path / "a"), path)

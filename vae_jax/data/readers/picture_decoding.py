@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_IN_GROUP = 32  # pictures that a thread decodes at a time
 _GROUP_BYTES = 2**22
-_MANY = 20_000  # from as many pictures on, a line is printed where there is no terminal for a bar
+_MANY = 20_000  # pictures from which on a line is printed if stderr is not a terminal
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
