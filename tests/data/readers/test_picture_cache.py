@@ -321,9 +321,24 @@ def _full(cache, monkeypatch):
     monkeypatch.setattr(picture_cache.os, "fsync", fsync)
 
 
+def _removed(cache, monkeypatch):
+    decode = picture_decoding.decode
+
+    def removing(source, name, options):
+        shutil.rmtree(cache, ignore_errors=True)
+        return decode(source, name, options)
+
+    monkeypatch.setattr(picture_decoding, "decode", removing)
+
+
 @pytest.mark.parametrize(
     ("break_cache", "reason"),
-    [(_no_folder, "File exists"), (_no_room, "its disk has 0.0 GiB left"), (_full, "No space left on device")],
+    [
+        (_no_folder, "File exists"),
+        (_no_room, "its disk has 0.0 GiB left"),
+        (_full, "No space left on device"),
+        (_removed, "No such file or directory"),
+    ],
 )
 def test_without_a_cache_pictures_are_decoded_in_memory_and_cannot_be_streamed(
     tmp_path, cache, monkeypatch, capsys, break_cache, reason

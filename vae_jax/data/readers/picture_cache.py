@@ -210,8 +210,8 @@ def _check_disk(pictures: Pictures, planned: Plan, entry: _Entry) -> None:
     free = shutil.disk_usage(entry.folder).free
     if planned.num_bytes + 2**20 > free:
         raise OSError(
-            f"they need {_gibibytes(planned.num_bytes)}, and its disk has {_gibibytes(free)} left. Make room, or pass a "
-            "smaller `resize`"
+            f"they need {_gibibytes(planned.num_bytes)}, and its disk has {_gibibytes(free)} left. Make room, or "
+            "resize the pictures to fewer pixels"
         )
 
 

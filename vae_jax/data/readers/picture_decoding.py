@@ -134,7 +134,7 @@ def _several_sizes(pictures: Pictures, size: tuple[int, int], file: Path, pictur
     return UserError(
         f"{pictures.folder}: expected images of one size (height, width), got {size} ({pictures.name(pictures.files[0])}) and "
         f"{picture.pixels.shape[:2]} ({pictures.name(file)}){turned}. Pass `crop={side}` to cut the central square of "
-        f"{side} x {side} pixels out of each, `resize={side}` to stretch each to that size, or both with sizes of your choice."
+        f"{side} x {side} pixels out of each, `resize={side}` to stretch each to that size, or both."
     )
 
 
