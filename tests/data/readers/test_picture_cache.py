@@ -258,7 +258,9 @@ def test_a_damaged_picture_is_named_and_nothing_is_left(tmp_path, cache, stream,
         assert entries(cache) == []
 
 
-def test_an_interrupt_leaves_nothing_half_written(tmp_path, cache, monkeypatch):
+@pytest.mark.parametrize("installed", [signal.default_int_handler, lambda number, frame: sys.exit(128 + number)])
+def test_an_interrupt_leaves_nothing_half_written(tmp_path, cache, monkeypatch, installed):
+    """Also where a handler ends the process, as that of the command line does: it finds a clean cache."""
     path = write_pictures(tmp_path / "a", {f"{i}.png": 100 for i in range(300)})
     decode, calls = picture_decoding.decode, []
 
@@ -268,10 +270,16 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, cache, monkeypatch):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         return decode(source, name, options)
 
+    def handler(number, frame):
+        assert entries(cache) == []
+        installed(number, frame)
+
+    before = signal.signal(signal.SIGINT, handler)
     with monkeypatch.context() as patch:
         patch.setattr(picture_decoding, "decode", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
             data.load(path, resize=2)
+    assert signal.signal(signal.SIGINT, before) is handler
     assert len(calls) < 300
     assert entries(cache) == []
     assert len(data.load(path, resize=(3, 4)).train) == 240

@@ -30,12 +30,14 @@ def test_class_folders_of_three_parts_are_labels_numbered_by_all_parts(tmp_path,
     assert got.train_labels.dtype.kind == "i"
 
 
-def test_class_folders_without_parts_keep_their_labels_when_the_set_is_divided(tmp_path):
+@pytest.mark.parametrize("stream", [False, True])
+def test_class_folders_without_parts_keep_their_labels_when_the_set_is_divided(tmp_path, monkeypatch, stream):
+    monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path / "cache"))
     pictures = {f"cat/{i}.png": 50 + i for i in range(6)} | {f"dog/{i}.png": 80 + i for i in range(6)}
-    got = data.load(write_pictures(tmp_path, pictures), validation_fraction=0.25)
+    got = data.load(write_pictures(tmp_path / "a", pictures), validation_fraction=0.25, stream=stream)
     assert got.label_names == ("cat", "dog")
     for part in ("train", "validation", "test"):
-        labels, images = getattr(got, f"{part}_labels"), getattr(got, part)
+        labels, images = getattr(got, f"{part}_labels"), getattr(got, part)[:]
         assert labels.tolist() == (images[:, 0, 0, 0] >= 80).astype(int).tolist()
     assert len(got.train) + len(got.validation) + len(got.test) == 12
 

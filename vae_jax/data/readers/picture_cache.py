@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -146,7 +148,8 @@ def _write_alone(pictures: Pictures, planned: Plan, entry: _Entry) -> Decoded:
         for left in entry.folder.glob(f".{entry.key}.*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         _check_disk(pictures, planned, entry)
-        _write(pictures, planned, entry)
+        with _cleaning_up_when_interrupted():
+            _write(pictures, planned, entry)
         cached = _read(entry)
         if cached is None:
             raise OSError(f"{entry.path} was removed while it was read")
@@ -174,6 +177,23 @@ def _locked(entry: _Entry, pictures: Pictures) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def _cleaning_up_when_interrupted() -> Iterator[None]:
+    """Makes Ctrl-C raise `KeyboardInterrupt` first. Then it calls the installed handler, which may end the process at once."""
+    installed = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(installed):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        installed(signal.SIGINT, None)
+        raise
+    finally:
+        signal.signal(signal.SIGINT, installed)
 
 
 def _write(pictures: Pictures, planned: Plan, entry: _Entry) -> None:
