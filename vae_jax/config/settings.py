@@ -83,7 +83,12 @@ class Config:
         "Kind of example: (examples, columns) are vectors, (examples, height, width[, channels]) images. series: (examples, "
         "time, channels). vector: flattened. image: (examples, side * side) as well.",
     )
-    resize: tuple[int, ...] = _setting((), "Side, or height and width, to which pictures are resized.", low=1, high=65535)
+    resize: tuple[int, ...] = _setting(
+        (),
+        "Side, or height and width, to which pictures are resized (stretched, unless `crop` cuts out a square).",
+        low=1,
+        high=65535,
+    )
     crop: int | None = _setting(
         None, "Side of the central square that is cut out of each picture before it is resized.", low=1, high=65535
     )
