@@ -1,6 +1,7 @@
 """MATLAB files: Omniglot, the Caltech silhouettes, the Frey faces, SVHN, Cars3D, and other arrays, written by SciPy."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -258,6 +259,18 @@ def test_damaged_and_too_large_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 90)
     with pytest.raises(UserError, match="unpacks to 0 GiB, and this machine has 0 GiB"):
         data.load(path)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_an_array_that_unpacks_to_more_than_its_shape_is_refused(tmp_path, small):
+    savemat(tmp_path / "a.mat", {"x" if small else "a_long_name": np.arange(1200.0).reshape(40, 30)})
+    content = bytearray((tmp_path / "a.mat").read_bytes())
+    place = content.index(struct.pack("<2I", 9, 9600)) + 4
+    content[place : place + 4] = struct.pack("<I", 2_000_000_000)
+    packed = zlib.compress(bytes(content[128:]))
+    (tmp_path / "a.mat").write_bytes(bytes(content[:128]) + struct.pack("<2I", 15, len(packed)) + packed)
+    with pytest.raises(UserError, match="An array of 1200 numbers has 2000000000 bytes"):
+        data.load(tmp_path / "a.mat")
 
 
 def test_resizing_is_for_cars_alone(tmp_path):

@@ -5,7 +5,9 @@ left of the column order is inside of flattened images, whose pixels go down the
 """
 
 import math
-from collections.abc import Callable, Mapping
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +58,7 @@ def read_variable(path: Path, name: str, variable: Variable) -> np.ndarray:
 
     check_fits_in_memory(path, variable.num_bytes)
     try:
+        _check_packed_sizes(path)
         with silence():
             array = loadmat(str(path), appendmat=False, variable_names=[name])[name]
     except Exception as error:
@@ -63,6 +66,35 @@ def read_variable(path: Path, name: str, variable: Variable) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.shape != variable.shape:
         raise UserError(f"{path}: expected {name!r} to be an array of shape {variable.shape}. The file is damaged.")
     return array
+
+
+def _check_packed_sizes(path: Path) -> None:
+    """Raises `ValueError` where a compressed array says that it holds more bytes than its shape, which SciPy would unpack."""
+    with path.open("rb") as file:
+        header = file.read(128)
+        order = "<" if header[126:128] == b"IM" else ">"
+        while header.startswith(b"MATLAB 5.0") and len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}2I", tag)
+            end = file.tell() + size
+            if kind == 15:  # a compressed element: a matrix with the elements flags, shape, name and numbers
+                start = zlib.decompressobj().decompress(file.read(min(size, 4096)), 4096)[8:]
+                (_, flags), (_, shape), _, (num_bytes, _) = (*_elements(start, order), *[(0, b"")] * 4)[:4]
+                count = math.prod(np.frombuffer(shape, f"{order}i4").tolist())
+                if 6 <= struct.unpack(f"{order}I", flags[:4].ljust(4, b"\0"))[0] % 256 <= 15 and num_bytes > 8 * count:
+                    raise ValueError(f"An array of {count} numbers has {num_bytes} bytes.")
+            file.seek(end)
+
+
+def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Yields the size and the content (as far as it is there) of the elements of a matrix."""
+    place = 0
+    while place + 8 <= len(content):
+        kind, size = struct.unpack(f"{order}2I", content[place : place + 8])
+        first = place + 8
+        if kind >> 16:  # a small element, whose content is in the second half of the tag
+            size, first = kind >> 16, place + 4
+        yield size, content[first : first + size]
+        place = place + 8 if kind >> 16 else first + (size + 7) // 8 * 8
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
