@@ -81,8 +81,9 @@ def test_the_path_of_a_data_set_becomes_absolute_and_the_name_of_a_bundled_one_s
     for name, recorded in (("digits", "digits"), ("mnist", "mnist"), ("data", str(tmp_path / "data"))):
         if name != "mnist":
             (tmp_path / name).mkdir()
-        _, config = parse_with_config(train.Arguments, ["--dataset", name], "train")
-        assert config.dataset == recorded
+        for field in ("dataset", "validation_dataset", "test_dataset"):
+            _, config = parse_with_config(train.Arguments, [f"--{field.replace('_', '-')}", name], "train")
+            assert getattr(config, field) == recorded
 
 
 def test_settings_that_are_registered_at_run_time_are_options(capsys):

@@ -20,26 +20,19 @@ def with_bad_rows(rows, value=np.nan):
 WITHOUT_BAD_ROWS = "x[np.isfinite(x).reshape(len(x), -1).all(axis=1)]"
 # name: (what is stored, the words of the message, the line of Python in it, the shape that is then loaded)
 ARRAYS = {
-    "a table": (RNG.random((20, 6)), "save x[:, None, :, None].", "x[:, None, :, None]", (1, 6, 1)),
-    "a table of levels": (RNG.integers(0, 200, (20, 6)), "For a table of 20 examples with 6", "x[:, None, :, None]", (1, 6, 1)),
-    "one number each": (RNG.random(20), "3 or 4 axes", "x[:, None, None, None]", (1, 1, 1)),
+    "one number each": (RNG.random(20), "For examples of one number each, save x[:, None]", "x[:, None]", (1,)),
     "videos": (RNG.random((10, 2, 4, 5, 3)), "makes an example of each frame", "x.reshape(-1, *x.shape[-3:])", (4, 5, 3)),
-    "counts": (
-        RNG.integers(0, 1200, (20, 3, 4)),
-        "expected integer levels from 0 to 255, got",
+    "five axes": (RNG.random((20, 2, 2, 3, 4)), '`event="vector"` each example', "x.reshape(-1, *x.shape[-3:])", (2, 3, 4)),
+    "beyond int32": (
+        RNG.integers(0, 2**40, (20, 3, 4)),
+        "expected integers within the range of int32, got",
         "x.astype(np.float32)",
-        (3, 4, 1),
-    ),
-    "16 bits": (
-        RNG.integers(0, 2**16, (20, 3, 4), dtype=np.uint16),
-        "Reduce other intensities to 8 bits",
-        "(x * (255 / x.max())).round().astype(np.uint8)",
         (3, 4, 1),
     ),
     "signed": (RNG.integers(-9, 9, (20, 3, 4)), "for likelihoods of real numbers", "x.astype(np.float32)", (3, 4, 1)),
     "complex": (
         RNG.random((20, 3, 4)) + 1j,
-        "expected uint8 or float images, got dtype complex128",
+        "expected integers or floats, got dtype complex128",
         "np.stack([x.real, x.imag], axis=-1)",
         (3, 4, 2),
     ),
@@ -71,9 +64,10 @@ ARRAYS = {
         (3, 4, 1),
     ),
 }
-STREAMED = ("counts", "signed", "nan", "nan everywhere", "beyond float32", "a table")
+STREAMED = ("beyond int32", "signed", "nan", "nan everywhere", "beyond float32", "one number each", "five axes", "complex")
 
 
+@pytest.mark.filterwarnings("ignore:.*are whole numbers from 0 to 8 stored as floats")
 @pytest.mark.parametrize("name", [*ARRAYS, *(f"{name}, streamed" for name in STREAMED)])
 def test_what_the_message_says_makes_the_array_readable(tmp_path, name):
     x, words, line, shape = ARRAYS[name.removesuffix(", streamed")]
@@ -87,11 +81,36 @@ def test_what_the_message_says_makes_the_array_readable(tmp_path, name):
     np.save(tmp_path / "x.npy", eval(line, {"np": np, "x": x}))
     got = data.load(tmp_path / "x.npy", **options)
     assert got.data_shape == shape
-    assert len(got.train) + len(got.test) == {"nan": 18, "infinity": 19, "videos": 20}.get(name.split(",")[0], 20)
+    assert len(got.train) + len(got.test) == {"nan": 18, "infinity": 19, "videos": 20, "five axes": 40}.get(
+        name.split(",")[0], 20
+    )
+
+
+# name: (what is stored, the type in which it is kept, the highest level, the shape of an event)
+READ = {
+    "a table": (RNG.random((20, 6)), np.float32, None, (6,)),
+    "a table of integers": (RNG.integers(0, 200, (20, 6)), np.int32, None, (6,)),
+    "a table of bytes": (RNG.integers(0, 200, (20, 6), dtype=np.uint8), np.uint8, 255, (6,)),
+    "counts": (RNG.integers(0, 1200, (20, 3, 4)), np.int32, None, (3, 4, 1)),
+    "16 bits": (RNG.integers(0, 2**16, (20, 3, 4), dtype=np.uint16), np.uint16, 65535, (3, 4, 1)),
+    "300 everywhere": (np.full((20, 2, 2), 300), np.int32, None, (2, 2, 1)),
+    "signed columns": (RNG.integers(-9, 9, (20, 3)), np.int32, None, (3,)),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_without_advice(tmp_path, name, stream):
+    x, dtype, max_level, shape = READ[name]
+    np.save(tmp_path / "x.npy", x)
+    got = data.load(tmp_path / "x.npy", split="last", stream=stream)
+    assert (got.train.dtype, got.max_level, got.data_shape, got.notes) == (dtype, max_level, shape, ())
+    numbers = np.concatenate([got.train[:], got.test])
+    np.testing.assert_array_equal(numbers.reshape(x.shape), x.astype(dtype))
 
 
 def test_counts_saved_as_floats_are_counts(tmp_path):
-    x = ARRAYS["counts"][0]
+    x = READ["counts"][0]
     np.save(tmp_path / "x.npy", x.astype(np.float32))
     dataset = data.load(tmp_path / "x.npy", split="last")
     data.check_support(dataset, likelihoods.poisson(), "none")
@@ -115,20 +134,20 @@ def test_one_hot_labels(tmp_path):
     assert data.load(tmp_path / "a.npz", split="last").test_labels.tolist() == [1, 2, 3, 4]
 
 
-def test_an_array_in_place_of_a_path_says_how_to_save_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_an_array_in_place_of_a_path_says_what_takes_it():
     x = RNG.random((20, 3, 4))
-    with pytest.raises(UserError, match=r"expected the name or path of a data set, got an array of shape") as refused:
-        data.load(x)
-    save, load = re.search(r"(numpy.save\(.*\)), then use (data.load\(.*\))\.", str(refused.value)).groups()
-    eval(save, {"numpy": np, "array": x})
-    assert eval(load, {"data": data}).data_shape == (3, 4, 1)
+    for function, argument in (("data.load", x), ("data.load", x.tolist()), ("data.prepare", x)):
+        with pytest.raises(UserError, match=rf"^{function}: expected .*, got an? (array of shape|list)") as refused:
+            eval(function, {"data": data})(argument)
+        call = re.search(r"[Uu]se (data\..*\))\.$", str(refused.value))[1]
+        made = eval(call, {"data": data, "array": x, "examples": argument})
+        assert getattr(made, "data_shape", None) == (3, 4, 1) if function == "data.load" else made.test.shape == (4, 3, 4, 1)
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("x.csv", r"got a file ending in '.csv'. Read it in Python and save its images as one array"),
+        ("x.dat", r"got a file ending in '.dat'. Read it in Python and save its images as one array"),
         ("a.PNG", r"got a file ending in '.PNG'. Pass the folder that it is in: "),
         ("train-images-idx3-ubyte.gz", r"ending in '.gz'. Pass the folder that it is in: "),
     ],

@@ -142,8 +142,8 @@ def test_sources_that_do_not_fit_are_refused(tmp_path):
 
 def test_an_option_is_for_the_sources_that_have_it_and_for_the_training_set(tmp_path):
     save(tmp_path, a=TRAIN)
-    with pytest.raises(UserError, match=r"`transpose` has no meaning for data sets that are not read from files"):
-        data.load("digits", transpose=True)
+    with pytest.raises(UserError, match=r"`crop` has no meaning for data sets that are not read from files"):
+        data.load("digits", crop=4)
     with pytest.raises(UserError, match=r"`label_column` has no meaning for .npy files"):
         data.load(tmp_path / "a.npy", label_column="y")
 

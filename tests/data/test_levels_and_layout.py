@@ -101,8 +101,12 @@ def test_a_label_map_gets_as_many_outputs_as_it_has_classes(tmp_path):
             lambda folder: (save(folder, np.ones((9, 2, 2)) * 16), 16),
             r"are floats. .*save x / 16, or save x.astype",
         ),
-        (lambda folder: (save(folder, np.ones((9, 2, 2), int)), 0), "max_level: expected a whole number from 1 to 255, got 0"),
-        (lambda folder: (save(folder, np.ones((9, 2, 2), int)), 2.5), "max_level: expected a whole number from 1 to 255"),
+        (
+            lambda folder: (save(folder, np.ones((9, 2, 2), int)), 0),
+            "max_level: expected a whole number from 1 to 65535, got 0",
+        ),
+        (lambda folder: (save(folder, np.ones((9, 2, 2), int)), 65536), "max_level: expected a whole number from 1 to 65535"),
+        (lambda folder: (save(folder, np.ones((9, 2, 2), int)), 2.5), "max_level: expected a whole number from 1 to 65535"),
     ],
 )
 def test_a_highest_level_that_cannot_be_is_refused(tmp_path, make, words):
@@ -117,8 +121,8 @@ def test_the_known_highest_level_may_be_given(name):
 
 
 def test_settings_of_the_reader_are_checked_without_data():
-    with pytest.raises(UserError, match=r"max_level: expected a level from 1 to 255, got 256"):
-        Config(max_level=256).validate()
+    with pytest.raises(UserError, match=r"max_level: expected a level from 1 to 65535, got 65536"):
+        Config(max_level=65536).validate()
     with pytest.raises(UserError, match="layout: expected"):
         Config(layout="first").validate()
 
@@ -131,7 +135,8 @@ def test_settings_of_the_reader_are_checked_without_data():
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 6), (4, 5, 7)])
 def test_channels_first_becomes_channels_last(tmp_path, shape, dtype, stream):
     """The same data, bit for bit, as the array that a user would have transposed."""
-    images = RNG.integers(0, 256, (40, *shape)).astype(dtype) / (1 if dtype == np.uint8 else 255)
+    images = RNG.integers(0, 256, (40, *shape)).astype(dtype)
+    images = images if dtype == np.uint8 else images / 255
     path, options = save(tmp_path, images), {"validation_fraction": 0.1, "stream": stream}
     with pytest.warns(DataWarning, match=r'taken as channels first and become .*`layout="channels_last"`'):
         got = data.load(path, **options)
@@ -165,6 +170,17 @@ def test_an_unusual_number_of_channels_gives_a_note(tmp_path):
     with pytest.warns(DataWarning, match=r'taken as 13 x 32 with 32 channels. .*`layout="channels_first"`'):
         assert data.load(path).data_shape == (13, 32, 32)
     assert data.load(path, layout="channels_first").data_shape == (32, 32, 13)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 3), (1, 8, 4), (3, 6, 4)])
+def test_images_one_row_high_may_be_channels_first_and_give_a_note(tmp_path, shape):
+    path = save(tmp_path, RNG.integers(100, 256, (10, *shape), dtype=np.uint8))
+    with pytest.warns(
+        DataWarning, match=rf'taken as {shape[0]} x {shape[1]} with {shape[2]} channels.*`layout="channels_first"`'
+    ):
+        assert data.load(path).data_shape == shape
+    assert data.load(path, layout="channels_first").data_shape == (*shape[1:], shape[0])
+    assert data.load(path, layout="channels_last").notes == ()
 
 
 def test_every_part_is_converted(tmp_path):

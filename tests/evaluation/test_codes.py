@@ -117,14 +117,17 @@ def test_codes_that_would_be_wrong_are_refused(call, message, vae, params):
 
 ARRAY = np.zeros((10, 8, 8), np.uint8)
 GIVEN = {
-    "load an array": (lambda v: data.load(ARRAY), "got an array of shape (10, 8, 8) and dtype uint8. Save it by numpy.save("),
-    "load a list": (lambda v: data.load([ARRAY]), "data.load: expected the name or path of a data set, got a list. Save"),
+    "load an array": (lambda v: data.load(ARRAY), "got an array of shape (10, 8, 8) and dtype uint8. Use data.from_arrays("),
+    "load a list": (
+        lambda v: data.load([ARRAY]),
+        "data.load: expected the name or path of a data set, got a list. For data in",
+    ),
     "load twice": (lambda v: data.load(data.load("digits")), "It is loaded already"),
-    "prepare an array": (lambda v: data.prepare(ARRAY), "then use data.prepare(data.load('images.npy'))."),
+    "prepare an array": (lambda v: data.prepare(ARRAY), "Use data.prepare(data.from_arrays(array))."),
     "prepare a name": (lambda v: data.prepare("digits"), "Use data.prepare(data.load('digits'))."),
     "fit an array": (
         lambda v: training.fit(v, jnp.asarray(ARRAY), **FIT),
-        "use data.prepare(data.load(",
+        "Use data.prepare(data.from_arrays(array)).",
     ),
     "fit a data set": (
         lambda v: training.fit(v, data.load("digits"), **FIT),

@@ -42,11 +42,17 @@ def test_one_table_for_several_runs(healthy, collapsed):
     table = done.stdout.split("\n\n")[0].splitlines()
     assert len(table) == 3
     assert table[0].split()[:3] == ["run", "log", "p(x)"]
+    assert table[0].split()[-5:] == ["kNN", "acc.", "+-", "linear", "+-"]
     for out, line in zip(runs, table[1:], strict=True):
         found = json.loads((out / "evaluation.json").read_text())
         assert line.startswith(str(out))
         for name in ("log_px_mean", "test_elbo", "test_kl"):
             assert f"{found[name]:.3f}" in line
+        accuracies = [found[name] for name in ("knn_accuracy", "linear_probe_accuracy")]
+        errors = [found[f"{name}_standard_error"] for name in ("knn_accuracy", "linear_probe_accuracy")]
+        assert line.split()[-4:] == [f"{x:.4f}" for x in (accuracies[0], errors[0], accuracies[1], errors[1])]
+        assert min(accuracies) > found["majority_accuracy"] or out == collapsed[0]
+        assert f"{out}: accuracy of 10 labels from 1438 training codes on 359 test codes: 10 nearest" in done.stdout
         low, high = found["log_px_interval"]
         assert low < found["log_px_mean"] < (np.inf if high is None else high)
         ends = f"at least {low:.3f}" if high is None else f"in [{low:.3f}, {high:.3f}]"
@@ -67,7 +73,9 @@ def test_one_table_for_several_runs(healthy, collapsed):
             assert examples["log_px"].mean() == pytest.approx(found["log_px_mean"], rel=1e-5)
     assert "posterior collapse" in done.stdout.split("\n\n")[1]
     page = run("report.py", runs[0]) and (runs[0] / "report.html").read_text()
-    assert f"{json.loads((runs[0] / 'evaluation.json').read_text())['log_px_mean']:.3f}" in page
+    found = json.loads((runs[0] / "evaluation.json").read_text())
+    assert f"{found['log_px_mean']:.3f}" in page
+    assert f"{found['knn_accuracy']:.3f} ± {found['knn_accuracy_standard_error']:.3f}" in page
 
 
 def test_a_half_finished_run_is_evaluated_and_said_to_be(tmp_path):

@@ -131,13 +131,18 @@ def _dataset_help() -> str:
 
 
 def _with_absolute_dataset(config: "Config") -> "Config":
-    """Returns the settings with an absolute path of the data set, unless it is the name of a bundled or TFDS data set."""
-    path = os.path.expanduser(config.dataset)
-    if not config.dataset or not os.path.lexists(path):
-        return config
+    """Returns the settings with absolute paths of the data sets, unless they are names of bundled or TFDS data sets."""
+    fields = ("dataset", "validation_dataset", "test_dataset")
+    return dataclasses.replace(config, **{field: _absolute(getattr(config, field)) for field in fields})
+
+
+def _absolute(name: str) -> str:
+    path = os.path.expanduser(name)
+    if not name or not os.path.lexists(path):
+        return name
     from vae_jax.data.readers.registry import bundled
 
-    return config if config.dataset in bundled() else dataclasses.replace(config, dataset=os.path.abspath(path))
+    return name if name in bundled() else os.path.abspath(path)
 
 
 def _instance(cls: type[T], values: object) -> T:

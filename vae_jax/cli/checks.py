@@ -17,10 +17,11 @@ def expect_out(out: str, kind: str, example: str) -> None:
 
 def expect_outside_data(out: Path, config: Config) -> None:
     """Raises `UserError` where the figures of a run would become images of its data set."""
-    if os.path.isdir(config.dataset) and Path(os.path.abspath(out)).is_relative_to(os.path.abspath(config.dataset)):
-        raise UserError(
-            f"`out={out}`: expected a folder outside the data set {config.dataset}. Its figures would become images of it."
-        )
+    for dataset in (config.dataset, config.validation_dataset, config.test_dataset):
+        if os.path.isdir(dataset) and Path(os.path.abspath(out)).is_relative_to(os.path.abspath(dataset)):
+            raise UserError(
+                f"`out={out}`: expected a folder outside the data set {dataset}. Its figures would become images of it."
+            )
 
 
 def expect_seconds(**options: float) -> None:

@@ -206,7 +206,7 @@ def print_plan(built: "Built", out: Path) -> None:
     held_out = "" if dataset.validation is None else f", {len(dataset.validation)} validation"
     print(
         f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {shape} "
-        f"({built.data.description}; split: {dataset.split})\ntraining {describe_network(config)}, "
+        f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config)}, "
         f"{config.likelihood}, objective {describe_objective(config)}, prior {config.prior}, {config.epochs} "
         f"epochs of {num_steps} steps of {config.batch_size}, into {out}\n"
         f"{num_parameters(built.vae):,} parameters",

@@ -83,15 +83,20 @@ class Config:
         "Kind of example: (examples, columns) are vectors, (examples, height, width[, channels]) images. series: (examples, "
         "time, channels). vector: flattened. image: (examples, side * side) as well.",
     )
-    resize: tuple[int, ...] = _setting((), "Side, or height and width, to which pictures are resized.", low=1, high=65535)
+    resize: tuple[int, ...] = _setting(
+        (),
+        "Side, or height and width, to which pictures are resized (stretched, unless `crop` cuts out a square).",
+        low=1,
+        high=65535,
+    )
     crop: int | None = _setting(
         None, "Side of the central square that is cut out of each picture before it is resized.", low=1, high=65535
     )
     transpose: bool = _setting(False, "Exchange the height and the width of each image, for files such as those of EMNIST.")
     array: str = _setting("", "Name of the array to read from a file that has several, such as layers/counts of an .h5ad file.")
     label_column: str = _setting("", "Name of the column of a table that has the labels.")
-    validation_dataset: str = _setting("", "Path of the validation set, where it has files of its own.")
-    test_dataset: str = _setting("", "Path of the test set, where it has files of its own.")
+    validation_dataset: str = _setting("", "Name or path of the validation set, where it has files of its own.")
+    test_dataset: str = _setting("", "Name or path of the test set, where it has files of its own.")
     layout: Literal["auto", "channels_last", "channels_first"] = _setting(
         "auto",
         "Axes of arrays in files: (examples, height, width, channels) or (examples, channels, height, width). auto: channels "

@@ -92,7 +92,7 @@ def kept_type(name: str, dtype: np.dtype, low: float, high: float, is_image: boo
         raise UserError(f"{name}: expected integer levels >= 0, got {low:.0f} to {high:.0f}. {fix}")
     if low >= 0 and high <= (255 if is_image else 1):
         return np.dtype(np.uint8)
-    return np.dtype(np.uint16 if is_image and dtype == np.uint16 else np.int32)
+    return np.dtype(np.uint16 if is_image and dtype.kind == "u" and dtype.itemsize == 2 else np.int32)
 
 
 def check_finite(name: str, non_finite: NonFinite, num_examples: int) -> None:

@@ -22,6 +22,18 @@ class Dataset(NamedTuple):
     photographs, 16 for the digits, 1 for binary images. With a `rendering` the arrays hold a row of integers for each image
     instead, and `images` turns either into images.
 
+    Numbers mean the same in every format, and in memory:
+
+    - bool and uint8: levels. Zeros and ones are binary data. Likelihoods of pixels see level / max_level.
+    - Other integers of images: levels where all are from 0 to 255, and 16-bit levels where they are stored as uint16. Larger
+      ones are counts, kept as int32. Negative ones are refused.
+    - Other integers of vectors and series, of any width: whole numbers such as counts, kept as int32; beyond int32 they are
+      refused.
+    - Floats of any width: real numbers, kept as float32 on their own scale, whether in [0, 1], [-1, 1] or [0, 255]. Likelihoods
+      that need [0, 1] or levels refuse others and say how to convert them. Floats that leave [0, 1] by rounding alone, at most
+      1e-6, are clipped to it. Images of whole numbers up to 255 give a note.
+    - NaN, infinity, complex numbers, text and objects are refused.
+
     Attributes:
       name: the name or path that was loaded.
       train: training examples; `Rows` where they stay on disk, `SparseRows` for sparse matrices.

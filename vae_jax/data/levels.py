@@ -1,12 +1,13 @@
 """Conversion of stored arrays to events of levels, counts or float32, with the channels last, and the highest level."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
 from vae_jax.data.checks import check_finite, check_type, count_non_finite, kept_type
 from vae_jax.data.events import Event, as_event, event_shape
-from vae_jax.data.on_disk import Rows, value_range
+from vae_jax.data.on_disk import Rows, chunks, value_range
 from vae_jax.data.readers.listing import PARTS
 from vae_jax.data.sparse import SparseRows, with_one_type
 from vae_jax.data.split import Split
@@ -26,8 +27,12 @@ def _is_channels_first(shape: tuple[int, ...]) -> bool:
 
 
 def _may_be_channels_first(shape: tuple[int, ...]) -> bool:
-    """Returns whether a shape looks like square images behind an unusual number of channels."""
-    return len(shape) == 4 and shape[2] == shape[3] > 4 and 1 < shape[1] < shape[2] and shape[1] not in (3, 4)
+    """Returns whether a shape looks like images behind an unusual number of channels, or like images one row high."""
+    if len(shape) != 4:
+        return False
+    _, first, height, last = shape
+    is_square = height == last > 4 and 1 < first < height and first not in (3, 4)
+    return is_square or (first in (1, 3) and last in (3, 4) and first < min(height, last))
 
 
 def check_layout_of_known_format(name: str, layout: Layout) -> None:
@@ -199,7 +204,7 @@ def top_level(name: str, source: Split, max_level: int | None) -> tuple[int | No
       UserError: parts with different shapes or types, or a `max_level` that does not fit the data.
     """
     images = source.images_by_part()
-    if len({(array.shape[1:], array.dtype) for array in images.values()}) > 1:
+    if source.rendering is None and len({(array.shape[1:], array.dtype) for array in images.values()}) > 1:
         raise UserError(
             f"{name}: expected training, validation and test sets of one shape and dtype, got "
             + " and ".join(f"{part} {array.shape[1:]} {array.dtype}" for part, array in images.items())
@@ -218,7 +223,7 @@ def top_level(name: str, source: Split, max_level: int | None) -> tuple[int | No
                 f"{name}: `max_level={max_level}` is for integer levels, and these data are floats. Leave it out and save "
                 f"x / {max_level}, or save x.astype(np.uint8) where the floats are whole numbers."
             )
-        return None, []
+        return None, _note_on_whole_floats(name, images)
     largest = max(int(array.max()) for array in images.values())
     if max_level is not None:
         if largest > max_level:
@@ -233,6 +238,28 @@ def top_level(name: str, source: Split, max_level: int | None) -> tuple[int | No
         f"{name}: the largest level is {largest}, but levels are taken to run from 0 to {top}, so images are nearly black. If "
         f"{max(largest, 1)} is the highest level, pass `max_level={max(largest, 1)}`. Likelihoods of counts are not affected."
     ]
+
+
+def _note_on_whole_floats(name: str, images: Mapping[str, np.ndarray | Rows | SparseRows]) -> list[str]:
+    """Returns a note on images of bytes that are stored as floats."""
+    dense = [array for array in images.values() if not isinstance(array, SparseRows)]
+    if len(images["train"].shape) != 4 or len(dense) < len(images):
+        return []
+    ranges = [value_range(array) for array in dense]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if low < 0 or not 1 < high <= 255 or not all(map(_is_whole, dense)):
+        return []
+    return [
+        f"{name}: images are whole numbers from {low:.0f} to {high:.0f} stored as floats, and are taken as real numbers. For "
+        "levels, which are scaled to [0, 1], save x.astype(np.uint8)."
+    ]
+
+
+def _is_whole(array: np.ndarray | Rows) -> bool:
+    """Returns whether all numbers of an array of floats are whole."""
+    if isinstance(array, Rows):
+        return bool(np.array_equal(array.scan.values, np.round(array.scan.values)))
+    return all(np.array_equal(chunk, np.round(chunk)) for chunk in chunks(array))
 
 
 def _note_on_integers(name: str, largest: int) -> list[str]:

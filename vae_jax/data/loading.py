@@ -50,16 +50,10 @@ def load(
 ) -> Dataset:
     """Loads a data set by name or path.
 
-    All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. Floats that leave [0, 1]
-    by rounding alone, at most 1e-6, are clipped to it. `data.readers.help_lines()` lists all formats, and
-    `data.readers.register` adds one.
+    All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. `data.readers.help_lines()`
+    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means.
 
-    An .npz file may hold x_train, x_validation and x_test (also X_train, train_images, val, valid ...), labels of each,
-    `factors` of the training images and `test_factors`, integers (examples, factors), and their `factor_names`. Folders in a
-    folder of images that are named train, val (valid, validation, dev) and test are the splits. Without test/ the test set is
-    split off train/. Files are in the order of their names, with numbers in names compared by value. Images are turned as
-    their EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and sprites),
-    and gray images among color images get three equal channels.
+    The docstring of `data.readers` says which files and arrays of a folder or an archive are the parts, labels and factors.
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
@@ -70,8 +64,9 @@ def load(
       validation_fraction: share of the training examples held out for validation, in [0, 1), unless the source has its own
         validation set.
       split_seed: seed of a random split, a whole number >= 0.
-      stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, or of a TFDS data set, which is
-        decoded into an .npy file in the cache folder. They are read through once. Nothing else differs.
+      stream: leave the training images on disk, as `Rows`: of an .npy file, of raw IDX files, of an .npz file without
+        compression, or of sources that are unpacked or decoded into an .npy file in the cache folder: other .npz files, Cars3D,
+        TFDS, folders of images. They are read through once. Nothing else differs.
       max_level: the highest level of integers, 1 to 65535. By default 1 for arrays of zeros and ones, else 255 for images with
         levels up to 255 and for bytes, and 65535 for larger levels that are stored as uint16. Other integers are counts.
       layout: "channels_first" where arrays in files are (examples, channels, height, width), "channels_last" where they are
@@ -80,12 +75,16 @@ def load(
       event: the kind of example. "auto" takes (examples, columns) as vectors, (examples, height, width) as gray images, and
         (examples, height, width, channels) as images. "series" takes (examples, time, channels) as series, "vector" flattens
         each example, and "image" takes (examples, side * side) as square gray images.
-      resize: side, or (height, width), to which pictures of a folder are resized. (): as they are.
-      crop: side of the central square that is cut out of each picture before it is resized. None: the whole picture.
+      resize: side, or (height, width), to which pictures of a folder are resized, by Pillow's bilinear filter with
+        antialiasing. Pictures of other proportions are stretched, which a note says. (): as they are.
+      crop: side of the central square that is cut out of each picture before it is resized, where torchvision's `CenterCrop`
+        cuts it. `crop=148, resize=64` is the protocol of CelebA. None: the whole picture.
       transpose: exchange the height and the width of each image, for files such as those of EMNIST.
-      array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file.
-      label_column: name of the column of a table that has the labels.
+      array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file, or of the data
+        set in a folder of IDX files, such as "emnist-letters".
+      label_column: name of the column of a table that has the labels, or "coarse" for those of CIFAR-100.
       validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
+        They are read like `name`, into memory. Of a source with several parts the one that is meant is used.
 
     Returns:
       Checked examples of all parts, on the host.

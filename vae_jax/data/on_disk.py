@@ -61,7 +61,8 @@ class Scan(NamedTuple):
 class _File:
     """An array in a file, mapped into memory twice: once for reading it through, once for picking rows in any order."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int):
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int, highest: float | None = None):
+        self.highest = highest
         self.path, self.end = path, offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
         if path.stat().st_size < self.end:
             raise UserError(
@@ -204,8 +205,8 @@ class Rows:
         return Rows(self._file, self._view._replace(to_bytes=to_bytes))
 
     def max(self) -> float:
-        """Returns the highest stored number."""
-        return self.scan.high
+        """Returns the highest stored number, or a bound of it where the file was opened with one."""
+        return self.scan.high if self._file.highest is None else self._file.highest
 
     @cached_property
     def scan(self) -> Scan:
@@ -259,9 +260,16 @@ class Rows:
         return self._view.to_bytes(images) if self._view.to_bytes else images
 
 
-def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> Rows:
-    """Opens the rows of an array in C order that starts `offset` bytes into a file."""
-    return Rows(_File(path, shape, dtype, offset))
+def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int, highest: float | None = None) -> Rows:
+    """Opens the rows of an array in C order that starts `offset` bytes into a file.
+
+    Args:
+      path: the file.
+      shape, dtype, offset: of the array.
+      highest: the highest number of the data set that the rows belong to, where it is known, so that `Rows.max` does not read
+        the file.
+    """
+    return Rows(_File(path, shape, dtype, offset, highest))
 
 
 def header(rows: "np.ndarray | Rows | SparseRows") -> bytes:

@@ -116,10 +116,7 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
     if likelihood.support == "real":
         return
     if likelihood.support == "levels" and dataset.max_level is None:
-        raise UserError(
-            f"{dataset.name}: {likelihood.name} expects integer levels, got floats. For images in [0, 1] save "
-            f"(x * 255).round().astype(np.uint8), or use {_USE_GAUSSIAN}."
-        )
+        raise UserError(f"{dataset.name}: {likelihood.name} expects integer levels, got {_numbers_without_levels(dataset)}")
     scale = None if likelihood.support == "counts" else dataset.max_level
     rendered = np.arange(2, dtype=np.uint8)  # the only levels of rendered images
     representatives = _representatives_of_all([rendered] if dataset.rendering else dataset.images_by_part().values())
@@ -128,6 +125,16 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
         is_counts = likelihood.support == "counts"
         fix = _not_counts(dataset) if is_counts else _fix(likelihood, float(on_scale.min()), float(on_scale.max()))
         raise UserError(f"{dataset.name}: {problem}. {fix}")
+
+
+def _numbers_without_levels(dataset: Dataset) -> str:
+    """Returns a phrase for numbers that are not levels, and a sentence that says how they can be modeled."""
+    low, high = _range_of_all(dataset.images_by_part().values())
+    if dataset.train.dtype == np.float32:
+        fix = "For images in [0, 1] save (x * 255).round().astype(np.uint8), or use" if low >= 0 and high <= 1 else "Use"
+        return f"floats. {fix} {_USE_GAUSSIAN}."
+    fix = f"Use `max_level={high:.0f}`, or" if low >= 0 and high <= 65535 else "Use"
+    return f"whole numbers from {low:.0f} to {high:.0f} without a highest level. {fix} {_USE_GAUSSIAN}."
 
 
 def _fix(likelihood: Likelihood, low: float, high: float) -> str:

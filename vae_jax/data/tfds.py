@@ -88,6 +88,8 @@ def _to_split(records: dict[str, Records], features: Features, notes: tuple[str,
         factor_names=features.factors,
         channels_last=True,
         notes=notes,
+        validation_labels=validation.labels if validation else None,
+        label_names=features.label_names,
     )
 
 
@@ -183,4 +185,4 @@ def _features(builder: Builder, name: str) -> Features:
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     label = "label" if "label" in labels else labels[0] if labels else None
     factors = next((names for names in _FACTOR_NAMES if set(features).issuperset(f"label_{name}" for name in names)), None)
-    return Features(images[0], label, factors)
+    return Features(images[0], label, factors, tuple(features[label].names) if label else None)

@@ -23,6 +23,7 @@ class Feature(Protocol):
 
     shape: tuple[int | None, ...]
     np_dtype: np.dtype
+    names: Sequence[str]  # of a `ClassLabel`
 
 
 class SplitInfo(Protocol):
@@ -66,11 +67,13 @@ class Features(NamedTuple):
       image: the image.
       label: an integer label, where there is one.
       factors: the factors that the image was made from, in their published order, where there are any.
+      label_names: the name of each label 0, 1, 2, ...
     """
 
     image: str
     label: str | None
     factors: tuple[str, ...] | None
+    label_names: tuple[str, ...] | None = None
 
 
 class Records(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 from published_files import NORB, cifar_bytes, norb_bytes
 
 from vae_jax import data
+from vae_jax.data.readers import amat
 from vae_jax.errors import DataWarning, UserError
 
 RNG = np.random.default_rng(0)
@@ -45,8 +46,18 @@ def test_amat_with_floats_and_labels(tmp_path):
     np.testing.assert_array_equal(whole(got)[..., 0], images)
     np.testing.assert_array_equal(whole(got, "_labels"), labels)
     assert "the last column has the labels" in got.split
+    vectors = data.load(tmp_path / "a.amat", event="vector", **LAST)
+    np.testing.assert_array_equal(whole(vectors), images.reshape(12, -1))
+    np.testing.assert_array_equal(whole(vectors, "_labels"), labels)
     np.savetxt(tmp_path / "b.amat", images[:, :2, :5].reshape(12, 10))
     np.testing.assert_allclose(whole(data.load(tmp_path / "b.amat", **LAST)), images[:, :2, :5].reshape(12, 10))
+
+
+def test_zeros_and_ones_are_read_without_parsing():
+    assert amat._as_bits(b"0 1 1\n1 0 0\n").tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert amat._as_bits(b"0 1 1 \r\n1 0 0").tolist() == [[0, 1, 1], [1, 0, 0]]
+    for other in (b"0 2 1\n", b"0 1\n1 01\n", b"0,1\n1 0\n", b"0 1\n1 0 1\n", b"10 1\n", b"\n", b"0 1\n1"):
+        assert amat._as_bits(other) is None
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*stored as floats")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["u1", ">i4", "<f8"])
 def test_rows_are_read_from_the_file_or_from_a_copy(tmp_path, layout, dtype):

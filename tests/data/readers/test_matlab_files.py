@@ -1,6 +1,7 @@
 """MATLAB files: Omniglot, the Caltech silhouettes, the Frey faces, SVHN, Cars3D, and other arrays, written by SciPy."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -197,12 +198,13 @@ def test_the_only_array_is_read(tmp_path):
 
 def test_arrays_with_known_names_are_read(tmp_path):
     images = RNG.integers(0, 256, (12, 3, 4), dtype=np.uint8)
-    arrays = {"X_train": images[:8], "y_train": np.arange(8), "X_test": images[8:], "y_test": np.arange(4)[:, None]}
+    arrays = {"X_train": images[:8], "y_train": np.arange(8.0), "X_test": images[8:], "y_test": np.arange(4)[:, None]}
     savemat(tmp_path / "a.mat", arrays)
     got = data.load(tmp_path / "a.mat")
     np.testing.assert_array_equal(got.train[..., 0], images[:8])
     np.testing.assert_array_equal(got.test[..., 0], images[8:])
-    np.testing.assert_array_equal(got.train_labels, np.arange(8))  # stored as a matrix with one row
+    np.testing.assert_array_equal(got.train_labels, np.arange(8))  # stored as floats, as a matrix with one row
+    assert (got.train_labels.dtype.kind, got.label_names) == ("i", None)
     np.testing.assert_array_equal(got.test_labels, np.arange(4))
 
 
@@ -223,7 +225,7 @@ def test_an_array_is_chosen_by_its_name(tmp_path):
 
 def test_text_cells_and_structures_are_never_read(tmp_path):
     savemat(tmp_path / "a.mat", {"name": "abc", "cell": np.array([1, "x"], dtype=object), "s": {"x": np.zeros((3, 4))}})
-    with pytest.raises(UserError, match=r"expected one array of examples, got no numeric array\. Save the examples as"):
+    with pytest.raises(UserError, match=r"expected one array of examples, got no numeric array\. Save the examples"):
         data.load(tmp_path / "a.mat")
 
 
@@ -257,6 +259,18 @@ def test_damaged_and_too_large_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 90)
     with pytest.raises(UserError, match="unpacks to 0 GiB, and this machine has 0 GiB"):
         data.load(path)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_an_array_that_unpacks_to_more_than_its_shape_is_refused(tmp_path, small):
+    savemat(tmp_path / "a.mat", {"x" if small else "a_long_name": np.arange(1200.0).reshape(40, 30)})
+    content = bytearray((tmp_path / "a.mat").read_bytes())
+    place = content.index(struct.pack("<2I", 9, 9600)) + 4
+    content[place : place + 4] = struct.pack("<I", 2_000_000_000)
+    packed = zlib.compress(bytes(content[128:]))
+    (tmp_path / "a.mat").write_bytes(bytes(content[:128]) + struct.pack("<2I", 15, len(packed)) + packed)
+    with pytest.raises(UserError, match="An array of 1200 numbers has 2000000000 bytes"):
+        data.load(tmp_path / "a.mat")
 
 
 def test_resizing_is_for_cars_alone(tmp_path):

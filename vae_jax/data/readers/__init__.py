@@ -2,6 +2,24 @@
 
 A new format is one module that calls `register`, and its import below. Where two readers take the same files, the later
 import wins: a folder with both IDX files and pictures is read as pictures.
+
+A folder may hold files for each part: train, val (valid, validation, dev, eval) or test in their names, or in those of
+their folders, tells the part. Several files of a part are joined in natural order. Labels (y_train.npy) belong to theirs.
+
+An .npz file may hold x_train, x_validation and x_test (also X_train, train_images, val, valid ...), labels of each,
+`factors` of the training images and `test_factors`, integers (examples, factors), and their `factor_names`. Folders in a
+folder of images that are named train, val (valid, validation, dev) and test are the splits. Without test/ the test set is
+split off train/. Files are in the order of their names, with numbers in names compared by value. Images are turned as
+their EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and sprites),
+and gray images among color images get three equal channels.
+
+Class folders of images are labels: the first folder below train, val and test, or below the folder itself where those are
+missing, if every image is in one and there are at least two. They are numbered in sorted order, as torchvision's
+`ImageFolder` does. Folders that number the images through, as FFHQ's 00000 and 01000 do, are not classes. CelebA's
+list_eval_partition and list_attr_celeba (.txt, or Kaggle's .csv) in the folder or beside it are the split and the factors.
+
+Images of a folder are decoded in parallel. Where they are resized, cut, streamed, more than 2,000 or more than 64 MiB, they
+are written to the cache folder, and read from there until a file of the folder changes.
 """
 
 from vae_jax.data.readers import amat as amat

@@ -32,14 +32,12 @@ def _read_amat(request: Request) -> Split:
         raise UserError(f"{path}: expected rows of numbers of one length. {reason}. The file is damaged.") from None
     if not numbers.size:
         raise UserError(f"{path}: expected rows of numbers, got none. The file is empty.")
-    if request.options.event not in ("auto", "image"):
-        return Split(numbers)
     columns, labels, conversion = numbers.shape[1], None, ""
-    if not _is_square(columns) and _is_square(columns - 1) and (numbers[:, -1] == np.round(numbers[:, -1])).all():
+    if columns > 64 and _is_square(columns - 1) and (numbers[:, -1] == np.round(numbers[:, -1])).all():
         numbers, labels = numbers[:, :-1], numbers[:, -1].astype(np.int64)
         columns, conversion = columns - 1, "the last column has the labels"
-    if not _is_square(columns):
-        return Split(numbers)
+    if request.options.event not in ("auto", "image") or not _is_square(columns):
+        return Split(numbers, labels, conversion=conversion)
     side = math.isqrt(columns)
     return Split(numbers.reshape(-1, side, side), labels, conversion=conversion)
 

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +60,8 @@ def cars_images(
     check_fits_in_memory(path, len(files) * count * height * width * 3)
 
     def all_images() -> np.ndarray:
+        from concurrent.futures import ThreadPoolExecutor
+
         images = np.empty((len(files) * count, height, width, 3), np.uint8)
         with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
             for index, pictures in enumerate(pool.map(images_of, files)):

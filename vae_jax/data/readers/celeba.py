@@ -1,8 +1,9 @@
 """CelebA's lists of pictures: the partition into training, validation and test set, and 40 binary attributes."""
 
 import csv
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,12 @@ class Table(NamedTuple):
     Attributes:
       path: its file.
       columns: the names of the columns after that of the file names.
-      rows: the entries after the file name, by the file name without its ending.
+      rows: the entries after the file name, with spaces between them, by the file name without its ending.
     """
 
     path: Path
     columns: Sequence[str]
-    rows: Mapping[str, Sequence[str]]
+    rows: Mapping[str, str]
 
 
 class Factors(NamedTuple):
@@ -111,36 +112,45 @@ def _read(path: Path, columns: list[str] | None) -> Table:
     pictures and one with the names of the attributes. Kaggle's CSV files start with a line with the names of all columns.
     """
     try:
-        check_fits_in_memory(path, 10 * path.stat().st_size)
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = list(csv.reader(lines)) if path.suffix == ".csv" else [line.split() for line in lines]
+        check_fits_in_memory(path, path.stat().st_size)
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file) if path.suffix == ".csv" else map(str.split, file)
+            return _table(path, filter(None, rows), columns)
     except UserError:
         raise
     except (*UNREADABLE, csv.Error) as error:
         raise UserError(f"{path}: cannot be read: {error}.") from None
-    rows = [row for row in rows if row]
-    num_expected, start = None, 0
+
+
+def _table(path: Path, rows: Iterator[list[str]], columns: list[str] | None) -> Table:
+    """Checks the rows of a list and collects them.
+
+    Args:
+      path: the list, for messages.
+      rows: its rows that are not empty.
+      columns: the names of the columns where the file has none.
+    """
+    num_expected, num_header_lines = None, 0
     if path.suffix == ".csv":
-        columns, start = (rows[0][1:] if rows else []), 1
+        columns, num_header_lines = next(rows, [])[1:], 1
     elif columns is None:
-        count = rows[0] if rows else []
-        if len(count) != 1 or not count[0].isdigit() or len(rows) < 2:
+        count = next(rows, [])
+        if len(count) != 1 or not count[0].isdigit():
             raise UserError(f"{path}: expected the number of pictures in the first line, got {' '.join(count)[:40]!r}.")
-        num_expected, columns, start = int(count[0]), rows[1], 2
+        num_expected, columns, num_header_lines = int(count[0]), next(rows, []), 2
     if not columns:
-        raise UserError(f"{path}: expected the names of columns in the first line, got none. The file is damaged.")
-    body = rows[start:]
-    bad = next((index for index, row in enumerate(body, start + 1) if len(row) != len(columns) + 1), None)
-    if bad is not None or (num_expected is not None and len(body) != num_expected):
-        got = f"{len(body)} rows for {num_expected} pictures" if bad is None else f"{len(rows[bad - 1])} in row {bad}"
-        raise UserError(
-            f"{path}: expected a file name and {len(columns)} {'entry' if len(columns) == 1 else 'entries'} for each picture, "
-            f"got {got}. The file is damaged."
-        )
-    table = {Path(row[0]).stem: row[1:] for row in body}
-    if len(table) < len(body):
-        twice = next(name for name, count in Counter(Path(row[0]).stem for row in body).items() if count > 1)
-        raise UserError(f"{path}: expected one row for each picture, got several for {twice}. Remove all but one.")
+        raise UserError(f"{path}: expected the names of columns at its start, got none. The file is damaged.")
+    expected = f"expected a file name and {len(columns)} {'entry' if len(columns) == 1 else 'entries'} for each picture"
+    table: dict[str, str] = {}
+    for line, (name, *entries) in enumerate(rows, num_header_lines + 1):
+        if len(entries) != len(columns):
+            raise UserError(f"{path}: {expected}, got {len(entries)} entries in line {line}. The file is damaged.")
+        stem = os.path.splitext(name)[0]
+        if stem in table:
+            raise UserError(f"{path}: expected one row for each picture, got several for {name}. Remove all but one.")
+        table[stem] = " ".join(entries)  # much smaller than a list
+    if num_expected not in (None, len(table)):
+        raise UserError(f"{path}: {expected}, got {len(table)} rows for {num_expected} pictures. The file is damaged.")
     return Table(path, columns, table)
 
 
@@ -192,7 +202,7 @@ def divide_by_partition(folder: Path, parts: Parts, lists: Lists) -> Parts:
 def _divided(folder: Path, files: Sequence[Path], partition: Table, notes: list[str]) -> Parts:
     by_part: dict[str, list[Path]] = {part: [] for part in PARTS}
     for file in files:
-        number = partition.rows[file.stem][0].strip()
+        number = partition.rows[file.stem].strip()
         if number not in _PART_BY_NUMBER:
             raise UserError(f"{partition.path}: expected 0, 1 or 2 for {file.name}, got {number!r}. The file is damaged.")
         by_part[_PART_BY_NUMBER[number]].append(file)
@@ -227,7 +237,7 @@ def attribute_factors(folder: Path, parts: Parts, attributes: Table | None) -> F
 
 def _levels(files: Sequence[Path], attributes: Table) -> np.ndarray:
     try:
-        rows = [bytes(map(_LEVELS.__getitem__, attributes.rows[file.stem])) for file in files]
+        rows = [bytes(map(_LEVELS.__getitem__, attributes.rows[file.stem].split())) for file in files]
     except KeyError as error:
         got = error.args[0]
         raise UserError(f"{attributes.path}: expected -1 and 1, got {got!r}. The file is damaged.") from None

@@ -28,16 +28,17 @@ def _read_folder(request: Request) -> Split:
     channels. Pictures that are many, resized, cut or streamed are decoded once, into the cache folder.
     """
     folder = request.path
-    files = [file for file in request.files if is_picture(file)]
+    list_files = [file for file in request.files if is_list(file)]
+    files = [file for file in request.files if file not in list_files]
     if not files:
-        raise UserError(f"{folder}: expected PNG or JPEG images beside {request.files[0].name}, got none.")
-    lists = read_lists(folder, [file for file in request.files if is_list(file)])
+        raise UserError(f"{folder}: expected PNG or JPEG images beside {list_files[0].name}, got none.")
+    lists = read_lists(folder, list_files)
     parts = divide_by_partition(folder, divide_by_folders(folder, files), lists)
     factors = attribute_factors(folder, parts, lists.attributes)
     labels = class_labels(folder, parts)
     pictures = Pictures(folder, [file for group in parts.files.values() for file in group], request.options)
-    images, changes = decoded(pictures, request.stream)
-    arrays = _divide(images, {part: len(group) for part, group in parts.files.items()}, request.stream)
+    images, changes, highest = decoded(pictures, request.stream)
+    arrays = _divide(images, {part: len(group) for part, group in parts.files.items()}, request.stream, highest)
     return Split(
         arrays["train"],
         labels.by_part.get("train"),
@@ -56,7 +57,7 @@ def _read_folder(request: Request) -> Split:
     )
 
 
-def _divide(images: np.ndarray, sizes: Mapping[str, int], stream: bool) -> dict[str, np.ndarray | Rows]:
+def _divide(images: np.ndarray, sizes: Mapping[str, int], stream: bool, highest: int | None) -> dict[str, np.ndarray | Rows]:
     """Returns the rows of each part, which follow each other. With `stream` the training images stay in their file.
 
     The training images of a source without a test set stay mapped, because dividing them copies them.
@@ -67,7 +68,7 @@ def _divide(images: np.ndarray, sizes: Mapping[str, int], stream: bool) -> dict[
         rows = images[first : first + size]
         if isinstance(images, np.memmap) and stream and part == "train":
             path = Path(str(images.filename))
-            arrays[part] = open_array(path, rows.shape, rows.dtype, images.offset + first * rows[:1].nbytes)
+            arrays[part] = open_array(path, rows.shape, rows.dtype, images.offset + first * rows[:1].nbytes, highest)
         elif isinstance(images, np.memmap) and (part != "train" or "test" in sizes):
             arrays[part] = np.array(rows)
         else:

@@ -64,8 +64,7 @@ def natural_key(path: Path) -> tuple[list[str], Path]:
       >>> [path.name for path in sorted(map(Path, ["b1", "a10", "a9", "a-1", "a09"]), key=natural_key)]
       ['a-1', 'a09', 'a9', 'a10', 'b1']
     """
-    *parents, name = path.parts or ("",)
-    return [*map(_natural_parent, parents), _natural(name)], path
+    return [*_natural_parents(path.parts[:-1]), *map(_natural, path.parts[-1:])], path
 
 
 def _natural(name: str) -> str:
@@ -73,7 +72,9 @@ def _natural(name: str) -> str:
     return _NUMBER.sub(lambda match: f"0{chr(len(digits := match[0].lstrip('0')))}{digits}", name)
 
 
-_natural_parent = functools.lru_cache(1024)(_natural)
+@functools.lru_cache(1024)
+def _natural_parents(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(_natural, names))
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -82,18 +83,21 @@ def list_files(folder: Path) -> list[Path]:
     waiting = [folder]
     while waiting:
         parent = waiting.pop()
-        with contextlib.suppress(PermissionError), os.scandir(parent) as entries:
-            for entry in entries:  # which know their kind, so that a folder of many files is listed quickly
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(parent / entry.name)
-                elif not entry.name.startswith(".") and _is_file(entry):
-                    files.append(parent / entry.name)
+        try:
+            with os.scandir(parent) as entries:  # which know their kind, so that a folder of many files is listed quickly
+                is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries if _is_listed(entry)}
+        except PermissionError:
+            continue
+        for path in parent.iterdir():
+            if path.name in is_folder:
+                (waiting if is_folder[path.name] else files).append(path)
     return sorted(files, key=natural_key)
 
 
-def _is_file(entry: "os.DirEntry[str]") -> bool:
+def _is_listed(entry: "os.DirEntry[str]") -> bool:
+    """Returns whether an entry is a folder, or a file that is not hidden."""
     try:
-        return entry.is_file()
+        return entry.is_dir(follow_symlinks=False) or (not entry.name.startswith(".") and entry.is_file())
     except OSError:  # a link in a loop
         return False
 

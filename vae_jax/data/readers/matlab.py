@@ -5,7 +5,9 @@ left of the column order is inside of flattened images, whose pixels go down the
 """
 
 import math
-from collections.abc import Callable, Mapping
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +58,7 @@ def read_variable(path: Path, name: str, variable: Variable) -> np.ndarray:
 
     check_fits_in_memory(path, variable.num_bytes)
     try:
+        _check_packed_sizes(path)
         with silence():
             array = loadmat(str(path), appendmat=False, variable_names=[name])[name]
     except Exception as error:
@@ -63,6 +66,35 @@ def read_variable(path: Path, name: str, variable: Variable) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.shape != variable.shape:
         raise UserError(f"{path}: expected {name!r} to be an array of shape {variable.shape}. The file is damaged.")
     return array
+
+
+def _check_packed_sizes(path: Path) -> None:
+    """Raises `ValueError` where a compressed array says that it holds more bytes than its shape, which SciPy would unpack."""
+    with path.open("rb") as file:
+        header = file.read(128)
+        order = "<" if header[126:128] == b"IM" else ">"
+        while header.startswith(b"MATLAB 5.0") and len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}2I", tag)
+            end = file.tell() + size
+            if kind == 15:  # a compressed element: a matrix with the elements flags, shape, name and numbers
+                start = zlib.decompressobj().decompress(file.read(min(size, 4096)), 4096)[8:]
+                (_, flags), (_, shape), _, (num_bytes, _) = (*_elements(start, order), *[(0, b"")] * 4)[:4]
+                count = math.prod(np.frombuffer(shape, f"{order}i4").tolist())
+                if 6 <= struct.unpack(f"{order}I", flags[:4].ljust(4, b"\0"))[0] % 256 <= 15 and num_bytes > 8 * count:
+                    raise ValueError(f"An array of {count} numbers has {num_bytes} bytes.")
+            file.seek(end)
+
+
+def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Yields the size and the content (as far as it is there) of the elements of a matrix."""
+    place = 0
+    while place + 8 <= len(content):
+        kind, size = struct.unpack(f"{order}2I", content[place : place + 8])
+        first = place + 8
+        if kind >> 16:  # a small element, whose content is in the second half of the tag
+            size, first = kind >> 16, place + 4
+        yield size, content[first : first + size]
+        place = place + 8 if kind >> 16 else first + (size + 7) // 8 * 8
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -102,17 +134,18 @@ def _read_arrays(request: Request, shapes: _Shapes, read: _Read) -> Split:
         if len(tables) != 1:
             listed = joined((f"{name} {shape}" for name, shape in shapes.items()), 10) if shapes else "no numeric array"
             fix = (
-                f'Name the array that is meant, such as `array="{tables[0]}"`.' if tables else "Save the examples as a matrix."
+                f'Name the array that is meant, such as `array="{tables[0]}"`.'
+                if tables
+                else "Save the examples as a full matrix."
             )
             raise UserError(f"{path}: expected one array of examples, got {listed}. {fix}")
         roles[TRAIN_IMAGES] = tables[0]
 
-    def read_column(name: str) -> np.ndarray:
-        values = read(name)
-        is_column = name in roles.values() and name != roles[TRAIN_IMAGES] and values.ndim == 2 and 1 in values.shape
-        return values.ravel() if is_column else values
+    def read_array(name: str) -> np.ndarray:
+        is_label = any(name == array and role.kind == "labels" for role, array in roles.items())
+        return _as_labels(read(name)) if is_label else read(name)
 
-    split, used = split_of_arrays(roles, read_column, check=array is not None)
+    split, used = split_of_arrays(roles, read_array, check=array is not None)
     notes = ()
     if unused := [name for name in shapes if name not in used]:
         verb, noun = ("is", "the array") if len(unused) == 1 else ("are", "the arrays")
@@ -122,6 +155,14 @@ def _read_arrays(request: Request, shapes: _Shapes, read: _Read) -> Split:
         notes += (f"{path}: MATLAB flattens images by columns. If they lie on their side, pass `transpose=True`.",)
     axes = ", ".join(["examples", *("rows", "columns", "channels")[: num_axes - 1]])
     return split._replace(conversion=f"{roles[TRAIN_IMAGES]} is read as ({axes})", notes=notes)
+
+
+def _as_labels(values: np.ndarray) -> np.ndarray:
+    """Returns labels as a vector, and as integers where MATLAB stores whole numbers as floats."""
+    if 1 in values.shape:
+        values = values.ravel()
+    is_whole = values.dtype.kind == "f" and (values == np.round(values)).all()
+    return values.astype(np.int64) if is_whole else values
 
 
 def square_images(flat: np.ndarray) -> np.ndarray:
@@ -148,7 +189,7 @@ def _read_omniglot(shapes: _Shapes, read: _Read) -> Split:
         if name not in shapes:
             return None
         target = read(name)
-        return target.argmax(axis=0) if min(target.shape) > 1 else target.ravel()
+        return target.argmax(axis=0) if min(target.shape) > 1 else _as_labels(target)
 
     return Split(
         square_images(read("data").T),
@@ -180,7 +221,7 @@ def _read_caltech(shapes: _Shapes, read: _Read) -> Split:
         return square_images(1 - stored)
 
     def labels(part: str) -> np.ndarray | None:
-        return read(f"{part}_labels").ravel() if f"{part}_labels" in shapes else None
+        return _as_labels(read(f"{part}_labels")) if f"{part}_labels" in shapes else None
 
     return Split(
         images("train"),
@@ -212,7 +253,7 @@ def _is_svhn(path: Path, shapes: _Shapes) -> bool:
 
 def _read_svhn(shapes: _Shapes, read: _Read) -> Split:
     """Reads one part of SVHN in the format of cropped digits, (32, 32, 3, examples). The label 10 stands for the digit 0."""
-    digits = read("y").ravel()
+    digits = _as_labels(read("y"))
     images = np.moveaxis(read("X"), -1, 0)
     conversion = "the last axis of the file is that of the images; the label 10 is the digit 0"
     return Split(images, np.where(digits == 10, 0, digits), channels_last=True, conversion=conversion)

@@ -141,8 +141,8 @@ register(
     Reader(
         "npz",
         ".npz archives",
-        "an .npz file: arrays of training images (train or x_train), test images (test or x_test), labels and factors; the "
-        "archives of dSprites, MPI3D, MedMNIST and downsampled ImageNet",
+        "an .npz file: arrays of training images (train or x_train), test images (test or x_test), labels and factors, "
+        "or the archive of dSprites, MPI3D, MedMNIST or downsampled ImageNet",
         _read_npz,
         endings=(".npz",),
         can_stream=True,

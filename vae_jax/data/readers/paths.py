@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vae_jax.data.readers import part_files, registry
-from vae_jax.data.readers.listing import folders_of, joined, list_files, note_on_other_files
+from vae_jax.data.readers.listing import folders_of, joined, list_files, natural_key, note_on_other_files
 from vae_jax.data.readers.registry import Reader, ReadOptions, Request
 from vae_jax.data.readers.unsupported import unsupported_kind
 from vae_jax.data.split import Split
@@ -123,8 +123,7 @@ def _read_folder(folder: Path, stream: bool, options: ReadOptions) -> Split:
         recognized = [file for file in recognized if not _is_hidden(file, folder)] or recognized
         kind = f"{kind} outside of hidden folders"
     split = reader.read(Request(folder, recognized, stream, options))
-    used = set(recognized)
-    rest = [file for file in files if file not in used]
+    rest = sorted(set(files).difference(recognized), key=natural_key) if len(recognized) < len(files) else []
     return split._replace(notes=(*split.notes, *note_on_other_files(folder, rest, kind)))
 
 

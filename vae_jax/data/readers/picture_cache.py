@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -32,10 +34,12 @@ class Decoded(NamedTuple):
     Attributes:
       images: (pictures, ...); a read-only map of a file in the cache folder, or an array in memory.
       changes: the changes that were made to the pictures.
+      highest: the highest level; None where it was not noted.
     """
 
     images: np.ndarray
     changes: Changes
+    highest: int | None = None
 
 
 class _Entry(NamedTuple):
@@ -107,15 +111,16 @@ def _entry(pictures: Pictures) -> _Entry:
     where = os.path.realpath(folder)
     how = [_VERSION, PIL.__version__, options.resize, options.crop, options.transpose]
     key = hashlib.sha256(json.dumps([where, how]).encode()).hexdigest()[:12]
-    state = hashlib.sha256(key.encode())
-    start = len(str(folder)) + 1
+    lines = [key]
+    depth = len(folder.parts)
     for file in files:
         try:
             now = os.stat(file)
         except OSError as error:
             raise UserError(f"{file}: not a readable image. {error.strerror}") from None
         # The time of the last change of any kind notices a file that was replaced by one with the same size and time.
-        state.update(os.fsencode(f"{str(file)[start:]}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}\n"))
+        lines.append(f"{os.sep.join(file.parts[depth:])}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}")
+    state = hashlib.sha256(os.fsencode("\n".join(lines)))
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(where).name)[:40]
     return _Entry(cache_dir() / "pictures", f"{name}-{key}", state.hexdigest()[:16])
 
@@ -127,9 +132,10 @@ def _read(entry: _Entry) -> Decoded | None:
         images = np.load(entry.path / _IMAGES, mmap_mode="r", allow_pickle=False)
         changes = {str(name): Change(int(total), str(first)) for name, (total, first) in record["changes"].items()}
         is_whole = list(images.shape) == record["shape"] and str(images.dtype) == record["dtype"]
+        highest = int(record["highest"])
     except (*UNREADABLE, AttributeError):
         return None
-    return Decoded(images, changes) if is_whole else None
+    return Decoded(images, changes, highest) if is_whole else None
 
 
 def _write_alone(pictures: Pictures, planned: Plan, entry: _Entry) -> Decoded:
@@ -142,7 +148,8 @@ def _write_alone(pictures: Pictures, planned: Plan, entry: _Entry) -> Decoded:
         for left in entry.folder.glob(f".{entry.key}.*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         _check_disk(pictures, planned, entry)
-        _write(pictures, planned, entry)
+        with _cleaning_up_when_interrupted():
+            _write(pictures, planned, entry)
         cached = _read(entry)
         if cached is None:
             raise OSError(f"{entry.path} was removed while it was read")
@@ -172,6 +179,23 @@ def _locked(entry: _Entry, pictures: Pictures) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def _cleaning_up_when_interrupted() -> Iterator[None]:
+    """Makes Ctrl-C raise `KeyboardInterrupt` first. Then it calls the installed handler, which may end the process at once."""
+    installed = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(installed):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        installed(signal.SIGINT, None)
+        raise
+    finally:
+        signal.signal(signal.SIGINT, installed)
+
+
 def _write(pictures: Pictures, planned: Plan, entry: _Entry) -> None:
     """Writes the files of an entry into a temporary folder, which then gets the name of the entry."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.key}.", dir=entry.folder))
@@ -181,13 +205,18 @@ def _write(pictures: Pictures, planned: Plan, entry: _Entry) -> None:
             header = {"descr": np.lib.format.dtype_to_descr(planned.dtype), "fortran_order": False, "shape": planned.shape}
             np.lib.format.write_array_header_1_0(file, header)
 
+            highest = 0
+
             def keep(index: int, pixels: np.ndarray) -> None:
+                nonlocal highest
                 file.write(pixels.data)
+                highest = max(highest, int(pixels.max()))
 
             changes = decode_all(pictures, planned, keep)
             file.flush()
             os.fsync(file.fileno())
-        write_json(temporary / _NOTES, {"shape": planned.shape, "dtype": str(planned.dtype), "changes": changes})
+        record = {"shape": planned.shape, "dtype": str(planned.dtype), "highest": highest, "changes": changes}
+        write_json(temporary / _NOTES, record)
         if entry.path.exists():  # damaged, or else it would have been read
             shutil.rmtree(entry.path, ignore_errors=True)
         with naming_path(entry.path):
@@ -201,8 +230,8 @@ def _check_disk(pictures: Pictures, planned: Plan, entry: _Entry) -> None:
     free = shutil.disk_usage(entry.folder).free
     if planned.num_bytes + 2**20 > free:
         raise OSError(
-            f"they need {_gibibytes(planned.num_bytes)}, and its disk has {_gibibytes(free)} left. Make room, or pass a "
-            "smaller `resize`"
+            f"they need {_gibibytes(planned.num_bytes)}, and its disk has {_gibibytes(free)} left. Make room, or "
+            "resize the pictures to fewer pixels"
         )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_IN_GROUP = 32  # pictures that a thread decodes at a time
 _GROUP_BYTES = 2**22
-_MANY = 20_000  # from as many pictures on, a line is printed where there is no terminal for a bar
+_MANY = 20_000  # pictures from which on a line is printed if stderr is not a terminal
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -134,7 +134,7 @@ def _several_sizes(pictures: Pictures, size: tuple[int, int], file: Path, pictur
     return UserError(
         f"{pictures.folder}: expected images of one size (height, width), got {size} ({pictures.name(pictures.files[0])}) and "
         f"{picture.pixels.shape[:2]} ({pictures.name(file)}){turned}. Pass `crop={side}` to cut the central square of "
-        f"{side} x {side} pixels out of each, `resize={side}` to stretch each to that size, or both with sizes of your choice."
+        f"{side} x {side} pixels out of each, `resize={side}` to stretch each to that size, or both."
     )
 
 

@@ -42,9 +42,9 @@ class Labels(NamedTuple):
 
 def divide_by_folders(folder: Path, files: Sequence[Path]) -> Parts:
     """Divides pictures by folders named train, val (valid, validation, dev) and test, as far as there are any."""
-    parts_of_files = {file: folder_part(file, folder) for file in files}
+    parts_of_files = [(file, folder_part(file, folder)) for file in files]
     folders: dict[str, list[Path]] = {part: [] for part in PARTS}
-    for match in parts_of_files.values():
+    for _, match in parts_of_files:
         if match and match[1] not in folders[match[0]]:
             folders[match[0]].append(match[1])
     held_out = [subfolder for part in ("validation", "test") for subfolder in folders[part]]
@@ -58,10 +58,10 @@ def divide_by_folders(folder: Path, files: Sequence[Path]) -> Parts:
         return Parts({"train": files}, None, (note,))
     _check_one_folder_for_each_part(folder, folders)
     parts: dict[str, Sequence[Path]] = {
-        part: [file for file, match in parts_of_files.items() if match and match[0] == part] for part in PARTS if folders[part]
+        part: [file for file, match in parts_of_files if match and match[0] == part] for part in PARTS if folders[part]
     }
     part_names = {part: _joined_folders(folders[part]) for part in parts}
-    rest = [file.relative_to(folder) for file, match in parts_of_files.items() if match is None]
+    rest = [file.relative_to(folder) for file, match in parts_of_files if match is None]
     if not rest:
         return Parts(parts, part_names)
     verb = "picture is" if len(rest) == 1 else "pictures are"

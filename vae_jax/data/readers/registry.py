@@ -23,8 +23,9 @@ class ReadOptions(NamedTuple):
       resize: (height, width) to which pictures are resized; None: as they are.
       crop: side of the central square that is cut out of pictures before they are resized; None: the whole picture.
       transpose: exchange the height and the width of each image.
-      array: name of the array to read from a file that has several, such as "layers/counts"; None: the reader chooses.
-      label_column: name of the column of a table that has the labels; None: the reader chooses.
+      array: name of the array, or of the data set, to read where there are several, such as "layers/counts"; None: the reader
+        chooses.
+      label_column: name of the column, or of the kind of labels, that is used; None: the reader chooses.
     """
 
     event: Event = "auto"
