@@ -59,15 +59,7 @@ def load(
     folder of images that are named train, val (valid, validation, dev) and test are the splits. Without test/ the test set is
     split off train/. Files are in the order of their names, with numbers in names compared by value. Images are turned as
     their EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and sprites),
-    and gray images among color images get three equal channels.
-
-    Class folders of images are labels: the first folder below train, val and test, or below the folder itself where those are
-    missing, if every image is in one and there are at least two. They are numbered in sorted order, as torchvision's
-    `ImageFolder` does. Folders that number the images through, as FFHQ's 00000 and 01000 do, are not classes. CelebA's
-    list_eval_partition and list_attr_celeba (.txt, or Kaggle's .csv) in the folder or beside it are the split and the factors.
-
-    Images of a folder are decoded in parallel. Where they are resized, cut, streamed, more than 2,000 or more than 64 MiB, they
-    are written to the cache folder, and read from there until a file of the folder changes.
+    and gray images among color images get three equal channels. See `data.readers.images` on class folders and CelebA.
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
@@ -88,10 +80,8 @@ def load(
       event: the kind of example. "auto" takes (examples, columns) as vectors, (examples, height, width) as gray images, and
         (examples, height, width, channels) as images. "series" takes (examples, time, channels) as series, "vector" flattens
         each example, and "image" takes (examples, side * side) as square gray images.
-      resize: side, or (height, width), to which pictures of a folder are resized, by Pillow's bilinear filter with
-        antialiasing. Pictures of other proportions are stretched, which a note says. (): as they are.
-      crop: side of the central square that is cut out of each picture before it is resized, where torchvision's `CenterCrop`
-        cuts it. `crop=148, resize=64` is the protocol of CelebA. None: the whole picture.
+      resize: side, or (height, width), to which pictures of a folder are resized, and stretched if need be. (): as they are.
+      crop: side of the central square that is cut out of each picture before it is resized. None: the whole picture.
       transpose: exchange the height and the width of each image, for files such as those of EMNIST.
       array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file.
       label_column: name of the column of a table that has the labels.

@@ -1,4 +1,17 @@
-"""Reader of folders of PNG and JPEG files."""
+"""Reader of folders of PNG and JPEG files.
+
+Folders named train, val (valid, validation, dev) and test are the splits. Class folders are labels: the first folder below
+those, or below the data folder itself where there are none, if every picture is in one and at least two occur. Classes are
+numbered in sorted order, as torchvision's `ImageFolder` numbers them. Folders that only number the pictures through, such as
+FFHQ's 00000 and 01000, are not classes.
+
+CelebA's list_eval_partition and list_attr_celeba (.txt, or Kaggle's .csv) are read where they lie in the folder, or beside it
+if it is named like CelebA. The partition is the split, and the attributes are factors, 0 or 1.
+
+Pictures are decoded in parallel. `crop` cuts out the central square, `resize` then resizes it (see `pictures.fitted`):
+`crop=148, resize=64` is the protocol of CelebA. Where pictures are cut, resized or streamed, or are more than 2,000 or than
+64 MiB, they are written to the cache folder, and read from there until a file of the folder changes.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
