@@ -20,8 +20,6 @@ import numpy as np
 
 from vae_jax.data.on_disk import Rows, open_array
 from vae_jax.data.readers.celeba import attribute_factors, divide_by_partition, is_list, read_lists
-from vae_jax.data.readers.picture_cache import decoded
-from vae_jax.data.readers.picture_decoding import Pictures, notes_on_changes
 from vae_jax.data.readers.picture_parts import class_labels, divide_by_folders
 from vae_jax.data.readers.pictures import Picture as Picture
 from vae_jax.data.readers.pictures import is_picture
@@ -40,6 +38,10 @@ def _read_folder(request: Request) -> Split:
     `picture_parts.class_labels`), and CelebA's attributes are factors. Gray pictures among color pictures get three equal
     channels. Pictures that are many, resized, cut or streamed are decoded once, into the cache folder.
     """
+    # Threads, locks and temporary folders are not imported for a help text that lists the readers.
+    from vae_jax.data.readers.picture_cache import decoded
+    from vae_jax.data.readers.picture_decoding import Pictures, notes_on_changes
+
     folder = request.path
     list_files = [file for file in request.files if is_list(file)]
     files = [file for file in request.files if file not in list_files]
