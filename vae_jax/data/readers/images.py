@@ -69,6 +69,7 @@ def _read_folder(request: Request) -> Split:
         notes=(*lists.notes, *parts.notes, *labels.notes, *factors.notes, *notes_on_changes(pictures, changes)),
         validation_labels=labels.by_part.get("validation"),
         label_names=labels.names,
+        conversion=f"labels from {len(labels.names)} class folders" if labels.names else "",
     )
 
 
