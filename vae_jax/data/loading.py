@@ -75,10 +75,8 @@ def load(
       event: the kind of example. "auto" takes (examples, columns) as vectors, (examples, height, width) as gray images, and
         (examples, height, width, channels) as images. "series" takes (examples, time, channels) as series, "vector" flattens
         each example, and "image" takes (examples, side * side) as square gray images.
-      resize: side, or (height, width), to which pictures of a folder are resized, by Pillow's bilinear filter with
-        antialiasing. Pictures of other proportions are stretched, which a note says. (): as they are.
-      crop: side of the central square that is cut out of each picture before it is resized, where torchvision's `CenterCrop`
-        cuts it. `crop=148, resize=64` is the protocol of CelebA. None: the whole picture.
+      resize: side, or (height, width), to which pictures of a folder are resized, and stretched if need be. (): as they are.
+      crop: side of the central square that is cut out of each picture before it is resized. None: the whole picture.
       transpose: exchange the height and the width of each image, for files such as those of EMNIST.
       array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file, or of the data
         set in a folder of IDX files, such as "emnist-letters".

@@ -23,6 +23,7 @@ def test_class_folders_of_three_parts_are_labels_numbered_by_all_parts(tmp_path,
     pictures |= {f"{validation}/dog/a.png": 90, "test/ant/a.png": 100, "test/dog/b.png": 110}
     got = data.load(write_pictures(tmp_path, pictures))
     assert got.label_names == ("Emu", "ant", "cat", "dog")  # as sorted() has them, as in torchvision's ImageFolder
+    assert "labels from 4 class folders" in got.split
     assert got.train[:, 0, 0, 0].tolist() == [80, 60, 70, 50]
     assert got.train_labels.tolist() == [0, 2, 2, 3]
     assert got.validation_labels.tolist() == [3]
@@ -36,6 +37,7 @@ def test_class_folders_without_parts_keep_their_labels_when_the_set_is_divided(t
     pictures = {f"cat/{i}.png": 50 + i for i in range(6)} | {f"dog/{i}.png": 80 + i for i in range(6)}
     got = data.load(write_pictures(tmp_path / "a", pictures), validation_fraction=0.25, stream=stream)
     assert got.label_names == ("cat", "dog")
+    assert "labels from 2 class folders" in got.split
     for part in ("train", "validation", "test"):
         labels, images = getattr(got, f"{part}_labels"), getattr(got, part)[:]
         assert labels.tolist() == (images[:, 0, 0, 0] >= 80).astype(int).tolist()

@@ -1,6 +1,5 @@
 """CelebA's lists of pictures: the partition into training, validation and test set, and 40 binary attributes."""
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,6 +110,8 @@ def _read(path: Path, columns: list[str] | None) -> Table:
     The text has a row for each picture: its name and the entries. The list of attributes starts with a line with the number of
     pictures and one with the names of the attributes. Kaggle's CSV files start with a line with the names of all columns.
     """
+    import csv
+
     try:
         check_fits_in_memory(path, path.stat().st_size)
         with path.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,17 @@
-"""Reader of folders of PNG and JPEG files."""
+"""Reader of folders of PNG and JPEG files.
+
+Folders named train, val (valid, validation, dev) and test are the splits. Class folders are labels: the first folder below
+those, or below the data folder itself where there are none, if every picture is in one and at least two occur. Classes are
+numbered in sorted order, as torchvision's `ImageFolder` numbers them. Folders that only number the pictures through, such as
+FFHQ's 00000 and 01000, are not classes.
+
+CelebA's list_eval_partition and list_attr_celeba (.txt, or Kaggle's .csv) are read where they lie in the folder, or beside it
+if it is named like CelebA. The partition is the split, and the attributes are factors, 0 or 1.
+
+Pictures are decoded in parallel. `crop` cuts out the central square, `resize` then resizes it (see `pictures.fitted`):
+`crop=148, resize=64` is the protocol of CelebA. Where pictures are cut, resized or streamed, or are more than 2,000 or than
+64 MiB, they are written to the cache folder, and read from there until a file of the folder changes.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +20,6 @@ import numpy as np
 
 from vae_jax.data.on_disk import Rows, open_array
 from vae_jax.data.readers.celeba import attribute_factors, divide_by_partition, is_list, read_lists
-from vae_jax.data.readers.picture_cache import decoded
-from vae_jax.data.readers.picture_decoding import Pictures, notes_on_changes
 from vae_jax.data.readers.picture_parts import class_labels, divide_by_folders
 from vae_jax.data.readers.pictures import Picture as Picture
 from vae_jax.data.readers.pictures import is_picture
@@ -27,6 +38,10 @@ def _read_folder(request: Request) -> Split:
     `picture_parts.class_labels`), and CelebA's attributes are factors. Gray pictures among color pictures get three equal
     channels. Pictures that are many, resized, cut or streamed are decoded once, into the cache folder.
     """
+    # Threads, locks and temporary folders are not imported for a help text that lists the readers.
+    from vae_jax.data.readers.picture_cache import decoded
+    from vae_jax.data.readers.picture_decoding import Pictures, notes_on_changes
+
     folder = request.path
     list_files = [file for file in request.files if is_list(file)]
     files = [file for file in request.files if file not in list_files]
@@ -54,6 +69,7 @@ def _read_folder(request: Request) -> Split:
         notes=(*lists.notes, *parts.notes, *labels.notes, *factors.notes, *notes_on_changes(pictures, changes)),
         validation_labels=labels.by_part.get("validation"),
         label_names=labels.names,
+        conversion=f"labels from {len(labels.names)} class folders" if labels.names else "",
     )
 
 
