@@ -1,5 +1,7 @@
 """Zero-inflated negative binomial likelihood for counts with more zeros than a negative binomial has."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -9,6 +11,8 @@ from vae_jax._numerics.arrays import one_event
 from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, natural_log, second_parameter
 from vae_jax.likelihoods.counts import Dispersion, draw_negative_binomial, negative_binomial_terms
 from vae_jax.likelihoods.rates import Exposure, make_rates
+
+_START_LOGIT = -3.0
 
 
 def zero_inflated_negative_binomial_log_prob(
@@ -88,7 +92,7 @@ def zero_inflated_negative_binomial(
       exposure, total: a mean that is a share of the row's total (see `poisson`).
 
     Returns:
-      The `Likelihood`. The output bias of the training mean starts at even odds of an additional zero.
+      The `Likelihood`. With the training mean as output bias, an additional zero starts at a probability of 0.05.
     """
     name = "zero_inflated_negative_binomial"
     check_positive(name, initial_dispersion=initial_dispersion)
@@ -111,9 +115,10 @@ def zero_inflated_negative_binomial(
         return jnp.where(jax.random.bernoulli(key_zero, jax.nn.sigmoid(first[..., 1])), 0, counts)
 
     def output_for_mean(mean: Array) -> Array:
-        # With exposure the mean is at most half of the row's total, whatever the proportions.
-        raw = rates.raw_for_mean(mean if exposure == "observed" else 2 * mean)
-        return fill(jnp.stack([raw, jnp.zeros_like(raw)], axis=-1))
+        # With exposure the proportions are those of the mean, and the additional zeros make its sum smaller than the total.
+        lost = 1.0 if exposure == "observed" else 1 + math.exp(_START_LOGIT)
+        raw = rates.raw_for_mean(lost * jnp.maximum(mean, 1e-3 * jnp.asarray(unit)))
+        return fill(jnp.stack([raw, jnp.full_like(raw, _START_LOGIT)], axis=-1))
 
     return Likelihood(
         name=name,
