@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from vae_jax._numerics.arrays import promote
 from vae_jax.likelihoods.base import check_positive, natural_log
 
 Exposure = Literal["none", "observed"]
@@ -103,9 +104,9 @@ def exposed_log_rate(
 
     An empty row has rates of exactly 0.
     """
-    precise = jnp.promote_types(raw.dtype, jnp.float32)
-    total = jnp.sum(x.astype(precise))
-    log_rate = log_proportions(raw.astype(precise), unit) + jnp.log(jnp.where(total > 0, total, 1))
+    (raw, x), _ = promote(raw, x)
+    total = jnp.sum(x)
+    log_rate = log_proportions(raw, unit) + jnp.log(jnp.where(total > 0, total, 1))
     return jnp.where(total > 0, log_rate, _LOG_ZERO)
 
 
