@@ -90,8 +90,8 @@ def multinomial(total: float = 1.0, *, unit: Float[ArrayLike, "*#event"] = 1.0) 
 def draw_counts(key: Key[Array, ""], log_probs: Float[Array, "*event"], total: int) -> Float[Array, "*event"]:
     """Draws a row of counts with a given total, by as many draws of a category, `_DRAWS_AT_ONCE` at a time.
 
-    Each draw inverts the distribution function at a uniform number of 23 bits. `jax.random.multinomial` is a chain of
-    `jax.random.binomial`, whose rejection sampler (JAX 0.10) takes the Stirling correction of 9 for all larger counts.
+    Each draw inverts the distribution function at a uniform number of 23 bits. `jax.random.multinomial` would draw one binomial
+    after another, in as many sequential steps as there are entries.
     """
     cumulative = jnp.cumsum(jnp.exp(log_probs.reshape(-1).astype(jnp.float32)))
     below_last = jnp.nextafter(cumulative[-1], jnp.float32(0))
