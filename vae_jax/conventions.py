@@ -15,15 +15,14 @@ A REDUCE gives f times the mean over examples of the sum over their D pixels (or
     "mean"         f = 1/D    mean over everything: torch's reduction="mean", which is its default
     "batch_mean"   f = 1      sum over dimensions, mean over examples; also "batchmean", "mean_sum", "sum_mean"
 
-Losses of counts need no translation of numbers. Each is the mean over examples of sums over columns, and its weight of the KL is
-our beta:
+Losses of counts need no translation of numbers: they are means over examples of sums over columns, and the weight of the KL is
+our beta.
 
-    Mult-VAE   -sum_i x_i log softmax(f(z))_i + anneal KL             `multinomial`, beta = anneal. It leaves out the coefficient
-                                                                      log n! - sum_i log x_i!, a constant of the data.
-    scVI       -log_zinb_positive (log_nb_positive, Poisson)          `zero_inflated_negative_binomial` (`negative_binomial`,
-               summed over genes + kl_weight KL                       `poisson`) with `exposure="observed"`, beta = kl_weight, and
-                                                                      r = exp(px_r). All constants are there, but for eps = 1e-8
-                                                                      inside its logarithms. A learned library size has a KL more.
+    Mult-VAE   -sum_i x_i log softmax(f(z))_i + anneal KL: `multinomial`, beta = anneal. The loss leaves out the coefficient
+               log n! - sum_i log x_i!, which depends on the data alone.
+    scVI       -log_zinb_positive (log_nb_positive, Poisson) summed over genes + kl_weight KL, observed library size:
+               `zero_inflated_negative_binomial` (`negative_binomial`, `poisson`), `exposure="observed"`, r = exp(px_r),
+               beta = kl_weight. The constants are all there. A learned library size adds a KL, which has no counterpart here.
 """
 
 import math

@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple, TypeAlias, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree, Real, Shaped
 
@@ -226,8 +225,8 @@ def column_starts(function: str, name: str, start: float | Array) -> Array:
         raise ValueError(
             f"{function}: expected an array of initial values with {name}='per_column', one for each column, got one number."
         )
-    array = np.asarray(start, np.float64)
-    return jnp.asarray(array.reshape(-1, array.shape[-1]).mean(axis=0), jnp.float32)
+    logs, columns = _numbers(start), jnp.shape(start)[-1]
+    return jnp.asarray([math.fsum(logs[i::columns]) * columns / len(logs) for i in range(columns)], jnp.float32)
 
 
 def second_parameter(
