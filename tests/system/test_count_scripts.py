@@ -1,12 +1,17 @@
 """Tables of counts through the scripts: each likelihood of counts, with and without exposure, in runs and in a sweep."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from scripts import run, summary
+from scripts import summary
 from speed import slow_but
+
+from vae_jax.build import load_dataset
+from vae_jax.config import Config
+from vae_jax.runs.likelihood_comparison import DISCRETE_UNIT, GIVEN_TOTAL_UNIT, plan
 
 LIKELIHOODS = {
     "poisson": (),
@@ -68,14 +73,12 @@ def test_a_sweep_over_seeds(name, table, script, tmp_path):
     assert all(row["status"] == "finished" and np.isfinite(float(row["test_elbo"])) for row in rows)
 
 
-@pytest.mark.slow
-def test_likelihoods_of_counts_are_compared(table, tmp_path):
-    """Those that are given the totals of rows have a unit of their own."""
-    names = ("poisson", "negative_binomial:per_column", "multinomial")
-    flags = ("--hidden", 4, "--latent-dim", 2, "--batch-size", 32, "--epochs", 1, "--seeds", 0, "--out", tmp_path / "out")
-    printed = run("compare_likelihoods.py", "--dataset", table, "--likelihoods", *names, *flags).stdout
-    first, second = printed.split("given the total of each example, per example:")
-    assert "nats of the discrete data, per example:" in first
-    assert "negative_binomial:per_column" in first
-    assert "probability of the counts given their total" in second
-    assert "poisson" not in second
+def test_likelihoods_given_totals_are_compared_apart(table):
+    base = Config(dataset=str(table))
+    dataset = load_dataset(base)
+    alone = [plan(base, name, dataset).unit for name in ("poisson", "negative_binomial:per_column")]
+    given = [plan(base, "multinomial", dataset), plan(dataclasses.replace(base, exposure="observed"), "poisson", dataset)]
+    assert set(alone) == {DISCRETE_UNIT}
+    assert {entry.unit for entry in given} == {GIVEN_TOTAL_UNIT}
+    assert given[0].why == "probability of the counts given their total"
+    assert given[0].config.exposure == "none"

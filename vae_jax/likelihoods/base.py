@@ -219,7 +219,7 @@ class SecondParameter(NamedTuple):
     fields: ParameterFields
 
 
-def column_starts(function: str, name: str, start: float | Array) -> Array:
+def column_starts(function: str, name: str, start: float | Float[Array, "*shape columns"]) -> Float[Array, "columns"]:
     """Returns the initial log of a parameter for each index of the last axis, the mean of the logs over the other axes."""
     if jnp.ndim(start) == 0:
         raise ValueError(
