@@ -22,7 +22,8 @@ our beta.
                log n! - sum_i log x_i!, which depends on the data alone.
     scVI       -log_zinb_positive (log_nb_positive, Poisson) summed over genes + kl_weight KL, observed library size:
                `zero_inflated_negative_binomial` (`negative_binomial`, `poisson`), `exposure="observed"`, r = exp(px_r),
-               beta = kl_weight. The constants are all there. A learned library size adds a KL, which has no counterpart here.
+               beta = kl_weight. The constants are all there, and an eps of 1e-8 is added inside of its logarithms. A learned
+               library size adds a KL, which has no counterpart here.
 """
 
 import math
