@@ -4,6 +4,7 @@ from .dataset import Dataset as Dataset
 from .events import Event as Event
 from .events import event_kind as event_kind
 from .events import is_image as is_image
+from .in_memory import from_arrays as from_arrays
 from .loading import load as load
 from .moments import Moments as Moments
 from .moments import train_moments as train_moments
@@ -12,6 +13,7 @@ from .pipeline_checks import check_pipeline_argument as check_pipeline_argument
 from .preprocessing import Prepared as Prepared
 from .preprocessing import binarize as binarize
 from .preprocessing import prepare as prepare
+from .sparse import SparseRows as SparseRows
 from .split import Split as Split
 from .support import check_support as check_support
 from .support import values as values
