@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 from vae_jax import data, likelihoods, model, runs, training
 from vae_jax.build import build
 from vae_jax.config import Config, from_dict
 from vae_jax.data.moments import log1p_moments
+from vae_jax.data.sparse import sparse_rows
 from vae_jax.errors import UserError
 from vae_jax.model.scaling import SCALING
 
@@ -70,6 +72,12 @@ def test_moments_are_computed_from_slices():
     assert rows.largest <= 1024
     np.testing.assert_array_equal(moments.mean, expected.mean)
     np.testing.assert_array_equal(moments.std, expected.std)
+
+
+def test_sparse_rows_have_the_moments_of_dense_ones():
+    sparse, dense = log1p_moments(sparse_rows("counts", scipy.sparse.csr_matrix(TABLE))), log1p_moments(TABLE)
+    np.testing.assert_allclose(sparse.mean, dense.mean, rtol=1e-6)
+    np.testing.assert_allclose(sparse.std, dense.std, rtol=1e-6)
 
 
 def test_streamed_counts_have_the_moments_of_those_in_memory(tmp_path):

@@ -53,7 +53,7 @@ def train_moments(dataset: Dataset, counts: bool, count_input: CountInput = "sta
     return moments._replace(log1p=log1p_moments(dataset.train))
 
 
-def log1p_moments(train: np.ndarray | Rows) -> Moments:
+def log1p_moments(train: np.ndarray | Rows | SparseRows) -> Moments:
     """Computes the moments of log(1 + x) over the rows of an array, or of an object that gives rows by slices.
 
     One pass in float64: logarithms of counts lie between 0 and 22, so squares lose no digits that matter.
@@ -65,8 +65,8 @@ def log1p_moments(train: np.ndarray | Rows) -> Moments:
       Numbers for images, arrays of the event's shape for other events (see `Moments`).
     """
     shape = train.shape[1:]
-    total, squares = np.zeros(shape), np.zeros(shape)
-    for part in slices(train):
+    total, squares = train.log1p_sums() if isinstance(train, SparseRows) else (np.zeros(shape), np.zeros(shape))
+    for part in () if isinstance(train, SparseRows) else slices(train):
         logs = np.log1p(train[part], dtype=np.float64)
         total += logs.sum(axis=0)
         squares += np.square(logs, out=logs).sum(axis=0)
