@@ -62,6 +62,7 @@ def training_data(config: Config, dataset: Dataset) -> TrainingData:
         num_train=len(dataset.train),
         num_different=dataset.num_different,
         draw_inputs=not_prepared,
+        mean_total=max(float(dataset.train_mean.sum(dtype=np.float64)) * highest, 1e-3),
     )
 
 
@@ -185,7 +186,12 @@ def build(
     _check_warm_ups(config, total_steps)
     counts = bundle.support == "counts" and config.binarization == "none"
     prepared = data.prepare(
-        dataset, binarization=config.binarization, dequantize=config.dequantize, counts=counts, seed=config.test_seed
+        dataset,
+        binarization=config.binarization,
+        dequantize=config.dequantize,
+        counts=counts,
+        count_input=config.count_input,
+        seed=config.test_seed,
     )
     training.check_fit(prepared, config.batch_size, config.early_stopping)
     vae = _make_vae(config, facts._replace(draw_inputs=_drawing(prepared)), bundle, dataset, prepared)

@@ -14,6 +14,16 @@ A REDUCE gives f times the mean over examples of the sum over their D pixels (or
     "sum"          f = N      sum over everything, the batch too: torch's reduction="sum"
     "mean"         f = 1/D    mean over everything: torch's reduction="mean", which is its default
     "batch_mean"   f = 1      sum over dimensions, mean over examples; also "batchmean", "mean_sum", "sum_mean"
+
+Losses of counts need no translation of numbers: they are means over examples of sums over columns, and the weight of the KL is
+our beta.
+
+    Mult-VAE   -sum_i x_i log softmax(f(z))_i + anneal KL: `multinomial`, beta = anneal. The loss leaves out the coefficient
+               log n! - sum_i log x_i!, which depends on the data alone.
+    scVI       -log_zinb_positive (log_nb_positive, Poisson) summed over genes + kl_weight KL, observed library size:
+               `zero_inflated_negative_binomial` (`negative_binomial`, `poisson`), `exposure="observed"`, r = exp(px_r),
+               beta = kl_weight. The constants are all there, and an eps of 1e-8 is added inside of its logarithms. A learned
+               library size adds a KL, which has no counterpart here.
 """
 
 import math

@@ -65,7 +65,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("scale", ["shared", "per_pixel"])
+@pytest.mark.parametrize("scale", ["shared", "per_column", "per_pixel"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_learned_scale_starts_at_the_standard_deviation_of_the_data(name, scale, real):
     """The density by SciPy, at a location of 1 and with the scale's own number as it is before training."""

@@ -112,7 +112,7 @@ def test_images_are_pooled_as_before(tmp_path):
     x = np.random.default_rng(0).normal(5.0, 2.0, (40, 3, 3)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     built = build(settings(str(tmp_path / "x.npy"), batch_size=8))
-    assert built.data.moments == (float(built.dataset.train_mean.mean(dtype=np.float64)), built.dataset.train_std)
+    assert built.data.moments == (float(built.dataset.train_mean.mean(dtype=np.float64)), built.dataset.train_std, None)
     assert data.prepare(data.load("digits")).moments is None
 
 

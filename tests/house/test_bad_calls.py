@@ -91,9 +91,9 @@ CALLS = {
     "a negative scale": (
         lambda: likelihoods.gaussian(-1.0),
         ValueError,
-        "gaussian: expected scale to be a positive number, 'shared' or 'per_pixel', got -1.0.",
+        "gaussian: expected scale to be a positive number, 'shared', 'per_column' or 'per_pixel', got -1.0.",
     ),
-    "a scale in words": (lambda: likelihoods.gaussian("wide"), ValueError, "'shared' or 'per_pixel', got 'wide'."),
+    "a scale in words": (lambda: likelihoods.gaussian("wide"), ValueError, "'per_column' or 'per_pixel', got 'wide'."),
     "a scale of nan": (lambda: likelihoods.gaussian(float("nan")), ValueError, "got nan."),
     "a scale of zero": (lambda: likelihoods.laplace(0.0), ValueError, "laplace: expected scale to be a positive number"),
     "degrees of freedom": (

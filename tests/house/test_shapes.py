@@ -52,6 +52,8 @@ CALLS = {
     "student_t": lambda check: check(likelihoods.student_t_log_prob)(EVENT, np.float32(0), EVENT, 3),
     "poisson": lambda check: check(likelihoods.poisson_log_prob)(EVENT, EVENT.astype(int)),
     "negative_binomial": lambda check: check(likelihoods.negative_binomial_log_prob)(EVENT, 0.0, EVENT),
+    "zero_inflated": lambda check: check(likelihoods.zero_inflated_negative_binomial_log_prob)(EVENT, EVENT, 0.0, EVENT),
+    "multinomial": lambda check: check(likelihoods.multinomial_log_prob)(EVENT, EVENT.astype(int)),
     "logistic": lambda check: check(likelihoods.discretized_logistic_log_prob)(EVENT, 0.0, EVENT.astype(np.uint8)),
     "categorical": lambda check: check(likelihoods.categorical_log_prob)(MIXTURE, EVENT),
     "mixture": lambda check: check(likelihoods.logistic_mixture_log_prob)(MIXTURE, MIXTURE, MIXTURE, EVENT),

@@ -106,6 +106,11 @@ SCALAR_ARGUMENTS = {
     "student_degrees": (lambda *a: likelihoods.student_t_log_prob(a[0], 0.1, a[2], a[1]), 1, "degrees_of_freedom"),
     "discretized_logistic": (likelihoods.discretized_logistic_log_prob, 1, "log_scale"),
     "negative_binomial": (likelihoods.negative_binomial_log_prob, 1, "log_dispersion"),
+    "zero_inflated": (
+        lambda *a: likelihoods.zero_inflated_negative_binomial_log_prob(a[0], a[0], a[1], a[2]),
+        1,
+        "log_dispersion",
+    ),
 }
 
 
@@ -126,9 +131,8 @@ def test_stored_pixels_serve_without_conversion():
         np.testing.assert_array_equal(bernoulli_log_prob(logits, x), bernoulli_log_prob(logits, jnp.array([1.0, 0.0, 1.0])))
 
 
-OF_INTEGERS = [
-    name for name in FUNCTIONS if name.split("_")[0] in ("discretized", "logistic", "categorical", "poisson", "negative")
-]
+INTEGER_FAMILIES = ("discretized", "logistic", "categorical", "poisson", "negative", "zero", "multinomial")
+OF_INTEGERS = [name for name in FUNCTIONS if name.split("_")[0] in INTEGER_FAMILIES]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -190,6 +194,14 @@ BUNDLES = {
     "poisson": likelihoods.poisson(),
     "negative_binomial": likelihoods.negative_binomial(),
     "negative_binomial_per_pixel": likelihoods.negative_binomial("per_pixel"),
+    "gaussian_per_column": likelihoods.gaussian("per_column", initial_scale=np.linspace(0.1, 1, 6)),
+    "negative_binomial_per_column": likelihoods.negative_binomial("per_column", initial_dispersion=np.ones(6)),
+    "discretized_logistic_per_column": likelihoods.discretized_logistic(
+        scale="per_column", initial_scale=np.linspace(0.05, 0.1, 6)
+    ),
+    "zero_inflated": likelihoods.zero_inflated_negative_binomial(),
+    "zero_inflated_2.0": likelihoods.zero_inflated_negative_binomial(2.0),
+    "zero_inflated_per_pixel": likelihoods.zero_inflated_negative_binomial("per_pixel"),
 }
 
 

@@ -108,6 +108,15 @@ def test_the_negative_binomial_sums_to_one(x64):
     np.testing.assert_allclose(got, 1, rtol=0, atol=1e-10)
 
 
+def test_the_zero_inflated_negative_binomial_sums_to_one(x64):
+    logit, mean, r = np.array(list(itertools.product((-30.0, -1.0, 0.0, 2.0, 30.0), (0.01, 1.0, 30.0), (0.3, 20.0)))).T
+    parameters = jnp.asarray(logit), jnp.log(mean), jnp.log(r)
+    counts = jnp.arange(6001.0)  # beyond are less than 1e-12: 30 / (30 + 0.3) to the power of 6,001 is 1e-26
+    got = _probabilities(likelihoods.zero_inflated_negative_binomial_log_prob, parameters, counts)
+    np.testing.assert_allclose(got.sum(axis=-1), 1, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(got @ np.arange(6001.0), mean / (1 + np.exp(logit)), rtol=1e-9)
+
+
 # The far tails of the discretized logistic.
 
 

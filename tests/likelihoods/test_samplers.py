@@ -69,6 +69,8 @@ CASES = {
     "negative_binomial_shared": Case(likelihoods.negative_binomial("shared", initial_dispersion=2.0), COUNTS),
     "negative_binomial_per_pixel": Case(likelihoods.negative_binomial("per_pixel", initial_dispersion=2.0), COUNTS),
     "negative_binomial_0.4": Case(likelihoods.negative_binomial(0.4), COUNTS),
+    "zero_inflated_shared": Case(likelihoods.zero_inflated_negative_binomial(initial_dispersion=2.0), COUNTS),
+    "zero_inflated_per_pixel": Case(likelihoods.zero_inflated_negative_binomial("per_pixel"), COUNTS),
 }
 names = pytest.mark.parametrize("name", CASES)
 
@@ -249,6 +251,10 @@ WRONG = {
     "Poisson for the negative binomial": (
         "negative_binomial_0.4",
         lambda _, key, output: jax.random.poisson(key, CASES["negative_binomial_0.4"].bundle.mean(output)).astype(jnp.float32),
+    ),
+    "no additional zeros": (
+        "zero_inflated_shared",
+        lambda _, key, output: likelihoods.negative_binomial().sample(key, (output[0][..., 0], output[1])),
     ),
     "a component for each channel": (
         "logistic_mixture_rgb_4",

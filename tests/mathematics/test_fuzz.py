@@ -46,6 +46,13 @@ LIKELIHOODS = {
     "categorical": (likelihoods.categorical(5), 1, WIDE),
     "poisson": (likelihoods.poisson(), 1, 30),
     "negative_binomial": (likelihoods.negative_binomial("per_pixel"), 1, 30),
+    "zero_inflated_negative_binomial": (
+        likelihoods.zero_inflated_negative_binomial("per_column", initial_dispersion=np.ones(1)),
+        1,
+        30,
+    ),
+    "multinomial": (likelihoods.multinomial(), 1, 1e4),
+    "poisson_observed": (likelihoods.poisson(exposure="observed"), 1, 30),
 }
 ELEMENTS = {
     "binary": st.sampled_from([0.0, 1.0]),
@@ -82,7 +89,7 @@ def _programs(name):
     return jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None, 0)))
 
 
-@pytest.mark.parametrize("name", slow_but(("gaussian_per_pixel",), LIKELIHOODS))
+@pytest.mark.parametrize("name", slow_but(("gaussian_per_pixel", "multinomial"), LIKELIHOODS))
 def test_likelihoods(name):
     one, many = _programs(name)
     size = np.prod(SHAPE)

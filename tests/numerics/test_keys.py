@@ -164,7 +164,10 @@ def test_another_default_generator_changes_nothing(gray, implementation):
         jax.tree.map(np.testing.assert_array_equal, drawn(), here)
 
 
-@pytest.mark.parametrize("bundle", [likelihoods.poisson(), likelihoods.negative_binomial(2.0)], ids=lambda bundle: bundle.name)
+COUNT_BUNDLES = [likelihoods.poisson(), likelihoods.negative_binomial(2.0), likelihoods.multinomial(6000.0)]
+
+
+@pytest.mark.parametrize("bundle", COUNT_BUNDLES, ids=lambda bundle: bundle.name)
 def test_counts_are_sampled_with_any_key(bundle):
     """JAX draws Poisson numbers with Threefry keys only. With those the draws stay JAX's own."""
     raw = jnp.full(2000, 3.0)

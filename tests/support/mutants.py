@@ -53,6 +53,20 @@ def _rgb(logits, means, s, x, per_channel=False):
     return jnp.sum(logsumexp(log_softmax(logits) + jnp.sum(terms, axis=1), axis=-1))
 
 
+@jax.jit
+def _zero_inflated(logit_zero, log_mean, log_dispersion, x):
+    """The zero-inflated negative binomial as scVI writes it, by sums of logarithms of gamma functions."""
+    r, log_total = jnp.exp(log_dispersion), jnp.logaddexp(log_dispersion, log_mean)
+    log_zero = r * (log_dispersion - log_total)
+    count = log_zero + x * (log_mean - log_total) + gammaln(x + r) - gammaln(r) - gammaln(x + 1)
+    return jnp.sum(jnp.where(x > 0, count, jnp.logaddexp(logit_zero, log_zero)) - jax.nn.softplus(logit_zero))
+
+
+def _multinomial(logits, x):
+    """The multinomial as it is defined."""
+    return gammaln(jnp.sum(x) + 1) - jnp.sum(gammaln(x + 1)) + jnp.sum(x * log_softmax(logits))
+
+
 @functools.partial(jax.jit, static_argnames=("root", "transposed"))
 def _kl_full(mean_q, q, mean_p, p, *, root=False, transposed=False, log_determinant=1.0, constant=1.0):
     """KL of full covariances by dense algebra, with something wrong."""
@@ -183,6 +197,46 @@ MUTANTS = {
         lambda f, m, r, x: f(m, r, x) + jnp.sum(gammaln(jnp.exp(r))),
     ),
     "negative binomial: Poisson": ("negative_binomial_log_prob", lambda f, m, r, x: likelihoods.poisson_log_prob(m, x)),
+    **_common("zero-inflated", "zero_inflated_negative_binomial_log_prob"),
+    "zero-inflated: not inflated": (
+        "zero_inflated_negative_binomial_log_prob",
+        lambda f, z, m, r, x: likelihoods.negative_binomial_log_prob(m, r, x),
+    ),
+    "zero-inflated: odds upside down": ("zero_inflated_negative_binomial_log_prob", lambda f, z, m, r, x: f(-z, m, r, x)),
+    "zero-inflated: positive counts keep all of their mass": (
+        "zero_inflated_negative_binomial_log_prob",
+        lambda f, z, m, r, x: f(z, m, r, x) + jnp.sum(jnp.where(x > 0, jax.nn.softplus(z), 0)),
+    ),
+    "zero-inflated: zeros of one kind only": (
+        "zero_inflated_negative_binomial_log_prob",
+        lambda f, z, m, r, x: jnp.sum(jnp.where(x > 0, 0, jax.nn.log_sigmoid(z))) + f(z, m, r, jnp.where(x > 0, x, 1)),
+    ),
+    "zero-inflated: mean of the mixture for that of the counts": (
+        "zero_inflated_negative_binomial_log_prob",
+        lambda f, z, m, r, x: f(z, m + jax.nn.softplus(z), r, x),
+    ),
+    "zero-inflated: mean and dispersion swapped": (
+        "zero_inflated_negative_binomial_log_prob",
+        lambda f, z, m, r, x: f(z, r, m, x),
+    ),
+    **_common("multinomial", "multinomial_log_prob"),
+    "multinomial: the loss of Mult-VAE": ("multinomial_log_prob", lambda f, logits, x: jnp.sum(x * log_softmax(logits))),
+    "multinomial: no factorials of the counts": (
+        "multinomial_log_prob",
+        lambda f, logits, x: f(logits, x) + jnp.sum(gammaln(x + 1)),
+    ),
+    "multinomial: no factorial of the total": (
+        "multinomial_log_prob",
+        lambda f, logits, x: f(logits, x) - gammaln(jnp.sum(x) + 1),
+    ),
+    "multinomial: not normalized": (
+        "multinomial_log_prob",
+        lambda f, logits, x: f(logits, x) + jnp.sum(x) * logsumexp(logits),
+    ),
+    "multinomial: independent Poissons": (
+        "multinomial_log_prob",
+        lambda f, logits, x: likelihoods.poisson_log_prob(log_softmax(logits) + jnp.log(jnp.sum(x)), x),
+    ),
     **_common("gaussian mixture", "gaussian_mixture_log_prob"),
     "gaussian mixture: weights not normalized": (
         "gaussian_mixture_log_prob",
@@ -225,4 +279,6 @@ SOUND = {
         lambda f, w, m, s, c, x: _rgb(w, _rgb_means(m, jnp.tanh(c), x), s, x),
     ),
     "kl of full": ("kl_full_gaussians", lambda f, *a: _kl_full(*a)),
+    "zero-inflated": ("zero_inflated_negative_binomial_log_prob", lambda f, *a: _zero_inflated(*a)),
+    "multinomial": ("multinomial_log_prob", lambda f, *a: _multinomial(*a)),
 }

@@ -135,6 +135,28 @@ def negative_binomial(log_mean, log_dispersion, x):
     return _summed(term, log_mean, log_dispersion, x)
 
 
+def zero_inflated_negative_binomial(logit_zero, log_mean, log_dispersion, x):
+    """Log of pi 1[x = 0] + (1 - pi) NB(x), with the probabilities themselves."""
+
+    def term(logit_zero, log_mean, log_dispersion, x):
+        mean, r = mpmath.exp(log_mean), mpmath.exp(log_dispersion)
+        choose = mpmath.loggamma(x + r) - mpmath.loggamma(r) - mpmath.loggamma(x + 1)
+        count = mpmath.exp(choose + r * mpmath.log(r / (mean + r)) + x * mpmath.log(mean / (mean + r)))
+        inflated = 1 / (1 + mpmath.exp(-logit_zero))
+        return mpmath.log((inflated if x == 0 else 0) + count / (1 + mpmath.exp(logit_zero)))
+
+    return _summed(term, logit_zero, log_mean, log_dispersion, x)
+
+
+def multinomial(logits, x):
+    """Log of n! prod_d p_d^x_d / x_d! with p = softmax(logits)."""
+    with mpmath.workdps(DIGITS):
+        logits, x = _mp(logits), _mp(x)
+        log_sum = mpmath.log(mpmath.fsum(mpmath.exp(v) for v in logits))
+        terms = (count * (logit - log_sum) - mpmath.loggamma(count + 1) for logit, count in zip(logits, x, strict=True))
+        return float(mpmath.loggamma(mpmath.fsum(x) + 1) + mpmath.fsum(terms))
+
+
 def gaussian_mixture(z, mixture_logits, means, log_scales):
     """Log density at z of a mixture of diagonal Gaussians, by SciPy's normal density."""
     z, mixture_logits, means, log_scales = (np.asarray(a, np.float64) for a in (z, mixture_logits, means, log_scales))

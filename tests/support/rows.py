@@ -68,6 +68,16 @@ def _negative_binomial(rng, n):
     return log_mean, log_dispersion, _counts(rng, np.exp(log_mean) * rng.gamma(dispersion) / dispersion)
 
 
+def _zero_inflated(rng, n):
+    log_mean, log_dispersion, x = _negative_binomial(rng, n)
+    return rng.normal(0, 2, n), log_mean, log_dispersion, np.where(rng.uniform(size=n) < 0.3, 0, x)
+
+
+def _multinomial(rng, n):
+    logits = rng.normal(0, 2, n := min(n, 20))
+    return logits, rng.multinomial(rng.integers(1, 200), np.exp(logits) / np.exp(logits).sum()).astype(np.float64)
+
+
 def _logistic(rng, *shape):
     return rng.uniform(-0.2, 1.2, shape), rng.uniform(-2.5, 0.5, shape)
 
@@ -187,6 +197,24 @@ FUNCTIONS = {
         _grid((-20, 0, 5, 20), (-20, -3, 0, 5, 20), (0, 1, 10, 255, 1e4)),
         (0, 1),
         epsilons=25,
+    ),
+    "zero_inflated_negative_binomial_log_prob": Row(
+        likelihoods.zero_inflated_negative_binomial_log_prob,
+        oracles.zero_inflated_negative_binomial,
+        _zero_inflated,
+        _choices([(60,)] * 4, [LOGITS, (-20, 0, 5, 20), (-20, -3, 0, 5, 20), (0, 0, 1, 10, 255, 1e4)]),
+        (0, 1, 2),
+        epsilons=25,
+    ),
+    "multinomial_log_prob": Row(
+        likelihoods.multinomial_log_prob,
+        oracles.multinomial,
+        _multinomial,
+        [_choices([(7,)] * 2, [LOGITS, counts], seed) for seed in range(3) for counts in ((0, 1), (0, 3, 255), (0, 1, 1e4))]
+        + [(np.zeros(3), np.zeros(3)), (np.array([1e4, 0, -1e4]), np.zeros(3)), (np.zeros(1), np.full(1, 1e7))],
+        (0,),
+        epsilons=25,
+        separable=False,
     ),
     "gaussian_mixture_log_prob": Row(
         priors.gaussian_mixture_log_prob,

@@ -74,14 +74,20 @@ REFUSED = {
     ),
     "scale zero": (
         "--likelihood gaussian --scale 0",
-        "--scale: expected a number > 0 (from 1e-9 to 1e9) or 'shared' or 'per_pixel', got 0",
+        "--scale: expected a number > 0 (from 1e-9 to 1e9), 'shared', 'per_column' or 'per_pixel', got 0",
     ),
     "scale optimal": ("--likelihood gaussian --scale optimal", "use --objective optimal_sigma and no --scale"),
     "logistic with a number": (
         "--likelihood discretized_logistic --scale 2",
-        "--scale: expected 'shared' or 'per_pixel', got 2",
+        "--scale: expected 'shared', 'per_column' or 'per_pixel', got 2",
     ),
-    "no dispersion": ("--dispersion 2", "--dispersion belongs to --likelihood negative_binomial; bernoulli does not use it"),
+    "no dispersion": ("--dispersion 2", "--dispersion belongs to --likelihood negative_binomial or zero_inflated"),
+    "exposure of proportions": ("--likelihood multinomial --exposure observed", "--exposure belongs to --likelihood poisson, "),
+    "exposure unknown": ("--likelihood poisson --exposure total", "--exposure"),
+    "a scale of columns and one of the batch": (
+        "--likelihood gaussian --scale per_column --objective optimal_sigma",
+        "--objective optimal_sigma sets one scale for all columns. Leave out --scale.",
+    ),
     "dispersion zero": ("--likelihood negative_binomial --dispersion 0", "--dispersion: expected a number > 0"),
     "no components": ("--likelihood logistic_mixture --num-components 0", "--num-components: expected a whole number >= 1"),
     "degrees of freedom": ("--likelihood student_t --degrees-of-freedom 0", "--degrees-of-freedom: expected a number > 0"),

@@ -50,6 +50,7 @@ class Setting(NamedTuple):
     traced: bool = False  # a number that a step takes as an array, so that a sweep varies it within one compiled program
     resolve: Callable[[Settings], float] | None = None  # config -> the traced number of a default of None
     warms_up: str = ""  # the traced setting that rises from 0 over this many steps
+    earlier: Any = None  # value of the runs that were written before the setting existed; None: the default
 
     @property
     def expected(self) -> str:
@@ -84,6 +85,7 @@ class TrainingData(NamedTuple):
     num_train: int  # examples in the training set
     num_different: int  # different examples that training can draw, more than `num_train` where images are rendered
     draw_inputs: Callable[[Any, int], Any]  # (key, n) -> n different training examples as the encoder sees them
+    mean_total: float = 1.0  # mean over the examples of the sum of integer data, > 0
 
 
 class Entry(NamedTuple):

@@ -366,7 +366,8 @@ def _extend_config() -> None:
 def from_dict(values: dict[str, Any]) -> Config:
     """Returns a `Config` from what `dataclasses.asdict` gave, after a round trip through JSON.
 
-    Settings that it does not use are those of this version: a different version may have had other defaults.
+    Settings that it does not use are those of this version: a different version may have had other defaults. A setting that is
+    missing, because the version that wrote the file did not have it, gets the value with which that version worked.
     """
     known = {field.name for field in dataclasses.fields(Config)}
     if not isinstance(values, dict):
@@ -377,7 +378,8 @@ def from_dict(values: dict[str, Any]) -> Config:
             "to an entry that you registered, call config.register first."
         )
     arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    config = Config(**arguments)
+    earlier = {name: setting.earlier for name, setting in registry.settings().items() if setting.earlier is not None}
+    config = Config(**{**earlier, **arguments})
     return dataclasses.replace(config, **{setting: getattr(Config, setting) for setting in config.unused()})
 
 

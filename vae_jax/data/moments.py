@@ -3,7 +3,8 @@
 Networks and likelihoods start there.
 """
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import event_kind, is_image
 from vae_jax.data.on_disk import Rows, slices, sum_images
 from vae_jax.data.sparse import SparseRows
+
+CountInput = Literal["log1p", "standardized"]
 
 
 class Moments(NamedTuple):
@@ -22,22 +25,64 @@ class Moments(NamedTuple):
     Attributes:
       mean: the mean over examples (and over the pixels of images).
       std: the standard deviation; positive.
+      log1p: the same moments of log(1 + x) where the encoder sees counts x in this form. None: it sees x itself.
     """
 
     mean: float | np.ndarray
     std: float | np.ndarray
+    log1p: "Moments | None" = None
 
 
-def train_moments(dataset: Dataset, counts: bool) -> Moments:
+def train_moments(dataset: Dataset, counts: bool, count_input: CountInput = "standardized") -> Moments:
     """Computes the moments of the training set.
 
     Args:
       dataset: the data. Rendered data have the moments of all images that can be rendered.
       counts: whether the model sees stored levels (counts), or levels scaled to [0, 1].
+      count_input: with "log1p", and for counts only, the moments of log(1 + x) are added.
 
     Returns:
       The mean and the standard deviation on the scale that the model sees.
     """
+    moments = _linear_moments(dataset, counts)
+    if not counts or count_input == "standardized":
+        return moments
+    if dataset.rendering is not None:  # zeros and ones
+        factor = math.log(2)
+        return moments._replace(log1p=Moments(moments.mean * factor, moments.std * factor))
+    return moments._replace(log1p=log1p_moments(dataset.train))
+
+
+def log1p_moments(train: np.ndarray | Rows | SparseRows) -> Moments:
+    """Computes the moments of log(1 + x) over the rows of an array, or of an object that gives rows by slices.
+
+    One pass in float64: logarithms of counts lie between 0 and 22, so squares lose no digits that matter.
+
+    Args:
+      train: counts, (examples, *event).
+
+    Returns:
+      Numbers for images, arrays of the event's shape for other events (see `Moments`).
+    """
+    shape = train.shape[1:]
+    total, squares = train.log1p_sums() if isinstance(train, SparseRows) else (np.zeros(shape), np.zeros(shape))
+    for part in () if isinstance(train, SparseRows) else slices(train):
+        logs = np.log1p(train[part], dtype=np.float64)
+        total += logs.sum(axis=0)
+        squares += np.square(logs, out=logs).sum(axis=0)
+    mean, square = total / len(train), squares / len(train)
+    if is_image(shape):
+        mean, square = mean.mean(), square.mean()
+    elif event_kind(shape) == "series":
+        mean, square = (np.broadcast_to(a.mean(axis=0), shape) for a in (mean, square))
+    std = _positive_std(square - np.square(mean), mean)
+    if is_image(shape):
+        return Moments(float(mean), float(std))
+    return Moments(mean.astype(np.float32), std)
+
+
+def _linear_moments(dataset: Dataset, counts: bool) -> Moments:
+    """Computes the moments of x itself."""
     unit = (dataset.max_level or 1) if counts else 1  # the data set's moments are of levels scaled to [0, 1]
     if is_image(dataset.data_shape):
         return Moments(float(dataset.train_mean.mean(dtype=np.float64)) * unit, dataset.train_std * unit)
@@ -61,7 +106,12 @@ def _entry_std(train: np.ndarray | Rows | SparseRows, mean: np.ndarray) -> np.nd
     variance = squares / len(train)
     if variance.ndim == 2:
         variance = np.broadcast_to(variance.mean(axis=0), variance.shape)
-    std = np.sqrt(variance)
+    return _positive_std(variance, mean)
+
+
+def _positive_std(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Returns the roots of variances, and for entries that never vary their absolute mean, or 1 where that is 0."""
+    std = np.sqrt(np.maximum(variance, 0))
     constant = std <= 1e-6 * np.abs(mean)  # float32 has 24 bits
     size = np.where(mean == 0, 1.0, np.abs(mean))
     return np.where(constant, size, std).astype(np.float32)

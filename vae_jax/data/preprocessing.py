@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax._numerics.threefry import random_bits16
 from vae_jax.config import fixed_needs_memory
 from vae_jax.data.dataset import Dataset
-from vae_jax.data.moments import Moments, train_moments
+from vae_jax.data.moments import CountInput, Moments, train_moments
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.support import check_preprocessing
@@ -102,6 +102,7 @@ def prepare(
     binarization: Binarization = "none",
     dequantize: bool = False,
     counts: bool = False,
+    count_input: CountInput = "log1p",
     seed: int = 0,
 ) -> Prepared:
     """Puts a data set on the device, with the functions that turn its batches into the input of a model.
@@ -114,6 +115,9 @@ def prepare(
       dequantize: add uniform noise of one level, anew at every step. `log_jacobian` then turns densities on [0, 1] into nats
         of the discrete data, log P(level) >= E_u[log p(x)] - D log(max_level + 1) (Theis et al. 2016, equation 3).
       counts: leave integer levels as they are, for likelihoods of counts, rather than scale them to [0, 1].
+      count_input: how the encoder sees counts. "log1p": log(1 + x), standardized by its moments, because counts spread over
+        orders of magnitude. "standardized": x itself, standardized. The likelihood is that of x in both cases. The choice
+        stands in `Prepared.moments`.
       seed: seed of everything that is drawn once. It is independent of the seed of a run, so that runs are compared on the
         same test set.
 
@@ -131,13 +135,15 @@ def prepare(
             'dequantized data cannot be binarized as well. Leave one of both out: `dequantize=True`, or use `binarize="none"`.',
             field="dequantize",
         )
+    if count_input not in (kinds := get_args(CountInput)):
+        raise unknown("count_input", count_input, kinds)
     check_preprocessing(dataset, binarization, dequantize, counts)
     if isinstance(dataset.train, Rows) and binarization == "fixed":
         raise fixed_needs_memory()
     if dequantize:
         return _dequantized(dataset, seed)
     if binarization == "none" or dataset.max_level == 1:  # zeros and ones stay the same under any binarization
-        return _scaled(dataset, counts)
+        return _scaled(dataset, counts, count_input)
     return _binarized(dataset, binarization, seed)
 
 
@@ -158,12 +164,16 @@ def _dequantized(dataset: Dataset, seed: int) -> Prepared:
     )
 
 
-def _scaled(dataset: Dataset, counts: bool) -> Prepared:
+def _scaled(dataset: Dataset, counts: bool, count_input: CountInput) -> Prepared:
     top = dataset.max_level
     scale = None if counts else top
     description = f"levels 0 to {top} scaled to [0, 1]" if top else "floats as they are"
     if top is None and dataset.train.dtype == np.int32:
         description = "whole numbers as they are"
+    if counts:
+        description = "counts, seen by the encoder as log(1 + x)" if count_input == "log1p" else "counts"
+    elif top == 1:
+        description = "binary as stored"
     return Prepared(
         train=_on_device(dataset.train),
         validation=None if dataset.validation is None else jnp.asarray(dataset.validation),
@@ -171,8 +181,8 @@ def _scaled(dataset: Dataset, counts: bool) -> Prepared:
         train_input=_draw_anew(dataset, lambda key, levels: _scale(levels, scale)),
         eval_input=lambda rows: _scale(jnp.asarray(dataset.images(rows)), scale),
         log_jacobian=0.0,
-        description="counts" if counts else "binary as stored" if top == 1 else description,
-        moments=train_moments(dataset, counts) if counts or top is None else None,
+        description=description,
+        moments=train_moments(dataset, counts, count_input) if counts or top is None else None,
         rendered=dataset.rendering is not None,
     )
 

@@ -187,6 +187,13 @@ class SparseRows:
         counts = self._sum_over_rows(lambda numbers, columns: np.ones(len(numbers)))
         return deviations + (len(self) - counts) * np.square(mean)
 
+    def log1p_sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the sums over the examples of log(1 + x) and of its square, each (columns,), float64. Zeros add nothing."""
+        return (
+            self._sum_over_rows(lambda numbers, columns: np.log1p(numbers)),
+            self._sum_over_rows(lambda numbers, columns: np.square(np.log1p(numbers))),
+        )
+
     def _sum_over_rows(self, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
         """Returns for each column the sum of a function of (stored numbers, their columns)."""
         total = np.zeros(self.shape[1])

@@ -19,6 +19,8 @@ from .mixtures import logistic_mixture as logistic_mixture
 from .mixtures import logistic_mixture_log_prob as logistic_mixture_log_prob
 from .mixtures import logistic_mixture_rgb as logistic_mixture_rgb
 from .mixtures import logistic_mixture_rgb_log_prob as logistic_mixture_rgb_log_prob
+from .multinomial import multinomial as multinomial
+from .multinomial import multinomial_log_prob as multinomial_log_prob
 from .real import gaussian as gaussian
 from .real import gaussian_log_prob as gaussian_log_prob
 from .real import laplace as laplace
@@ -28,3 +30,5 @@ from .real import student_t_log_prob as student_t_log_prob
 from .unit_interval import continuous_bernoulli as continuous_bernoulli
 from .unit_interval import continuous_bernoulli_log_prob as continuous_bernoulli_log_prob
 from .unit_interval import continuous_bernoulli_mean as continuous_bernoulli_mean
+from .zero_inflated import zero_inflated_negative_binomial as zero_inflated_negative_binomial
+from .zero_inflated import zero_inflated_negative_binomial_log_prob as zero_inflated_negative_binomial_log_prob

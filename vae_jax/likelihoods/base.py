@@ -44,7 +44,8 @@ class Likelihood(NamedTuple):
       sample: (key, decoder_output) -> one draw of x, in the shape of the event.
       support: the values that x may take. Data outside of it are refused before training (see `outside_support`).
       outputs_per_dim: the number of decoder outputs for each dimension of the event.
-      shared_start: initial values of the learned numbers that all dimensions share. They become parameters of the `VAE`.
+      shared_start: initial values of the learned numbers that belong to no decoder output: one that all dimensions share, or
+        one for each column. They become parameters of the `VAE`.
       output_for_mean: mean of the training data -> the decoder output that predicts it. The output bias starts there. None:
         no such start is available.
       num_levels: for support "levels": x is k/(num_levels - 1), k = 0 ... num_levels - 1.
@@ -218,23 +219,36 @@ class SecondParameter(NamedTuple):
     fields: ParameterFields
 
 
+def column_starts(function: str, name: str, start: float | Float[Array, "*shape columns"]) -> Float[Array, "columns"]:
+    """Returns the initial log of a parameter for each index of the last axis, the mean of the logs over the other axes."""
+    if jnp.ndim(start) == 0:
+        raise ValueError(
+            f"{function}: expected an array of initial values with {name}='per_column', one for each column, got one number."
+        )
+    logs, columns = _numbers(start), jnp.shape(start)[-1]
+    return jnp.asarray([math.fsum(logs[i::columns]) * columns / len(logs) for i in range(columns)], jnp.float32)
+
+
 def second_parameter(
     function: str,
     name: str,
     value: float | str,
     start: float | Array,
     transform: Callable[[Array], Array] = _identity,
+    num_first: int = 1,
 ) -> SecondParameter:
     """Interprets the setting of a second parameter.
 
     Args:
       function: name of the caller, for the message.
       name: name of the setting, for the message.
-      value: the setting. A positive number fixes the parameter. "shared" learns one number for all dimensions. "per_pixel"
-        reads a second decoder output.
+      value: the setting. A positive number fixes the parameter. "shared" learns one number for all dimensions. "per_column"
+        learns one for each index of the event's last axis. "per_pixel" reads one more decoder output.
       start: log of the parameter before training. It is an array of the event's shape where entries differ. Then the learned
-        shared number is the mean of the entries' logs, and their distances from it stay fixed.
-      transform: learned log -> the log that acts, such as one with a floor.
+        shared number is the mean of the entries' logs, and their distances from it stay fixed. For "per_column" it is an array
+        of the event's shape or of the columns.
+      transform: learned log -> the log that acts, such as one with a floor. For "per_column" it takes one number per column.
+      num_first: the number of other decoder outputs for each dimension. More than one are on an axis at the end.
 
     Returns:
       The `SecondParameter`.
@@ -242,27 +256,45 @@ def second_parameter(
     Raises:
       ValueError: the setting is not one of these.
     """
+    several: ParameterFields = {} if num_first == 1 else {"outputs_per_dim": num_first}
+    if value == "per_column":
+        starts = column_starts(function, name, start)
+
+        def split(output: DecoderOutput) -> tuple[Array, Array]:
+            event = output[0].shape if num_first == 1 else output[0].shape[:-1]
+            return output[0], jnp.broadcast_to(transform(output[1]), event)
+
+        shared_start = tuple(_numbers(starts))
+        return SecondParameter(split, _identity, {"shared_start": shared_start, "shared_values": transform, **several})
     if value == "shared" and isinstance(start, Array):
         level = math.fsum(_numbers(start)) / start.size
         offset = start - level
         return SecondParameter(
             lambda output: (output[0], transform(output[1][0]) + offset),
             _identity,
-            {"shared_start": (level,), "shared_values": lambda learned: transform(learned[0]) + offset.ravel()},
+            {"shared_start": (level,), "shared_values": lambda learned: transform(learned[0]) + offset.ravel(), **several},
         )
     if value == "shared":
         return SecondParameter(
             lambda output: (output[0], transform(output[1][0])),
             _identity,
-            {"shared_start": (float(start),), "shared_values": transform},
+            {"shared_start": (float(start),), "shared_values": transform, **several},
         )
-    if value == "per_pixel":
+    if value == "per_pixel" and num_first == 1:
         return SecondParameter(
             lambda output: (output[..., 0], transform(start + output[..., 1])),
             lambda first: jnp.stack([first, jnp.zeros_like(first)], axis=-1),
             {"outputs_per_dim": 2},
         )
+    if value == "per_pixel":
+        return SecondParameter(
+            lambda output: (output[..., :-1], transform(start + output[..., -1])),
+            lambda first: jnp.concatenate([first, jnp.zeros_like(first[..., :1])], axis=-1),
+            {"outputs_per_dim": num_first + 1},
+        )
     if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{function}: expected {name} to be a positive number, 'shared' or 'per_pixel', got {value!r}.")
+        raise ValueError(
+            f"{function}: expected {name} to be a positive number, 'shared', 'per_column' or 'per_pixel', got {value!r}."
+        )
     fixed = math.log(value)
-    return SecondParameter(lambda output: (output, fixed), _identity, {})
+    return SecondParameter(lambda output: (output, fixed), _identity, several)

@@ -6,14 +6,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Key, Real
 
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.keys import threefry_key
 from vae_jax._numerics.special import expm1_minus, stirling_error, stirling_error_for_counts
 from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, natural_log, second_parameter
+from vae_jax.likelihoods.rates import Exposure, make_rates
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+Dispersion = float | Literal["shared", "per_column", "per_pixel"]
 
 
 def poisson_log_prob(log_rate: Float[ArrayLike, "*event"], x: Real[ArrayLike, "*event"]) -> Float[Array, ""]:
@@ -88,6 +90,14 @@ def negative_binomial_log_prob(
     (log_mean, log_dispersion, x), dtype = one_event(
         "negative_binomial_log_prob", may_be_scalar=("log_dispersion",), log_mean=log_mean, log_dispersion=log_dispersion, x=x
     )
+    positive_term, zero_term = negative_binomial_terms(log_mean, log_dispersion, x)
+    return jnp.sum(jnp.where(x > 0, positive_term, zero_term)).astype(dtype)
+
+
+def negative_binomial_terms(
+    log_mean: Float[Array, "dims"], log_dispersion: Float[Array, "dims"], x: Float[Array, "dims"]
+) -> tuple[Float[Array, "dims"], Float[Array, "dims"]]:
+    """Computes log p(x) of each dimension in two forms: that for x > 0, finite also at 0, and log p(0)."""
     mean, r = jnp.exp(log_mean), jnp.exp(log_dispersion)
     zero_term = -r * jax.nn.softplus(log_mean - log_dispersion)
     positive = jnp.maximum(x, 1)
@@ -103,60 +113,56 @@ def negative_binomial_log_prob(
     deviance = r * expm1_minus(shrunk) + positive * expm1_minus(excess)
     stirling = stirling_error(r + positive) - stirling_error(r) - stirling_error_for_counts(positive)
     positive_term = stirling - deviance - _HALF_LOG_2PI + 0.5 * (log_dispersion - jnp.log(r + positive) - log_x)
-    return jnp.sum(jnp.where(x > 0, positive_term, zero_term)).astype(dtype)
+    return positive_term, zero_term
 
 
-def _log_rate(raw: Array, unit: ArrayLike) -> Array:
-    """Computes log(unit softplus(raw)).
-
-    The rate grows in proportion to the decoder output, where exp would overflow on an extreme draw of z.
-    """
-    tiny = raw < -10
-    rate = jax.nn.softplus(jnp.where(tiny, 0, raw))
-    return natural_log(unit) + jnp.where(tiny, raw - 0.5 * jnp.exp(jnp.where(tiny, raw, 0)), jnp.log(rate))
-
-
-def _raw_for_mean(mean: Array, unit: ArrayLike) -> Array:
-    """Computes the decoder output with unit softplus(raw) = mean."""
-    ratio = jnp.maximum(mean / unit, 1e-3)  # a pixel that is always 0 starts there rather than at minus infinity
-    return ratio + jnp.log(-jnp.expm1(-ratio))
-
-
-def _scale_mean(raw: Array, factor: Array) -> Array:
-    """Computes the decoder output with softplus(result) = factor softplus(raw)."""
-    scaled = jnp.maximum(factor * jax.nn.softplus(raw), 1e-30)
-    return scaled + jnp.log(-jnp.expm1(-scaled))
-
-
-def poisson(unit: Float[ArrayLike, "*#event"] = 1.0) -> Likelihood:
+def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "none", total: float = 1.0) -> Likelihood:
     """Makes the Poisson likelihood for counts. The decoder emits raw numbers with rate = unit softplus(raw).
 
-    Use it for photon or event counts, whose variance equals their mean. Where they vary more, use `negative_binomial`.
+    Use it for photon or event counts, whose variance equals their mean. Where they vary more, use `negative_binomial`. Draws
+    are those of `jax.random.poisson`, whose variance is off by several per cent at rates of 1e6 and more (JAX 0.10).
 
     Args:
       unit: scale of the rate, > 0. The mean count of the data keeps the decoder outputs near one. An array of the event's shape
         sets one unit for each entry.
+      exposure: "observed" makes the rate a share of the row's total: rate = (sum of x) softmax(log unit + raw), with the
+        softmax over all entries of the event, as scVI does with its observed library size. `log_prob` is then log p(x | total)
+        with the total as a covariate: for each fixed total it is normalized over all x, not only over those with this total.
+        A row of zeros has rate 0 and log p = 0.
+      total: the total that `mean` and `sample` take with exposure, > 0. The mean total of the training data is a good value.
 
     Returns:
       The `Likelihood`.
     """
-    check_positive("poisson", unit=unit)
+    rates = make_rates("poisson", unit, exposure, total)
     return Likelihood(
         name="poisson",
-        log_prob=lambda raw, x: poisson_log_prob(_log_rate(raw, unit), x),
-        mean=lambda raw: jnp.asarray(unit * jax.nn.softplus(raw)),
-        sample=lambda key, raw: jax.random.poisson(threefry_key(key), unit * jax.nn.softplus(raw)).astype(raw.dtype),
+        log_prob=lambda raw, x: poisson_log_prob(rates.log_rate(raw, x), x),
+        mean=rates.mean_rate,
+        sample=lambda key, raw: jax.random.poisson(threefry_key(key), rates.mean_rate(raw)).astype(raw.dtype),
         support="counts",
-        output_for_mean=lambda mean: _raw_for_mean(mean, unit),
-        scale_mean=_scale_mean,
+        output_for_mean=rates.raw_for_mean,
+        scale_mean=rates.scale_mean,
     )
 
 
+def draw_negative_binomial(
+    key: Key[Array, ""], log_mean: Float[Array, "*shape"], log_dispersion: Float[Array, "*#shape"] | float
+) -> Float[Array, "*shape"]:
+    """Draws negative binomial counts: Poisson counts whose rates are gamma draws."""
+    key_rate, key_count = jax.random.split(key)
+    log_dispersion = jnp.broadcast_to(log_dispersion, log_mean.shape).astype(log_mean.dtype)
+    log_gamma = jax.random.loggamma(key_rate, jnp.exp(log_dispersion))
+    return jax.random.poisson(threefry_key(key_count), jnp.exp(log_gamma + log_mean - log_dispersion)).astype(log_mean.dtype)
+
+
 def negative_binomial(
-    dispersion: float | Literal["shared", "per_pixel"] = "shared",
+    dispersion: Dispersion = "shared",
     *,
-    initial_dispersion: float = 1.0,
+    initial_dispersion: Float[ArrayLike, "*columns"] = 1.0,
     unit: Float[ArrayLike, "*#event"] = 1.0,
+    exposure: Exposure = "none",
+    total: float = 1.0,
 ) -> Likelihood:
     """Makes the negative binomial likelihood for counts that vary more than under a Poisson distribution.
 
@@ -164,37 +170,36 @@ def negative_binomial(
 
     Args:
       dispersion: the total count r. A small r is overdispersed, and an infinite one is Poisson. A positive number fixes it.
-        "shared" learns one for all dimensions. "per_pixel" reads a second decoder output, with
+        "shared" learns one for all dimensions. "per_column" learns one for each index of the last axis: each column of a
+        vector, each channel of a series or an image. "per_pixel" reads a second decoder output, with
         log r = log(initial_dispersion) + raw.
-      initial_dispersion: initial value of a learned r.
+      initial_dispersion: initial value of a learned r. With "per_column" an array with one number for each column.
       unit: scale of the mean, > 0, a number or an array of the event's shape (see `poisson`).
+      exposure, total: a mean that is a share of the row's total (see `poisson`).
 
     Returns:
       The `Likelihood`.
     """
-    check_positive("negative_binomial", unit=unit, initial_dispersion=initial_dispersion)
-    split_raw, fill, fields = second_parameter("negative_binomial", "dispersion", dispersion, math.log(initial_dispersion))
+    check_positive("negative_binomial", initial_dispersion=initial_dispersion)
+    rates = make_rates("negative_binomial", unit, exposure, total)
+    start = natural_log(initial_dispersion)
+    split, fill, fields = second_parameter("negative_binomial", "dispersion", dispersion, start)
 
-    def split(output: DecoderOutput) -> tuple[Array, Array | float]:
-        raw, log_dispersion = split_raw(output)
-        return _log_rate(raw, unit), log_dispersion
+    def log_prob(output: DecoderOutput, x: Array) -> Array:
+        raw, log_dispersion = split(output)
+        return negative_binomial_log_prob(rates.log_rate(raw, x), log_dispersion, x)
 
     def sample(key: Array, output: DecoderOutput) -> Array:
-        log_mean, log_dispersion = split(output)
-        key_rate, key_count = jax.random.split(key)
-        log_dispersion = jnp.broadcast_to(log_dispersion, log_mean.shape).astype(log_mean.dtype)
-        log_gamma = jax.random.loggamma(key_rate, jnp.exp(log_dispersion))
-        return jax.random.poisson(threefry_key(key_count), jnp.exp(log_gamma + log_mean - log_dispersion)).astype(
-            log_mean.dtype
-        )
+        raw, log_dispersion = split(output)
+        return draw_negative_binomial(key, rates.log_mean_rate(raw), log_dispersion)
 
     return Likelihood(
         name="negative_binomial",
-        log_prob=lambda output, x: negative_binomial_log_prob(*split(output), x),
-        mean=lambda output: jnp.exp(split(output)[0]),
+        log_prob=log_prob,
+        mean=lambda output: jnp.exp(rates.log_mean_rate(split(output)[0])),
         sample=sample,
         support="counts",
-        output_for_mean=lambda mean: fill(_raw_for_mean(mean, unit)),
-        scale_mean=_scale_mean,
+        output_for_mean=lambda mean: fill(rates.raw_for_mean(mean)),
+        scale_mean=rates.scale_mean,
         **fields,
     )

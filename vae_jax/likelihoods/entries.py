@@ -1,7 +1,7 @@
 """The registry's entries of the likelihoods. Their factories import jax; this module does not."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
@@ -13,30 +13,52 @@ SCALE = Setting(
     "scale",
     str,
     "auto",
-    "Scale parameter: a number, 'shared' (learned, from the spread of the data on) or 'per_pixel' (a second decoder output). "
-    "auto: 1; for discretized_logistic, which takes no number, shared.",
+    "Scale parameter: a number, 'shared' (learned, from the spread of the data on), 'per_column' (learned, one for each column "
+    "of a vector and each channel of a series or an image) or 'per_pixel' (a second decoder output). auto: 1; for "
+    "discretized_logistic, which takes no number, shared.",
 )
 DEGREES_OF_FREEDOM = Setting(
     "degrees_of_freedom", float, 4.0, "Few for heavy tails.", low=1e-3, high=1e9, bounds="a number > 0 (from 0.001 to 1e9)"
 )
 NUM_COMPONENTS = Setting("num_components", int, 10, "Components of the mixture.", low=1, high=1e8)
 DISPERSION = Setting(
-    "dispersion", str, "shared", "Total count (small: overdispersed): a number, 'shared' (learned) or 'per_pixel'."
+    "dispersion",
+    str,
+    "shared",
+    "Total count (small: overdispersed): a number, 'shared' (learned), 'per_column' (learned, one for each column or channel) "
+    "or 'per_pixel' (a decoder output).",
 )
+EXPOSURE = Setting(
+    "exposure",
+    Literal["none", "observed"],
+    "none",
+    "observed: the decoder gives proportions, and the rate is proportion times the total of the row, as with the observed "
+    "library size of scVI; the log-likelihood is then given that total. none: the decoder gives rates.",
+)
+COUNT_INPUT = Setting(
+    "count_input",
+    Literal["log1p", "standardized"],
+    "log1p",
+    "How the encoder sees counts: log(1 + x), or x itself; standardized in both cases. The likelihood stays that of x.",
+    earlier="standardized",
+)
+_LEARNED = ("shared", "per_column", "per_pixel")
 
 
 def _check_scale(config: Settings) -> None:
     if config.scale == "optimal":
         raise UserError('`scale="optimal"` is a number of the whole batch: use `objective="optimal_sigma"` and no `scale`.')
-    _check_number("scale", config.scale, ("auto", "shared", "per_pixel"))
+    if config.scale == "per_column" and config.objective == "optimal_sigma":
+        raise UserError('`objective="optimal_sigma"` sets one scale for all columns. Leave out `scale`.')
+    _check_number("scale", config.scale, ("auto", *_LEARNED))
 
 
 def _check_scale_without_number(config: Settings) -> None:
-    _check_number("scale", config.scale, ("auto", "shared", "per_pixel"), is_number_allowed=False)
+    _check_number("scale", config.scale, ("auto", *_LEARNED), is_number_allowed=False)
 
 
 def _check_dispersion(config: Settings) -> None:
-    _check_number("dispersion", config.dispersion, ("shared", "per_pixel"))
+    _check_number("dispersion", config.dispersion, _LEARNED)
 
 
 def _check_number(field: str, value: str, names: tuple[str, ...], is_number_allowed: bool = True) -> None:
@@ -48,9 +70,9 @@ def _check_number(field: str, value: str, names: tuple[str, ...], is_number_allo
     except ValueError:
         number = math.nan
     if not 1e-9 <= number <= 1e9:
-        quoted = " or ".join(repr(name) for name in names if name != "auto")
-        allowed = "a number > 0 (from 1e-9 to 1e9) or " if is_number_allowed else ""
-        raise UserError(field=field, expected=allowed + quoted, got=value)
+        *first, last = (repr(name) for name in names if name != "auto")
+        allowed = "a number > 0 (from 1e-9 to 1e9), " if is_number_allowed else ""
+        raise UserError(field=field, expected=f"{allowed}{', '.join(first)} or {last}", got=value)
 
 
 def _scale(config: Settings, auto: str = "1.0") -> Any:
@@ -61,12 +83,24 @@ def _scale(config: Settings, auto: str = "1.0") -> Any:
 
 
 def _number_or_name(value: str) -> Any:
-    return value if value in ("shared", "per_pixel") else float(value)
+    return value if value in _LEARNED else float(value)
+
+
+def _start(value: Any, setting: str, data: TrainingData) -> Any:
+    """Returns the initial value of a second parameter, as an array with one for each column where the setting wants that."""
+    import numpy as np
+
+    return np.full(data.data_shape[-1], value) if setting == "per_column" and np.ndim(value) == 0 else value
 
 
 def _logistic_scale(data: TrainingData) -> Any:
     """Returns the scale of the logistic distribution whose standard deviation is that of the training data."""
     return data.std * 3**0.5 / math.pi
+
+
+def _rates(config: Settings, data: TrainingData) -> dict[str, Any]:
+    """Returns the arguments of bundles of counts about their rates."""
+    return {"unit": data.mean_count, "exposure": config.exposure, "total": data.mean_total}
 
 
 def _bernoulli(config: Settings, data: TrainingData) -> "Likelihood":
@@ -84,13 +118,13 @@ def _continuous_bernoulli(config: Settings, data: TrainingData) -> "Likelihood":
 def _gaussian(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
-    return likelihoods.gaussian(_scale(config), initial_scale=data.std)
+    return likelihoods.gaussian(_scale(config), initial_scale=_start(data.std, config.scale, data))
 
 
 def _laplace(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
-    return likelihoods.laplace(_scale(config), initial_scale=data.std / 2**0.5)
+    return likelihoods.laplace(_scale(config), initial_scale=_start(data.std / 2**0.5, config.scale, data))
 
 
 def _student_t(config: Settings, data: TrainingData) -> "Likelihood":
@@ -98,13 +132,14 @@ def _student_t(config: Settings, data: TrainingData) -> "Likelihood":
 
     v = config.degrees_of_freedom
     initial = data.std * (1 - 2 / v) ** 0.5 if v > 2.5 else data.std / 2  # the variance is infinite or nearly so
-    return likelihoods.student_t(_scale(config), degrees_of_freedom=v, initial_scale=initial)
+    return likelihoods.student_t(_scale(config), degrees_of_freedom=v, initial_scale=_start(initial, config.scale, data))
 
 
 def _discretized_logistic(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
-    return likelihoods.discretized_logistic(data.num_levels, _scale(config, "shared"), initial_scale=_logistic_scale(data))
+    initial = _start(_logistic_scale(data), config.scale, data)
+    return likelihoods.discretized_logistic(data.num_levels, _scale(config, "shared"), initial_scale=initial)
 
 
 def _logistic_mixture(config: Settings, data: TrainingData) -> "Likelihood":
@@ -130,13 +165,29 @@ def _categorical(config: Settings, data: TrainingData) -> "Likelihood":
 def _poisson(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
-    return likelihoods.poisson(data.mean_count)
+    return likelihoods.poisson(**_rates(config, data))
 
 
 def _negative_binomial(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
-    return likelihoods.negative_binomial(_number_or_name(config.dispersion), unit=data.mean_count)
+    initial = _start(1.0, config.dispersion, data)
+    return likelihoods.negative_binomial(_number_or_name(config.dispersion), initial_dispersion=initial, **_rates(config, data))
+
+
+def _zero_inflated_negative_binomial(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    initial = _start(1.0, config.dispersion, data)
+    return likelihoods.zero_inflated_negative_binomial(
+        _number_or_name(config.dispersion), initial_dispersion=initial, **_rates(config, data)
+    )
+
+
+def _multinomial(config: Settings, data: TrainingData) -> "Likelihood":
+    from vae_jax import likelihoods
+
+    return likelihoods.multinomial(data.mean_total, unit=data.mean_count)
 
 
 for _entry in (
@@ -149,7 +200,23 @@ for _entry in (
     Entry("likelihood", "logistic_mixture", "integer levels", _logistic_mixture, (NUM_COMPONENTS,)),
     Entry("likelihood", "logistic_mixture_rgb", "integer levels of 3 channels", _logistic_mixture_rgb, (NUM_COMPONENTS,)),
     Entry("likelihood", "categorical", "integer levels", _categorical),
-    Entry("likelihood", "poisson", "counts", _poisson),
-    Entry("likelihood", "negative_binomial", "counts", _negative_binomial, (DISPERSION,), _check_dispersion),
+    Entry("likelihood", "poisson", "counts", _poisson, (EXPOSURE, COUNT_INPUT)),
+    Entry(
+        "likelihood",
+        "negative_binomial",
+        "counts",
+        _negative_binomial,
+        (DISPERSION, EXPOSURE, COUNT_INPUT),
+        _check_dispersion,
+    ),
+    Entry(
+        "likelihood",
+        "zero_inflated_negative_binomial",
+        "counts, many of them 0",
+        _zero_inflated_negative_binomial,
+        (DISPERSION, EXPOSURE, COUNT_INPUT),
+        _check_dispersion,
+    ),
+    Entry("likelihood", "multinomial", "counts given their total, as in Mult-VAE", _multinomial, (COUNT_INPUT,)),
 ):
     register(_entry)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, Real
 
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.special import log1mexp, soft_floor
-from vae_jax.likelihoods.base import Likelihood, check_positive, invert_increasing, second_parameter
+from vae_jax.likelihoods.base import Likelihood, check_positive, invert_increasing, natural_log, second_parameter
 
 # Scales are kept above 5 % of a bin. Narrower ones change probabilities by less than rounding, and gradients would explode.
 _MIN_SCALE_IN_BINS = 0.05
@@ -139,12 +139,12 @@ def expected_level(
     return total / (num_bins - 1)
 
 
-def loc_for_mean(mean: Float[Array, "*shape"], start: float, floor: float, num_bins: int) -> Float[Array, "*shape"]:
+def loc_for_mean(mean: Float[Array, "*shape"], start: float | Array, floor: float, num_bins: int) -> Float[Array, "*shape"]:
     """Computes the location with this mean at the initial scale.
 
     Means at the ends of [0, 1], which a logistic cannot have, are moved inwards.
     """
-    log_scale = soft_floor(jnp.float32(start), floor)
+    log_scale = soft_floor(jnp.asarray(start, jnp.float32), floor)
     return invert_increasing(lambda loc: expected_level(loc, log_scale, num_bins), jnp.clip(mean, 1e-3, 1 - 1e-3), -9.0, 10.0)
 
 
@@ -161,16 +161,20 @@ def to_levels(x: Float[Array, "*shape"], num_bins: int) -> Float[Array, "*shape"
     return jnp.round(x * (num_bins - 1))
 
 
-def scale_start(name: str, num_bins: int, initial_scale: float) -> tuple[float, float]:
-    """Returns the initial log-scale and its floor."""
+def scale_start(name: str, num_bins: int, initial_scale: Float[ArrayLike, "*columns"]) -> tuple[float | Array, float]:
+    """Returns the initial log-scale, a number or an array like `initial_scale`, and its floor."""
     check_bins(name, num_bins)
     check_positive(name, initial_scale=initial_scale)
     floor = math.log(_MIN_SCALE_IN_BINS / (num_bins - 1))
-    return max(math.log(initial_scale), floor + 1), floor
+    start = natural_log(initial_scale)
+    return jnp.maximum(start, floor + 1) if isinstance(start, Array) else max(start, floor + 1), floor
 
 
 def discretized_logistic(
-    num_bins: int = 256, scale: Literal["shared", "per_pixel"] = "shared", *, initial_scale: float = 0.1
+    num_bins: int = 256,
+    scale: Literal["shared", "per_column", "per_pixel"] = "shared",
+    *,
+    initial_scale: Float[ArrayLike, "*columns"] = 0.1,
 ) -> Likelihood:
     """Makes the rounded logistic likelihood for integer levels. The decoder emits the location.
 
@@ -178,15 +182,17 @@ def discretized_logistic(
 
     Args:
       num_bins: the number of levels, >= 2; x is k/(num_bins - 1).
-      scale: "shared" learns one scale for all pixels. "per_pixel" reads a second decoder output, added to log(initial_scale).
-      initial_scale: initial value of the scale, > 0. A good value is 0.55 of the data's standard deviation.
+      scale: "shared" learns one scale for all pixels. "per_column" learns one for each channel, or each column of a vector.
+        "per_pixel" reads a second decoder output, added to log(initial_scale).
+      initial_scale: initial value of the scale, > 0. A good value is 0.55 of the data's standard deviation. With "per_column"
+        an array with one number for each channel.
 
     Returns:
       The `Likelihood`.
     """
     start, floor = scale_start("discretized_logistic", num_bins, initial_scale)
-    if scale not in ("shared", "per_pixel"):
-        raise ValueError(f"discretized_logistic: expected scale to be 'shared' or 'per_pixel', got {scale!r}.")
+    if scale not in ("shared", "per_column", "per_pixel"):
+        raise ValueError(f"discretized_logistic: expected scale to be 'shared', 'per_column' or 'per_pixel', got {scale!r}.")
 
     split, fill, fields = second_parameter(
         "discretized_logistic", "scale", scale, start, lambda log_scale: soft_floor(log_scale, floor)

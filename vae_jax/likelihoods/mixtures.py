@@ -124,7 +124,7 @@ def logistic_mixture_rgb_log_prob(
     return jnp.sum(_log_mixture(mixture_logits, components)).astype(dtype)
 
 
-def _output_for_mean(mean: Array, start: float, floor: float, num_bins: int, num_components: int, parts: int) -> Array:
+def _output_for_mean(mean: Array, start: float | Array, floor: float, num_bins: int, num_components: int, parts: int) -> Array:
     """Returns the decoder output with equal weights, all components at the location of the mean, and all other parts 0."""
     loc = jnp.repeat(loc_for_mean(mean, start, floor, num_bins)[..., None], num_components, axis=-1)
     return jnp.concatenate([jnp.zeros_like(loc), loc, *[jnp.zeros_like(loc)] * (parts - 2)], axis=-1)

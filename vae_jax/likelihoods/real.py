@@ -1,4 +1,4 @@
-"""Gaussian, Laplace and Student-t likelihoods for real data, with a scale that is fixed, shared, or learned for each pixel."""
+"""Gaussian, Laplace and Student-t likelihoods for real data. The scale is fixed, shared, or one for each column or pixel."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,18 @@ from jaxtyping import Array, Float, Real
 
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.special import soft_floor, stirling_error
-from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, natural_log, second_parameter
+from vae_jax.likelihoods.base import (
+    DecoderOutput,
+    Likelihood,
+    check_positive,
+    column_starts,
+    natural_log,
+    second_parameter,
+)
 
-Scale = float | Literal["shared", "per_pixel"]
-# A scale for each pixel is kept above exp(-6) times its initial value, because the density of a pixel that never varies is
-# unbounded.
+Scale = float | Literal["shared", "per_column", "per_pixel"]
+# A scale for each column or pixel is kept above exp(-6) times its initial value, because the density of a pixel that never
+# varies is unbounded.
 _MIN_LOG_RATIO = -6.0
 
 
@@ -150,8 +157,11 @@ def _location_scale(
     """Makes the bundle of a location-scale family. `standard_sample` (key, like) draws at location 0 and scale 1."""
     check_positive(name, initial_scale=initial_scale)
     start = natural_log(initial_scale)
+    if scale == "per_column":
+        start = column_starts(name, "scale", start)
     # A shared scale needs no floor, because the pixels that vary keep it up.
-    floor = (lambda log_scale: soft_floor(log_scale, start + _MIN_LOG_RATIO)) if scale == "per_pixel" else lambda s: s
+    has_floor = scale in ("per_column", "per_pixel")
+    floor = (lambda log_scale: soft_floor(log_scale, start + _MIN_LOG_RATIO)) if has_floor else lambda s: s
     split, fill, fields = second_parameter(name, "scale", scale, start, floor)
 
     def sample(key: Array, output: DecoderOutput) -> Array:
@@ -178,12 +188,14 @@ def gaussian(scale: Scale = 1.0, *, initial_scale: Float[ArrayLike, "*#event"] =
 
     Args:
       scale: the standard deviation. A positive number fixes it. "shared" learns one for all pixels with the network (Rybkin et
-        al. 2021). "per_pixel" reads a second decoder output, raw, with log_scale = soft floor(log(initial_scale) + raw). Data
-        in [0, 1] have standard deviations far below 1, so the default of 1, which a plain squared error assumes, leaves most
-        of the data unexplained.
+        al. 2021). "per_column" learns one for each index of the last axis: each column of a vector, each channel of a series
+        (the same at all times) or of an image. "per_pixel" reads a second decoder output, raw, with
+        log_scale = soft floor(log(initial_scale) + raw). Data in [0, 1] have standard deviations far below 1, so the default of
+        1, which a plain squared error assumes, leaves most of the data unexplained.
       initial_scale: initial value of a learned scale. The standard deviation of the data saves many steps. An array of the
         event's shape (`data.Prepared.moments`) gives each entry its initial value and its floor, for entries in different
-        units. A shared scale is then one factor on all of them.
+        units. A shared scale is then one factor on all of them. "per_column" needs an array, of the event's shape or of the
+        columns.
 
     Returns:
       The `Likelihood`.
@@ -202,7 +214,7 @@ def laplace(scale: Scale = 1.0, *, initial_scale: Float[ArrayLike, "*#event"] = 
     Use it where edges and a few large errors should cost less than under a Gaussian.
 
     Args:
-      scale: Laplace's b, 1/sqrt(2) of the standard deviation: a number, "shared" or "per_pixel" (see `gaussian`).
+      scale: Laplace's b, 1/sqrt(2) of the standard deviation: a number, "shared", "per_column" or "per_pixel" (see `gaussian`).
       initial_scale: initial value of a learned b, a number or an array (see `gaussian`).
 
     Returns:
@@ -222,7 +234,7 @@ def student_t(
     heavy-tailed measurements, which would dominate the scale and the gradients of a Gaussian.
 
     Args:
-      scale: a number, "shared" or "per_pixel" (see `gaussian`).
+      scale: a number, "shared", "per_column" or "per_pixel" (see `gaussian`).
       degrees_of_freedom: > 0; few degrees give heavy tails.
       initial_scale: initial value of a learned scale, a number or an array (see `gaussian`).
 

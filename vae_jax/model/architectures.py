@@ -8,8 +8,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from vae_jax import networks
+from vae_jax.data.moments import Moments
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
-from vae_jax.model.scaling import FROM_DATA, Standardize, move_location, scale_by_params
+from vae_jax.model.scaling import FROM_DATA, Standardize, as_dict, encoder_input, move_location, scale_by_params
 from vae_jax.model.vae import VAE, make_vae
 from vae_jax.networks import Network
 from vae_jax.priors import Prior
@@ -38,12 +39,13 @@ def mlp_vae(
       dtype: dtype of the layers (see `networks.mlp_encoder`).
       train_mean: mean of the training data, a number or an array of `data_shape`. The output bias then starts where the
         likelihood predicts it. None: it starts at zero.
-      standardize: (mean, standard deviation) of data on a scale of their own, numbers or arrays of the event's shape. The
-        encoder then sees (x - mean)/std. Under a likelihood of real data, the first decoder output for each dimension becomes
-        mean + std h, so the likelihood stays that of x. By default, under a likelihood of real data or of counts,
-        `training.fit` puts both into the parameters, from `data.Prepared.moments`, and training does not change them. Rates of
-        counts are then relative to the mean count. None: the networks see and emit x itself, which overflows where its numbers
-        are large.
+      standardize: (mean, standard deviation) of data on a scale of their own, numbers or arrays of the event's shape, or
+        `data.Moments`. The encoder then sees (x - mean)/std. Under a likelihood of real data, the first decoder output for each
+        dimension becomes mean + std h, so the likelihood stays that of x. By default, under a likelihood of real data or of
+        counts, `training.fit` puts both into the parameters, from `data.Prepared.moments`, and training does not change them.
+        Rates of counts are then relative to the mean count, and the encoder sees log(1 + x), standardized, unless
+        `data.prepare(count_input="standardized")` says otherwise. None: the networks see and emit x itself, which overflows
+        where its numbers are large.
       prior: a learned prior (see `priors`). None: N(0, I).
 
     Returns:
@@ -132,8 +134,9 @@ def assemble_vae(
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
     takes_moments = standardize == FROM_DATA and likelihood.support in ("real", "counts")
-    center, spread = (0.0, 1.0) if standardize is None or standardize == FROM_DATA else standardize
     is_known = standardize is not None and standardize != FROM_DATA
+    moments = Moments(*standardize) if is_known else Moments(0.0, 1.0)  # pyright: ignore
+    center, spread = moments.mean, moments.std
     moves_location = is_known and likelihood.support == "real"
 
     output_bias = None
@@ -146,7 +149,7 @@ def assemble_vae(
     decoder = make_decoder(outputs_per_dim=likelihood.outputs_per_dim, output_bias=output_bias)
     if is_known:
         inner_encode = encoder.apply
-        encoder = encoder._replace(apply=lambda params, x: inner_encode(params, (x - center) / spread))
+        encoder = encoder._replace(apply=lambda params, x: inner_encode(params, encoder_input(x, **as_dict(moments))))
     if moves_location:
         inner_decode = decoder.apply
         decoder = decoder._replace(apply=lambda params, z: move_location(likelihood, inner_decode(params, z), center, spread))

@@ -1,6 +1,7 @@
 """Data on a scale of their own: networks that see standardized data, with the mean and the scale as constants or parameters."""
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from vae_jax.model.vae import VAE
 
 Moment: TypeAlias = float | np.ndarray | Array  # one number, or an array of the event's shape
 FROM_DATA: Literal["from_data"] = "from_data"
-Standardize: TypeAlias = tuple[Moment, Moment] | Literal["from_data"] | None  # (mean, standard deviation)
+# (mean, standard deviation), or `Moments`, which may say that the encoder sees log(1 + x)
+Standardize: TypeAlias = tuple[Moment, Moment] | Moments | Literal["from_data"] | None
 SCALING = "scaling"  # parameters that no step changes: the mean and the standard deviation of the training data
 
 
@@ -23,6 +25,20 @@ def move_location(likelihood: Likelihood, output: Array, shift: Moment, factor: 
     if likelihood.outputs_per_dim == 1:
         return jnp.asarray(shift + factor * output)
     return output.at[..., 0].set(shift + factor * output[..., 0])
+
+
+def encoder_input(x: Array, mean: Moment, std: Moment, log1p: Mapping[str, Moment] | None = None) -> Array:
+    """Returns one example as the encoder sees it: (x - mean)/std, or log(1 + x) with moments of its own.
+
+    Args:
+      x: the example.
+      mean, std: moments of x.
+      log1p: "mean" and "std" of log(1 + x), or None.
+    """
+    if log1p is None:
+        return (x - mean) / std
+    # Pseudo-inputs of a VampPrior, which are learned, may become negative.
+    return (jnp.log1p(jnp.maximum(x, 0)) - log1p["mean"]) / log1p["std"]
 
 
 def scale_by_params(vae: VAE, scale_output: bool) -> VAE:
@@ -47,7 +63,7 @@ def scale_by_params(vae: VAE, scale_output: bool) -> VAE:
     def encode(params: Params, x: Array) -> tuple[Array, Array]:
         if SCALING in params:
             scaling = jax.lax.stop_gradient(params[SCALING])
-            x = (x - scaling["mean"]) / scaling["std"]
+            x = encoder_input(x, **scaling)
         return vae.encode(params, x)
 
     def decode(params: Params, z: Array) -> DecoderOutput:
@@ -71,8 +87,14 @@ def with_moments(vae: VAE, moments: Moments | None) -> VAE:
     """
     if moments is None or not vae.takes_moments:
         return vae
-    scaling = {name: jnp.asarray(value, jnp.float32) for name, value in moments._asdict().items()}
+    scaling = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), as_dict(moments))
     return vae._replace(init=lambda key: {**vae.init(key), SCALING: jax.tree.map(jnp.copy, scaling)})
+
+
+def as_dict(moments: Moments) -> dict[str, Any]:
+    """Returns moments as the arguments of `encoder_input`, without `log1p` where the encoder does not see that."""
+    linear = {"mean": moments.mean, "std": moments.std}
+    return linear if moments.log1p is None else linear | {"log1p": as_dict(moments.log1p)}
 
 
 def keep_scaling(new: Params, old: Params) -> Params:

@@ -20,6 +20,7 @@ class Entry(NamedTuple):
 
 
 DISCRETE_UNIT = "nats of the discrete data"
+GIVEN_TOTAL_UNIT = f"{DISCRETE_UNIT} given the total of each example"
 DENSITY_UNIT = "nats of a density on the data's own scale"
 
 
@@ -28,7 +29,9 @@ def plan(base: Config, name: str, dataset: Dataset) -> Entry:
 
     Integer levels are discrete data. Likelihoods of levels and of counts give their probability itself. Densities give a bound
     on it: they are trained and tested on dequantized data (uniform noise of one level, log-Jacobian included; Theis et al.
-    2016). Floats have densities only. A Bernoulli likelihood of binarized gray pixels describes a different data set.
+    2016). Likelihoods that are given the total of each example (`multinomial`, and counts with `exposure="observed"`) predict
+    less than the others and have a unit of their own. Floats have densities only. A Bernoulli likelihood of binarized gray
+    pixels describes a different data set.
 
     Args:
       base: the settings that all likelihoods share. Its likelihood, scale, binarize and dequantize are ignored.
@@ -73,6 +76,9 @@ def _comparable_entry(name: str, config: Config, dataset: Dataset, bundle: Likel
     if support == "binary" and levels != 1:
         why = "not comparable: it is the likelihood of binarized pixels, a different data set from the gray ones"
         return Entry(name, config, f"nats of the binarized data ({config.binarization})", why)
+    is_given_total = config.likelihood == "multinomial" or config.exposure == "observed"
+    if support == "counts" and is_given_total and (levels or outside_support(bundle, values(dataset.train)) is None):
+        return Entry(name, config, GIVEN_TOTAL_UNIT, "probability of the counts given their total")
     if levels is None and support == "counts" and outside_support(bundle, values(dataset.train)) is None:
         return Entry(name, config, DISCRETE_UNIT, "probability of the counts")
     if levels is None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from vae_jax.build import Built
+from vae_jax.config import settings_of
 from vae_jax.evaluation import bits_per_dim, encode_dataset
 from vae_jax.evaluation.posterior_collapse import active_units, collapse
 from vae_jax.likelihoods import DISCRETE
@@ -55,7 +56,7 @@ def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> Jso
     if built.data.log_jacobian:
         summary["log_jacobian"] = built.data.log_jacobian
     if built.vae.likelihood.shared_start:
-        name = "log_dispersion" if built.config.likelihood == "negative_binomial" else "log_scale"
+        name = "log_dispersion" if "dispersion" in settings_of("likelihood", built.config.likelihood) else "log_scale"
         summary[name] = [float(value) for value in built.vae.likelihood.shared_values(fit.params["likelihood"])]
     if built.data.validation is not None:
         # In earlier epochs a schedule had not ended, so they counted neither for the best nor for early stopping.

@@ -83,7 +83,8 @@ def optimal_scale(
         state: ScaleState,
     ) -> tuple[Terms, ScaleState]:
         codes = forward(key, encode, decode, log_prob, x)
-        if not isinstance(codes.output, tuple) or codes.output[0].shape != x.shape:
+        # The last axis of the learned numbers has one entry for a shared scale, and several for a scale of each column.
+        if not isinstance(codes.output, tuple) or codes.output[0].shape != x.shape or codes.output[1].shape[-1] != 1:
             raise ValueError("optimal_scale: expected a VAE with likelihoods.gaussian('shared'), whose decoder emits the mean.")
         mean = codes.output[0]
         weight = 1 if relative_scale is None else 1 / jnp.asarray(relative_scale)

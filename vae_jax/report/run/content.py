@@ -24,6 +24,7 @@ from vae_jax.runs.summary_file import test_bits_per_dim
 _NUM_SHOWN = 24  # test images with their reconstructions
 _NUM_SAMPLES = 64
 _MANIFOLD_SIDE = 15  # tiles
+_MOST_SHOWN = 16  # learned scales; of more, the range is shown
 
 
 @short_repr
@@ -214,8 +215,12 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         rows.append(Quantity("bits per dimension", f"{bits:z.4f}", "bits", remark))
     for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
         if key in summary:
-            value = ", ".join(f"{np.exp(value):.4f}" for value in summary[key])
-            remark = f"The {name} belongs to the {config.likelihood} likelihood and is shared by all pixels."
+            values, columns = np.exp(summary[key]), getattr(config, key.removeprefix("log_"), "") == "per_column"
+            value = ", ".join(f"{value:.4f}" for value in values)
+            if len(values) > _MOST_SHOWN:
+                value = f"{values.min():.4f} to {values.max():.4f}, median {np.median(values):.4f}"
+            extent = "has one value for each column or channel" if columns else "is shared by all pixels"
+            remark = f"The {name} belongs to the {config.likelihood} likelihood and {extent}."
             rows.append(Quantity(name, value, "", remark))
     return rows
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax._numerics.keys import Stream, stream
-from vae_jax.config import Config
+from vae_jax.config import Config, settings_of
 from vae_jax.report.run.content import Views, prior_codes, views
 from vae_jax.sweep.members import groups, varying
 from vae_jax.sweep.results import Results, load_params
@@ -101,7 +101,11 @@ def _number_labels(values: Iterable[float]) -> dict[float, str]:
 
 def _unit(config: Config) -> str:
     binarized = f", binarized ({config.binarization})" if config.binarization != "none" else ""
-    return f"{config.likelihood}{binarized}{', dequantized' if config.dequantize else ''}"
+    # Log-likelihoods given the total of the row leave the total out.
+    exposed = (
+        ", given totals" if "exposure" in settings_of("likelihood", config.likelihood) and config.exposure != "none" else ""
+    )
+    return f"{config.likelihood}{exposed}{binarized}{', dequantized' if config.dequantize else ''}"
 
 
 def _cut_intervals(point: Point, config: Config) -> Point:
