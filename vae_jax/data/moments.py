@@ -50,14 +50,17 @@ def train_moments(dataset: Dataset, counts: bool) -> Moments:
 def _entry_std(train: np.ndarray | Rows, mean: np.ndarray) -> np.ndarray:
     """Computes the standard deviation of each entry, or of each channel of a series, in a second pass.
 
-    A single pass would subtract squares of large numbers, which hides a small spread. An entry that never varies gets its
-    absolute value instead, or 1 where it is 0.
+    A single pass would subtract squares of large numbers, which hides a small spread. A column of vectors, or a channel of
+    series, that never varies gets 1, as in scikit-learn's StandardScaler. In an image of a single row or column it gets its
+    absolute value instead, or 1 where it is 0, as in earlier versions.
     """
     squares = sum((sum_images(np.square(train[part] - mean)) for part in slices(train)), np.zeros(mean.shape))
     variance = squares / len(train)
     if variance.ndim == 2:
         variance = np.broadcast_to(variance.mean(axis=0), variance.shape)
     std = np.sqrt(variance)
+    if variance.ndim < 3:
+        return np.where(std <= 1e-9 * np.abs(mean), 1.0, std).astype(np.float32)
     constant = std <= 1e-6 * np.abs(mean)  # float32 has 24 bits
     size = np.where(mean == 0, 1.0, np.abs(mean))
     return np.where(constant, size, std).astype(np.float32)
