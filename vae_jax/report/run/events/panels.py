@@ -66,7 +66,8 @@ def grid_of_panels(
     return figure, panels[:count]
 
 
-def legend_above(figure: Figure, axes: Axes) -> None:
-    """Writes the legend of one panel above all panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=10)
+def legend_above(figure: Figure, *panels: Axes) -> None:
+    """Writes the legend of one panel, or of several, above all panels."""
+    entries = [entry for axes in panels for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles, labels = [handle for handle, _ in entries], [label for _, label in entries]
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=10, markerscale=2)

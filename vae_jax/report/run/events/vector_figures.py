@@ -49,7 +49,9 @@ def _bins(values: Sequence[np.ndarray], scale: Scale) -> np.ndarray:
     if scale == "binary":
         return np.array([-0.5, 0.5, 1.5])
     ends = [np.quantile(other, (0.005, 0.995)) for other in values[1:] if len(other)]
-    widest = max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-30)
+    widest = high - low  # samples that reach further than this are cut off
+    if widest <= 1e-9 * max(abs(low), abs(high)):  # a constant column, whose bins follow the samples
+        widest = max([1e-6 * abs(high), *(abs(float(end) - high) for pair in ends for end in pair)]) or 1.0
     low = min([low, *(max(float(end[0]), low - widest) for end in ends)])
     high = max([high, *(min(float(end[1]), high + widest) for end in ends)])
     if scale == "counts" and high <= 30:
@@ -69,6 +71,12 @@ def _set_scale(axes: Axes, scale: Scale, values: np.ndarray, which: str = "x") -
     ticks = [0, *(10**k for k in range(12) if 10**k <= values.max())]
     axis.set_ticks(ticks[:: max(1, len(ticks) // 4)])
     axis.set_major_formatter(lambda value, _: f"{value:.0f}" if value < 1e4 else f"{value:.0e}".replace("e+0", "e"))
+
+
+def _outside(values: np.ndarray, edges: np.ndarray) -> str:
+    """Returns a line for the heading of a panel if more than 2 % of the samples lie outside of its bins, or an empty string."""
+    share = np.mean((values < edges[0]) | (values > edges[-1]))
+    return f"\n{100 * share:.0f} % of the samples lie outside" if share > 0.02 else ""
 
 
 def zero_share(values: np.ndarray) -> str:
@@ -95,7 +103,7 @@ def histograms(data: np.ndarray, samples: np.ndarray, names: Sequence[str], scal
             share = np.histogram(values[:, j], edges)[0] / len(values)
             axes.stairs(share, edges, label=label, **style)
         zeros = f"\nzeros: {zero_share(data[:, j])}, samples {zero_share(samples[:, j])}" if scale == "counts" else ""
-        axes.set_title(f"{name}{zeros}", fontsize=9)
+        axes.set_title(f"{name}{zeros}{_outside(samples[:, j], edges)}", fontsize=9)
         _set_scale(axes, scale, edges)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="y", nbins=3)
@@ -187,27 +195,54 @@ def reconstructions(data: np.ndarray, means: np.ndarray, names: Sequence[str], s
     figure, panels = grid_of_panels(len(names), 4, (2.7, 2.1), margin=0.3)
     for j, (axes, name) in enumerate(zip(panels, names, strict=True)):
         axes.set_title(name, fontsize=9)
-        if scale == "binary":
-            edges = np.linspace(0, 1, 21)
-            for value, style in ((0, {"color": OTHER, "lw": 1.5}), (1, {"color": MODEL, "lw": 1.5})):
-                chosen = means[data[:, j] == value, j]
-                axes.stairs(np.histogram(chosen, edges)[0], edges, label=f"test examples with x = {value}", **style)
-            axes.set_ylim(bottom=0)
-            continue
-        ends = np.array([min(data[:, j].min(), means[:, j].min()), max(data[:, j].max(), means[:, j].max())], float)
-        ends += np.array([-0.05, 0.05]) * (ends[1] - ends[0] or max(abs(ends[0]), 1.0))
-        if scale == "counts":
-            ends = np.maximum(ends, -0.4)
-        axes.plot(ends, ends, color=OTHER, lw=1, label="E[x|z] = x")
-        axes.scatter(data[:, j], means[:, j], color=MODEL, rasterized=True, label="test examples", **_STYLE)
-        for which in ("x", "y"):
-            _set_scale(axes, scale, ends, which)
-        axes.set(xlim=tuple(ends), ylim=tuple(ends))
-        if scale == "real":
-            axes.locator_params(nbins=4)
+        _draw_fit(axes, data[:, j], means[:, j], scale)
     legend_above(figure, panels[0])
     figure.supxlabel("E[x|z]" if scale == "binary" else "x", fontsize=10)
     figure.supylabel("number of examples" if scale == "binary" else "reconstruction E[x|z]", fontsize=10)
+    return figure
+
+
+def _draw_fit(axes: Axes, x: np.ndarray, mean: np.ndarray, scale: Scale) -> None:
+    """Draws the means of one column against its values, or histograms of the means by value of a binary column."""
+    if scale == "binary":
+        edges = np.linspace(0, 1, 21)
+        for value, color in ((0, OTHER), (1, MODEL)):
+            label = f"test examples with x = {value}"
+            axes.stairs(np.histogram(mean[x == value], edges)[0], edges, color=color, lw=1.5, label=label)
+        axes.set_ylim(bottom=0)
+        return
+    ends = np.array([min(x.min(), mean.min()), max(x.max(), mean.max())], float)
+    ends += np.array([-0.05, 0.05]) * (ends[1] - ends[0] or max(abs(ends[0]), 1.0))
+    if scale == "counts":
+        ends = np.maximum(ends, -0.4)
+    axes.plot(ends, ends, color=OTHER, lw=1, label="E[x|z] = x")
+    axes.scatter(x, mean, color=MODEL, rasterized=True, label="test examples", **_STYLE)
+    for which in ("x", "y"):
+        _set_scale(axes, scale, ends, which)
+    axes.set(xlim=tuple(ends), ylim=tuple(ends))
+    if scale == "real":
+        axes.locator_params(nbins=4)
+
+
+def labeled_reconstructions(rows: Sequence[tuple[str, Scale, np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
+    """Draws a row of panels for each likelihood, with E[x|z] against x for each column (see `reconstructions`).
+
+    Args:
+      rows: (name, kind of number, test data (examples, columns), E[x|z] of that shape).
+      names: a name for each column.
+    """
+    figure, panels = grid_of_panels(len(rows) * len(names), len(names), (11.0 / len(names), 1.9), margin=0.3)
+    for number, axes in enumerate(panels):
+        i, j = divmod(number, len(names))
+        name, scale, data, means = rows[i]
+        _draw_fit(axes, data[:, j], means[:, j], scale)
+        if i == 0:
+            axes.set_title(names[j], fontsize=9)
+        if j == 0:
+            axes.set_ylabel(name, fontsize=9)
+    drawn = {scale: i * len(names) for i, (_, scale, _, _) in enumerate(rows)}  # one legend for each kind
+    legend_above(figure, *(panels[number] for number in drawn.values()))
+    figure.supxlabel("x (and E[x|z] where x is 0 or 1)" if "binary" in drawn else "x", fontsize=10)
     return figure
 
 
