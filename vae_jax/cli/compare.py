@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vae_jax.build import Built
     from vae_jax.config import Config
     from vae_jax.data import Dataset
+    from vae_jax.report.run.comparison import Reconstructions
     from vae_jax.runs.likelihood_comparison import Entry
     from vae_jax.training.loop import Fit
 

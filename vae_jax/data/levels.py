@@ -61,6 +61,11 @@ def channels_last(
         else:
             moved[part] = array
     shape = source.train.shape
+    if event == "auto" and len(shape) == 3 and max(shape[1:]) >= 4 * min(shape[1:]):
+        notes.append(
+            f"{name}: an array of shape {shape} is taken as gray images (examples, height, width). For series (examples, time, "
+            'channels) pass `event="series"`, for vectors `event="vector"`, and `event="image"` to confirm images.'
+        )
     if layout == "auto" and moved["train"] is not source.train:
         notes.append(
             f"{name}: images of shape {shape[1:]} are taken as channels first and become {moved['train'].shape[1:]}. "

@@ -13,6 +13,7 @@ from vae_jax.report.run.events.panels import DATA, MODEL, OTHER, grid_of_panels,
 
 MAX_CHANNELS = 4
 SHADES = "viridis"
+CHANNEL_COLORS = (MODEL, OTHER, "#009e73", "#cc79a7")  # told apart without red and green (Okabe and Ito)
 
 
 def num_examples(channels: int) -> int:
@@ -171,7 +172,7 @@ def labeled_lines(rows: Sequence[tuple[str, np.ndarray | None]], names: Sequence
             top = top or axes
             for j in range(shown):
                 line = (series[k, :, j] - mean[j]) / spread[j]
-                axes.plot(np.arange(len(line)), line, color=f"C{j}", lw=1.1, label=names[j] or "x")
+                axes.plot(np.arange(len(line)), line, color=CHANNEL_COLORS[j], lw=1.1, label=names[j] or "x")
             axes.tick_params(labelsize=8, labelbottom=i == len(rows) - 1, labelleft=k == 0)
             axes.spines[["top", "right"]].set_visible(False)
             if k == 0:

@@ -57,7 +57,7 @@ def _bins(values: Sequence[np.ndarray], scale: Scale) -> np.ndarray:
     if scale == "counts" and high <= 30:
         return np.arange(-0.5, np.ceil(high) + 1)
     if scale == "counts":
-        return np.unique(np.round(np.expm1(np.linspace(0, np.log1p(high), 26)))) - 0.5
+        return np.unique([*np.round(np.expm1(np.linspace(0, np.log1p(high), 26))), np.ceil(high) + 1]) - 0.5
     margin = 0.02 * (high - low) or widest
     return np.linspace(low - margin, high + margin, 26)
 
@@ -266,7 +266,7 @@ def traversal(changes: np.ndarray, rows: Sequence[str], offsets: np.ndarray, nam
     step = (offsets[-1] - offsets[0]) / max(len(offsets) - 1, 1)
     extent = (offsets[0] - step / 2, offsets[-1] + step / 2)
     figure, panels = _heat_maps(changes, rows, names, extent, Normalize(-largest, largest), _DIVERGING)
-    figure.supxlabel("value of z[j], in prior standard deviations", fontsize=10)
+    figure.supxlabel("z[j], in prior standard deviations", fontsize=10)
     figure.colorbar(ScalarMappable(Normalize(-largest, largest), _DIVERGING), ax=panels, label=label, shrink=0.8, aspect=30)
     return figure
 
@@ -296,7 +296,7 @@ def interpolation(
         for edge in (-0.5, steps - 0.5):
             axes.axvline(edge, color="white", lw=3)
         axes.set_xticks([-1, 0, steps - 1, steps], ["from", "0", "1", "to"])
-    figure.supxlabel("share of the way between the posterior means of the two examples", fontsize=10)
+    figure.supxlabel("share of the way between the codes", fontsize=10)
     figure.colorbar(ScalarMappable(norm, colors), ax=panels, label=label, shrink=0.8, aspect=30)
     return figure
 
