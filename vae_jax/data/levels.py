@@ -61,7 +61,8 @@ def channels_last(
         else:
             moved[part] = array
     shape = source.train.shape
-    if event == "auto" and len(shape) == 3 and max(shape[1:]) >= 4 * min(shape[1:]):
+    sides = tuple(shape[1:])
+    if event == "auto" and len(sides) == 2 and max(sides) >= 4 * min(sides):
         notes.append(
             f"{name}: an array of shape {shape} is taken as gray images (examples, height, width). For series (examples, time, "
             'channels) pass `event="series"`, for vectors `event="vector"`, and `event="image"` to confirm images.'
