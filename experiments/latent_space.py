@@ -1,4 +1,4 @@
-"""Draws one test image of a trained run along the latent dimensions, or on the way to a second image."""
+"""Draws one test example of a trained run along the latent dimensions, or on the way to a second example."""
 
 import environment
 

@@ -271,14 +271,16 @@ def _with_channels(config: Config, data_shape: tuple[int, ...]) -> Config:
     """Returns the configuration with the channels of its convolutions filled in.
 
     Raises:
-      UserError: images of a size that convolutions cannot take.
+      UserError: vectors, or images or series of a size that convolutions cannot take.
     """
     if "channels" not in settings_of("network", config.network):
         return config
     try:
         channels = config.channels or networks.default_channels(data_shape)
-        networks.check_image(data_shape, len(channels))
+        networks.check_convolved(data_shape, len(channels))
     except ValueError as error:
         fix = 'Use fewer `channels`, or `network="mlp"`.' if config.channels else 'Use `network="mlp"`.'
+        if len(data_shape) == 1:
+            fix = 'Use `network="mlp"` for vectors. For series, use `event="series"` and save (examples, time[, channels]).'
         raise UserError(f'`network="{config.network}"`: {error} {fix}') from None
     return dataclasses.replace(config, channels=channels)

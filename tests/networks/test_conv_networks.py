@@ -71,8 +71,9 @@ def test_the_default_channels(shape, channels):
     [
         ((1, 8, 1), {}, "at least 2 x 2 pixels for convolutions, got 1 x 8 x 1"),
         ((8, 12, 1), {"channels": (4, 4, 4, 4)}, "at most 3 channels, one for each halving of 8 x 12 x 1, got 4"),
-        ((64,), {}, r"images \(height, width, channels\) for convolutions, got data of shape \(64,\)"),
-        ((8, 8), {"channels": (4,)}, r"images .* got data of shape \(8, 8\)"),
+        ((64,), {}, r"\(height, width, channels\) or series \(time, channels\) for convolutions, got data of shape \(64,\)"),
+        ((1, 3), {}, "series of at least 2 steps for convolutions, got 1 x 3"),
+        ((9, 3), {"channels": (4,) * 5}, "at most 4 channels, one for each halving of 9 x 3, got 5"),
         (SHAPE, {"channels": ()}, r"channels >= 1 and num_blocks >= 0, got channels \(\)"),
         (SHAPE, {"channels": (4, 0)}, r"channels >= 1 .* got channels \(4, 0\)"),
         (SHAPE, {"num_blocks": -1}, "num_blocks -1"),

@@ -83,7 +83,7 @@ def test_one_seed_has_no_errors_and_the_kl_is_against_the_normal(swept, tmp_path
     results = load_sweep(shutil.copytree(swept, tmp_path / "copy"))
     rows = [row for row in results.rows if row["seed"] == 0]
     members = [dataclasses.replace(member, prior="mixture") for member in results.members]
-    monkeypatch.setattr(page, "strips", lambda *arguments: [])  # the parameters are those of another prior
+    monkeypatch.setattr(page, "example_section", lambda *arguments: [])  # the parameters are those of another prior
     write_sweep_report(results._replace(members=members, rows=rows, points=points(rows, ["learning_rate"])))
     page_text = words_of(results.path)
     assert "Each setting has one seed, so there are no standard errors" in page_text

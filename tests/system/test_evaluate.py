@@ -135,7 +135,7 @@ def test_disentanglement_of_a_sweep_on_sprites(tmp_path, script):
         ((tmp_path,), "not a sweep directory"),
         ((out, "--metrics", "migg"), "mig"),
         ((out, "--rows", 0), "--rows: expected a whole number >= 2"),
-        ((out, "--rows", 10_000), "at least 10000 training images, got 600"),
+        ((out, "--rows", 10_000), "at least 10000 training examples, got 600"),
         ((out, "--rows", 100, "--metrics", "mig"), "expected at least"),
     ):
         status, stderr = script("disentanglement", *arguments)
@@ -149,7 +149,7 @@ def test_a_data_set_without_factors_is_refused(tmp_path, script):
     run("sweep.py", *SMALL, "--betas", 1, "--seeds", 0, "--out", out)
     status, stderr = script("disentanglement", out)
     assert (status, stderr.count("\n")) == (2, 1)
-    assert "the factors of its images are not known" in stderr
+    assert "the factors of its examples are not known" in stderr
 
 
 def test_what_is_not_defined_is_left_out(tmp_path):

@@ -26,9 +26,9 @@ def test_latent_space_draws_a_traversal_and_an_interpolation(trained, tmp_path):
 
 
 NO_PICTURE = {
-    "a high image": ("--image 359", "--image: expected a test image from 0 to 358, got 359."),
-    "a negative image": ("--image -1", "--image: expected a test image from 0 to 358, got -1."),
-    "no image to go to": ("--to 359", "--to: expected a test image from 0 to 358, got 359."),
+    "a high image": ("--image 359", "--image: expected a test example from 0 to 358, got 359."),
+    "a negative image": ("--image -1", "--image: expected a test example from 0 to 358, got -1."),
+    "no image to go to": ("--to 359", "--to: expected a test example from 0 to 358, got 359."),
     "no such label": ("--label 10", "--label: expected one of the test set's labels (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), got 10."),
     "label and image": ("--label 1 --image 1", "leave out either --label or --image"),
     "no such dimension": ("--dimensions 0 2", "--dimensions: expected latent dimensions from 0 to 1, got 2."),

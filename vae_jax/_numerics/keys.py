@@ -43,6 +43,7 @@ class Stream(enum.IntEnum):
     CHECK = 0x1000D  # data that are only checked before training
     VALIDATION_EVALUATION = 0x1000E  # test seed: draws of z for the validation ELBO, example i from fold_in(stream, i)
     PROBES = 0x1000F  # test seed: inputs of the training examples whose codes predict labels
+    REPORT_INTERVALS = 0x10010  # test seed: draws around the reconstructions of series in reports
 
 
 class Part(enum.IntEnum):

@@ -14,11 +14,10 @@ from vae_jax.cli.progress import EpochProgress, Interrupt
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from vae_jax.build import Built
     from vae_jax.config import Config
     from vae_jax.data import Dataset
+    from vae_jax.report.run.comparison import Reconstructions
     from vae_jax.runs.likelihood_comparison import Entry
     from vae_jax.training.loop import Fit
 
@@ -59,7 +58,7 @@ class Comparison(NamedTuple):
     """The results of the runs so far."""
 
     rows: list[Row]  # one for each run that ended well
-    strips: list[tuple[str, "np.ndarray"]]  # labels and images: the originals, then the reconstructions of each likelihood
+    shown: "list[Reconstructions]"  # for each likelihood with the first seed
 
 
 def train_one(entry: "Entry", built: "Built", arguments: Arguments, interrupt: Interrupt) -> "tuple[Fit, Row]":
@@ -90,6 +89,7 @@ def compare(dataset: "Dataset", base: "Config", arguments: Arguments) -> Compari
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.evaluation.overfitting import describe_overfit, overfit
+    from vae_jax.report.run.comparison import Reconstructions
     from vae_jax.report.run.content import reconstructions
     from vae_jax.runs.likelihood_comparison import plan
 
@@ -100,7 +100,7 @@ def compare(dataset: "Dataset", base: "Config", arguments: Arguments) -> Compari
         for entry in entries
         for seed in dict.fromkeys(arguments.seeds)
     ]
-    rows, strips = [], []
+    rows, shown = [], []
     with Interrupt() as interrupt:
         for entry, built in todo:
             fit, summary = train_one(entry, built, arguments, interrupt)
@@ -119,10 +119,8 @@ def compare(dataset: "Dataset", base: "Config", arguments: Arguments) -> Compari
                 note(f"{entry.label}, seed {seed}: {describe_overfit(observed)}")
             rows.append({**summary, "likelihood": entry.label, "seed": seed, "unit": entry.unit, "why": entry.why})
             if seed == arguments.seeds[0]:
-                originals, means = reconstructions(built, fit.params)
-                strips = strips or [("test images", originals)]
-                strips.append((entry.label, means))
-    return Comparison(rows, strips)
+                shown.append(Reconstructions(entry.label, built, *reconstructions(built, fit.params)))
+    return Comparison(rows, shown)
 
 
 def means_over_seeds(rows: Sequence[Row]) -> list[Row]:
@@ -169,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from vae_jax.build import load_dataset
     from vae_jax.report.html import write_picture
-    from vae_jax.report.run.figures import labeled_strips
+    from vae_jax.report.run.comparison import draw_reconstructions
     from vae_jax.runs.likelihood_comparison import check_base
     from vae_jax.storage.atomic import write_json
     from vae_jax.storage.cache import enable_compilation_cache
@@ -192,6 +190,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n+- is the standard error over the {over}; {len(dataset.test)} test examples, {base.epochs} epochs")
     content = {"dataset": base.dataset, "standard_error_over": over, "rows": rows, "config": dataclasses.asdict(base)}
     write_json(out / "comparison.json", content)
-    write_picture(out / "reconstructions.png", labeled_strips(comparison.strips))
+    write_picture(out / "reconstructions.png", draw_reconstructions(comparison.shown))
     print(f"written: {out / 'comparison.json'}, {out / 'reconstructions.png'}")
     return 0

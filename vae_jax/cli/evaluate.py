@@ -139,7 +139,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> Numbers:
 
     def progress(part: str, done: int, total: int) -> None:
         if part not in bars:
-            bars[part] = tqdm(total=total, desc=f"{path.name}: {part}", unit="image", leave=False, disable=None)
+            bars[part] = tqdm(total=total, desc=f"{path.name}: {part}", unit="example", leave=False, disable=None)
         bars[part].update(done - bars[part].n)
         if done == total:
             bars[part].close()

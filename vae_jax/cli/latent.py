@@ -1,4 +1,4 @@
-"""`vae-jax latent`: one test image along the latent dimensions, or on the way to another image."""
+"""`vae-jax latent`: one test example along the latent dimensions, or on the way to another example."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,9 @@ _MOST_ROWS, _MOST_STEPS = 10, 60
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Draw the decoder's mean E[x|z] as one latent dimension of a test image moves at a time; with `to`, on the straight line
-    from the posterior mean of one test image to that of another. A PNG shows all steps in a grid, a GIF moves.
+    """Draw the decoder's mean E[x|z] as one latent dimension of a test example moves at a time; with `to`, on the straight line
+    from the posterior mean of one test example to that of another. A PNG shows all steps of images in a grid, of series as
+    shaded lines, and of vectors as heat maps. A GIF of images moves.
 
     Example: vae-jax latent runs/first --image 3 --dimensions 4 7
     """
@@ -32,19 +33,19 @@ class Arguments:
     run: tyro.conf.Positional[Path]
     """A run directory."""
     image: int | None = None
-    """Number of the test image, counted from 0. The first by default."""
+    """Number of the test image or other test example, counted from 0. The first by default."""
     label: int | None = None
-    """Instead of `image`: the first test image with this label."""
+    """Instead of `image`: the first test example with this label."""
     to: int | None = None
-    """Number of a second test image: draw the way there instead."""
+    """Number of a second test example: draw the way there instead."""
     dimensions: tuple[int, ...] = ()
     """Latent dimensions to move, in this order. The ten with the most KL by default."""
     span: float = 3.0
     """Distance that each moves to either side, in prior standard deviations."""
     steps: int = 9
-    """Images in a row, both ends included."""
+    """Images in a row (or lines, or columns of a heat map), both ends included."""
     out: Path | None = None
-    """File to write, ending in .png or .gif. By default both, into the run's figures/."""
+    """File to write, ending in .png or, for images, .gif. By default into the run's figures/."""
     data_dir: str | None = None
     """Where TFDS finds prepared data, if not where the run found it."""
 
@@ -80,10 +81,10 @@ def check(arguments: Arguments) -> None:
 
 
 def chosen_image(arguments: Arguments, count: int, labels: "np.ndarray | None") -> int:
-    """Returns the number of the test image that the arguments choose among `count`."""
+    """Returns the number of the test example that the arguments choose among `count`."""
     for name, number in (("image", arguments.image), ("to", arguments.to)):
         if number is not None and not 0 <= number < count:
-            raise UserError(field=name, expected=f"a test image from 0 to {count - 1}", got=number)
+            raise UserError(field=name, expected=f"a test example from 0 to {count - 1}", got=number)
     if arguments.label is None:
         return arguments.image or 0
     if labels is None:
@@ -97,19 +98,24 @@ def chosen_image(arguments: Arguments, count: int, labels: "np.ndarray | None") 
 
 
 def interpolate(run: "Run", image: int, to: int, steps: int) -> Pictures:
-    """Prints what the pictures of the way between two test images show, and returns the pictures."""
+    """Prints what the pictures of the way between two test examples show, and returns the pictures."""
     import numpy as np
 
     from vae_jax.report.run import content, latent, latent_figures
+    from vae_jax.report.run.events import sections
+    from vae_jax.report.run.events.panels import displayed_kind
 
     built, params = run.built, run.params
-    views = content.views(built, first=(image, to))  # the other images only set the scale of gray
+    views = content.views(built, content.num_shown(built), (image, to))  # the others set the scale of gray or of columns
     codes = np.asarray(views.codes(params))
-    print(f"from {latent.image_name(built, image)} to {latent.image_name(built, to)} in {steps} steps")
+    print(f"from {latent.example_name(built, image)} to {latent.example_name(built, to)} in {steps} steps")
     images = latent.decode(views, params, latent.interpolation_codes(codes[:1], codes[1:2], steps))
-    row = f"{image} → {to}"
+    row, name = f"{image} → {to}", f"latent_space_{image}_to_{to}"
+    if displayed_kind(built.dataset.data_shape) != "image":
+        between = sections.Interpolation(images, views.originals[:1], views.originals[1:2], [row])
+        return Pictures(name, {".png": lambda: sections.interpolation_figure(built, views.originals, between)[0]})
     return Pictures(
-        f"latent_space_{image}_to_{to}",
+        name,
         {
             ".png": lambda: latent_figures.interpolation(images, views.originals[:1], views.originals[1:2], [row]),
             ".gif": lambda: latent_figures.animation(images, [row], (str(image), str(to))),
@@ -118,22 +124,28 @@ def interpolate(run: "Run", image: int, to: int, steps: int) -> Pictures:
 
 
 def traverse(run: "Run", image: int, arguments: Arguments) -> Pictures:
-    """Prints what the pictures of one image along latent dimensions show, and returns the pictures."""
+    """Prints what the pictures of one example along latent dimensions show, and returns the pictures."""
     import numpy as np
 
     from vae_jax.report.run import content, latent, latent_figures
+    from vae_jax.report.run.events import sections
+    from vae_jax.report.run.events.panels import displayed_kind
 
     built, params = run.built, run.params
-    views = content.views(built, first=(image,))  # the other images only set the scale of gray
+    views = content.views(built, content.num_shown(built), (image,))  # the others set the scale of gray or of columns
     codes = np.asarray(views.codes(params))
     kl, prior = content.posteriors(built, params)[2], latent.prior_shape(built, params)
     moved = np.array(arguments.dimensions or latent.by_kl(kl, _MOST_ROWS))
     offsets = np.linspace(-arguments.span, arguments.span, arguments.steps)
-    rows, name = [latent_figures.name(j, kl) for j in moved], latent.image_name(built, image)
+    rows, name = [latent_figures.name(j, kl) for j in moved], latent.example_name(built, image)
     print(f"{name}: {'; '.join(rows)}")
     images = latent.decode(views, params, latent.traversal_codes(codes[0], moved, offsets, prior))
     offsets_of_image = (codes[0, moved] - prior.mean[moved]) / prior.std[moved]
     reference = np.stack([views.originals[0], latent.decode(views, params, codes[:1])[0]])
+    if displayed_kind(built.dataset.data_shape) != "image":
+        moving = sections.Traversal(images, rows, offsets, *reference)
+        figure = lambda: sections.traversal_figure(built, views.originals, moving)[0]  # noqa: E731
+        return Pictures(f"latent_space_{image}", {".png": figure})
     is_learned = prior.codes is not None
     ends = (latent_figures.signed(-arguments.span), latent_figures.signed(arguments.span))
     return Pictures(
@@ -168,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         pictures = interpolate(run, image, arguments.to, arguments.steps)
     if arguments.out is not None:
+        if arguments.out.suffix not in pictures.draw:
+            raise UserError(f"`out={arguments.out}`: only images are animated. Write a .png.")
         write_picture(arguments.out, pictures.draw[arguments.out.suffix]())
         print(f"wrote {arguments.out}")
         return 0

@@ -15,7 +15,7 @@ COMMANDS = {
     "evaluate": "estimate log p(x), the ELBO and the information in the code of trained runs",
     "report": "rebuild the figures and report.html of runs and sweeps",
     "compare": "train the same network under several likelihoods and print one table",
-    "latent": "draw a traversal of the latent space, or an interpolation between two images",
+    "latent": "draw a traversal of the latent space, or an interpolation between two examples",
     "disentangle": "score a sweep over a data set with known factors by disentanglement metrics",
     "postmortem": "explain why a run or a member of a sweep diverged",
 }

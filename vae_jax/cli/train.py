@@ -194,18 +194,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+_ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5")  # files whose arrays of three axes may be series
+
+
 def print_plan(built: "Built", out: Path) -> None:
     """Prints the data, the model and the length of the run."""
     from vae_jax.model import num_parameters
-    from vae_jax.runs.in_words import describe_network, describe_objective
+    from vae_jax.runs.in_words import describe_network, describe_objective, describe_shape
     from vae_jax.training.schedules import first_epoch_at_full_values
 
     config, dataset = built.config, built.dataset
     num_steps = len(dataset.train) // config.batch_size
-    shape = " x ".join(str(size) for size in dataset.data_shape)
+    shape = describe_shape(dataset.data_shape, is_array=Path(config.dataset).suffix in _ARRAYS and config.event == "auto")
     held_out = "" if dataset.validation is None else f", {len(dataset.validation)} validation"
     print(
-        f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {shape} "
+        f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {with_options(shape)} "
         f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config)}, "
         f"{config.likelihood}, objective {describe_objective(config)}, prior {config.prior}, {config.epochs} "
         f"epochs of {num_steps} steps of {config.batch_size}, into {out}\n"

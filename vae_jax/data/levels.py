@@ -67,6 +67,12 @@ def channels_last(
         else:
             moved[part] = array
     shape = source.train.shape
+    sides = tuple(shape[1:])
+    if event == "auto" and len(sides) == 2 and max(sides) >= 4 * min(sides):
+        notes.append(
+            f"{name}: an array of shape {shape} is taken as gray images (examples, height, width). For series (examples, time, "
+            'channels) pass `event="series"`, for vectors `event="vector"`, and `event="image"` to confirm images.'
+        )
     if layout == "auto" and moved["train"] is not source.train:
         notes.append(
             f"{name}: images of shape {shape[1:]} are taken as channels first and become {moved['train'].shape[1:]}. "

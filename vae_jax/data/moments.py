@@ -96,8 +96,7 @@ def _linear_moments(dataset: Dataset, counts: bool) -> Moments:
 def _entry_std(train: np.ndarray | Rows | SparseRows, mean: np.ndarray) -> np.ndarray:
     """Computes the standard deviation of each entry, or of each channel of a series, in a second pass.
 
-    A single pass would subtract squares of large numbers, which hides a small spread. An entry that never varies gets its
-    absolute value instead, or 1 where it is 0.
+    A single pass would subtract squares of large numbers, which hides a small spread.
     """
     if isinstance(train, SparseRows):
         squares = train.sum_squared_deviations(mean)
@@ -110,8 +109,14 @@ def _entry_std(train: np.ndarray | Rows | SparseRows, mean: np.ndarray) -> np.nd
 
 
 def _positive_std(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Returns the roots of variances, and for entries that never vary their absolute mean, or 1 where that is 0."""
+    """Returns the roots of variances, and positive numbers for entries that never vary.
+
+    A column of vectors, or a channel of series, that never varies gets 1, as in scikit-learn's StandardScaler. In an image of a
+    single row or column it gets its absolute value instead, or 1 where it is 0, as in earlier versions.
+    """
     std = np.sqrt(np.maximum(variance, 0))
+    if variance.ndim < 3:
+        return np.where(std <= 1e-9 * np.abs(mean), 1.0, std).astype(np.float32)
     constant = std <= 1e-6 * np.abs(mean)  # float32 has 24 bits
     size = np.where(mean == 0, 1.0, np.abs(mean))
     return np.where(constant, size, std).astype(np.float32)

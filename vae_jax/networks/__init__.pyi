@@ -5,6 +5,7 @@ from .base import from_nnx as from_nnx
 from .conv_ops import conv as conv
 from .conv_ops import conv_transpose as conv_transpose
 from .convolutional import Norm as Norm
+from .convolutional import check_convolved as check_convolved
 from .convolutional import check_image as check_image
 from .convolutional import conv_decoder as conv_decoder
 from .convolutional import conv_encoder as conv_encoder

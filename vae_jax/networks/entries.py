@@ -29,7 +29,7 @@ CHANNELS = Setting(
     "channels",
     tuple[int, ...],
     (),
-    "Channels after each halving of the image. If none are given: 32 and then 64, down to a side below 8.",
+    "Channels after each halving of the image or series. If none are given: 32 and then 64, down to a side below 8.",
     low=1,
     high=1e6,
     bounds=_WIDTHS,
@@ -43,7 +43,7 @@ DENSE = Setting(
     high=1e6,
     bounds=_WIDTHS,
 )
-NUM_BLOCKS = Setting("num_blocks", int, 1, "Residual blocks at each size of the image.", low=1, high=1e8)
+NUM_BLOCKS = Setting("num_blocks", int, 1, "Residual blocks at each size of the image or series.", low=1, high=1e8)
 NORM = Setting(
     "norm",
     Literal["none", "group"],
@@ -77,7 +77,7 @@ def _resnet(config: Settings, data: TrainingData) -> "Networks":
 
 for _entry in (
     Entry("network", "mlp", "dense layers", _mlp, (HIDDEN,)),
-    Entry("network", "conv", "28 x 28, 32 x 32, 64 x 64 and other sides that halve", _conv, (CHANNELS, DENSE)),
+    Entry("network", "conv", "images of any sides from 2 x 2, or series (event series)", _conv, (CHANNELS, DENSE)),
     Entry("network", "resnet", "conv with residual blocks", _resnet, (CHANNELS, DENSE, NUM_BLOCKS, NORM)),
 ):
     register(_entry)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from vae_jax.runs.in_words import describe_shape
 from vae_jax.storage.atomic import write_bytes
 
 _STYLE = """
@@ -124,7 +125,7 @@ def quantity_table(quantities: Sequence[Quantity]) -> str:
 
 def describe_data(dataset: str, facts: Record, with_preprocessing: bool = True) -> str:
     """Describes the training data in a sentence, from the facts that config.json and sweep.json record about it."""
-    shape = " × ".join(str(size) for size in facts["shape"])
+    shape = describe_shape(tuple(facts["shape"])).replace(" x ", " × ")
     held_out = f", {facts['validation_examples']} validation" if facts.get("validation_examples") else ""
     preprocessing = f", {facts['treatment']}" if with_preprocessing else ""
     return (

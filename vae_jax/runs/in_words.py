@@ -23,6 +23,28 @@ def describe_network(config: Config) -> str:
     return f"{config.network} {joined(*config.channels) or 'by size'}{blocks}, dense {joined(*config.dense, config.latent_dim)}"
 
 
+def describe_shape(data_shape: tuple[int, ...], is_array: bool = False) -> str:
+    """Returns the shape of one example, such as "28 x 28 x 1", "30 columns" or "100 time steps x 3 channels".
+
+    Args:
+      data_shape: of one example.
+      is_array: whether the examples come from an array, so that gray images may have been meant as series.
+
+    Example:
+      >>> describe_shape((60, 3, 1), is_array=True)
+      '60 x 3 x 1 (height, width, channels; for series (examples, time, channels) use `event="series"`)'
+    """
+    if len(data_shape) == 1:
+        return f"{data_shape[0]} column{'s' * (data_shape[0] > 1)}"
+    if len(data_shape) == 2:
+        steps, channels = data_shape
+        return f"{steps} time step{'s' * (steps > 1)} x {channels} channel{'s' * (channels > 1)}"
+    shape = " x ".join(map(str, data_shape))
+    if is_array and data_shape[-1] == 1:
+        return f'{shape} (height, width, channels; for series (examples, time, channels) use `event="series"`)'
+    return shape
+
+
 def describe_objective(config: Config) -> str:
     """Returns the objective with beta and those settings that are not the defaults, such as "elbo, β = 1.0"."""
     default, settings = Config(), settings_of("objective", config.objective)

@@ -1,4 +1,4 @@
-"""Numbers, images and codes of a trained model, computed once for the report of a run."""
+"""Numbers, examples and codes of a trained model, computed once for the report of a run."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,19 +17,24 @@ from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
 from vae_jax.model import VAE, Params, sample_prior
 from vae_jax.report.html import Quantity, Record
+from vae_jax.report.run.events.panels import displayed_kind, displayed_shape
 from vae_jax.runs import Run
 from vae_jax.runs.in_words import describe_objective
 from vae_jax.runs.summary_file import test_bits_per_dim
 
-_NUM_SHOWN = 24  # test images with their reconstructions
+_NUM_SHOWN = 24  # test examples with their reconstructions
 _NUM_SAMPLES = 64
 _MANIFOLD_SIDE = 15  # tiles
 _MOST_SHOWN = 16  # learned scales; of more, the range is shown
+_MAX_POINTS, _MAX_NUMBERS = 1000, 10_000_000  # test examples and samples in figures of vectors, and their numbers in all
 
 
 @short_repr
 class Pictures(NamedTuple):
-    """Images in [0, 1], each (n, height, width, channels), and the codes of the test set."""
+    """Examples for display, each (n, *displayed shape), and the codes of the test set.
+
+    Images are in [0, 1]. Series and vectors have the numbers that the model sees.
+    """
 
     originals: np.ndarray
     reconstructions: np.ndarray  # E[x|z] at the posterior mean
@@ -40,29 +45,33 @@ class Pictures(NamedTuple):
     posterior_log_scales: np.ndarray  # (examples, latent)
     kl_per_dimension: np.ndarray  # (latent,), mean over the test set
     codes: np.ndarray  # posterior means of the originals
-    views: "Views"  # the functions that made these images
+    views: "Views"  # the functions that made these examples
 
 
 @short_repr
 class Views(NamedTuple):
-    """Test images on [0, 1], and compiled functions of the parameters that make more images on the same scale."""
+    """Test examples for display, and compiled functions of the parameters that make more of them on the same scale.
 
-    originals: np.ndarray  # test images as the model saw them
-    stored: np.ndarray  # the same images as stored in the dataset
+    Images are on [0, 1]. Series and vectors keep their numbers, and an image of one row or column becomes one of these.
+    """
+
+    originals: np.ndarray  # test examples as the model saw them
+    stored: np.ndarray  # the same examples as stored in the dataset
     codes: Callable[[Params], jax.Array]  # params -> posterior means of the originals
     means: Callable[[Params, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]
-    to_unit_interval: Callable[[ArrayLike], np.ndarray]  # puts other images on the same scale
+    to_displayed: Callable[[ArrayLike], np.ndarray]  # puts other examples on the same scale
     places: np.ndarray  # indices of the originals in the test set
     scale: str  # a sentence for captions that says what black and white are; starts with a space, or is empty
+    samples: Callable[[Params, jax.Array, jax.Array], np.ndarray]  # (params, keys (n,), z (n, latent)) -> draws of p(x|z)
 
 
 def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> Views:
-    """Chooses test images and returns them with the functions that encode and decode them for display.
+    """Chooses test examples and returns them with the functions that encode and decode them for display.
 
     Args:
       built: model and data.
-      count: number of test images, spread evenly over the test set.
-      first: indices of test images that come before these.
+      count: number of test examples, spread evenly over the test set.
+      first: indices of test examples that come before these.
     """
     vae, data = built.vae, built.data
     # Spread over the test set, because neighbors are often alike (video frames, sorted classes).
@@ -71,26 +80,52 @@ def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> V
     x = data.eval_input(data.test[index])
     encode = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))
     mean = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
-    low, high = 0.0, 1.0
-    if vae.likelihood.support == "counts":
-        high = float(x.max())
-    elif built.dataset.max_level is None:
-        low, high = float(x.min()), float(x.max())
-
-    def to_unit_interval(images: ArrayLike) -> np.ndarray:
-        return (np.asarray(images, np.float64) - low) / max(high - low, 1e-12)
-
+    sample = jax.jit(jax.vmap(lambda params, key, z: vae.likelihood.sample(key, vae.decode(params, z)), in_axes=(None, 0, 0)))
+    to_displayed, scale = _display(built, x)
     stored = np.asarray(built.dataset.images(built.dataset.test[index]))
-    channels = built.dataset.data_shape[-1] if len(built.dataset.data_shape) == 3 else 1
+    top = built.dataset.max_level
+    if top and (displayed_kind(built.dataset.data_shape) == "image" or vae.likelihood.support != "counts"):
+        stored = to_displayed.reshape(stored / top)
+    else:
+        stored = to_displayed(stored)
     return Views(
-        to_unit_interval(x),
-        stored / built.dataset.max_level if built.dataset.max_level else to_unit_interval(stored),
+        to_displayed(x),
+        stored,
         lambda params: encode(params, x)[0],
-        lambda params, z: to_unit_interval(mean(params, z)),
-        to_unit_interval,
+        lambda params, z: to_displayed(mean(params, z)),
+        to_displayed,
         index,
-        _describe_scale(built, low, high, channels),
+        scale,
+        lambda params, keys, z: to_displayed(sample(params, keys, z)),
     )
+
+
+class _Display(NamedTuple):
+    """Maps the numbers that the model sees to those that are drawn, (x - low) / (high - low), in the displayed shape."""
+
+    low: float
+    high: float
+    shape: tuple[int, ...]
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        return self.reshape((np.asarray(x, np.float64) - self.low) / max(self.high - self.low, 1e-12))
+
+    def reshape(self, x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), *self.shape)
+
+
+def _display(built: Built, x: jax.Array) -> tuple[_Display, str]:
+    """Returns the display of examples like x, and a sentence for captions about black and white."""
+    dataset, support = built.dataset, built.vae.likelihood.support
+    shape = displayed_shape(dataset.data_shape)
+    if len(shape) < 3:
+        return _Display(0.0, 1.0, shape), ""
+    low, high = 0.0, 1.0
+    if support == "counts":
+        high = float(x.max())
+    elif dataset.max_level is None:
+        low, high = float(x.min()), float(x.max())
+    return _Display(low, high, shape), _describe_scale(built, low, high, shape[-1])
 
 
 def _describe_scale(built: Built, low: float, high: float, channels: int) -> str:
@@ -106,9 +141,16 @@ def _describe_scale(built: Built, low: float, high: float, channels: int) -> str
 
 
 def reconstructions(built: Built, params: Params) -> tuple[np.ndarray, np.ndarray]:
-    """Returns test images as stored, and E[x|z] at their posterior means, both on [0, 1]."""
-    shown = views(built)
+    """Returns test examples as stored, and E[x|z] at their posterior means, both as they are displayed."""
+    shown = views(built, num_shown(built))
     return shown.stored, shown.means(params, shown.codes(params))
+
+
+def num_shown(built: Built) -> int:
+    """Returns the number of test examples for the figures: up to a thousand vectors, for histograms."""
+    if displayed_kind(built.dataset.data_shape) != "vector":
+        return _NUM_SHOWN
+    return max(_NUM_SHOWN, min(_MAX_POINTS, _MAX_NUMBERS // math.prod(built.dataset.data_shape)))
 
 
 def prior_codes(vae: VAE, params: Params, key: jax.Array, count: int) -> jax.Array:
@@ -137,14 +179,16 @@ def posteriors(built: Built, params: Params) -> tuple[np.ndarray, np.ndarray, np
 
 
 def pictures(run: Run) -> Pictures:
-    """Computes the images of the report. Random draws depend on the run's test seed alone, so they repeat."""
+    """Computes the examples of the report. Random draws depend on the run's test seed alone, so they repeat."""
     vae, params = run.built.vae, run.params
     mean, log_scale, kl = posteriors(run.built, params)
-    sample = jax.jit(jax.vmap(lambda key, z: vae.likelihood.sample(key, vae.decode(params, z))))
     key_z, key_x = jax.random.split(stream(run.built.config.test_seed, Stream.REPORT_SAMPLES))
-    z, shown = prior_codes(vae, params, key_z, _NUM_SAMPLES), views(run.built)
+    count = num_shown(run.built)
+    kind = displayed_kind(run.built.dataset.data_shape)
+    num_samples = count if kind == "vector" else _NUM_SAMPLES
+    z, shown = prior_codes(vae, params, key_z, num_samples), views(run.built, count)
     manifold = None
-    if vae.latent_dim == 2 and vae.prior is None:
+    if vae.latent_dim == 2 and vae.prior is None and kind == "image":
         quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE)
         across, down = jnp.meshgrid(quantiles, -quantiles)
         manifold = shown.means(params, jnp.stack([across.ravel(), down.ravel()], axis=-1))
@@ -153,7 +197,7 @@ def pictures(run: Run) -> Pictures:
         shown.originals,
         shown.means(params, codes),
         shown.means(params, z),
-        shown.to_unit_interval(sample(jax.random.split(key_x, _NUM_SAMPLES), z)),
+        shown.samples(params, jax.random.split(key_x, num_samples), z),
         manifold,
         mean,
         log_scale,
@@ -205,13 +249,13 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
             "log-likelihood",
             f"{summary['test_log_likelihood']:z.3f}",
             "nats per example",
-            "The log-likelihood is E log p(x|z), summed over pixels.",
+            f"The log-likelihood is E log p(x|z), summed over {_entries(run)}.",
         ),
         Quantity("KL", f"{summary['test_kl']:z.3f}", "nats per example", f"The KL is KL(q(z|x) ‖ p(z)), {kl}"),
     ]
     if (bits := test_bits_per_dim(run.built, summary["test_elbo"])) is not None:
-        pixels = math.prod(run.built.dataset.data_shape)
-        remark = f"Bits per dimension are −ELBO / ({pixels} log 2), an upper bound for the discrete data."
+        size = math.prod(run.built.dataset.data_shape)
+        remark = f"Bits per dimension are −ELBO / ({size} log 2), an upper bound for the discrete data."
         rows.append(Quantity("bits per dimension", f"{bits:z.4f}", "bits", remark))
     for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
         if key in summary:
@@ -221,8 +265,17 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
                 value = f"{values.min():.4f} to {values.max():.4f}, median {np.median(values):.4f}"
             extent = "has one value for each column or channel" if columns else "is shared by all pixels"
             remark = f"The {name} belongs to the {config.likelihood} likelihood and {extent}."
+            value = ", ".join(f"{np.exp(value):.4f}" for value in summary[key])
+            remark = f"The {name} belongs to the {config.likelihood} likelihood and is shared by all {_entries(run)}."
             rows.append(Quantity(name, value, "", remark))
     return rows
+
+
+def _entries(run: Run) -> str:
+    """Returns the word for the entries of an example."""
+    return {"image": "pixels", "series": "time steps and channels", "vector": "columns"}[
+        displayed_kind(run.built.dataset.data_shape)
+    ]
 
 
 def _training(config: Config, summary: Record) -> list[Quantity]:

@@ -220,7 +220,12 @@ def kl_per_dimension(kl: np.ndarray) -> Figure:
     return figure
 
 
-def latent_scatter(means: np.ndarray, dimensions: tuple[int, int], labels: np.ndarray | None) -> Figure:
+def latent_scatter(
+    means: np.ndarray,
+    dimensions: tuple[int, int],
+    labels: np.ndarray | None,
+    label_names: tuple[str, ...] | None = None,
+) -> Figure:
     """Draws the posterior means of the test set in two latent dimensions, colored by label where there are labels."""
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -230,8 +235,9 @@ def latent_scatter(means: np.ndarray, dimensions: tuple[int, int], labels: np.nd
     size = max(2, min(14, 8000 / len(means)))
     for number, label in enumerate(np.unique(np.asarray(labels)) if has_legend else [None]):
         chosen = means if label is None else means[np.asarray(labels) == label]
+        name = label_names[label] if label_names and label is not None and 0 <= label < len(label_names) else label
         color = TEST if label is None else f"C{number}" if classes <= 10 else matplotlib.colormaps["tab20"](number)
-        axes.scatter(chosen[:, first], chosen[:, second], color=color, s=size, linewidths=0, alpha=0.8, label=label)
+        axes.scatter(chosen[:, first], chosen[:, second], color=color, s=size, linewidths=0, alpha=0.8, label=name)
     if has_legend:
         axes.legend(title="label", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
     axes.set(xlabel=f"posterior mean of z[{first}]", ylabel=f"posterior mean of z[{second}]")

@@ -13,6 +13,7 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.model import Params
 from vae_jax.report.run.content import Views, prior_codes
+from vae_jax.report.run.events.panels import displayed_kind
 
 _NUM_DRAWS, _DRAWS_PER_CALL = 8192, 256  # of a learned prior
 _CODES_PER_CALL = 64  # the number of samples from the prior in the report, so that the decoder is compiled once
@@ -184,7 +185,7 @@ def _finite(values: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
 
 
 def decode(views: Views, params: Params, codes: np.ndarray) -> np.ndarray:
-    """Returns E[x|z] in [0, 1] for codes (..., latent) as images (..., height, width, channels)."""
+    """Returns E[x|z] for codes (..., latent) as displayed: (..., height, width, channels) in [0, 1], series or vectors."""
     flat = codes.reshape(-1, codes.shape[-1]).astype(np.float32)
     count = len(flat)
     flat = np.concatenate([flat, np.repeat(flat[:1], -count % _CODES_PER_CALL, axis=0)])
@@ -193,7 +194,11 @@ def decode(views: Views, params: Params, codes: np.ndarray) -> np.ndarray:
     return images.reshape(*codes.shape[:-1], *images.shape[1:])
 
 
-def image_name(built: Built, number: int) -> str:
-    """Returns a name such as "test image 3 (label 7)"."""
-    labels = built.dataset.test_labels
-    return f"test image {number}" + ("" if labels is None else f" (label {labels[number]})")
+def example_name(built: Built, number: int) -> str:
+    """Returns a name such as "test image 3 (label 7)", or "test example 3" for a series or a vector."""
+    labels, label_names = built.dataset.test_labels, built.dataset.label_names
+    noun = "image" if displayed_kind(built.dataset.data_shape) == "image" else "example"
+    if labels is None:
+        return f"test {noun} {number}"
+    label = int(labels[number])
+    return f"test {noun} {number} (label {label_names[label] if label_names else label})"

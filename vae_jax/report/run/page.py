@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from vae_jax.evaluation.overfitting import describe_overfit, overfit
 from vae_jax.model import num_parameters
@@ -11,6 +12,8 @@ from vae_jax.report import html
 from vae_jax.report.html import Section
 from vae_jax.report.run import content, evaluation_table, figures, latent, latent_figures
 from vae_jax.report.run.content import Pictures
+from vae_jax.report.run.events import sections as event_sections
+from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.runs import Run, read_config
 from vae_jax.runs.in_words import describe_network, repeat_command
@@ -20,7 +23,7 @@ _MAX_ROWS, _MAX_PANELS, _MAX_PAIRS, _STEPS = 10, 12, 6, 7
 
 
 def write_report(run: Run) -> Path:
-    """Draws figures/*.png and traversal.gif, writes report.html into the run directory, and returns the path of the page."""
+    """Draws figures/*.png (and traversal.gif of images), writes report.html into the run directory, and returns its path."""
     config, description = read_config(run.path)
     dataset = Path(run.built.dataset.name).name
     network = f"{describe_network(config)}, {config.likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
@@ -49,7 +52,7 @@ def _sections(run: Run) -> list[Section]:
     pictures = content.pictures(run)
     return [
         *_training_sections(run),
-        *_image_sections(run, pictures),
+        *(_image_sections(run, pictures) if _has_images(run) else event_sections.example_sections(run, pictures)),
         _kl_section(run, pictures.kl_per_dimension),
         *_latent_sections(run, pictures),
         *_code_sections(run, pictures),
@@ -69,6 +72,10 @@ def _training_sections(run: Run) -> Iterator[Section]:
         f"towards the lower left. The scale is set by the epochs after the first tenth.{figures.cut_off(path)}"
     )
     yield Section("rate_distortion", "Rate and distortion", caption, path)
+
+
+def _has_images(run: Run) -> bool:
+    return displayed_kind(run.built.dataset.data_shape) == "image"
 
 
 def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
@@ -129,13 +136,24 @@ def _latent_sections(run: Run, pictures: Pictures) -> list[Section]:
     sections = [_aggregate_section(run, pictures, prior), *_traversal_sections(run, pictures, prior, offsets, traversed)]
     if num_pairs:
         row_names = [f"{views.places[i]} → {views.places[half + i]}" for i in range(num_pairs)]
-        caption = (
-            "E[x|z] along the straight line between the posterior means of two test images, which are shown at both ends and "
-            "numbered on the left. The lines are straight rather than great circles, because posterior means do not lie on the "
-            f"sphere near which draws of N(0, I) lie.{views.scale}"
-        )
         starts, ends = pictures.originals[:num_pairs], pictures.originals[half : half + num_pairs]
-        figure = latent_figures.interpolation(interpolated, starts, ends, row_names)
+        straight = (
+            "The lines are straight rather than great circles, because posterior means do not lie on the sphere near which "
+            f"draws of N(0, I) lie.{views.scale}"
+        )
+        if _has_images(run):
+            figure: Figure = latent_figures.interpolation(interpolated, starts, ends, row_names)
+            caption = (
+                "E[x|z] along the straight line between the posterior means of two test images, which are shown at both ends "
+                f"and numbered on the left. {straight}"
+            )
+        else:
+            between = event_sections.Interpolation(interpolated, starts, ends, row_names)
+            figure, explained = event_sections.interpolation_figure(run.built, pictures.originals, between)
+            caption = (
+                "E[x|z] along the straight line between the posterior means of two test examples, whose numbers are the "
+                f"headings. {explained} {straight}"
+            )
         sections.append(Section("interpolation", "Interpolation", caption, figure))
     return sections
 
@@ -175,7 +193,7 @@ def _traversal_sections(
     names = [latent_figures.name(j, kl) for j in moved]
     marks = (pictures.codes[0, moved] - prior.mean[moved]) / prior.std[moved]
     reference = np.stack([pictures.originals[0], pictures.reconstructions[0]])
-    image = latent.image_name(run.built, int(views.places[0]))
+    image = latent.example_name(run.built, int(views.places[0]))
     chosen = (
         f"The {len(moved)} of {len(kl)} dimensions with the most KL are shown, the largest first."
         if len(moved) < len(kl)
@@ -183,6 +201,15 @@ def _traversal_sections(
     )
     unit = "prior standard deviations" + (" from the learned prior's mean" if has_learned_prior else "")
     against = " to N(0, I)" if has_learned_prior else ""
+    if not _has_images(run):
+        moved_values = event_sections.Traversal(images[:, ::2], names, offsets[::2], *reference)
+        figure, explained = event_sections.traversal_figure(run.built, pictures.originals, moved_values)
+        caption = (
+            f"E[x|z] as one dimension at a time moves from −{_SPAN} to {_SPAN} {unit}, with the others at the posterior mean "
+            f"of {image}. {explained} {chosen} A panel without change is a dimension that the decoder ignores. The KL is that "
+            f"of q(z_j|x){against}, averaged over the test set."
+        )
+        return [Section("traversal", "Latent traversal", caption, figure)]
     caption = (
         f"E[x|z] as one dimension at a time moves from −{_SPAN} to {_SPAN} {unit}, with the others at the posterior mean of "
         f"the test image at the top. {chosen} A row without change is a dimension that the decoder ignores. The KL is that of "
@@ -208,7 +235,8 @@ def _code_sections(run: Run, pictures: Pictures) -> Iterator[Section]:
         dimensions = (0, 1) if len(kl) == 2 else (first, second)
         which = "" if len(kl) == 2 else " with the most KL"
         caption = f"Posterior means of the test set in the two dimensions{which}."
-        scatter = figures.latent_scatter(pictures.posterior_means, dimensions, run.built.dataset.test_labels)
+        dataset = run.built.dataset
+        scatter = figures.latent_scatter(pictures.posterior_means, dimensions, dataset.test_labels, dataset.label_names)
         yield Section("latent_space", "Latent space", caption, scatter)
     if pictures.manifold is not None:
         caption = "E[x|z] on a grid of prior quantiles, so that each tile has the same prior probability."

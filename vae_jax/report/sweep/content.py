@@ -1,4 +1,4 @@
-"""Settings in order, comparable groups of them, and images by setting, computed once for the report of a sweep."""
+"""Settings in order, comparable groups of them, and examples by setting, computed once for the report of a sweep."""
 
 import dataclasses
 import math
@@ -10,14 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax._numerics.keys import Stream, stream
+from vae_jax.build import Built
 from vae_jax.config import Config, settings_of
-from vae_jax.report.run.content import Views, prior_codes, views
+from vae_jax.model import Params
+from vae_jax.report.run.content import Views, num_shown, prior_codes, views
+from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.sweep.members import groups, varying
 from vae_jax.sweep.results import Results, load_params
 from vae_jax.sweep.statistics import DONE, UNBOUNDED, Point, Range, Row, within
 
 T = TypeVar("T")
-Strip = tuple[str, np.ndarray | None]  # name and images of a row, or a heading and None
+Strip = tuple[str, np.ndarray | None]  # name and examples of a row, or a heading and None
+
+EXAMPLES_PER_ROW = {"image": 12, "series": 4}
 
 
 class Member(NamedTuple):
@@ -190,45 +195,76 @@ def kl_rows(part: Part) -> list[tuple[Setting, np.ndarray]]:
     return result
 
 
-def strips(results: Results, overview: Overview, data_dir: str | None, max_settings: int, columns: int = 12) -> list[Strip]:
-    """Returns rows for `figures.labeled_strips`: test images, and images by the first finished seed of each setting.
+class ShownMember(NamedTuple):
+    """The first finished member of a setting, with its parameters and the functions that make its examples."""
+
+    name: str  # of its row, with a line for each setting
+    built: Built
+    params: Params
+    views: Views
+    widest: int  # the latent dimension with the most KL
+
+
+def shown_members(results: Results, overview: Overview, data_dir: str | None, max_settings: int) -> list[ShownMember]:
+    """Returns the first finished member of each setting, for the examples by setting.
 
     Args:
       results: the sweep.
       overview: its overview.
       data_dir: folder with prepared TFDS data.
       max_settings: number of settings to show at most, evenly chosen.
-      columns: images per row.
     """
     chosen = _choose_settings(overview, max_settings)
-    if not chosen:
-        return []
-    loaded = load_params(results, [setting.point.members[0] for _, setting in chosen], data_dir)
+    loaded = load_params(results, [setting.point.members[0] for _, setting in chosen], data_dir) if chosen else {}
     views_by_config: dict[Config, Views] = {}
+    members = []
+    for part, setting in chosen:
+        number = setting.point.members[0]
+        built, params = loaded[number]
+        if built.config not in views_by_config:
+            kind = displayed_kind(built.dataset.data_shape)
+            views_by_config[built.config] = views(built, EXAMPLES_PER_ROW.get(kind) or num_shown(built))
+        widest = int(np.argmax(np.nan_to_num(np.array(part.members[number].row["kl_per_dimension"], float))))
+        name = "\n".join(filter(None, [*part.label.split(", "), *setting_label(overview.names, setting).split(", ")]))
+        members.append(ShownMember(name, built, params, views_by_config[built.config], widest))
+    return members
+
+
+def strips(members: Sequence[ShownMember]) -> list[Strip]:
+    """Returns rows for `figures.labeled_strips` or lines of series: test examples, and examples by setting.
+
+    Args:
+      members: the first finished member of each setting, at least one.
+    """
+    kind = displayed_kind(members[0].built.dataset.data_shape)
+    columns = EXAMPLES_PER_ROW[kind]
     blocks: dict[str, list[Strip]] = {
         "Reconstructions: means E[x|z]": [],
         "Means E[x|z] for z from the prior": [],
         "Means E[x|z] along the dimension with the most KL, z from −3 to 3": [],
     }
-    first = None
-    for part, setting in chosen:
-        number = setting.point.members[0]
-        built, params = loaded[number]
-        if built.config not in views_by_config:
-            views_by_config[built.config] = views(built, columns)
-        view = views_by_config[built.config]
-        first = first or view
+    for name, built, params, view, widest in members:
         codes = view.codes(params)
         key_z, _ = jax.random.split(stream(built.config.test_seed, Stream.REPORT_SAMPLES))  # as in the report of a run
-        widest = int(np.argmax(np.nan_to_num(np.array(part.members[number].row["kl_per_dimension"], float))))
         across = jnp.tile(codes[0], (columns, 1)).at[:, widest].set(jnp.linspace(-3, 3, columns))
         drawn = prior_codes(built.vae, params, key_z, columns)
-        name = "\n".join(filter(None, [*part.label.split(", "), *setting_label(overview.names, setting).split(", ")]))
-        images = (view.means(params, codes), view.means(params, drawn), view.means(params, across))
-        for rows, strip, suffix in zip(blocks.values(), images, ("", "", f", z[{widest}]"), strict=True):
+        examples = (view.means(params, codes), view.means(params, drawn), view.means(params, across))
+        for rows, strip, suffix in zip(blocks.values(), examples, ("", "", f", z[{widest}]"), strict=True):
             rows.append((name + suffix, strip))
-    assert first is not None
-    return [("test images", first.stored), *(row for title, rows in blocks.items() for row in [(title, None), *rows])]
+    title = "test images" if kind == "image" else "test series"
+    return [(title, members[0].views.stored), *(row for title, rows in blocks.items() for row in [(title, None), *rows])]
+
+
+def histogram_rows(members: Sequence[ShownMember]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Returns (name, test vectors, samples from the model) for each setting."""
+    rows = []
+    for member in members:
+        built, count = member.built, len(member.views.originals)
+        key_z, key_x = jax.random.split(stream(built.config.test_seed, Stream.REPORT_SAMPLES))  # as in the report of a run
+        drawn = prior_codes(built.vae, member.params, key_z, count)
+        samples = member.views.samples(member.params, jax.random.split(key_x, count), drawn)
+        rows.append((member.name, member.views.originals, samples))
+    return rows
 
 
 def _choose_settings(overview: Overview, max_settings: int) -> list[tuple[Part, Setting]]:

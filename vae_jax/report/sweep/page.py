@@ -5,10 +5,11 @@ from pathlib import Path
 
 from vae_jax.report import html
 from vae_jax.report.html import Section
-from vae_jax.report.run.figures import cut_off, labeled_strips
+from vae_jax.report.run.figures import cut_off
 from vae_jax.report.sweep import figures, text
 from vae_jax.report.sweep.axes import FEW, cut_bars
-from vae_jax.report.sweep.content import Overview, Setting, display_name, kl_rows, strips, summarize
+from vae_jax.report.sweep.content import Overview, Setting, display_name, kl_rows, summarize
+from vae_jax.report.sweep.examples import example_section
 from vae_jax.sweep.members import varying
 from vae_jax.sweep.results import Results
 from vae_jax.sweep.statistics import Interval
@@ -47,7 +48,7 @@ def _sections(results: Results, overview: Overview, data_dir: str | None) -> lis
         *_elbo(overview),
         *_kl_per_dimension(overview),
         *_learning_curves(results, overview),
-        *_images(results, overview, data_dir),
+        *_examples(results, overview, data_dir),
     ]
 
 
@@ -109,20 +110,8 @@ def _learning_curves(results: Results, overview: Overview) -> Iterator[Section]:
     yield Section("learning_curves", "Learning curves", caption, figure)
 
 
-def _images(results: Results, overview: Overview, data_dir: str | None) -> Iterator[Section]:
-    rows = strips(results, overview, data_dir, _MAX_STRIPS)
-    if not rows:
-        return
-    learned = any(part.has_learned_prior for part in overview.parts)
-    from_prior = "with the same z for all settings with the same number of latent dimensions"
-    from_prior += ", or with z from the learned prior where there is one" if learned else ""
-    num_known = sum(bool(setting.point.members) for setting in _settings(overview))
-    caption = (
-        "Test images as stored, and means E[x|z] by the first finished seed of each setting. Reconstructions use the posterior "
-        f"mean of z. Means from the prior are drawn {from_prior}. In the last block, z moves along the named dimension, with "
-        f"the others at the posterior mean of the first test image.{_subset((len(rows) - 4) // 3, num_known, 'settings')}"
-    )
-    yield Section("by_beta", f"Images by {display_name(overview.names[0])}", caption, labeled_strips(rows))
+def _examples(results: Results, overview: Overview, data_dir: str | None) -> Iterator[Section]:
+    yield from example_section(results, overview, data_dir, _MAX_STRIPS)
 
 
 def _subset(shown: int, count: int, noun: str) -> str:

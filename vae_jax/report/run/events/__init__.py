@@ -1,0 +1,1 @@
+"""Figures and sections of a report whose examples are series or vectors."""

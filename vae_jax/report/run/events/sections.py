@@ -1,0 +1,209 @@
+"""Sections of a run's report for data that are series or vectors: reconstructions, samples, traversals, interpolations."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from vae_jax._numerics.keys import Stream, stream
+from vae_jax.build import Built
+from vae_jax.report.html import Section
+from vae_jax.report.run.content import Pictures, Views
+from vae_jax.report.run.events import series_figures, vector_figures
+from vae_jax.report.run.events.panels import Scale, displayed_shape, entry_names
+from vae_jax.runs import Run
+
+_DRAWS = 200  # of x for one z, for the interval around a reconstruction
+
+
+class Traversal(NamedTuple):
+    """Decoded examples along latent dimensions, and what the figure says about them."""
+
+    values: np.ndarray  # (dimensions, offsets, *displayed shape)
+    rows: Sequence[str]  # a name for each dimension
+    offsets: np.ndarray  # in prior standard deviations
+    reference: np.ndarray  # the test example, of the displayed shape
+    base: np.ndarray  # E[x|z] at its posterior mean
+
+
+class Interpolation(NamedTuple):
+    """Decoded examples between pairs of test examples."""
+
+    values: np.ndarray  # (pairs, steps, *displayed shape)
+    starts: np.ndarray  # (pairs, *displayed shape)
+    ends: np.ndarray
+    rows: Sequence[str]
+
+
+def number_scale(built: Built) -> Scale:
+    """Returns the kind of number that the model sees in the columns of its data."""
+    support = built.vae.likelihood.support
+    if support == "counts":
+        return "counts"
+    return "binary" if support == "binary" or built.dataset.max_level == 1 else "real"
+
+
+def names_of(built: Built) -> tuple[str, ...]:
+    """Returns a name for each column of the vectors, or each channel of the series."""
+    return entry_names(displayed_shape(built.dataset.data_shape), built.dataset.column_names)
+
+
+def is_series(built: Built) -> bool:
+    """Returns whether the examples are drawn as series; else they are vectors."""
+    return len(displayed_shape(built.dataset.data_shape)) == 2
+
+
+def example_sections(run: Run, pictures: Pictures) -> list[Section]:
+    """Returns the sections with test examples beside reconstructions and samples."""
+    return (_series_sections if is_series(run.built) else _vector_sections)(run, pictures)
+
+
+def _prior_name(built: Built) -> str:
+    return "prior N(0, I)" if built.vae.prior is None else "learned prior"
+
+
+def _shown_channels(names: Sequence[str]) -> str:
+    count = series_figures.MAX_CHANNELS
+    return "" if len(names) <= count else f" The first {count} of {len(names)} channels are shown."
+
+
+def _series_sections(run: Run, pictures: Pictures) -> list[Section]:
+    built, names, views = run.built, names_of(run.built), pictures.views
+    count = min(series_figures.num_examples(len(names)), len(pictures.originals))
+    # Spread over the test set, because neighbors are often alike.
+    chosen = np.linspace(0, len(pictures.originals) - 1, count).round().astype(int)
+    interval = draw_interval(run, views, pictures.codes[chosen])
+    shown = slice(0, series_figures.num_examples(len(names)))
+    return [
+        Section(
+            "reconstructions",
+            "Reconstructions",
+            f"Test series as the model sees them ({built.data.description}), and the mean E[x|z] of the likelihood at the "
+            f"posterior mean of z. The band holds the central 90 % of {_DRAWS} draws of x given this z, so about 90 % of the "
+            f"steps of a series should lie inside it. Each channel has its own scale.{_shown_channels(names)}",
+            series_figures.reconstructions(pictures.originals[chosen], pictures.reconstructions[chosen], interval, names),
+        ),
+        Section(
+            "prior_samples",
+            "Samples from the model",
+            f"E[x|z] for z drawn from the {_prior_name(built)}, and one draw of x from p(x|z) for the same z, including the "
+            f"noise of the likelihood.{_shown_channels(names)}",
+            series_figures.samples(pictures.prior_means[shown], pictures.prior_samples[shown], names),
+        ),
+    ]
+
+
+def draw_interval(run: Run, views: Views, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the central 90 % of draws from p(x|z) for each code, entry by entry: the lower and the upper end."""
+    keys = jax.random.split(stream(run.built.config.test_seed, Stream.REPORT_INTERVALS), (len(codes), _DRAWS))
+    draws = [views.samples(run.params, k, jnp.tile(code, (_DRAWS, 1))) for k, code in zip(keys, codes, strict=True)]
+    low, high = np.quantile(np.stack(draws), (0.05, 0.95), axis=1)
+    return low, high
+
+
+def _vector_sections(run: Run, pictures: Pictures) -> list[Section]:
+    built, scale = run.built, number_scale(run.built)
+    data, samples, names = pictures.originals, pictures.prior_samples, names_of(built)
+    chosen, which = vector_figures.shown_columns(data, scale)
+    shown = tuple(names[j] for j in chosen)
+    log = " Axes of counts above 30 are on the scale log(1 + x)." if scale == "counts" else ""
+    fits = {
+        "binary": "Histograms of the mean E[x|z] at the posterior mean of z, for test examples in which the column is 0 and "
+        "for those in which it is 1. The further they are apart, the better the reconstruction.",
+    }
+    point = (
+        f"Each point is a test example as the model sees it ({built.data.description}): the mean E[x|z] of the likelihood at "
+        "the posterior mean of z against x."
+    )
+    sections = [
+        Section(
+            "reconstructions",
+            "Reconstructions",
+            f"{fits.get(scale, point)}{which}{log}",
+            vector_figures.reconstructions(data[:, chosen], pictures.reconstructions[:, chosen], shown, scale),
+        ),
+        Section(
+            "prior_samples",
+            "Samples from the model, column by column",
+            f"Draws of x from p(x|z) for z from the {_prior_name(built)}, including the noise of the likelihood, beside the "
+            f"test data.{which}{log}",
+            vector_figures.histograms(data[:, chosen], samples[:, chosen], shown, scale),
+        ),
+    ]
+    if 2 <= len(names) <= vector_figures.MAX_PAIRED:
+        figure = vector_figures.scatter_matrix(data, samples, names, scale)
+        caption = f"Pairs of columns, in the test data and in samples from the model.{log}"
+        sections.append(Section("scatter_matrix", "Pairs of columns", caption, figure))
+    if scale != "real" and len(names) > 1:
+        pairs = " Correlations are those of pairs of the first 40 columns." if scale == "binary" else ""
+        caption = (
+            f"Each point is one of the {len(names)} columns, in the test data (across) and in samples from the model (up). "
+            f"Columns that the model reproduces lie on the line.{pairs}{log}"
+        )
+        figure = vector_figures.column_statistics(data, samples, scale)
+        sections.append(Section("column_statistics", "Statistics of all columns", caption, figure))
+    return sections
+
+
+def _spread(data: np.ndarray) -> np.ndarray:
+    """Returns the standard deviation of each column, 1 where it is zero."""
+    spread = data.std(axis=0)
+    return np.where(spread > 1e-9 * np.abs(data).max(axis=0), spread, 1.0)
+
+
+def traversal_figure(built: Built, data: np.ndarray, moved: Traversal) -> tuple[Figure, str]:
+    """Draws a traversal, and returns the figure and the sentences of its caption that explain it.
+
+    Args:
+      built: model and data.
+      data: test examples as displayed, for the spread of the columns.
+      moved: the decoded examples.
+    """
+    names = names_of(built)
+    unit = "prior standard deviations"
+    if is_series(built):
+        text = f"Lines are shaded from low to high values. The dotted line is the test series.{_shown_channels(names)}"
+        return series_figures.traversal(moved.values, moved.rows, moved.offsets, moved.reference, names, unit), text
+    changes, label = _changes(number_scale(built), moved.values, moved.base, _spread(data))
+    chosen = vector_figures.changed_columns(changes)
+    shown = tuple(names[j] for j in chosen)
+    which = "" if len(chosen) == len(names) else f" The {len(chosen)} of {len(names)} columns that change most are shown."
+    text = f"Colors show the change of E[x|z] from its value at the posterior mean of the test example, in {label}.{which}"
+    return vector_figures.traversal(changes[..., chosen], moved.rows, moved.offsets, shown, f"change, {label}"), text
+
+
+def _changes(scale: Scale, values: np.ndarray, base: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, str]:
+    """Returns changes of E[x|z] on a scale that all columns share, and its unit."""
+    if scale == "counts":
+        return np.log2(np.maximum(values, 1e-6)) - np.log2(np.maximum(base, 1e-6)), "log2 of the ratio of means"
+    if scale == "binary":
+        return values - base, "probability"
+    return (values - base) / spread, "standard deviations of the column"
+
+
+def interpolation_figure(built: Built, data: np.ndarray, between: Interpolation) -> tuple[Figure, str]:
+    """Draws interpolations, and returns the figure and the sentences of its caption that explain it."""
+    names = names_of(built)
+    if is_series(built):
+        text = f"Lines are shaded from the first to the second series, which are dotted and dashed.{_shown_channels(names)}"
+        figure = series_figures.interpolation(between.values, between.starts, between.ends, between.rows, names)
+        return figure, text
+    scale = number_scale(built)
+    center, spread, label = data.mean(axis=0), _spread(data), "standard deviations from the column's mean"
+    if scale == "counts":
+        center, spread, label = np.zeros_like(center), np.ones_like(spread), "log(1 + x)"
+    elif scale == "binary":
+        center, spread, label = np.zeros_like(center), np.ones_like(spread), "x, or its probability"
+
+    def scaled(x: np.ndarray) -> np.ndarray:
+        return np.log1p(np.maximum(x, 0)) if scale == "counts" else (x - center) / spread
+
+    values, starts, ends = (scaled(x) for x in (between.values, between.starts, between.ends))
+    chosen = vector_figures.changed_columns(values - values[:, :1])
+    which = "" if len(chosen) == len(names) else f" The {len(chosen)} of {len(names)} columns that change most are shown."
+    shown = tuple(names[j] for j in chosen)
+    figure = vector_figures.interpolation(values[..., chosen], starts[:, chosen], ends[:, chosen], between.rows, shown, label)
+    return figure, f"Colors show {label}.{which}"

@@ -1,0 +1,347 @@
+"""Figures of vectors: histograms and scatter plots of columns, and heat maps of the columns along latent dimensions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from vae_jax.report.run.events.panels import DATA, FILL, MODEL, OTHER, Scale, grid_of_panels, legend_above
+
+MAX_COLUMNS = 12  # of histograms
+MAX_PAIRED = 5  # columns of a scatter matrix
+MAX_ROWS = 15  # columns of data in a heat map
+_STYLE = {"s": 7, "linewidths": 0, "alpha": 0.5}
+_DIVERGING, _SEQUENTIAL = "RdBu_r", "Blues"
+
+
+def shown_columns(data: np.ndarray, scale: Scale, max_count: int = MAX_COLUMNS) -> tuple[np.ndarray, str]:
+    """Chooses the columns that a figure shows, and returns them in order with a sentence for the caption.
+
+    Columns in real units are taken as they come, because their variances have different units. For counts and binary columns
+    those with the most variance are chosen, on the scale log(1 + x) for counts.
+
+    Args:
+      data: (examples, columns).
+      scale: the kind of number in the columns.
+      max_count: number of columns at most.
+
+    Returns:
+      The indices of the columns, and a sentence that starts with a space. It is empty if all are shown.
+    """
+    count = data.shape[1]
+    if count <= max_count:
+        return np.arange(count), ""
+    if scale == "real":
+        return np.arange(max_count), f" The first {max_count} of {count} columns are shown."
+    spread = np.var(np.log1p(data) if scale == "counts" else data, axis=0)
+    what = "log(1 + x)" if scale == "counts" else "x"
+    chosen = np.sort(np.argsort(-spread, kind="stable")[:max_count])
+    return chosen, f" Shown are the {max_count} of {count} columns in which {what} varies most in the test set."
+
+
+def _bins(values: Sequence[np.ndarray], scale: Scale) -> np.ndarray:
+    """Returns edges of bins that hold the data and nearly all of the samples."""
+    data = values[0]
+    low, high = float(data.min()), float(data.max())
+    if scale == "binary":
+        return np.array([-0.5, 0.5, 1.5])
+    ends = [np.quantile(other, (0.005, 0.995)) for other in values[1:] if len(other)]
+    widest = high - low  # samples that reach further than this are cut off
+    if widest <= 1e-9 * max(abs(low), abs(high)):  # a constant column, whose bins follow the samples
+        widest = max([1e-6 * abs(high), *(abs(float(end) - high) for pair in ends for end in pair)]) or 1.0
+    low = min([low, *(max(float(end[0]), low - widest) for end in ends)])
+    high = max([high, *(min(float(end[1]), high + widest) for end in ends)])
+    if scale == "counts" and high <= 30:
+        return np.arange(-0.5, np.ceil(high) + 1)
+    if scale == "counts":
+        return np.unique([*np.round(np.expm1(np.linspace(0, np.log1p(high), 26))), np.ceil(high) + 1]) - 0.5
+    margin = 0.02 * (high - low) or widest
+    return np.linspace(low - margin, high + margin, 26)
+
+
+def _set_scale(axes: Axes, scale: Scale, values: np.ndarray, which: str = "x") -> None:
+    """Gives an axis of large counts the scale log(1 + x), with counts as ticks."""
+    if scale != "counts" or values.max(initial=0) <= 30:
+        return
+    axis, set_scale = (axes.xaxis, axes.set_xscale) if which == "x" else (axes.yaxis, axes.set_yscale)
+    set_scale("function", functions=(lambda x: np.log1p(np.maximum(x, -0.9)), np.expm1))
+    ticks = [0, *(10**k for k in range(12) if 10**k <= values.max())]
+    axis.set_ticks(ticks[:: max(1, len(ticks) // 4)])
+    axis.set_major_formatter(lambda value, _: f"{value:.0f}" if value < 1e4 else f"{value:.0e}".replace("e+0", "e"))
+
+
+def _outside(values: np.ndarray, edges: np.ndarray) -> str:
+    """Returns a line for the heading of a panel if more than 2 % of the samples lie outside of its bins, or an empty string."""
+    share = np.mean((values < edges[0]) | (values > edges[-1]))
+    return f"\n{100 * share:.0f} % of the samples lie outside" if share > 0.02 else ""
+
+
+def zero_share(values: np.ndarray) -> str:
+    """Returns the share of zeros in percent, such as "62 %"."""
+    return f"{100 * np.mean(values == 0):.0f} %"
+
+
+def histograms(data: np.ndarray, samples: np.ndarray, names: Sequence[str], scale: Scale) -> Figure:
+    """Draws a histogram of each column: test data filled, samples of the model as a line, both as shares of the examples.
+
+    The heading of a column of counts has the share of zeros in both.
+
+    Args:
+      data: test data, (examples, columns).
+      samples: draws of x from the model, (draws, columns).
+      names: a name for each column.
+      scale: the kind of number in the columns.
+    """
+    figure, panels = grid_of_panels(len(names), 4, (2.7, 1.75), margin=0.3)
+    for j, (axes, name) in enumerate(zip(panels, names, strict=True)):
+        edges = _bins((data[:, j], samples[:, j]), scale)
+        for values, style in ((data, {"color": FILL, "fill": True}), (samples, {"color": MODEL, "lw": 1.5})):
+            label = f"{len(values):,} test examples" if values is data else f"{len(values):,} samples from the model"
+            share = np.histogram(values[:, j], edges)[0] / len(values)
+            axes.stairs(share, edges, label=label, **style)
+        zeros = f"\nzeros: {zero_share(data[:, j])}, samples {zero_share(samples[:, j])}" if scale == "counts" else ""
+        axes.set_title(f"{name}{zeros}{_outside(samples[:, j], edges)}", fontsize=9)
+        _set_scale(axes, scale, edges)
+        axes.set_ylim(bottom=0)
+        axes.locator_params(axis="y", nbins=3)
+        if scale == "real":
+            axes.locator_params(axis="x", nbins=4)
+        elif scale == "binary":
+            axes.set_xticks([0, 1])
+    legend_above(figure, panels[0])
+    figure.supylabel("share of examples", fontsize=10)
+    return figure
+
+
+def column_statistics(data: np.ndarray, samples: np.ndarray, scale: Scale) -> Figure:
+    """Draws a point for each column: its mean and its share of zeros (counts), in the data and in samples of the model.
+
+    Args:
+      data: test data, (examples, columns).
+      samples: draws of x from the model, (draws, columns).
+      scale: "counts" or "binary".
+    """
+    titles = ["mean", "standard deviation", "share of zeros"] if scale == "counts" else ["mean", "correlations of pairs"]
+    figure, panels = grid_of_panels(len(titles), 3, (3.4, 3.2))
+    for axes, title in zip(panels, titles, strict=True):
+        x, y = (_statistic(title, values) for values in (data, samples))
+        ends = (min(x.min(), y.min()), max(x.max(), y.max()))
+        axes.axline((ends[0], ends[0]), (ends[1], ends[1] + (ends[0] == ends[1])), color=FILL, lw=1, zorder=0)
+        axes.scatter(x, y, color=MODEL, rasterized=True, **_STYLE)
+        axes.set_title(title, fontsize=10)
+        axes.set_aspect("equal", "datalim")
+        if scale == "counts" and title != "share of zeros" and ends[1] > 30:
+            for which in ("x", "y"):
+                _set_scale(axes, scale, np.array(ends), which)
+    figure.supxlabel("test data", fontsize=10)
+    figure.supylabel("samples from the model", fontsize=10)
+    return figure
+
+
+def _statistic(title: str, values: np.ndarray) -> np.ndarray:
+    """Returns one number for each column, or for each pair of the first 40 columns that vary."""
+    if title == "correlations of pairs":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            matrix = np.corrcoef(values[:, :40].T)
+        pairs = np.atleast_2d(matrix)[np.triu_indices(min(40, values.shape[1]), 1)]
+        return np.nan_to_num(pairs) if len(pairs) else np.zeros(1)
+    return {"mean": np.mean, "standard deviation": np.std}.get(title, lambda v, axis: np.mean(v == 0, axis))(values, axis=0)
+
+
+def scatter_matrix(data: np.ndarray, samples: np.ndarray, names: Sequence[str], scale: Scale) -> Figure:
+    """Draws every pair of columns: test data below the diagonal, samples above it, and histograms of both on it."""
+    count = len(names)
+    figure, panels = grid_of_panels(count * count, count, (10.4 / count, 8.8 / count))
+    edges = [_bins((data[:, j], samples[:, j]), scale) for j in range(count)]
+    for number, axes in enumerate(panels):
+        i, j = divmod(number, count)
+        if i == j:
+            for values, style in ((data, {"color": FILL, "fill": True}), (samples, {"color": MODEL, "lw": 1.5})):
+                axes.stairs(np.histogram(values[:, i], edges[i])[0] / len(values), edges[i], **style)
+            axes.set_yticks([])
+        else:
+            values, color = (data, DATA) if i > j else (samples, MODEL)
+            axes.scatter(values[:, j], values[:, i], color=color, rasterized=True, **_STYLE)
+            _set_scale(axes, scale, edges[i], "y")
+            if scale != "counts" or edges[i].max() <= 30:
+                axes.set_ylim(edges[i][0], edges[i][-1])
+        _set_scale(axes, scale, edges[j])
+        axes.set_xlim(edges[j][0], edges[j][-1])
+        if scale == "real":
+            axes.locator_params(nbins=4)
+        axes.tick_params(labelbottom=i == count - 1, labelleft=j == 0 and i > 0)
+        if i == count - 1:
+            axes.set_xlabel(names[j], fontsize=10)
+        if j == 0:
+            axes.set_ylabel(names[i], fontsize=10)
+    panels[0].scatter([], [], color=DATA, s=20, label="test data (below the diagonal)")
+    panels[0].scatter([], [], color=MODEL, s=20, label="samples from the model (above)")
+    legend_above(figure, panels[0])
+    return figure
+
+
+def reconstructions(data: np.ndarray, means: np.ndarray, names: Sequence[str], scale: Scale) -> Figure:
+    """Draws, for each column, E[x|z] at the posterior mean against x. For binary columns: histograms of E[x|z] by x.
+
+    Args:
+      data: test data, (examples, columns).
+      means: E[x|z], (examples, columns).
+      names: a name for each column.
+      scale: the kind of number in the columns.
+    """
+    figure, panels = grid_of_panels(len(names), 4, (2.7, 2.1), margin=0.3)
+    for j, (axes, name) in enumerate(zip(panels, names, strict=True)):
+        axes.set_title(name, fontsize=9)
+        _draw_fit(axes, data[:, j], means[:, j], scale)
+    legend_above(figure, panels[0])
+    figure.supxlabel("E[x|z]" if scale == "binary" else "x", fontsize=10)
+    figure.supylabel("number of examples" if scale == "binary" else "reconstruction E[x|z]", fontsize=10)
+    return figure
+
+
+def _draw_fit(axes: Axes, x: np.ndarray, mean: np.ndarray, scale: Scale) -> None:
+    """Draws the means of one column against its values, or histograms of the means by value of a binary column."""
+    if scale == "binary":
+        edges = np.linspace(0, 1, 21)
+        for value, color in ((0, OTHER), (1, MODEL)):
+            label = f"test examples with x = {value}"
+            axes.stairs(np.histogram(mean[x == value], edges)[0], edges, color=color, lw=1.5, label=label)
+        axes.set_ylim(bottom=0)
+        return
+    ends = np.array([min(x.min(), mean.min()), max(x.max(), mean.max())], float)
+    ends += np.array([-0.05, 0.05]) * (ends[1] - ends[0] or max(abs(ends[0]), 1.0))
+    if scale == "counts":
+        ends = np.maximum(ends, -0.4)
+    axes.plot(ends, ends, color=OTHER, lw=1, label="E[x|z] = x")
+    axes.scatter(x, mean, color=MODEL, rasterized=True, label="test examples", **_STYLE)
+    for which in ("x", "y"):
+        _set_scale(axes, scale, ends, which)
+    axes.set(xlim=tuple(ends), ylim=tuple(ends))
+    if scale == "real":
+        axes.locator_params(nbins=4)
+
+
+def labeled_reconstructions(rows: Sequence[tuple[str, Scale, np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
+    """Draws a row of panels for each likelihood, with E[x|z] against x for each column (see `reconstructions`).
+
+    Args:
+      rows: (name, kind of number, test data (examples, columns), E[x|z] of that shape).
+      names: a name for each column.
+    """
+    figure, panels = grid_of_panels(len(rows) * len(names), len(names), (11.0 / len(names), 1.9), margin=0.3)
+    for number, axes in enumerate(panels):
+        i, j = divmod(number, len(names))
+        name, scale, data, means = rows[i]
+        _draw_fit(axes, data[:, j], means[:, j], scale)
+        if i == 0:
+            axes.set_title(names[j], fontsize=9)
+        if j == 0:
+            axes.set_ylabel(name, fontsize=9)
+    drawn = {scale: i * len(names) for i, (_, scale, _, _) in enumerate(rows)}  # one legend for each kind
+    legend_above(figure, *(panels[number] for number in drawn.values()))
+    figure.supxlabel("x (and E[x|z] where x is 0 or 1)" if "binary" in drawn else "x", fontsize=10)
+    return figure
+
+
+def changed_columns(changes: np.ndarray, max_count: int = MAX_ROWS) -> np.ndarray:
+    """Returns the columns with the largest changes in any panel, at most `max_count`, in their order."""
+    size = np.abs(changes).max(axis=tuple(range(changes.ndim - 1)))
+    return np.sort(np.argsort(-size, kind="stable")[:max_count])
+
+
+def traversal(changes: np.ndarray, rows: Sequence[str], offsets: np.ndarray, names: Sequence[str], label: str) -> Figure:
+    """Draws a heat map for each latent dimension: columns of the data from top to bottom, values of z[j] from left to right.
+
+    Args:
+      changes: change of each column from the test example, (dimensions, offsets, columns).
+      rows: a name for each latent dimension.
+      offsets: values of the dimension, increasing.
+      names: a name for each column.
+      label: unit of the changes, for the color bar.
+    """
+    largest = float(np.abs(changes).max(initial=0)) or 1.0
+    step = (offsets[-1] - offsets[0]) / max(len(offsets) - 1, 1)
+    extent = (offsets[0] - step / 2, offsets[-1] + step / 2)
+    figure, panels = _heat_maps(changes, rows, names, extent, Normalize(-largest, largest), _DIVERGING)
+    figure.supxlabel("z[j], in prior standard deviations", fontsize=10)
+    figure.colorbar(ScalarMappable(Normalize(-largest, largest), _DIVERGING), ax=panels, label=label, shrink=0.8, aspect=30)
+    return figure
+
+
+def interpolation(
+    values: np.ndarray, starts: np.ndarray, ends: np.ndarray, rows: Sequence[str], names: Sequence[str], label: str
+) -> Figure:
+    """Draws a heat map for each pair of test examples: columns of the data from top to bottom, the way from left to right.
+
+    The first and the last column of a map are the test examples, separated from the decoded ones by white lines.
+
+    Args:
+      values: decoded examples, (pairs, steps, columns), on the scale that the color bar names.
+      starts, ends: the test examples, (pairs, columns), on the same scale.
+      rows: a name for each pair.
+      names: a name for each column.
+      label: unit of the values, for the color bar.
+    """
+    everything = np.concatenate([starts[:, None], values, ends[:, None]], axis=1)
+    low, high = float(everything.min()), float(everything.max())
+    if low < 0:
+        low, high = -max(-low, high), max(-low, high)
+    colors, steps = (_DIVERGING if low < 0 else _SEQUENTIAL), values.shape[1]
+    norm = Normalize(low, high if high > low else low + 1)
+    figure, panels = _heat_maps(everything, rows, names, (-1.5, steps + 0.5), norm, colors)
+    for axes in panels:
+        for edge in (-0.5, steps - 0.5):
+            axes.axvline(edge, color="white", lw=3)
+        axes.set_xticks([-1, 0, steps - 1, steps], ["from", "0", "1", "to"])
+    figure.supxlabel("share of the way between the codes", fontsize=10)
+    figure.colorbar(ScalarMappable(norm, colors), ax=panels, label=label, shrink=0.8, aspect=30)
+    return figure
+
+
+def _heat_maps(
+    values: np.ndarray, rows: Sequence[str], names: Sequence[str], extent: tuple[float, float], norm: Normalize, colors: str
+) -> tuple[Figure, list[Axes]]:
+    """Draws (panels, steps, columns) as one heat map for each panel, with the names of the columns on the left."""
+    count = len(names)
+    figure, panels = grid_of_panels(len(rows), 3, (3.3, max(1.0, 0.2 * count + 0.45)), sharey=True)
+    for axes, row, name in zip(panels, values, rows, strict=True):
+        axes.imshow(row.T, aspect="auto", extent=(*extent, count - 0.5, -0.5), cmap=colors, norm=norm, interpolation="nearest")
+        axes.set_title(name, fontsize=9)
+        axes.set_yticks(range(count), names)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return figure, panels
+
+
+def labeled_histograms(
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray]], names: Sequence[str], scale: Scale, title: str
+) -> Figure:
+    """Draws a row of panels for each model, with a histogram of each column: data filled, values of the model as a line.
+
+    Args:
+      rows: (name, test data (examples, columns), values of the model (n, columns)).
+      names: a name for each column.
+      scale: the kind of number in the columns.
+      title: what the values of the model are, for the legend.
+    """
+    figure, panels = grid_of_panels(len(rows) * len(names), len(names), (11.0 / len(names), 1.35), margin=0.3)
+    for number, axes in enumerate(panels):
+        i, j = divmod(number, len(names))
+        name, data, values = rows[i]
+        edges = _bins((data[:, j], values[:, j]), scale)
+        axes.stairs(np.histogram(data[:, j], edges)[0] / len(data), edges, color=FILL, fill=True, label="test data")
+        axes.stairs(np.histogram(values[:, j], edges)[0] / len(values), edges, color=MODEL, lw=1.4, label=title)
+        _set_scale(axes, scale, edges)
+        axes.set_ylim(bottom=0)
+        axes.locator_params(axis="y", nbins=2)
+        if scale == "real":
+            axes.locator_params(axis="x", nbins=3)
+        if i == 0:
+            axes.set_title(names[j], fontsize=9)
+        if j == 0:
+            axes.set_ylabel(name, fontsize=9)
+    legend_above(figure, panels[0])
+    return figure
