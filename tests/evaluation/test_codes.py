@@ -120,7 +120,7 @@ GIVEN = {
     "load an array": (lambda v: data.load(ARRAY), "got an array of shape (10, 8, 8) and dtype uint8. Use data.from_arrays("),
     "load a list": (
         lambda v: data.load([ARRAY]),
-        "data.load: expected the name or path of a data set, got a list. For data in",
+        "data.load: expected the name or path of a data set, got a list. For",
     ),
     "load twice": (lambda v: data.load(data.load("digits")), "It is loaded already"),
     "prepare an array": (lambda v: data.prepare(ARRAY), "Use data.prepare(data.from_arrays(array))."),
