@@ -136,6 +136,8 @@ def _read_options(
         field, got = ("resize", resize) if len(sides) > 2 or crop is None or crop >= 1 else ("crop", crop)
         raise UserError(field=field, expected="a side, or a height and a width, of at least 1 pixel", got=repr(got))
     height_and_width = (int(sides[0]), int(sides[-1])) if sides else None
+    if height_and_width and transpose:  # the images are transposed after they have been resized
+        height_and_width = height_and_width[::-1]
     return ReadOptions(event, height_and_width, crop, transpose, array or None, label_column or None)
 
 

@@ -111,6 +111,6 @@ register(
         recognizes=_recognizes,
         skips_hidden_folders=True,
         can_stream=True,
-        uses=("resize", "crop", "transpose"),
+        uses=("resize", "crop"),
     )
 )

@@ -102,8 +102,6 @@ def _decoded(request: Request, file: "pyarrow.parquet.ParquetFile", column: str)
     """Returns the pixels of all pictures, and how many of them had transparent pixels."""
     path, count = request.path, file.metadata.num_rows
     options = request.options
-    if options.transpose:  # which follows when the images are converted
-        options = options._replace(transpose=False, resize=options.resize and options.resize[::-1])
     images: np.ndarray | None = None
     num_transparent = 0
     index = -1

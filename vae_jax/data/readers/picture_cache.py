@@ -109,7 +109,7 @@ def _entry(pictures: Pictures) -> _Entry:
 
     folder, files, options = pictures
     where = os.path.realpath(folder)
-    how = [_VERSION, PIL.__version__, options.resize, options.crop, options.transpose]
+    how = [_VERSION, PIL.__version__, options.resize, options.crop]
     key = hashlib.sha256(json.dumps([where, how]).encode()).hexdigest()[:12]
     lines = [key]
     depth = len(folder.parts)

@@ -33,7 +33,7 @@ class Pictures(NamedTuple):
     Attributes:
       folder: the folder that they are in, for messages.
       files: the files in the order of their rows.
-      options: `resize`, `crop` and `transpose`.
+      options: `resize` and `crop`.
     """
 
     folder: Path
@@ -94,7 +94,7 @@ def plan(pictures: Pictures) -> Plan:
     smallest = min(range(len(files)), key=lambda index: min(headers[index][:2]))
     smallest_side = min(headers[smallest][:2])
     if options.crop is not None and options.crop > smallest_side:
-        upright = read_picture(files[smallest], ReadOptions(transpose=options.transpose)).pixels
+        upright = read_picture(files[smallest]).pixels
         check_crop(str(files[smallest]), options.crop, upright.shape[0], upright.shape[1])
     if options.resize is not None:
         height, width = options.resize

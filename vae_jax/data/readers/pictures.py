@@ -65,8 +65,8 @@ def read_picture(file: Path, options: ReadOptions = _NO_OPTIONS) -> Picture:
     """Reads a PNG or JPEG file as a viewer shows it: turned as its EXIF orientation says, transparency composited on black.
 
     Black is level 0, the background of digits and sprites. Files whose transparent pixels are stored as zeros, as most
-    programs write them, keep their pixels where they are fully transparent or fully opaque. Then the picture is transposed,
-    cut and resized as the options say (see `fitted`).
+    programs write them, keep their pixels where they are fully transparent or fully opaque. Then the picture is cut and
+    resized as the options say (see `fitted`).
 
     Raises:
       UserError: a file that is damaged or of a different format, or a picture smaller than `options.crop`.
@@ -81,7 +81,7 @@ def picture_from_bytes(content: bytes, name: str, options: ReadOptions = _NO_OPT
     Args:
       content: the bytes of the file.
       name: where the bytes come from, for messages.
-      options: `transpose`, `crop` and `resize`.
+      options: `crop` and `resize`.
     """
     with silence():
         return decode(io.BytesIO(content), name, options)
@@ -130,7 +130,7 @@ def decode(source: Path | io.BytesIO, name: str, options: ReadOptions) -> Pictur
 
 
 def fitted(pixels: np.ndarray, options: ReadOptions, name: str) -> tuple[np.ndarray, bool]:
-    """Transposes, cuts and resizes a picture, in this order.
+    """Cuts and resizes a picture, in this order.
 
     With a side c of the square and a picture of height h and width w, the rows from round((h - c) / 2) on are kept, c of them,
     and the columns from round((w - c) / 2) on, where round takes halves to the even number. This is torchvision's
@@ -140,7 +140,7 @@ def fitted(pixels: np.ndarray, options: ReadOptions, name: str) -> tuple[np.ndar
 
     Args:
       pixels: (height, width) or (height, width, 3), uint8 or uint16.
-      options: `transpose`, `crop` and `resize`.
+      options: `crop` and `resize`.
       name: the picture, for messages.
 
     Returns:
@@ -149,8 +149,6 @@ def fitted(pixels: np.ndarray, options: ReadOptions, name: str) -> tuple[np.ndar
     Raises:
       UserError: the picture is smaller than the square.
     """
-    if options.transpose:
-        pixels = np.swapaxes(pixels, 0, 1)
     height, width = pixels.shape[:2]
     if (side := options.crop) is not None:
         check_crop(name, side, height, width)

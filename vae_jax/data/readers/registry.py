@@ -20,9 +20,9 @@ class ReadOptions(NamedTuple):
     Attributes:
       event: the kind of example (see `events.event_shape`). `data.load` gives the arrays their shape; a reader needs it only
         where its format has no shape.
-      resize: (height, width) to which pictures are resized; None: as they are.
+      resize: (height, width) to which pictures are resized as they are stored, before `transpose`; None: as they are.
       crop: side of the central square that is cut out of pictures before they are resized; None: the whole picture.
-      transpose: exchange the height and the width of each image.
+      transpose: `data.load` exchanges the height and the width of each image after the reading.
       array: name of the array, or of the data set, to read where there are several, such as "layers/counts"; None: the reader
         chooses.
       label_column: name of the column, or of the kind of labels, that is used; None: the reader chooses.
