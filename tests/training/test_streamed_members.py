@@ -25,7 +25,7 @@ DEVICES = jax.local_devices()
 
 @pytest.fixture(autouse=True)
 def _three_steps_to_a_chunk(monkeypatch):
-    """For one order; for two orders too, because an item of two may be twice as large."""
+    """For one order of bytes; for two orders too, because their items may be twice as large."""
     monkeypatch.setattr(prefetch, "CHUNK_BYTES", 3 * 16 * 16)
 
 
@@ -54,12 +54,12 @@ def alone(built):
         return [one(seed, beta) for seed, beta in zip(SEEDS, BETAS, strict=True)]
 
 
-def fit_all(built, placement=None, callbacks=None, **changes):
+def fit_all(built, placement=None, callbacks=None, start=None, **changes):
     """All members in one program."""
-    options = training.FitOptions.from_keywords(built.fit_arguments)._replace(**changes.pop("options", {}))
+    options = training.FitOptions.from_keywords(built.fit_arguments)
     hyperparams = built.fit_arguments["hyperparams"]._replace(beta=np.float32(BETAS), **changes)
     placement = placement or place(len(SEEDS), "map", devices=DEVICES[:1])
-    arguments = {"hyperparams": hyperparams, "placement": placement, "callbacks": callbacks}
+    arguments = {"hyperparams": hyperparams, "placement": placement, "callbacks": callbacks, "start": start}
     return training.fit_members(built.vae, built.data, options, seeds=SEEDS, **arguments)
 
 
@@ -150,30 +150,24 @@ def test_members_stop_early_one_by_one(file):
     assert len({len(history) for history in together.progress.histories}) > 1
 
 
-def test_an_interrupted_epoch_begins_again(built):
-    """Interrupted after the first chunk of the second epoch, the members are as after the first one."""
-    whole, seen = fit_all(built), []
+def test_an_interrupted_sweep_continues_from_its_last_whole_epoch(built, alone):
+    """Interrupted in the second epoch, after the first member has ended it."""
+    seen, kept = [], []
 
     def on_chunk(steps, progress):
         seen.append(steps)
         assert progress() is None
-        return len(seen) == 4
+        return len(seen) == 10
 
-    part = fit_all(built, callbacks=Callbacks(on_chunk=on_chunk))
-    assert seen == [3, 6, 9, 3]
-    assert part.status == ("interrupted",) * 3
-    assert part.progress.partial is None
-    assert [len(history) for history in part.progress.histories] == [1, 1, 1]
-    options = training.FitOptions.from_keywords(built.fit_arguments)
-    hyperparams = built.fit_arguments["hyperparams"]._replace(beta=np.float32(BETAS))
-    placement = place(len(SEEDS), "map", devices=DEVICES[:1])
-    arguments = {"seeds": SEEDS, "hyperparams": hyperparams, "placement": placement}
-    rest = training.fit_members(built.vae, built.data, options, start=part.progress, **arguments)
-    chex.assert_trees_all_equal(jax.device_get(rest.progress.members), jax.device_get(whole.progress.members))
-    assert histories(rest) == histories(whole)
-    middle = part.progress._replace(partial=training.PartialEpoch(3, (), 0.0))
+    callbacks = Callbacks(lambda progress: kept.append(jax.device_get(progress)), on_chunk)
+    with pytest.raises(training.EpochInterrupted):
+        fit_all(built, callbacks=callbacks)
+    assert seen == [3, 6, 9, 3, 6, 9, 3, 6, 9, 3]  # members 0 and 2 together, then member 1
+    rest = fit_all(built, start=kept[0])
+    assert_are_the_runs_alone(rest, alone)
+    middle = kept[0]._replace(partial=training.PartialEpoch(3, (), 0.0))
     with pytest.raises(UserError, match="Only a single member can resume there"):
-        training.fit_members(built.vae, built.data, options, start=middle, **arguments)
+        fit_all(built, start=middle)
 
 
 def test_a_sweep_directory_continues_after_an_interruption(file, tmp_path):
@@ -183,13 +177,13 @@ def test_a_sweep_directory_continues_after_an_interruption(file, tmp_path):
 
     def should_stop():
         calls.append(1)
-        return len(calls) in (2, 7)
+        return len(calls) in (2, 11)
 
     launch = Launch(should_stop=should_stop)
-    assert not run_sweep(members, tmp_path / "parts", launch=launch)
-    assert not list((tmp_path / "parts").glob("blocks/*/checkpoints/[0-9]*"))  # nothing to save in the first epoch
+    assert not run_sweep(members, tmp_path / "parts", launch=launch, checkpoint_seconds=0.0)
+    assert not list((tmp_path / "parts").glob("blocks/*/checkpoints/[0-9]*"))  # no epoch has ended
     ticks = []
-    arguments = {"resume": True, "launch": launch, "on_epoch": lambda tick: ticks.append(tick.done)}
+    arguments = {"resume": True, "launch": launch, "on_epoch": lambda tick: ticks.append(tick.done), "checkpoint_seconds": 0.0}
     assert not run_sweep(members, tmp_path / "parts", **arguments)
     assert run_sweep(members, tmp_path / "parts", **arguments)
     assert ticks == [4, 8]

@@ -218,7 +218,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
         progress.close()
         if not is_finished:
             command = [*current_program().parts("sweep"), "--out", str(out), "--resume", *arguments.placement_options()]
-            part = " up to the last whole epoch" if members[0].stream else ""
+            part = " up to the last checkpoint" if members[0].stream else ""
             print(f"saved{part}; continue with:\n  {shlex.join(command)}", flush=True)
             return interrupt.exit_status
     if is_leader:

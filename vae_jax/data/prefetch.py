@@ -12,32 +12,23 @@ _NUM_READERS = 4  # threads that read one item each: a disk is faster with sever
 
 
 class Chunks:
-    """Random-access source for Grain. Its items hold the batches of a few steps for a set of members that are trained together.
+    """Random-access source for Grain. Item i holds the batches of steps i * steps to (i + 1) * steps - 1 of several orders.
 
-    Members with the same order of examples share their batches. Item i * len(sets) + j holds the batches of the steps
-    i * steps to (i + 1) * steps - 1, for the orders in `sets[j]`. Its shape is (orders of the set, steps, batch_size, numbers
-    of a row). Steps past the end of an order hold arbitrary bytes.
-
-    Args:
-      rows: the training images.
-      orders: indices of rows, (steps of the epoch, batch_size), one array for each order of the examples.
-      sets: indices into `orders`.
-      steps: steps in an item.
+    An item has a few megabytes and the shape (orders, steps, batch_size, numbers of a row). Steps past the end of the orders
+    hold arbitrary bytes.
     """
 
-    def __init__(self, rows: Rows, orders: Sequence[np.ndarray], sets: Sequence[Sequence[int]], steps: int):
-        self._rows, self._orders, self._sets, self._steps = rows, orders, sets, steps
+    def __init__(self, rows: Rows, orders: Sequence[np.ndarray], steps: int):
+        self._rows, self._orders, self._steps = rows, orders, steps
 
     def __len__(self) -> int:
-        return -(-len(self._orders[0]) // self._steps) * len(self._sets)
+        return -(-len(self._orders[0]) // self._steps)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        number, position = divmod(index, len(self._sets))
-        chosen = self._sets[position]
         width = self._rows.size // len(self._rows)
-        item = np.empty((len(chosen), self._steps, self._orders[0].shape[1], width), self._rows.dtype)
-        for part, order in zip(item, chosen, strict=True):
-            row_index = self._orders[order][number * self._steps : (number + 1) * self._steps].ravel()
+        item = np.empty((len(self._orders), self._steps, self._orders[0].shape[1], width), self._rows.dtype)
+        for part, order in zip(item, self._orders, strict=True):
+            row_index = order[index * self._steps : (index + 1) * self._steps].ravel()
             self._rows.gather(row_index, part.reshape(-1, width)[: len(row_index)])
         return item
 
@@ -54,11 +45,10 @@ def steps_of_chunk(rows: Rows, batch_size: int, num_orders: int = 1) -> int:
 def chunks(
     rows: Rows,
     orders: Sequence[np.ndarray],
-    sets: Sequence[Sequence[int]],
     steps: int,
-    put: Callable[[np.ndarray, int], Array],
+    put: Callable[[np.ndarray], Array],
 ) -> Generator[Array]:
-    """Yields the batches of an epoch on the device, those of several steps at a time, for one set of orders after another.
+    """Yields the batches of an epoch on the device, those of several steps at a time.
 
     Reading runs ahead of the caller, and copies to the device run while the device computes. To profit from this, let the
     device compute on one chunk while asking for the next. The order of an epoch is a function of its key, so a resumed run
@@ -66,22 +56,24 @@ def chunks(
     iterator where it is not read to its end.
 
     Args:
-      rows, orders, sets, steps: see `Chunks`. All orders have the same length.
-      put: (item, index of its set) -> the item on the devices that need it.
+      rows: the training images.
+      orders: indices of rows, (steps of the epoch, batch_size), of the members that train on these chunks.
+      steps: steps in a chunk.
+      put: puts an item, (orders, steps, batch_size, numbers of a row), on the devices that need it.
 
     Yields:
-      Results of `put`: for the first steps one for each set, and so on.
+      The results of `put`.
     """
     if not len(orders[0]):
         return
     import grain  # takes a second, which only streaming needs
 
     options = grain.ReadOptions(num_threads=_NUM_READERS, prefetch_buffer_size=_NUM_READERS)
-    ahead = iter(grain.MapDataset.source(Chunks(rows, orders, sets, steps)).to_iter_dataset(options))
+    ahead = iter(grain.MapDataset.source(Chunks(rows, orders, steps)).to_iter_dataset(options))
     try:
-        for number, item in enumerate(ahead):
+        for item in ahead:
             # Runs while the device computes on the chunk before. Grain's device_put would add two threads, which hang when one
             # of them fails.
-            yield put(item, number % len(sets))
+            yield put(item)
     finally:
         ahead.close()

@@ -21,7 +21,7 @@ from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.sweep.in_memory import run_group
 from vae_jax.sweep.members import Group
 from vae_jax.sweep.statistics import rows
-from vae_jax.training import Callbacks, MembersFit, MembersProgress, MemberState, run_keys
+from vae_jax.training import Callbacks, EpochInterrupted, MembersFit, MembersProgress, MemberState, run_keys
 from vae_jax.training.epoch import init_member
 from vae_jax.training.placement import Placement, place
 
@@ -145,8 +145,8 @@ def run_block(
       layout: as asked for; if the training began earlier, the recorded one is used.
       checkpoint_seconds: least time between checkpoints.
       on_block: called when the block starts.
-      callbacks: functions to call after each epoch and chunk; a true result ends the training. Within an epoch, the work since
-        its start is lost.
+      callbacks: functions to call after each epoch and chunk; a true result ends the training. If it ends within an epoch,
+        the block continues from its last checkpoint.
 
     Returns:
       False if the training was interrupted.
@@ -172,8 +172,11 @@ def run_block(
             devices_matter = placement.strategy == "vmap" or layout.data_parallel > 1
             used = layout._replace(strategy=placement.strategy, devices=placement.mesh.size if devices_matter else None)
             write_json(path / "block.json", {"members": list(block.group.members), "layout": used._asdict()})
-        fit = run_group(block.group, built, placement, start, callbacks._replace(on_epoch=after_epoch))
-        if fit.progress.epoch and fit.progress.epoch not in checkpoints.epochs():
+        try:
+            fit = run_group(block.group, built, placement, start, callbacks._replace(on_epoch=after_epoch))
+        except EpochInterrupted:
+            return False  # the block continues from its last checkpoint
+        if fit.progress.epoch not in checkpoints.epochs():
             recorder.save(fit.progress)
     if "interrupted" in fit.status:
         return False

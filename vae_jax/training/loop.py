@@ -150,6 +150,7 @@ def fit_members(
 
     Raises:
       UserError: as `fit`; also for hyperparameters that are neither one number nor one for each member.
+      EpochInterrupted: `callbacks.on_chunk` interrupted an epoch of several members on streamed data.
     """
     check_pipeline_argument("fit", data, Prepared)
     check_fit(data, options.batch_size, options.early_stopping)

@@ -49,6 +49,13 @@ class Job(NamedTuple):
         )
 
 
+class EpochInterrupted(Exception):
+    """Raised when `on_chunk` interrupts the epoch of several members: some have ended the epoch, and others have not begun it.
+
+    Continue from the progress that the last `on_epoch` received.
+    """
+
+
 Snapshot = Callable[[], tuple[MemberState, PartialEpoch] | None]  # the epoch so far, on the host; None if it is not finite
 OnChunk = Callable[[int, Snapshot], bool]  # (steps made in the epoch, the epoch so far) -> True to interrupt the epoch
 

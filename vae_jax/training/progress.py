@@ -69,7 +69,7 @@ class Callbacks(NamedTuple):
     """Called after each epoch. Copy the arrays of the members that you keep, because the next epoch overwrites them."""
     on_chunk: Callable[[int, Callable[[], MembersProgress | None]], bool | None] = lambda steps, progress: None
     """Called within an epoch of streamed data; see `fit`. For several members the progress is always None, and if the function
-    returns True, they go back to the start of this epoch."""
+    returns True, `fit_members` raises `EpochInterrupted`."""
 
 
 @short_repr

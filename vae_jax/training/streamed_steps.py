@@ -46,6 +46,7 @@ class Stream(NamedTuple):
     order_of_slot: np.ndarray  # (slots,): the number of the order of the examples, the same for members with one seed
     num_ranks: int
     num_orders: int  # at most so many orders are in the slots of a shard in a rank
+    ranks_at_once: int = 1  # at most so many ranks share a reading
 
     @property
     def epoch_steps(self) -> int:

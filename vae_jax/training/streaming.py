@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,8 +15,8 @@ from vae_jax.data import Rows
 from vae_jax.data.prefetch import chunks, steps_of_chunk
 from vae_jax.training.epoch import MemberState, Outcome, PartialEpoch, RunKeys, run_keys
 from vae_jax.training.placement import Placement
-from vae_jax.training.program import EpochResult, EpochTask, Job, Program, padded, start_members, wait
-from vae_jax.training.streamed_steps import Programs, Stream, Tree, compile_programs
+from vae_jax.training.program import EpochInterrupted, EpochResult, EpochTask, Job, Program, padded, start_members, wait
+from vae_jax.training.streamed_steps import Carry, Programs, Stream, Tree, compile_programs
 
 
 class _Prepared(NamedTuple):
@@ -26,8 +27,11 @@ class _Prepared(NamedTuple):
     order_keys: RunKeys  # one for each order of the examples, on the first device
 
 
+_STATES_AT_ONCE = 2**27  # bytes of states of the members that share a reading, which all exist twice
+
+
 class _Feed(NamedTuple):
-    """The members that train on the same items of `prefetch.chunks`."""
+    """Members that train on the same batches, which are read once for them."""
 
     rows_of_shard: tuple[tuple[int, ...], ...]  # the orders that each shard needs
     orders: tuple[int, ...]  # all of them, each once
@@ -44,17 +48,20 @@ def streaming_program(job: Job, placement: Placement) -> Program:
     read and put on the device while the chunks before it are trained on. The host waits for the chunk before the last, so that
     the device always has one more to work on.
 
-    Several members are trained in turns, `placement.chunk` at once on each device. Every member has its order of the
-    examples. One reader reads the batches for all of them, once for members with the same seed. Their epochs can be interrupted
-    between chunks, but not continued there: they begin again.
+    Several members are trained one after another in each epoch, `placement.chunk` at once on each device. One reader reads the
+    batches of each in its order. Members with the same seed share the batches, as far as their states do not take too much
+    memory: those of the members in training exist twice. When `on_chunk` interrupts the epoch of several members, some are
+    ahead of others, so the program raises `EpochInterrupted`.
     """
     rows, batch_size = job.data.train, job.options.batch_size
     assert isinstance(rows, Rows)
     stream = _make_stream(rows, batch_size, job.seeds, placement)
     members, prepared, programs = _compile(job, stream)
-    while smaller := stream.placement.with_smaller_chunk(programs.run_chunk, 2 * _local_bytes(members, stream)):
+    while smaller := stream.placement.with_smaller_chunk(programs.run_chunk, _local_bytes(members, stream)):
         stream = _make_stream(rows, batch_size, job.seeds, smaller)
         members, prepared, programs = _compile(job, stream)
+    rank_bytes = _local_bytes(members, stream) // stream.num_ranks
+    stream = stream._replace(ranks_at_once=max(1, _STATES_AT_ONCE // max(rank_bytes, 1)))
     return Program(members, lambda task: _run_epoch(stream, prepared, programs, task), stream.placement)
 
 
@@ -90,8 +97,8 @@ def _compile(job: Job, stream: Stream) -> tuple[MemberState, _Prepared, Programs
     return members, prepared, programs
 
 
-def _feeds(stream: Stream, chosen: np.ndarray) -> list[_Feed]:
-    """Returns the feeds of the ranks that have a chosen member."""
+def _feeds(stream: Stream, chosen: Sequence[int]) -> list[_Feed]:
+    """Returns the feeds of the ranks that have a chosen member, in the order in which they are trained."""
     feeds: dict[tuple[tuple[int, ...], ...], _Feed] = {}
     for rank in range(stream.num_ranks):
         slots = stream.slots(rank).reshape(stream.placement.num_shards, -1)
@@ -100,7 +107,12 @@ def _feeds(stream: Stream, chosen: np.ndarray) -> list[_Feed]:
         if any(rows_of_shard):
             orders = tuple(dict.fromkeys(order for rows in rows_of_shard for order in rows))
             feeds.setdefault(rows_of_shard, _Feed(rows_of_shard, orders, [])).ranks.append(rank)
-    return list(feeds.values())
+    size = stream.ranks_at_once
+    return [
+        feed._replace(ranks=feed.ranks[first : first + size])
+        for feed in feeds.values()
+        for first in range(0, len(feed.ranks), size)
+    ]
 
 
 def _put_item(stream: Stream, feed: _Feed, item: np.ndarray) -> Array:
@@ -128,21 +140,14 @@ class _Epoch:
 
     def __init__(self, stream: Stream, prepared: _Prepared, programs: Programs, task: EpochTask):
         self._stream, self._prepared, self._programs, self._task = stream, prepared, programs, task
-        partial = task.partial
-        self.began = time.perf_counter() - (partial.seconds if partial else 0.0)
-        self.first = partial.steps if partial else 0
+        self.began = time.perf_counter() - (task.partial.seconds if task.partial else 0.0)
         self.members = self._put(task.members)
-        self.feeds = _feeds(stream, np.asarray(task.chosen))
-        ranks = sorted(rank for feed in self.feeds for rank in feed.ranks)
-        is_chosen = np.isin(np.arange(stream.num_slots), task.chosen)
-        self.chosen = {rank: is_chosen[stream.slots(rank)] for rank in ranks}
-        self.carries = {rank: programs.begin(self.members, np.int32(rank)) for rank in ranks}
-        if partial:
-            record = self._put(jax.tree.map(lambda leaf: np.asarray(leaf)[None], partial.record))
-            self.carries = {rank: (state, record) for rank, (state, _) in self.carries.items()}
+        self.first = 0  # steps made by the members that are trained now
+        self.carries: dict[int, Carry] = {}  # by their ranks
         self.last_good: tuple[MemberState, PartialEpoch] | None = None
-        self._lost: set[int] = set()  # ranks in which every member has diverged
-        self._dispatched: tuple[int, Array] | None = None
+        is_chosen = np.isin(np.arange(stream.num_slots), task.chosen)
+        self._is_chosen = {rank: is_chosen[stream.slots(rank)] for rank in range(stream.num_ranks)}
+        self._outcomes: Outcome | None = None
 
     def _put(self, tree: Tree) -> Tree:
         """Puts arrays with a leading axis of slots onto the devices."""
@@ -150,46 +155,55 @@ class _Epoch:
         copies = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
         return self._stream.placement.put(copies)
 
-    def run(self) -> bool:
-        """Makes the steps of the epoch; returns True if it was interrupted."""
-        stream, task, programs = self._stream, self._task, self._programs
-        distinct = sorted({order for feed in self.feeds for order in feed.orders})
-        make_order = lambda order: programs.make_order(self._prepared.order_keys, np.int32(order), np.int32(task.epoch))  # noqa: E731
-        orders = [np.asarray(make_order(order))[self.first : task.num_steps] for order in distinct]
-        sets = [[distinct.index(order) for order in feed.orders] for feed in self.feeds]
-        is_active = {rank: stream.placement.put(chosen) for rank, chosen in self.chosen.items()}
-        rows_in_item = {
-            rank: stream.placement.put(_rows_in_item(stream, feed, rank)) for feed in self.feeds for rank in feed.ranks
-        }
-        put = lambda item, number: _put_item(stream, self.feeds[number], item)  # noqa: E731
-        with contextlib.closing(chunks(stream.rows, orders, sets, stream.chunk_steps, put)) as items:
-            for number, item in enumerate(items):
+    def run(self) -> Outcome | None:
+        """Trains and evaluates the members. Returns the outcomes of all slots, or None if the epoch was interrupted.
+
+        Slots that were not chosen have zeros.
+        """
+        for feed in _feeds(self._stream, self._task.chosen):
+            if self._make_steps(feed):
+                return None
+            for rank in feed.ranks:
+                self._end(rank)
+        return self._outcomes
+
+    def _make_steps(self, feed: _Feed) -> bool:
+        """Makes the steps of the members of a feed; returns True if they were interrupted."""
+        stream, task, programs, prepared = self._stream, self._task, self._programs, self._prepared
+        self.first = task.partial.steps if task.partial else 0
+        for rank in feed.ranks:
+            self.carries[rank] = programs.begin(self.members, np.int32(rank))
+            if task.partial:
+                record = self._put(jax.tree.map(lambda leaf: np.asarray(leaf)[None], task.partial.record))
+                self.carries[rank] = self.carries[rank][0], record
+        epoch = np.int32(task.epoch)
+        orders = [np.asarray(programs.make_order(prepared.order_keys, np.int32(order), epoch)) for order in feed.orders]
+        rows_in_item, is_active = {}, {}
+        for rank in feed.ranks:
+            rows_in_item[rank] = stream.placement.put(_rows_in_item(stream, feed, rank))
+            is_active[rank] = stream.placement.put(self._is_chosen[rank])
+        lost, dispatched = set(), None
+        used = [order[self.first : task.num_steps] for order in orders]
+        with contextlib.closing(chunks(stream.rows, used, stream.chunk_steps, partial(_put_item, stream, feed))) as items:
+            for item in items:
                 count = min(stream.chunk_steps, task.num_steps - self.first)
-                numbers = np.int32(task.epoch), np.int32(self.first), np.int32(count)
-                position = number % len(self.feeds)
-                for rank in self.feeds[position].ranks:
-                    if rank not in self._lost:
-                        arguments = (*self._prepared.inputs[rank], rows_in_item[rank], is_active[rank], item, *numbers)
-                        self.carries[rank], is_finite = programs.run_chunk(self.carries[rank], *arguments)
-                        self._wait_for_the_chunk_before(rank, is_finite)
-                is_whole = position == len(self.feeds) - 1
-                self.first += count if is_whole else 0
-                if len(self._lost) == len(self.carries):
+                numbers = epoch, np.int32(self.first), np.int32(count)
+                for rank in (rank for rank in feed.ranks if rank not in lost):
+                    arguments = (*prepared.inputs[rank], rows_in_item[rank], is_active[rank], item, *numbers)
+                    self.carries[rank], is_finite = programs.run_chunk(self.carries[rank], *arguments)
+                    # This waits for the chunk before this one.
+                    if dispatched and not np.any(np.asarray(dispatched[1])[self._is_chosen[dispatched[0]]]):
+                        lost.add(dispatched[0])
+                    dispatched = rank, is_finite
+                self.first += count
+                if len(lost) == len(feed.ranks):
                     break  # the rest of the epoch would be discarded
-                if is_whole and self.first < task.num_steps and task.on_chunk(self.first, self.snapshot) and self._can_stop():
+                if self.first < task.num_steps and task.on_chunk(self.first, self.snapshot) and self._can_stop():
                     return True
         return False
 
-    def _wait_for_the_chunk_before(self, rank: int, is_finite: Array) -> None:
-        """Notes if all chosen members of the rank before this one have diverged. This waits for its chunk."""
-        if self._dispatched is not None:
-            earlier, was_finite = self._dispatched
-            if not np.any(np.asarray(was_finite)[self.chosen[earlier]]):
-                self._lost.add(earlier)
-        self._dispatched = rank, is_finite
-
     def _can_stop(self) -> bool:
-        """Returns True if the epoch can be interrupted now. A single member is kept as it is; several begin the epoch again."""
+        """Returns True if the epoch can be interrupted now: a single member only where it is finite, because it is kept."""
         return self._stream.num_slots > 1 or self.snapshot() is not None
 
     def snapshot(self) -> tuple[MemberState, PartialEpoch] | None:
@@ -201,33 +215,28 @@ class _Epoch:
         self.last_good = MemberState(state, best), PartialEpoch(self.first, record, time.perf_counter() - self.began)
         return self.last_good
 
-    def end(self) -> Outcome:
-        """Evaluates the members and returns the outcomes of all slots. Those of members that were not chosen are zeros."""
-        stream, task, outcomes = self._stream, self._task, None
-        numbers = np.int32(task.epoch), np.int32(task.num_steps)
-        for rank, chosen in self.chosen.items():
-            is_active = stream.placement.put(chosen)
-            self.members, outcome = self._programs.end_epoch(
-                self.members, self.carries.pop(rank), is_active, np.int32(rank), *numbers, *self._prepared.splits
-            )
-            wait(outcome)
-            outcome = jax.device_get(outcome)
-            if outcomes is None:
-                outcomes = jax.tree.map(lambda leaf: np.zeros((stream.num_slots, *leaf.shape[1:]), leaf.dtype), outcome)
-            assert outcomes is not None
-            for all_slots, leaf in zip(jax.tree.leaves(outcomes), jax.tree.leaves(outcome), strict=True):
-                all_slots[stream.slots(rank)] = leaf
-        assert outcomes is not None
-        return outcomes
+    def _end(self, rank: int) -> None:
+        """Evaluates the members of a rank and keeps their outcomes."""
+        stream, task = self._stream, self._task
+        numbers = np.int32(rank), np.int32(task.epoch), np.int32(task.num_steps)
+        arguments = (self.carries.pop(rank), stream.placement.put(self._is_chosen[rank]), *numbers)
+        self.members, outcome = self._programs.end_epoch(self.members, *arguments, *self._prepared.splits)
+        wait(outcome)
+        outcome = jax.device_get(outcome)
+        if self._outcomes is None:
+            self._outcomes = jax.tree.map(lambda leaf: np.zeros((stream.num_slots, *leaf.shape[1:]), leaf.dtype), outcome)
+        for all_slots, leaf in zip(jax.tree.leaves(self._outcomes), jax.tree.leaves(outcome), strict=True):
+            all_slots[stream.slots(rank)] = leaf
 
 
 def _run_epoch(stream: Stream, prepared: _Prepared, programs: Programs, task: EpochTask) -> EpochResult:
     """Trains on the chunks of an epoch and evaluates the members; see `streaming_program`."""
     epoch = _Epoch(stream, prepared, programs, task)
-    if epoch.run():
-        return EpochResult(*(epoch.last_good or (epoch.members, None)), None)
-    outcome = epoch.end()
-    if epoch.last_good and int(outcome.good_steps[0]) != task.num_steps:
-        return EpochResult(*epoch.last_good, outcome)
-    partial = task.partial if int(outcome.good_steps[task.chosen[0]]) != task.num_steps else None
-    return EpochResult(epoch.members, partial, outcome)
+    outcome = epoch.run()
+    if outcome is None:
+        if epoch.last_good is None:
+            raise EpochInterrupted
+        return EpochResult(*epoch.last_good, None)
+    if int(outcome.good_steps[task.chosen[0]]) == task.num_steps:
+        return EpochResult(epoch.members, None, outcome)
+    return EpochResult(*(epoch.last_good or (epoch.members, task.partial)), outcome)
