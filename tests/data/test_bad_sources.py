@@ -72,6 +72,7 @@ def _bad(tmp_path, name):
         path = tmp_path / "sixteen"
         path.mkdir()
         Image.fromarray(np.full((3, 3), 60000, np.uint16)).save(path / "a.png")
+        Image.fromarray(np.full((3, 3), 200, np.uint8)).save(path / "b.png")
     if name == "missing":
         path = tmp_path / "nothing.npy"
     if name == "ending":

@@ -87,7 +87,8 @@ def misplaced(path):
         "orbax": {"runs"},
         "sklearn": {"data", "disentanglement"},
         **{root: {"data"} for root in ("tensorflow_datasets", "PIL", "grain")},
-        **{root: {"cli"} for root in ("tyro", "tqdm", "tensorboardX")},
+        "tqdm": {"cli", "data"},
+        **{root: {"cli"} for root in ("tyro", "tensorboardX")},
         **{root: set() for root in ("tensorflow", "torch", "chex", "pytest")},
     }
     return {root for root in roots if own not in places.get(root, {own})}

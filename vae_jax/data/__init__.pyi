@@ -12,6 +12,7 @@ from .pipeline_checks import check_pipeline_argument as check_pipeline_argument
 from .preprocessing import Prepared as Prepared
 from .preprocessing import binarize as binarize
 from .preprocessing import prepare as prepare
+from .sparse import SparseRows as SparseRows
 from .split import Split as Split
 from .support import check_support as check_support
 from .support import values as values

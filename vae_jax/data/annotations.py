@@ -3,6 +3,7 @@
 import numpy as np
 
 from vae_jax.data.on_disk import Rows
+from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -30,7 +31,7 @@ def with_checked_labels(name: str, source: Split) -> Split:
     return source._replace(**{_LABELS[part]: labels for part, labels in labels_by_part.items()}, label_names=names)
 
 
-def _flat_labels(name: str, examples: np.ndarray | Rows | None, labels: np.ndarray) -> np.ndarray:
+def _flat_labels(name: str, examples: np.ndarray | Rows | SparseRows | None, labels: np.ndarray) -> np.ndarray:
     count = 0 if examples is None else len(examples)
     if labels.shape == (count,):
         return labels

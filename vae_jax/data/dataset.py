@@ -10,6 +10,7 @@ from jax import Array
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data.on_disk import Digest, Rows, chunks, header, sum_images, sum_squares, value_range
+from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Rendering
 
 
@@ -23,9 +24,9 @@ class Dataset(NamedTuple):
 
     Attributes:
       name: the name or path that was loaded.
-      train: training examples; `Rows` where they stay on disk.
-      validation: validation examples, or None.
-      test: test examples.
+      train: training examples; `Rows` where they stay on disk, `SparseRows` for sparse matrices.
+      validation: validation examples, or None; `SparseRows` where the training examples are.
+      test: test examples; `SparseRows` where the training examples are.
       test_labels: a label for each test example, (examples,), integers.
       max_level: the highest level; None for floats, and for whole numbers that are not levels.
       split: a phrase that says how the test and validation sets came about.
@@ -41,9 +42,9 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    train: np.ndarray | Rows
-    validation: np.ndarray | None
-    test: np.ndarray
+    train: np.ndarray | Rows | SparseRows
+    validation: np.ndarray | SparseRows | None
+    test: np.ndarray | SparseRows
     test_labels: np.ndarray | None
     max_level: int | None
     split: str
@@ -67,7 +68,7 @@ class Dataset(NamedTuple):
         """Number of training images that an epoch goes through, or that it draws from where it draws new ones."""
         return self.rendering.num_images if self.rendering and self.rendering.draw else len(self.train)
 
-    def images_by_part(self) -> dict[str, np.ndarray | Rows]:
+    def images_by_part(self) -> dict[str, np.ndarray | Rows | SparseRows]:
         """Returns the arrays of the parts that the data set has; keys train, validation, test."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {part: array for part, array in parts.items() if array is not None}
@@ -94,8 +95,9 @@ class Dataset(NamedTuple):
     def _stored_mean(self) -> np.ndarray:
         """Mean training image before it is scaled, float64."""
         train = self.train
-        total = train.scan.total if isinstance(train, Rows) else sum(map(sum_images, chunks(train)), np.zeros(train.shape[1:]))
-        return total / len(train)
+        if isinstance(train, Rows | SparseRows):
+            return train.scan.total / len(train)
+        return sum(map(sum_images, chunks(train)), np.zeros(train.shape[1:])) / len(train)
 
     @property
     def train_std(self) -> float:
@@ -107,7 +109,8 @@ class Dataset(NamedTuple):
             mean = self.rendering.mean()
             return max(float(np.sqrt((mean - np.square(mean)).mean())), 1e-3)  # zeros and ones are their own squares
         train = self.train  # summed in chunks, so that no float copy of the data set is made
-        squares = train.scan.squares if isinstance(train, Rows) else sum(map(sum_squares, chunks(train)))
+        is_scanned = isinstance(train, Rows | SparseRows)
+        squares = train.scan.squares if is_scanned else sum(map(sum_squares, chunks(train)))
         variance = squares / train.size - float(np.square(self._stored_mean).mean())
         std = float(np.sqrt(max(variance, 0.0))) / (self.max_level or 1)
         if self.max_level:
@@ -121,6 +124,8 @@ class Dataset(NamedTuple):
         for array in (self.train, self.validation, self.test):
             if isinstance(array, Rows):  # only the training set can be, and it comes first and has no rendering
                 digest = array.scan.digest.copy()
+            elif isinstance(array, SparseRows):
+                array.update_digest(digest)
             elif array is not None:
                 digest.update(header(array))
                 digest.update(np.ascontiguousarray(array).data)

@@ -8,6 +8,7 @@ from vae_jax.data.checks import check_finite, check_type, count_non_finite, kept
 from vae_jax.data.events import Event, as_event, event_shape
 from vae_jax.data.on_disk import Rows, value_range
 from vae_jax.data.readers.listing import PARTS
+from vae_jax.data.sparse import SparseRows, with_one_type
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -37,7 +38,7 @@ def check_layout_of_known_format(name: str, layout: Layout) -> None:
 
 def channels_last(
     name: str, source: Split, layout: Layout, event: Event = "auto"
-) -> tuple[dict[str, np.ndarray | Rows], list[str]]:
+) -> tuple[dict[str, np.ndarray | Rows | SparseRows], list[str]]:
     """Moves the channels of all images to the last axis, and those of series where the user says that they come first.
 
     "auto" takes (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c are larger, and c is not 1, 3 or 4.
@@ -74,19 +75,20 @@ def channels_last(
     return moved, notes
 
 
-def _moved(array: np.ndarray | Rows) -> np.ndarray | Rows:
+def _moved(array: np.ndarray | Rows | SparseRows) -> np.ndarray | Rows:
+    assert not isinstance(array, SparseRows)  # which has two axes
     return array.channels_last() if isinstance(array, Rows) else np.moveaxis(array, 1, -1)
 
 
 def convert(
-    name: str, source: Split, layout: Layout, event: Event, max_level: int | None
-) -> tuple[dict[str, np.ndarray | Rows], list[str]]:
+    name: str, source: Split, layout: Layout, event: Event, max_level: int | None, transpose: bool = False
+) -> tuple[dict[str, np.ndarray | Rows | SparseRows], list[str]]:
     """Gives all parts the shape of events, with the channels last, and one type for integers (see `checks.kept_type`).
 
     Args:
       name: the data set, for messages.
       source: arrays as stored.
-      layout, event, max_level: the arguments of `data.load`.
+      layout, event, max_level, transpose: the arguments of `data.load`.
 
     Returns:
       The arrays by part, and notes.
@@ -96,14 +98,22 @@ def convert(
         on disk are checked after the split.
     """
     arrays, notes = channels_last(name, source, layout, event)
+    arrays = with_one_type(name, arrays)
     shapes = {part: event_shape(name_of_part(name, part), array.shape, event) for part, array in arrays.items()}
     kept = _kept_types(name, source, arrays, is_image=len(shapes["train"]) == 4, max_level=max_level)
-    converted: dict[str, np.ndarray | Rows] = {}
+    if transpose and len(shapes["train"]) != 4:
+        got = f"examples of shape {shapes['train'][1:]}"
+        raise UserError(f"{name}: `transpose=True` is for images, got {got}. Leave it out.", field="transpose")
+    converted: dict[str, np.ndarray | Rows | SparseRows] = {}
     for part, array in arrays.items():
-        if isinstance(array, Rows):
+        if isinstance(array, SparseRows):
             converted[part] = array.as_events(event, kept[part])
+        elif isinstance(array, Rows):
+            rows = array.as_events(event, kept[part])
+            converted[part] = rows.transposed() if transpose else rows
         else:
-            converted[part] = as_kept(name_of_part(name, part), as_event(name, array, event), kept[part])
+            images = as_event(name, array, event)
+            converted[part] = as_kept(name_of_part(name, part), images.swapaxes(1, 2) if transpose else images, kept[part])
     return converted, notes
 
 
@@ -113,13 +123,13 @@ def name_of_part(name: str, part: str) -> str:
 
 
 def _kept_types(
-    name: str, source: Split, arrays: dict[str, np.ndarray | Rows], is_image: bool, max_level: int | None
+    name: str, source: Split, arrays: dict[str, np.ndarray | Rows | SparseRows], is_image: bool, max_level: int | None
 ) -> dict[str, np.dtype]:
     """Returns the type in which each part is kept: the same for all parts of integers."""
     for part, array in arrays.items():
         check_type(name_of_part(name, part), array.dtype)
     wide = [array for array in arrays.values() if array.dtype.kind in "bui" and array.dtype != np.uint8]
-    ranges = [a.stored_range() if isinstance(a, Rows) else (float(a.min()), float(a.max())) for a in wide]
+    ranges = [(float(a.min()), float(a.max())) if isinstance(a, np.ndarray) else a.stored_range() for a in wide]
     low, high = min((low for low, _ in ranges), default=0.0), max((high for _, high in ranges), default=0.0)
     top = source.max_level or max_level
     if top is not None and low >= 0 and high <= top:
@@ -166,7 +176,9 @@ def clip_rounding(name: str, source: Split) -> tuple[Split, list[str]]:
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     if (low >= 0 and high <= 1) or high > 1 + ROUNDING or low < -ROUNDING * high:
         return source, []
-    clipped = {part: array.clipped() if isinstance(array, Rows) else np.clip(array, 0, 1) for part, array in images.items()}
+    clipped = {
+        part: np.clip(array, 0, 1) if isinstance(array, np.ndarray) else array.clipped() for part, array in images.items()
+    }
     return source._replace(**clipped), [
         f"{name}: values from {low:.9g} to {high:.9g} leave [0, 1] by rounding alone and were clipped to it."
     ]

@@ -99,7 +99,7 @@ def load(
     _check_settings(name, settings, max_level, layout)
     options = _read_options(event, resize, crop, transpose, array, label_column)
     source = _read(name, data_dir, stream, options)
-    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level))
+    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, transpose))
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return dataset
@@ -121,6 +121,7 @@ class Interpretation(NamedTuple):
     layout: Layout = "auto"
     event: Event = "auto"
     max_level: int | None = None
+    transpose: bool = False
 
 
 def _read_options(
@@ -158,14 +159,16 @@ def _read(name: str, data_dir: str | None, stream: bool, options: ReadOptions) -
 
 def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: Interpretation) -> Dataset:
     """Checks and converts the arrays of a source, and splits off the parts that it lacks."""
-    layout, event, max_level = meaning
+    layout, event, max_level, transpose = meaning
     source = with_checked_labels(name, source)
     check_factors(name, source)
     if source.rendering:
         check_layout_of_known_format(name, layout)
+        if transpose:
+            raise UserError(f"{name}: its images are computed. Leave out `transpose=True`.", field="transpose")
         converted, notes = source, []
     else:
-        arrays, notes = convert(name, source, layout, event, max_level)
+        arrays, notes = convert(name, source, layout, event, max_level, transpose)
         converted = source._replace(**arrays)
     parts = split_off_parts(name, converted, settings)
     if isinstance(parts.train, Rows):

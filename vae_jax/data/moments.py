@@ -10,6 +10,7 @@ import numpy as np
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import event_kind, is_image
 from vae_jax.data.on_disk import Rows, slices, sum_images
+from vae_jax.data.sparse import SparseRows
 
 
 class Moments(NamedTuple):
@@ -47,13 +48,16 @@ def train_moments(dataset: Dataset, counts: bool) -> Moments:
     return Moments(mean.astype(np.float32), _entry_std(dataset.train, mean / scale) * np.float32(scale))
 
 
-def _entry_std(train: np.ndarray | Rows, mean: np.ndarray) -> np.ndarray:
+def _entry_std(train: np.ndarray | Rows | SparseRows, mean: np.ndarray) -> np.ndarray:
     """Computes the standard deviation of each entry, or of each channel of a series, in a second pass.
 
     A single pass would subtract squares of large numbers, which hides a small spread. An entry that never varies gets its
     absolute value instead, or 1 where it is 0.
     """
-    squares = sum((sum_images(np.square(train[part] - mean)) for part in slices(train)), np.zeros(mean.shape))
+    if isinstance(train, SparseRows):
+        squares = train.sum_squared_deviations(mean)
+    else:
+        squares = sum((sum_images(np.square(train[part] - mean)) for part in slices(train)), np.zeros(mean.shape))
     variance = squares / len(train)
     if variance.ndim == 2:
         variance = np.broadcast_to(variance.mean(axis=0), variance.shape)

@@ -1,11 +1,12 @@
 """`Rows`: images that stay in their file and are read when they are needed, for data larger than memory."""
 
+import copy
 import hashlib
 import mmap
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, Self
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data.checks import NonFinite, check_type, count_non_finite
 from vae_jax.data.events import Event, event_shape
 from vae_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vae_jax.data.sparse import SparseRows
 
 
 class Digest(Protocol):
@@ -93,6 +97,7 @@ class _View(NamedTuple):
     Attributes:
       rows: indices of the selected rows in the file; None: all rows.
       channels_first: the file has the channels in its second axis; they are moved to the last axis.
+      transposed: exchange the height and the width of images.
       event: the kind of example that a row is reshaped to; None: rows have the shape and the type that are stored.
       kept: the type to which numbers are converted; None: the type that is stored.
       clipped: clip the numbers to [0, 1].
@@ -101,6 +106,7 @@ class _View(NamedTuple):
 
     rows: np.ndarray | None = None
     channels_first: bool = False
+    transposed: bool = False
     event: Event | None = None
     kept: np.dtype | None = None
     clipped: bool = False
@@ -127,6 +133,8 @@ class Rows:
             shape = (shape[0], *shape[2:], shape[1])
         if view.event:
             shape = event_shape(str(file.path), shape, view.event)
+        if view.transposed:
+            shape = (shape[0], shape[2], shape[1], *shape[3:])
         self.shape = (shape[0] if view.rows is None else len(view.rows), *shape[1:])
 
     def __len__(self) -> int:
@@ -173,9 +181,19 @@ class Rows:
         """Returns the rows of a file that stores (examples, channels, ...) with their channels last."""
         return Rows(self._file, self._view._replace(channels_first=True))
 
+    def reshaped(self, shape: tuple[int, ...]) -> "Rows":
+        """Returns the rows of a file, of which each has another shape with as many entries. Call it before any conversion."""
+        file = copy.copy(self._file)
+        file.through, file.scattered = (array.reshape(-1, *shape) for array in (file.through, file.scattered))
+        return Rows(file, self._view)
+
     def as_events(self, event: Event, kept: np.dtype) -> "Rows":
         """Returns the rows with the shape of an event (see `events.event_shape`), converted to the type `kept`."""
         return Rows(self._file, self._view._replace(event=event, kept=kept))
+
+    def transposed(self) -> "Rows":
+        """Returns the same images with height and width exchanged. Call it after `as_events`."""
+        return Rows(self._file, self._view._replace(transposed=True))
 
     def clipped(self) -> "Rows":
         """Returns the same rows with their numbers clipped to [0, 1]."""
@@ -227,7 +245,11 @@ class Rows:
 
     def _take(self, file: np.ndarray, in_file: np.ndarray) -> np.ndarray:
         images = np.take(file, in_file, axis=0)
-        return np.moveaxis(images, 1, -1) if self._view.channels_first else images
+        images = np.moveaxis(images, 1, -1) if self._view.channels_first else images
+        if self._view.transposed:
+            _, width, height, *channels = self.shape
+            images = images.reshape(len(images), height, width, *channels).swapaxes(1, 2)
+        return images
 
     def _as_levels(self, stored: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -242,7 +264,7 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int)
     return Rows(_File(path, shape, dtype, offset))
 
 
-def header(rows: np.ndarray | Rows) -> bytes:
+def header(rows: "np.ndarray | Rows | SparseRows") -> bytes:
     """Returns the bytes that stand for the shape and type of an array in a fingerprint; the bytes of the array follow."""
     return f"{rows.shape}{rows.dtype}".encode()
 
@@ -257,11 +279,11 @@ def sum_squares(images: np.ndarray) -> float:
     return float(np.square(images, dtype=np.float64).sum())
 
 
-def value_range(images: np.ndarray | Rows) -> tuple[float, float]:
+def value_range(images: "np.ndarray | Rows | SparseRows") -> tuple[float, float]:
     """Returns the lowest and the highest stored number; both are NaN where an array in memory has NaN."""
-    if isinstance(images, Rows):
-        return images.scan.low, images.scan.high
-    return float(images.min()), float(images.max())
+    if isinstance(images, np.ndarray):
+        return float(images.min()), float(images.max())
+    return images.scan.low, images.scan.high
 
 
 def chunks(images: np.ndarray) -> Iterator[np.ndarray]:

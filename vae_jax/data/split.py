@@ -7,6 +7,7 @@ import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data.on_disk import Rows
+from vae_jax.data.sparse import SparseRows
 
 if TYPE_CHECKING:  # readers are listed without JAX
     from jax import Array
@@ -41,7 +42,7 @@ class Split(NamedTuple):
     `events.event_shape`), and splits off the parts that are missing.
 
     Attributes:
-      train: training images; `Rows` where they stay on disk.
+      train: training images; `Rows` where they stay on disk, `SparseRows` for sparse matrices.
       train_labels: a label for each training example, (examples,), of any type.
       validation: validation images, where the source has them.
       test: test images, where the source has them.
@@ -59,12 +60,13 @@ class Split(NamedTuple):
       validation_labels: a label for each validation example, (examples,).
       label_names: the name of each label 0, 1, 2, ..., where labels are such numbers.
       column_names: the name of each column of vectors, such as genes.
+      conversion: a phrase that says how the stored numbers became images, where a reader turned, inverted or chose some.
     """
 
-    train: np.ndarray | Rows
+    train: np.ndarray | Rows | SparseRows
     train_labels: np.ndarray | None = None
-    validation: np.ndarray | None = None
-    test: np.ndarray | None = None
+    validation: np.ndarray | SparseRows | None = None
+    test: np.ndarray | SparseRows | None = None
     test_labels: np.ndarray | None = None
     max_level: int | None = None
     train_factors: np.ndarray | None = None
@@ -79,8 +81,9 @@ class Split(NamedTuple):
     validation_labels: np.ndarray | None = None
     label_names: tuple[str, ...] | None = None
     column_names: tuple[str, ...] | None = None
+    conversion: str = ""
 
-    def images_by_part(self) -> dict[str, np.ndarray | Rows]:
+    def images_by_part(self) -> dict[str, np.ndarray | Rows | SparseRows]:
         """Returns the images of the parts that the source has; keys train, validation, test."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {part: array for part, array in parts.items() if array is not None}

@@ -12,6 +12,7 @@ from vae_jax.data.checks import check_finite
 from vae_jax.data.levels import as_kept
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.readers.listing import PARTS
+from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError, unknown
 
@@ -65,7 +66,7 @@ def split_off_parts(name: str, source: Split, settings: SplitSettings) -> Split:
     Raises:
       UserError: a fraction that leaves one side without examples; unsuitable numbers in rows that are held out.
     """
-    description = _describe_source(source)
+    description = _describe_source(source) + (f"; {source.conversion}" if source.conversion else "")
     if source.test is None:
         rest, held_out = _divide(name, len(source.train), "test_fraction", settings)
         train, test = _take_out(name, source.train, rest, held_out)
@@ -131,9 +132,11 @@ def _shown(value: str | float) -> str:
 
 
 def _take_out(
-    name: str, images: np.ndarray | Rows, rest: np.ndarray, held_out: np.ndarray
-) -> tuple[np.ndarray | Rows, np.ndarray]:
+    name: str, images: np.ndarray | Rows | SparseRows, rest: np.ndarray, held_out: np.ndarray
+) -> tuple[np.ndarray | Rows | SparseRows, np.ndarray | SparseRows]:
     """Returns the images that stay, and those that are held out, which are in memory even where the others are on disk."""
+    if isinstance(images, SparseRows):
+        return images.view(rest), images.view(held_out)
     if not isinstance(images, Rows):
         return images[rest], images[held_out]
     try:
@@ -148,7 +151,7 @@ def _read_rows(name: str, rows: Rows, index: np.ndarray) -> np.ndarray:
     return as_kept(name, stored, rows.dtype, rows.indices_in_file(index))
 
 
-def check_rows(name: str, rows: Rows, source: np.ndarray | Rows) -> None:
+def check_rows(name: str, rows: Rows, source: np.ndarray | Rows | SparseRows) -> None:
     """Raises `UserError` where numbers of the rows are unsuitable, with counts over the whole source.
 
     Args:

@@ -7,20 +7,24 @@ import numpy as np
 
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.on_disk import Rows, chunks, value_range
+from vae_jax.data.sparse import SparseRows
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, outside_support
 
 _USE_GAUSSIAN = '`likelihood="gaussian"`'
 _NOT_COUNTS = f"Use {_USE_GAUSSIAN} for data that are not counts."
+_RAW_COUNTS = (
+    'Where they are normalized counts, load the raw ones, such as `array="layers/counts"` or `array="raw/X"` of an .h5ad file.'
+)
 
 
-def representative_values(images: np.ndarray | Rows) -> np.ndarray:
+def representative_values(images: np.ndarray | Rows | SparseRows) -> np.ndarray:
     """Returns a few numbers that lie in the support of a likelihood if and only if all numbers of the images do.
 
     These are the levels that occur in uint8 images. For other types they are the lowest number, the highest, and one with a
     fraction if there is any.
     """
-    if isinstance(images, Rows):
+    if isinstance(images, Rows | SparseRows):
         return images.scan.values
     if images.dtype == np.uint8:
         present = np.zeros(256, bool)
@@ -35,13 +39,13 @@ def representative_values(images: np.ndarray | Rows) -> np.ndarray:
 values = representative_values  # the name in `vae_jax.data`
 
 
-def _range_of_all(arrays: Iterable[np.ndarray | Rows]) -> tuple[float, float]:
+def _range_of_all(arrays: Iterable[np.ndarray | Rows | SparseRows]) -> tuple[float, float]:
     """Returns the lowest and the highest stored number of all arrays; both are NaN where one is."""
     ranges = [value_range(array) for array in arrays]
     return float(np.min([low for low, _ in ranges])), float(np.max([high for _, high in ranges]))
 
 
-def _representatives_of_all(arrays: Iterable[np.ndarray | Rows]) -> np.ndarray:
+def _representatives_of_all(arrays: Iterable[np.ndarray | Rows | SparseRows]) -> np.ndarray:
     return np.unique(np.concatenate([representative_values(array) for array in arrays]))
 
 
@@ -82,7 +86,7 @@ def check_preprocessing(dataset: Dataset, binarization: str, dequantize: bool, c
         fractions = " with fractions" if np.any(numbers != np.round(numbers)) else ""
         if low < 0 or fractions:
             raise UserError(
-                f"{name}: expected counts (whole numbers >= 0), got {low:.9g} to {high:.9g}{fractions}. {_NOT_COUNTS}"
+                f"{name}: expected counts (whole numbers >= 0), got {low:.9g} to {high:.9g}{fractions}. {_not_counts(dataset)}"
             )
 
 
@@ -121,7 +125,9 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
     representatives = _representatives_of_all([rendered] if dataset.rendering else dataset.images_by_part().values())
     on_scale = representatives.astype(np.float32) / (scale or 1)
     if problem := outside_support(likelihood, on_scale):
-        raise UserError(f"{dataset.name}: {problem}. {_fix(likelihood, float(on_scale.min()), float(on_scale.max()))}")
+        is_counts = likelihood.support == "counts"
+        fix = _not_counts(dataset) if is_counts else _fix(likelihood, float(on_scale.min()), float(on_scale.max()))
+        raise UserError(f"{dataset.name}: {problem}. {fix}")
 
 
 def _fix(likelihood: Likelihood, low: float, high: float) -> str:
@@ -137,6 +143,11 @@ def _fix(likelihood: Likelihood, low: float, high: float) -> str:
         case "levels":
             return f"Use `max_level={(likelihood.num_levels or 2) - 1}`, or {_USE_GAUSSIAN}."
     return _NOT_COUNTS
+
+
+def _not_counts(dataset: Dataset) -> str:
+    """Returns the ways out for data that are not counts; vectors may be gene counts that were normalized."""
+    return f"{_RAW_COUNTS} {_NOT_COUNTS}" if len(dataset.data_shape) == 1 else _NOT_COUNTS
 
 
 def _rescale(low: float, high: float) -> str:

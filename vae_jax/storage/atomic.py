@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
@@ -30,10 +30,17 @@ def naming_path(path: Path) -> Iterator[None]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically. On failure no partial file remains, and the error names the path."""
+    with written_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def written_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to be written atomically: it appears where the context ends without an error, and else nothing remains."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with naming_path(path), temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         with naming_path(path):

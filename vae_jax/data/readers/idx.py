@@ -12,10 +12,12 @@ import numpy as np
 
 from vae_jax.data.events import event_shape
 from vae_jax.data.on_disk import Rows, open_array
-from vae_jax.data.readers.listing import PARTS, check_fits_in_memory, folder_part, joined, word_part
+from vae_jax.data.readers.listing import PART_WORD, PARTS, check_fits_in_memory, folder_part, joined, word_part
 from vae_jax.data.readers.registry import Reader, Request, register
 from vae_jax.data.split import Split
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, unknown
+
+_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}  # by the third byte of the file
 
 
 def is_idx(file: Path) -> bool:
@@ -36,73 +38,128 @@ def _part(file: Path, folder: Path) -> str:
 def _read_folder(request: Request) -> Split:
     """Reads the images and labels of a folder's IDX files; with `stream` the training images stay on disk."""
     folder = request.path
-    chosen, notes = _choose_files(folder, request.files)
+    files, notes = _without_packed_copies(folder, request.files)
+    chosen = _choose_files(folder, files, request.options.array)
 
     def read(kind: str) -> np.ndarray | None:
         return read_idx(chosen[kind]) if kind in chosen else None
 
-    train = _open_idx(chosen["train"]) if request.stream else read_idx(chosen["train"])
+    def read_labels(part: str) -> np.ndarray | None:
+        labels = read(f"{part}_labels")
+        # QMNIST's labels are rows of eight numbers, of which the first is the digit.
+        return labels[:, 0] if labels is not None and labels.ndim == 2 else labels
+
+    if "emnist" in chosen["train"].name.lower() and not request.options.transpose:
+        notes = (*notes, f"{folder}: the images of EMNIST lie on their side in its files. Pass `transpose=True` to turn them.")
     return Split(
-        train,
-        read("train_labels"),
+        _open_idx(chosen["train"]) if request.stream else read_idx(chosen["train"]),
+        read_labels("train"),
         read("validation"),
         read("test"),
-        read("test_labels"),
+        read_labels("test"),
         part_names={part: str(chosen[part].relative_to(folder)) for part in PARTS if part in chosen},
         notes=notes,
+        validation_labels=read_labels("validation"),
     )
 
 
-def _choose_files(folder: Path, files: Sequence[Path]) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Returns the file of each part (train, train_labels, validation ...), and a note on files that are there twice."""
+def _without_packed_copies(folder: Path, files: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
+    """Returns the files without those that are there unpacked as well, and a note on copies that differ from them."""
     unpacked = {file for file in files if file.suffix != ".gz"}
     twice = [file for file in files if file.suffix == ".gz" and file.with_suffix("") in unpacked]
+    others = [file for file in twice if not _is_packed_copy(file, file.with_suffix(""))]
+    kept = [file for file in files if file not in twice]
+    if not others:
+        return kept, ()
+    verb = "is" if len(others) == 1 else "are"
+    names = joined(file.relative_to(folder) for file in others)
+    return kept, (f"{folder}: {names} {verb} not used, because other unpacked files of that name are read.",)
+
+
+def _is_packed_copy(packed: Path, raw: Path) -> bool:
+    """Returns whether a gzipped file holds the bytes of another, by the checksum and the size at its end."""
+    try:
+        with packed.open("rb") as file:
+            file.seek(-8, 2)
+            checksum, size = np.frombuffer(file.read(8), "<u4").tolist()
+        if raw.stat().st_size % 2**32 != size:
+            return False
+        computed = 0
+        with raw.open("rb") as file:
+            while chunk := file.read(2**20):
+                computed = zlib.crc32(chunk, computed)
+    except OSError:
+        return False
+    return computed == checksum
+
+
+def _choose_files(folder: Path, files: Sequence[Path], data_set: str | None) -> dict[str, Path]:
+    """Returns the file of each part: train, train_labels, validation ...
+
+    Args:
+      folder: the data set.
+      files: its IDX files.
+      data_set: the start of the names of the files that are meant, such as emnist-letters; None: all are.
+    """
+    if data_set is not None:
+        names = sorted({_data_set(file) for file in files})
+        if data_set.lower() not in names:
+            raise unknown("array", data_set, names)
+        files = [file for file in files if _data_set(file) == data_set.lower()]
     chosen: dict[str, Path] = {}
     for file in files:
-        if file in twice:
-            continue
-        part, is_labels = _part(file, folder), len(idx_shape(file)) == 1
+        part, is_labels = _part(file, folder), len(idx_header(file)[0]) == 1 or "labels" in file.name.lower()
         kind = f"{part}_labels" if is_labels else part
         if kind in chosen:
-            both = joined(path.relative_to(folder) for path in (chosen[kind], file))
-            raise UserError(
-                f"{folder}: expected one file of {PARTS[part]} {'labels' if is_labels else 'images'}, got {both}. Pass a "
-                "folder that holds one data set."
-            )
+            raise _two_files(folder, f"{PARTS[part]} {'labels' if is_labels else 'images'}", chosen[kind], file, files)
         chosen[kind] = file
     if "train" not in chosen:
         raise UserError(
             f"{folder}: expected an IDX file of training images (such as train-images-idx3-ubyte), got "
             f"{joined(file.relative_to(folder) for file in chosen.values())}. Add it, or rename the file that holds them."
         )
-    if not twice:
-        return chosen, ()
-    names = joined(file.relative_to(folder) for file in twice)
-    verb = "is" if len(twice) == 1 else "are"
-    return chosen, (f"{folder}: {names} {verb} not used, because the unpacked files beside them are read.",)
+    return chosen
+
+
+def _two_files(folder: Path, kind: str, first: Path, second: Path, files: Sequence[Path]) -> UserError:
+    both = joined(path.relative_to(folder) for path in (first, second))
+    fix = "Pass a folder that holds one data set."
+    if len(names := sorted({_data_set(file) for file in files} - {""})) > 1:
+        fix = f'Keep the files of one data set ({joined(names, limit=10)}), or name it, such as `array="{names[0]}"`.'
+    return UserError(f"{folder}: expected one file of {kind}, got {both}. {fix}")
+
+
+def _data_set(file: Path) -> str:
+    """Returns what stands before the part in the name of an IDX file: emnist-letters for emnist-letters-test-images-idx3-ubyte.
+
+    It is empty for names such as train-images-idx3-ubyte.
+    """
+    name = file.name.lower()
+    return name[: match.start()].strip("-_.") if (match := re.search(rf"(?<![a-z]){PART_WORD}(?![a-z])", name)) else ""
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads one IDX file of unsigned bytes, raw or gzipped.
+    """Reads one IDX file, raw or gzipped.
 
-    The file has the bytes 0, 0, 8 and the number of axes, then big-endian sizes, then the numbers.
+    The file has the bytes 0, 0, type (8 for unsigned bytes) and the number of axes, then big-endian sizes, then the numbers,
+    big-endian as well.
     """
-    shape = idx_shape(path)
-    start, count = 4 + 4 * len(shape), math.prod(shape)
-    check_fits_in_memory(path, count)
-    content = _read_bytes(path, lambda file: file.read(start + count + 1))
-    if len(content) != start + count:
-        num_bytes = len(content) - start
-        raise UserError(f"{path}: expected {count} bytes for shape {shape}, got {num_bytes}. The file is damaged.")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    shape, dtype = idx_header(path)
+    start, num_bytes = 4 + 4 * len(shape), math.prod(shape) * dtype.itemsize
+    check_fits_in_memory(path, num_bytes)
+    content = _read_bytes(path, lambda file: file.read(start + num_bytes + 1))
+    if len(content) != start + num_bytes:
+        got = len(content) - start
+        raise UserError(f"{path}: expected {num_bytes} bytes for shape {shape}, got {got}. The file is damaged.")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape)
 
 
-def idx_shape(path: Path) -> tuple[int, ...]:
-    """Returns the shape in the header of an IDX file of unsigned bytes."""
+def idx_header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns the shape and the type in the header of an IDX file."""
     header = _read_bytes(path, lambda file: file.read(4))
-    if len(header) < 4 or header[:3] != b"\x00\x00\x08" or not 1 <= header[3] <= 4:
+    if len(header) < 4 or header[:2] != b"\x00\x00" or header[2] not in _TYPES or not 1 <= header[3] <= 4:
         raise UserError(
-            f"{path}: expected an IDX file of unsigned bytes (it starts with 00 00 08), got {header!r}. Convert it to an .npy "
+            f"{path}: expected an IDX file (of unsigned bytes, it starts with 00 00 08), got {header!r}. Convert it to an .npy "
             "file, or move it out of the folder."
         )
     sizes = _read_bytes(path, lambda file: file.read(4 + 4 * header[3]))[4:]
@@ -111,7 +168,7 @@ def idx_shape(path: Path) -> tuple[int, ...]:
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     if len(shape) > 1:
         event_shape(str(path), shape)  # refuses shapes that no event has
-    return shape
+    return shape, np.dtype(_TYPES[header[2]])
 
 
 def _read_bytes(path: Path, read: Callable[[BufferedReader | gzip.GzipFile], bytes]) -> bytes:
@@ -126,8 +183,8 @@ def _open_idx(path: Path) -> Rows:
     """Opens the images of an IDX file, which stay on disk."""
     if path.suffix == ".gz":
         raise UserError(f"{path}: a compressed file cannot be read row by row. Unpack it (gunzip).", field="stream")
-    shape = idx_shape(path)
-    return open_array(path, shape, np.dtype(np.uint8), 4 + 4 * len(shape))
+    shape, dtype = idx_header(path)
+    return open_array(path, shape, dtype, 4 + 4 * len(shape))
 
 
 register(
@@ -138,5 +195,6 @@ register(
         _read_folder,
         recognizes=is_idx,
         can_stream=True,
+        uses=("array",),
     )
 )

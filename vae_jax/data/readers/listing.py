@@ -1,6 +1,7 @@
 """Files of a data folder in natural order, the part that a name stands for, and notes on files that are not read."""
 
 import contextlib
+import functools
 import lzma
 import os
 import re
@@ -30,6 +31,7 @@ _NUMPY_ERRORS = (
 # zipfile raises RuntimeError for encrypted archives and unknown compression.
 _ARCHIVE_ERRORS = (RuntimeError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile)
 UNREADABLE = (*_NUMPY_ERRORS, *_ARCHIVE_ERRORS)
+_NUMBER = re.compile("[0-9]+")
 _MAX_NAMES = 5  # in a note
 PARTS = {"train": "training", "validation": "validation", "test": "test"}  # each with the adjective for messages
 _PARTS_BY_WORD = {
@@ -62,19 +64,48 @@ def natural_key(path: Path) -> tuple[list[str], Path]:
       >>> [path.name for path in sorted(map(Path, ["b1", "a10", "a9", "a-1", "a09"]), key=natural_key)]
       ['a-1', 'a09', 'a9', 'a10', 'b1']
     """
+    *parents, name = path.parts or ("",)
+    return [*map(_natural_parent, parents), _natural(name)], path
 
-    def number(match: re.Match[str]) -> str:
-        """Returns a digit, which sorts among other signs as before, then the length and the digits, which sort by value."""
-        digits = match[0].lstrip("0")
-        return f"0{chr(len(digits))}{digits}"
 
-    return [re.sub("[0-9]+", number, part) for part in path.parts], path
+def _natural(name: str) -> str:
+    """Returns a name in which each number starts with a digit, which sorts among other signs, its length, and its value."""
+    return _NUMBER.sub(lambda match: f"0{chr(len(digits := match[0].lstrip('0')))}{digits}", name)
+
+
+_natural_parent = functools.lru_cache(1024)(_natural)
 
 
 def list_files(folder: Path) -> list[Path]:
     """Returns all files below a folder in natural order, without files whose name starts with a dot."""
-    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        with contextlib.suppress(PermissionError), os.scandir(parent) as entries:
+            for entry in entries:  # which know their kind, so that a folder of many files is listed quickly
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(parent / entry.name)
+                elif not entry.name.startswith(".") and _is_file(entry):
+                    files.append(parent / entry.name)
     return sorted(files, key=natural_key)
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a loop
+        return False
+
+
+def folders_of(file: Path, folder: Path) -> tuple[str, ...]:
+    """Returns the names of the folders between a folder and a file in it.
+
+    Example:
+      >>> folders_of(Path("data/images/cats/1.png"), Path("data"))
+      ('images', 'cats')
+    """
+    return file.parts[len(folder.parts) : -1]
 
 
 def word_part(word: str) -> str | None:
@@ -91,11 +122,17 @@ def folder_part(file: Path, folder: Path) -> tuple[str, Path] | None:
       >>> folder_part(Path("data/images/val2017/cats/1.png"), Path("data"))
       ('validation', PosixPath('images/val2017'))
     """
-    parents = file.relative_to(folder).parts[:-1]
-    for depth, name in enumerate(parents, 1):
+    match = _part_of_folders(folders_of(file, folder))
+    return match and (match[0], Path(match[1]))
+
+
+@functools.lru_cache(1024)
+def _part_of_folders(names: tuple[str, ...]) -> tuple[str, str] | None:
+    """Returns the part that the outermost of these folders stands for, and the path of that folder."""
+    for depth, name in enumerate(names, 1):
         compact = re.sub(r"[^a-z0-9]", "", name.lower())
         if match := re.fullmatch(rf"(?:images?|imgs|data)?{PART_WORD}(?:set|images?|imgs|data|split)?\d*", compact):
-            return _PARTS_BY_WORD[match[1]], Path(*parents[:depth])
+            return _PARTS_BY_WORD[match[1]], os.path.join(*names[:depth])
     return None
 
 
@@ -133,13 +170,18 @@ def note_on_other_files(folder: Path, files: Sequence[Path], kind: str) -> tuple
     return (f"{folder}: {joined(groups)} {verb} left out, because only {kind} are read.",)
 
 
+def memory_size() -> int | None:
+    """Returns the memory of this machine in bytes; None where the system does not tell, so that reading itself has to fail."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def check_fits_in_memory(path: Path, size: int) -> None:
     """Raises `UserError`, before anything is unpacked, where a file unpacks to more bytes than the machine has memory."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not known on this system, so that reading itself has to fail
-        return
-    if size > memory:
+    memory = memory_size()
+    if memory is not None and size > memory:
         raise UserError(
             f"{path}: unpacks to {size / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f} GiB of memory. It is "
             "damaged or too large. If it is too large, save the images as one .npy file and use `stream=True`."

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vae_jax.data.readers import registry
-from vae_jax.data.readers.listing import joined, list_files, note_on_other_files
+from vae_jax.data.readers.listing import folders_of, joined, list_files, note_on_other_files
 from vae_jax.data.readers.registry import Reader, ReadOptions, Request
+from vae_jax.data.readers.unsupported import unsupported_kind
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -56,6 +57,8 @@ def read_path(path: Path, stream: bool = False, options: ReadOptions = ReadOptio
 
 
 def _unknown_format(path: Path) -> UserError:
+    if refused := unsupported_kind([path]):
+        return UserError(f"{path}: {refused[1].reason}. {refused[1].fix}")
     fix = "Read it in Python and save its images as one array: np.save('images.npy', images)."
     if registry.reader_of_folder([path]):
         fix = f"Pass the folder that it is in: {path.parent}."
@@ -72,9 +75,9 @@ def _check_streaming(path: Path, reader: Reader, stream: bool) -> None:
 
 
 def _check_options(path: Path, reader: Reader, options: ReadOptions) -> None:
-    """Raises `UserError` for an option that the reader does not use. Each works on any data, `event` after the reading."""
+    """Raises `UserError` for an option that the reader does not use. `event` and `transpose` work on any data."""
     for field, value in options._asdict().items():
-        if field != "event" and value != getattr(ReadOptions(), field) and field not in reader.uses:
+        if field not in ("event", "transpose") and value != getattr(ReadOptions(), field) and field not in reader.uses:
             users = [other.files for other in registry.readers() if field in other.uses]
             raise UserError(
                 f"{path}: `{field}` has no meaning for {reader.files}. It is for {registry.either(users)}. Leave it out.",
@@ -101,10 +104,12 @@ def _read_folder(folder: Path, stream: bool, options: ReadOptions) -> Split:
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return any(name.startswith(".") for name in folders_of(file, folder))
 
 
 def _no_data_in(folder: Path, files: Sequence[Path]) -> UserError:
+    if refused := unsupported_kind(files):
+        return UserError(f"{folder}: {refused[1].reason} ({refused[0].relative_to(folder)}). {refused[1].fix}")
     endings = Counter(file.suffix.lower() for file in files)
     fix = ""
     if arrays := [file for file in files if file.suffix.lower() in registry.file_endings()]:

@@ -65,7 +65,7 @@ class Reader(NamedTuple):
       recognizes: returns whether a file of a folder has this format, by its name alone; None for single files.
       skips_hidden_folders: leave out files in hidden folders, such as .thumbnails, unless the folder holds only those.
       can_stream: whether `read` can leave the training images on disk.
-      starts_with: returns whether a single file has this format, by its first 1,024 bytes (unpacked, for gzip). Such a reader
+      starts_with: returns whether a single file has this format, by its first 2,048 bytes (unpacked, for gzip). Such a reader
         is chosen by content, whatever the ending of the file is.
       uses: the fields of `ReadOptions` that the reader uses. Others are refused where the user sets them.
       extra: the optional dependencies of this package that the format needs, such as "hdf5"; "" for none.
@@ -142,20 +142,20 @@ def readers() -> tuple[Reader, ...]:
 
 def reader_of_file(path: Path) -> Reader | None:
     """Returns the reader for a single file, by its content or else by its ending; None where there is none."""
-    start, ending = _start(path), path.suffix.lower()
+    start, name = _start(path), path.name.lower()
     candidates = list(reversed(_readers.values()))
     by_content = next((reader for reader in candidates if reader.starts_with and reader.starts_with(start)), None)
-    return by_content or next((reader for reader in candidates if ending in reader.endings), None)
+    return by_content or next((reader for reader in candidates if name.endswith(reader.endings)), None)
 
 
 def _start(path: Path) -> bytes:
-    """Returns the first 1,024 bytes of a file, unpacked where it is compressed by gzip; nothing where it cannot be read."""
+    """Returns the first 2,048 bytes of a file, unpacked where it is compressed by gzip; nothing where it cannot be read."""
     try:
         with path.open("rb") as file:
-            start = file.read(1024)
+            start = file.read(2048)
         if start[:2] == b"\x1f\x8b":
             with gzip.open(path) as file:
-                return file.read(1024)
+                return file.read(2048)
         return start
     except (OSError, EOFError, zlib.error):
         return b""

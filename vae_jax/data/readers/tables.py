@@ -1,0 +1,282 @@
+"""Readers of tables: CSV and TSV files, and Parquet files. A row is an example, one column may have the labels."""
+
+import gzip
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+
+from vae_jax.data.readers.extras import is_gzipped, optional_module, unpacked_size
+from vae_jax.data.readers.listing import UNREADABLE, check_fits_in_memory, joined
+from vae_jax.data.readers.registry import Reader, Request, register
+from vae_jax.data.split import Split
+from vae_jax.errors import UserError, unknown
+
+if TYPE_CHECKING:  # pyarrow is an optional dependency
+    import pyarrow
+
+# In the order in which they are looked for.
+_LABEL_NAMES = ("label", "labels", "target", "targets", "class", "classes", "y", "species", "diagnosis", "category")
+_INDEX = re.compile(r"Unnamed: 0|__index_level_0__|")  # names that pandas gives to an index without a name
+_FIX_MISSING = "Leave these rows out (df.dropna()) or fill them in (df.fillna(df.median()))."
+
+
+class Table(NamedTuple):
+    """Numbers, labels and column names of a table.
+
+    Attributes:
+      numbers: (rows, columns), int64 or float64.
+      labels: (rows,), integers or text; None where there is no column of labels.
+      column_names: the name of each column of numbers; None where the table has no names.
+      notes: sentences on columns that were chosen or left out.
+    """
+
+    numbers: np.ndarray
+    labels: np.ndarray | None
+    column_names: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+
+def _read_csv(request: Request) -> Split:
+    """Reads a CSV or TSV file, raw or gzipped. A file of ratings becomes a sparse matrix."""
+    path = request.path
+    with_names, table = read_csv(path)
+    from vae_jax.data.readers import ratings
+
+    if ratings.is_ratings(table.column_names):
+        return ratings.read_ratings(request, table)
+    return split_of_table(path, table, request.options.label_column, with_names)
+
+
+def split_of_table(path: Path, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Split:
+    """Returns the split of a table of pyarrow."""
+    numbers, labels, names, notes = arrays_of_table(str(path), table, label_column, with_names)
+    return Split(numbers, train_labels=labels, column_names=names, notes=notes)
+
+
+def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
+    """Reads a CSV file. The first row has names unless all of it are numbers; commas, semicolons or tabs separate columns.
+
+    pyarrow reads it: it is several times as fast as pandas, parses in parallel, and is installed through TFDS anyway.
+
+    Returns:
+      Whether the first row has names, and the table. Columns without names are called 0, 1, 2, ...
+    """
+    csv = optional_module(path, "pyarrow.csv", "tables", "tables")
+    check_fits_in_memory(path, unpacked_size(path))
+    try:
+        with _open(path) as file:
+            first, second = (file.readline(2**24).decode("utf-8-sig").strip("\r\n") for _ in range(2))
+        delimiter = max(",;\t", key=first.count)
+        with_names = _has_names(first.split(delimiter), second.split(delimiter))
+        options = {
+            "read_options": csv.ReadOptions(autogenerate_column_names=not with_names),
+            "parse_options": csv.ParseOptions(delimiter=delimiter),
+            # A column of numbers may have none in some rows; in a column of text an empty field is a missing value too.
+            "convert_options": csv.ConvertOptions(
+                strings_can_be_null=True, null_values=_NULLS, quoted_strings_can_be_null=False
+            ),
+        }
+        with _open(path) as file:
+            table = csv.read_csv(file, **options)
+    except UserError:
+        raise
+    except (*UNREADABLE, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable table. {' '.join(str(error).split())[:200]}.") from None
+    if not with_names:
+        table = table.rename_columns([str(i) for i in range(table.num_columns)])
+    return with_names, table
+
+
+_NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?", "-nan", "n/a", "#N/A"]
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if is_gzipped(path) else path.open("rb")
+
+
+def _has_names(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Returns whether the first row of a table has names.
+
+    It has where all of it is text, where it has text in a column of numbers, or where it counts from 0, as pandas names columns
+    that have no names.
+    """
+    are_numbers = [_is_number(text) for text in first]
+    if not any(are_numbers):
+        return True
+    if any(not is_number and _is_number(text) for is_number, text in zip(are_numbers, second, strict=False)):
+        return True
+    counts = [str(i) for i in range(len(first))]
+    return len(first) > 2 and list(first) == counts and list(second) != counts
+
+
+def _is_number(text: str) -> bool:
+    text = text.strip().strip('"')
+    try:
+        float(text)
+    except ValueError:
+        return text in _NULLS and text != ""
+    return True
+
+
+def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Table:
+    """Divides a table of pyarrow into numbers and labels.
+
+    Whole numbers stay whole where all columns of numbers have them, and become float64 otherwise.
+
+    Args:
+      name: the data set, for messages.
+      table: the table.
+      label_column: name of the column of labels. None: a column named label, target, class ...
+      with_names: whether the columns have names.
+
+    Raises:
+      UserError: no rows, missing values, columns of text or of other things that are not numbers, a `label_column` that is
+        not there.
+    """
+    names = [str(column) for column in table.column_names]
+    if len(twice := {column for column in names if names.count(column) > 1}):
+        raise UserError(f"{name}: expected columns of different names, got {joined(sorted(twice))} several times. Rename them.")
+    if not table.num_rows or not names:
+        raise UserError(f"{name}: expected a table with rows and columns, got {table.num_rows} x {len(names)}.")
+    notes = []
+    label = _label_column(name, names, label_column, notes if with_names else None)
+    columns = [column for column in names if column != label]
+    if with_names and len(columns) > 1 and _is_index(table, columns[0]):
+        notes.append(f"{name}: the first column {columns[0]!r} counts the rows and is not used.")
+        columns = columns[1:]
+    _check_columns(name, table, columns, label)
+    labels = None if label is None else labels_of_column(name, table, label)
+    arrays = [table.column(column) for column in columns]
+    is_whole = all(_kind(array.type) in ("bool", "int") for array in arrays)
+    check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
+    numbers = np.empty((table.num_rows, len(columns)), np.int64 if is_whole else np.float64)
+    for i, array in enumerate(arrays):
+        values = array.to_numpy()
+        if is_whole and values.dtype == np.uint64 and values.max() >= 2**63:
+            raise UserError(f"{name}: expected integers within the range of int64, got {values.max()} in {columns[i]!r}.")
+        numbers[:, i] = values
+    return Table(numbers, labels, tuple(columns) if with_names else None, tuple(notes))
+
+
+def _label_column(name: str, names: list[str], wanted: str | None, notes: list[str] | None) -> str | None:
+    """Returns the name of the column of labels; adds a note where it was not named by the user. None for `notes`: no names."""
+    if wanted is not None:
+        if wanted not in names:
+            raise unknown("column", wanted, names, f" Expected a column of {name}.")
+        return wanted
+    lower = {column.strip().lower(): column for column in reversed(names)}
+    default = next((lower[label] for label in _LABEL_NAMES if label in lower), None) if notes is not None else None
+    if default is not None and notes is not None:
+        notes.append(f"{name}: the column {default!r} is taken as the labels. Pass `label_column` for a different one.")
+        return default
+    return None
+
+
+def _is_index(table: "pyarrow.Table", column: str) -> bool:
+    if not _INDEX.fullmatch(column) or _kind(table.column(column).type) != "int" or table.column(column).null_count:
+        return False
+    numbers = table.column(column).to_numpy()
+    return bool(np.array_equal(numbers - numbers[0], np.arange(len(numbers))))
+
+
+def _kind(dtype: "pyarrow.DataType") -> str:
+    """Returns bool, int, float, text or other."""
+    import pyarrow.types as types
+
+    if types.is_dictionary(dtype):
+        dtype = dtype.value_type
+    tests = {"bool": types.is_boolean, "int": types.is_integer, "float": types.is_floating}
+    text = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    kind = next((kind for kind, test in tests.items() if test(dtype)), None)
+    return kind or ("text" if any(test(dtype) for test in text) else "other")
+
+
+def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label: str | None) -> None:
+    """Raises `UserError` for columns that are not numbers, and for missing values."""
+    if not columns:
+        raise UserError(f"{name}: expected columns of numbers, got the labels {label!r} alone.")
+    empty = [column for column in columns if table.column(column).null_count == table.num_rows]
+    if empty:
+        raise UserError(f"{name}: the columns {joined(empty)} have no values. Leave them out: df.dropna(axis=1, how='all').")
+    text = [column for column in columns if _kind(table.column(column).type) == "text"]
+    if text:
+        fix = f"Leave them out or number them: df[{text[0]!r}].astype('category').cat.codes."
+        if label is None:
+            fix += f' If {text[0]} has the labels, pass `label_column="{text[0]}"`.'
+        raise UserError(f"{name}: expected columns of numbers, got text in {joined(text)}. {fix}")
+    if other := [column for column in columns if _kind(table.column(column).type) == "other"]:
+        kinds = joined(f"{column} ({table.column(column).type})" for column in other)
+        raise UserError(f"{name}: expected columns of numbers, got {kinds}. Leave them out or convert them to numbers.")
+    missing = {column: table.column(column).null_count for column in columns if table.column(column).null_count}
+    if missing:
+        total = sum(missing.values())
+        raise UserError(
+            f"{name}: expected a number in every row, got {total} missing values in {joined(missing)}. {_FIX_MISSING}"
+        )
+
+
+def labels_of_column(name: str, table: "pyarrow.Table", label: str) -> np.ndarray:
+    """Returns a column of labels: whole numbers, numbers, or text. Raises `UserError` for missing ones."""
+    column = table.column(label)
+    if column.null_count:
+        fix = f"Leave these rows out (df.dropna(subset=[{label!r}])), or choose a different column of labels."
+        raise UserError(f"{name}: expected a label in every row, got {column.null_count} missing in {label!r}. {fix}")
+    kind = _kind(column.type)
+    if kind == "other":
+        fix = "Choose a different `label_column`."
+        raise UserError(f"{name}: expected labels as numbers or text, got {label!r} of type {column.type}. {fix}")
+    if kind == "text":
+        return np.array([value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()])
+    labels = np.asarray(column.to_numpy())
+    if kind == "float" and np.array_equal(labels, np.round(labels)):
+        return labels.astype(np.int64)
+    return labels.astype(np.int64) if kind == "bool" else labels
+
+
+def _read_parquet(request: Request) -> Split:
+    """Reads a Parquet file: a table, or pictures as the data sets library of Hugging Face writes them."""
+    path = request.path
+    parquet = optional_module(path, "pyarrow.parquet", "tables", "Parquet files")
+    from vae_jax.data.readers import parquet_pictures
+
+    try:
+        # Memory is not mapped: a file that becomes shorter would make the system kill the process.
+        with parquet.ParquetFile(path, memory_map=False) as file:
+            size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            check_fits_in_memory(path, size)
+            if column := parquet_pictures.picture_column(file.schema_arrow):
+                return parquet_pictures.read_pictures(request, file, column)
+            table = file.read()
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not a readable Parquet file. {' '.join(str(error).split())[:200]}. It is damaged.") from None
+    return split_of_table(path, table, request.options.label_column)
+
+
+register(
+    Reader(
+        "csv",
+        "CSV and TSV tables",
+        "a .csv or .tsv table (needs vae_jax[tables]), raw or gzipped: a row for each example, one column may have the labels",
+        _read_csv,
+        endings=(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
+        uses=("label_column",),
+        extra="tables",
+    )
+)
+register(
+    Reader(
+        "parquet",
+        "Parquet tables",
+        "a .parquet table (needs vae_jax[tables]), or one with pictures as data sets of Hugging Face have them",
+        _read_parquet,
+        endings=(".parquet", ".parq"),
+        starts_with=lambda start: start.startswith(b"PAR1"),
+        uses=("label_column", "resize", "crop"),
+        extra="tables",
+    )
+)

@@ -1,0 +1,78 @@
+"""Formats that are never read, each with the way to data that are."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_AS_ARRAY = "In Python save the images as one array: np.save('images.npy', images)."
+
+
+class Unsupported(NamedTuple):
+    """One format that is refused.
+
+    Attributes:
+      matches: returns whether a file has the format, by its path.
+      reason: a clause that says what the file is and why it is not read.
+      fix: a sentence with the way out.
+    """
+
+    matches: Callable[[Path], bool]
+    reason: str
+    fix: str
+
+
+def _by_name(pattern: str) -> Callable[[Path], bool]:
+    expression = re.compile(pattern, re.IGNORECASE)
+    return lambda file: expression.fullmatch(file.name) is not None
+
+
+def _is_pickle(file: Path) -> bool:
+    """Returns whether a file starts like a pickle of protocol 2 or later: the bytes 0x80 and the number of the protocol."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(2)
+    except OSError:
+        return False
+    return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5
+
+
+_CIFAR_PICKLE = _by_name(r"data_batch_\d+|test_batch|batches\.meta|(train|test|meta)")
+_KINDS = (
+    Unsupported(
+        lambda file: _CIFAR_PICKLE(file) and _is_pickle(file),
+        "the python version of CIFAR is pickled, and loading a pickle runs code from it",
+        "Download the binary version (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz), unpack it, and pass its folder.",
+    ),
+    Unsupported(
+        _by_name(r".*\.(pt|pth|ckpt)"),
+        "files of PyTorch are pickled, and loading a pickle runs code from it",
+        "In Python save the tensor as an array: np.save('images.npy', tensor.numpy()).",
+    ),
+    Unsupported(
+        lambda file: file.suffix.lower() in (".pkl", ".pickle", ".p", ".joblib") or (not file.suffix and _is_pickle(file)),
+        "a pickle is never loaded, because that runs code from it",
+        _AS_ARRAY,
+    ),
+    Unsupported(_by_name(r".*\.(mdb|lmdb)|lock\.mdb"), "LMDB databases are not read", f"Decode its images. {_AS_ARRAY}"),
+    Unsupported(
+        _by_name(r".*\.(tar|tgz|tar\.(gz|bz2|xz)|zip|7z|rar)"),
+        "packed archives, WebDataset shards among them, are not read",
+        "Unpack it into a folder, and pass the folder, or the file in it.",
+    ),
+    Unsupported(
+        _by_name(r".*\.(txt|smi|smiles|sdf|fasta|jsonl?)"),
+        "text is not read",
+        'Save numbers: for sequences one-hot codes as an .npy array (examples, length, symbols), read with `event="series"`.',
+    ),
+    Unsupported(
+        _by_name(r".*\.tfrecords?(-.*)?"),
+        "TFRecord files are read through TensorFlow Datasets alone",
+        f"Pass the name of the data set in TFDS. For other records: {_AS_ARRAY[0].lower()}{_AS_ARRAY[1:]}",
+    ),
+)
+
+
+def unsupported_kind(files: Sequence[Path]) -> tuple[Path, Unsupported] | None:
+    """Returns the first format that is known and refused and that one of the files has, with that file; None for others."""
+    return next(((file, kind) for kind in _KINDS for file in files if kind.matches(file)), None)
