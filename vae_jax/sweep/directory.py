@@ -37,7 +37,7 @@ class Launch(NamedTuple):
     processes: Processes = Processes()  # from `processes.initialize`; each takes its share of the members
     arguments: JsonObject | None = None  # recorded in sweep.json, so that a command line can continue the sweep
     should_stop: Callable[[], bool] = lambda: False
-    """Called every few megabytes of streamed data. A true result ends the sweep there; it continues from the last checkpoint."""
+    """Called every few megabytes of streamed data. A true result ends the sweep, which can continue from a checkpoint."""
 
 
 class _Plan(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax.config import Hyperparams
+from vae_jax.data import Rows, SparseArray
 from vae_jax.training.epoch import MemberState, RunKeys, make_epoch, make_member_epoch, run_keys
 from vae_jax.training.placement import Placement, over_members
 from vae_jax.training.program import EpochResult, EpochTask, Job, Program, padded, start_members, wait
@@ -17,7 +18,9 @@ class _Compiled(NamedTuple):
 
     members: MemberState  # stacked, one for each slot of the placement
     inputs: tuple[RunKeys, Hyperparams]  # likewise
-    splits: tuple[Array, Array, Array | None]  # training, test and validation set, on every device
+    splits: tuple[
+        Array | SparseArray, Array | SparseArray, Array | SparseArray | None
+    ]  # training, test and validation set, on every device
     epoch: jax.stages.Compiled
 
 
@@ -52,7 +55,7 @@ def _compile(job: Job, placement: Placement) -> _Compiled:
     keys = placement.put(keys_from_seeds(padded(np.asarray(job.seeds, np.uint32), num_slots)))
     inputs = (keys, placement.put(padded(job.hyperparams, num_slots)))
     members = start_members(job, placement, keys.init)
-    assert isinstance(job.data.train, Array)
+    assert not isinstance(job.data.train, Rows)
     splits = placement.replicate((job.data.train, job.data.test, job.data.validation))
     run_epoch = make_epoch(job.train_step, job.options.batch_size, constrain=placement.constrain_batch)
     member_epoch = make_member_epoch(run_epoch, job.make_epoch_end())
