@@ -19,7 +19,7 @@ from vae_jax.data.moments import Moments, train_moments
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
-from vae_jax.data.sparse_on_device import SparseArray, to_device
+from vae_jax.data.sparse_on_device import to_device
 from vae_jax.data.support import check_preprocessing
 from vae_jax.errors import UserError, unknown
 
@@ -48,9 +48,10 @@ class Prepared(NamedTuple):
       rendered: whether `train_input` computes images of zeros and ones from the stored rows.
     """
 
-    train: Array | Rows | SparseArray
-    validation: Array | SparseArray | None
-    test: Array | SparseArray
+    # A `SparseArray` stands in for an array here: whatever takes examples indexes it by arrays of indices, or by slices.
+    train: Array | Rows
+    validation: Array | None
+    test: Array
     train_input: Callable[[Array, Array], Array]
     eval_input: Callable[[Array], Array]
     log_jacobian: float
@@ -260,9 +261,7 @@ def _draw_held_out(dataset: Dataset, draw: Draw, seed: int, dtype: type[np.gener
     return validation, _draw_once(dataset, draw, stream(seed, Stream.TEST_SET), dataset.test, dtype)
 
 
-def _draw_once(
-    dataset: Dataset, draw: Draw, key: Array, rows: np.ndarray | SparseRows, dtype: type[np.generic]
-) -> Array | SparseArray:
+def _draw_once(dataset: Dataset, draw: Draw, key: Array, rows: np.ndarray | SparseRows, dtype: type[np.generic]) -> Any:
     """Draws a whole split, with a key for each chunk of a fixed size."""
     draw_chunk = jax.jit(lambda key, rows: draw(key, jnp.asarray(dataset.images(rows))))
     drawn = (

@@ -105,5 +105,11 @@ def to_device(rows: SparseRows) -> SparseArray:
     window = max(1, longest if longest <= 2 * usual else usual)
     is_empty = not len(rows.data)  # a gather needs something to take
     data, indices = (np.zeros(1, a.dtype) if is_empty else a for a in (rows.data, rows.indices))
-    arrays = (jnp.asarray(array) for array in (data, indices, rows.indptr.astype(np.int32)))
-    return SparseArray(*arrays, rows.shape[1], window, longest > window)
+    return SparseArray(
+        data=jnp.asarray(data),
+        indices=jnp.asarray(indices),
+        indptr=jnp.asarray(rows.indptr.astype(np.int32)),
+        num_columns=rows.shape[1],
+        window=window,
+        has_long_rows=longest > window,
+    )

@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax.config import Hyperparams
-from vae_jax.data import Rows, SparseArray
+from vae_jax.data import Rows
 from vae_jax.training.epoch import MemberState, RunKeys, make_epoch, make_member_epoch, run_keys
 from vae_jax.training.placement import Placement, over_members
 from vae_jax.training.program import EpochResult, EpochTask, Job, Program, padded, start_members, wait
@@ -18,9 +18,7 @@ class _Compiled(NamedTuple):
 
     members: MemberState  # stacked, one for each slot of the placement
     inputs: tuple[RunKeys, Hyperparams]  # likewise
-    splits: tuple[
-        Array | SparseArray, Array | SparseArray, Array | SparseArray | None
-    ]  # training, test and validation set, on every device
+    splits: tuple[Array, Array, Array | None]  # training, test and validation set, on every device
     epoch: jax.stages.Compiled
 
 

@@ -137,7 +137,7 @@ def compile_programs(job: Job, stream: Stream, members: MemberState, inputs: tup
     shape = (placement.num_shards * stream.num_orders, stream.chunk_steps, batch_size, batch.size // batch_size)
     item = jax.ShapeDtypeStruct(shape, rows.dtype, sharding=stream.sharding)
     splits = placement.replicate((job.data.test, job.data.validation))
-    run_chunk = jax.jit(_on_shards(_make_run_chunk(job, stream), stream, 6, 3), donate_argnums=0)
+    run_chunk = jax.jit(_on_shards(_make_run_chunk(job, stream), stream, 6, 1), donate_argnums=0)
     end_epoch = jax.jit(_on_shards(_make_end_epoch(job, stream), stream, 3, 5), donate_argnums=0)
     steps = np.int32(stream.epoch_steps)
 
@@ -151,14 +151,17 @@ def compile_programs(job: Job, stream: Stream, members: MemberState, inputs: tup
         take_inputs,
         begin_program,
         jax.jit(make_order).lower(order_keys, zero, zero).compile(),
-        run_chunk.lower(carry, *rank_inputs, rows_in_item, is_active, item, zero, zero, zero).compile(),
+        run_chunk.lower(carry, *rank_inputs, rows_in_item, is_active, item, (zero, zero, zero)).compile(),
         end_epoch.lower(members, carry, is_active, zero, zero, steps, *splits).compile(),
         jax.jit(lambda carry: all_finite((carry[0].params, carry[1].loss))).lower(carry).compile(),
     )
 
 
 def _make_run_chunk(job: Job, stream: Stream) -> Callable[..., tuple[Carry, Array]]:
-    """Makes the function that makes the steps of an item, from `first` on, and tells if all losses are finite."""
+    """Makes the function that makes the steps of an item and tells if all losses are finite.
+
+    Its `numbers` are the epoch, the position of the first step in it, and the number of steps.
+    """
     train_step = jax.jit(job.train_step, inline=True)  # traced once, for all its uses
 
     def run_chunk(
@@ -168,10 +171,9 @@ def _make_run_chunk(job: Job, stream: Stream) -> Callable[..., tuple[Carry, Arra
         rows_in_item: Array,
         is_active: Array,
         item: Array,
-        epoch: Array,
-        first: Array,
-        num_steps: Array,
+        numbers: tuple[Array, Array, Array],
     ) -> tuple[Carry, Array]:
+        epoch, first, num_steps = numbers
         num_steps = jnp.where(jnp.any(is_active), num_steps, 0)  # a shard without members to train has nothing to do
 
         def one(carry: Carry, keys: RunKeys, hyperparams: Hyperparams, row: Array) -> tuple[Carry, Array]:

@@ -189,7 +189,7 @@ class _Epoch:
                 count = min(stream.chunk_steps, task.num_steps - self.first)
                 numbers = epoch, np.int32(self.first), np.int32(count)
                 for rank in (rank for rank in feed.ranks if rank not in lost):
-                    arguments = (*prepared.inputs[rank], rows_in_item[rank], is_active[rank], item, *numbers)
+                    arguments = (*prepared.inputs[rank], rows_in_item[rank], is_active[rank], item, numbers)
                     self.carries[rank], is_finite = programs.run_chunk(self.carries[rank], *arguments)
                     # This waits for the chunk before this one.
                     if dispatched and not np.any(np.asarray(dispatched[1])[self._is_chosen[dispatched[0]]]):
