@@ -12,7 +12,7 @@ from jax import Array
 from vae_jax import data, networks, training
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import CUSTOM, Config, TrainingData, all_settings, settings_of
-from vae_jax.data import Dataset, Prepared
+from vae_jax.data import Dataset, Prepared, Rows, check_pipeline_argument
 from vae_jax.errors import UserError, unknown
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE, assemble_vae
@@ -89,8 +89,37 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     return _make("likelihood", config, training_data(config, dataset))
 
 
+# Settings of `data.load` in a configuration. A data set that is passed to `build` has them already.
+_DATA_SETTINGS = (
+    *("split", "test_fraction", "validation_fraction", "split_seed", "stream", "max_level", "layout", "event", "resize"),
+    *("crop", "transpose", "array", "label_column", "validation_dataset", "test_dataset"),
+)
+
+
+def with_dataset(config: Config, dataset: Dataset) -> Config:
+    """Returns the configuration of a model of a data set that is in memory: its data set is "custom".
+
+    Raises:
+      UserError: not a data set, or a setting that only `data.load` and `data.from_arrays` could follow.
+    """
+    check_pipeline_argument("build", dataset, Dataset)
+    is_streamed = isinstance(dataset.train, Rows)
+    for name in _DATA_SETTINGS:
+        if name != "stream" and getattr(config, name) != getattr(Config(), name):
+            raise UserError(
+                f"the data set {dataset.name!r} is made already, so `{name}` has no effect on it.",
+                field=name,
+                fix="Pass it to data.from_arrays or data.load, and leave it out of the Config.",
+            )
+    if config.stream and not is_streamed:
+        raise UserError(f"the data set {dataset.name!r} is in memory.", field="stream", fix="Leave out `stream=True`.")
+    return dataclasses.replace(config, dataset=CUSTOM, stream=is_streamed)
+
+
 def load_dataset(config: Config, data_dir: str | None = None) -> Dataset:
     """Loads the data set that the configuration names, split as it says."""
+    if config.dataset == CUSTOM:
+        raise UserError("the data set was made in memory.", field="dataset", fix="Pass dataset=... to build or load_run.")
     return data.load(
         config.dataset,
         data_dir=data_dir,
@@ -118,6 +147,7 @@ def build(
     data_dir: str | None = None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
     objective: AnyObjective | None = None,
+    dataset: Dataset | None = None,
 ) -> Built:
     """Loads the data and makes the model. Writes nothing.
 
@@ -127,6 +157,8 @@ def build(
       likelihood: a user's own in place of the configuration's: a `Likelihood`, or a function (decoder_output, x) -> nats.
       objective: a user's own: a function (key, encode, decode, log_prob, x, hyperparams) -> Terms of one example, or a
         `BatchObjective`. A run directory cannot hold functions: it records "custom", and `runs.load_run` wants them again.
+      dataset: data in place of those that the configuration names, from `data.from_arrays` or `data.load`. A run directory
+        records "custom" and the fingerprint, and `runs.load_run` wants the data again.
 
     Returns:
       `Built`. Its configuration is the given one, with the channels of a convolutional network filled in.
@@ -138,10 +170,12 @@ def build(
         config = dataclasses.replace(config, likelihood=CUSTOM)
     if objective is not None:
         config = dataclasses.replace(config, objective=CUSTOM)
+    if dataset is not None:
+        config = with_dataset(config, dataset)
     config.validate()
     if config.activation not in networks.ACTIVATIONS:
         raise unknown("activation", config.activation, networks.ACTIVATIONS)
-    dataset = load_dataset(config, data_dir)
+    dataset = load_dataset(config, data_dir) if dataset is None else dataset
     config = _with_channels(config, dataset.data_shape)
     facts = training_data(config, dataset)
     bundle: Likelihood = _make("likelihood", config, facts) if likelihood is None else _as_likelihood(likelihood)

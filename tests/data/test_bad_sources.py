@@ -76,7 +76,7 @@ def _bad(tmp_path, name):
     if name == "missing":
         path = tmp_path / "nothing.npy"
     if name == "ending":
-        path = tmp_path / "x.txt"
+        path = tmp_path / "x.unknown"
         path.write_text("hello")
     return str(path)
 
@@ -90,7 +90,7 @@ BAD = {
     "text": "dtype",
     "labels": r"one label for each of 10 images, got labels of shape \(9,\)",
     "truncated": "not a readable array",
-    "emptyfolder": "IDX files or PNG",
+    "emptyfolder": "IDX files, PNG",
     "damagedidx": "expected 16 bytes .* got 9",
     "notidx": "not a readable IDX",
     "sizes": "one size.*a.png.*b.png",
@@ -102,7 +102,7 @@ BAD = {
     "truncatedzip": "not a readable array",
     "hugeidx": "unpacks to",
     "sixteen": "8 bits per channel",
-    "loop": "IDX files or PNG/JPEG images, found none among 0 files",
+    "loop": "IDX files, PNG/JPEG images or .*, found none among 0 files",
     "ending": r"\.npy or \.npz",
 }
 

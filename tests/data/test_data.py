@@ -194,8 +194,8 @@ def test_an_unprepared_tfds_name_says_what_to_install_at_once(tmp_path):
         data.load("fashion_mnist", data_dir=str(tmp_path))
 
 
-def test_idx_refuses_what_is_not_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(struct.pack(">HBBI", 0, 0x0D, 1, 1) + b"\0\0\0\0")  # floats
+def test_idx_refuses_a_type_that_does_not_exist(tmp_path):
+    (tmp_path / "a").write_bytes(struct.pack(">HBBI", 0, 0x0A, 1, 1) + b"\0\0\0\0")  # a type that does not exist
     with pytest.raises(UserError, match="unsigned bytes"):
         read_idx(tmp_path / "a")
 

@@ -34,9 +34,9 @@ def test_a_reader_registered_at_run_time_is_used_and_listed(tmp_path):
     assert "a .csv file: an image in each row" in readers.help_lines()
     with pytest.raises(UserError, match=r"stream: .*x.csv: .csv tables cannot be read row by row while training"):
         data.load(tmp_path / "x.csv", stream=True)
-    (tmp_path / "x.txt").touch()
-    with pytest.raises(UserError, match=r"expected a file ending in \.npy, \.npz or \.csv, or a folder with IDX files or PNG"):
-        data.load(tmp_path / "x.txt")
+    (tmp_path / "x.unknown").touch()
+    with pytest.raises(UserError, match=r"expected a file ending in .*\.npz, .* or \.csv, or a folder with .*IDX files, PNG"):
+        data.load(tmp_path / "x.unknown")
 
 
 def test_a_bundled_data_set_registered_at_run_time_is_a_name():

@@ -120,21 +120,12 @@ def test_files_of_other_kinds_are_named_by_kind_and_hidden_ones_are_not(tmp_path
     load_with_note(path, ".thumbnails/0.png, c.webp and labels.csv are left out")
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("x.npy", "found none among 1 files (.npy). Pass the file itself: {folder}/x.npy."),
-        ("x.webp", "found none among 1 files (.webp). Convert the images to PNG."),
-    ],
-)
-def test_a_folder_without_images_says_what_it_has(tmp_path, name, words):
-    np.save(tmp_path / "x.npy", np.full((10, 2, 2), 0.5))
-    (tmp_path / "x.npy").rename(tmp_path / name)
-    with pytest.raises(UserError) as refused:
+def test_a_folder_without_images_says_what_it_has(tmp_path):
+    (tmp_path / "x.webp").write_bytes(b"RIFF")
+    with pytest.raises(UserError, match=r"found none among 1 files \(.webp\). Convert the images to PNG."):
         data.load(str(tmp_path))
-    assert words.format(folder=tmp_path) in str(refused.value)
-    if name == "x.npy":
-        assert len(data.load(tmp_path / name).train) == 8
+    np.save(tmp_path / "x.npy", np.full((10, 2, 2), 0.5))
+    assert len(load_with_note(tmp_path, "x.webp is left out, because only .npy files are read").train) == 8
 
 
 # Archives
@@ -220,9 +211,11 @@ def test_an_unpacked_idx_file_is_read_rather_than_its_archive(tmp_path):
         write_idx(raw / name, images)
         write_idx(raw / f"{name}.gz", images)
     for stream in (False, True):
-        words = ("raw/t10k-images-idx3-ubyte.gz and MNIST/raw/train-images-idx3-ubyte.gz are not used", "unpacked files")
-        got = load_with_note(str(tmp_path), *words, stream=stream)
+        got = data.load(str(tmp_path), stream=stream)  # a warning would be an error
+        assert got.notes == ()
         assert (got.train[:].shape, len(got.test)) == ((20, 1, 1, 1), 5)
+    write_idx(raw / "t10k-images-idx3-ubyte.gz", IMAGES[5:10])
+    load_with_note(str(tmp_path), "raw/t10k-images-idx3-ubyte.gz is not used, because other unpacked files of that name")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def misplaced(path):
         "optax": {"training", "build", "evaluation"},
         "matplotlib": {"report"},
         "orbax": {"runs"},
-        "sklearn": {"data", "disentanglement"},
+        "sklearn": {"data", "disentanglement", "evaluation"},
         **{root: {"data"} for root in ("tensorflow_datasets", "PIL", "grain")},
         "tqdm": {"cli", "data"},
         **{root: {"cli"} for root in ("tyro", "tensorboardX")},

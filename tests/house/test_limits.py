@@ -10,6 +10,7 @@ from paths import EXPERIMENTS, PACKAGE, ROOT
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Functions whose keywords users type.
 MANY_PARAMETERS = {
+    "data/in_memory.py:from_arrays",
     "data/loading.py:load",
     "model/architectures.py:conv_vae",
     "model/architectures.py:mlp_vae",
@@ -20,6 +21,8 @@ MANY_PARAMETERS = {
     "objectives/elbo.py:free_bits_elbo",
     "objectives/importance.py:ciwae",
     "objectives/importance.py:miwae",
+    "sweep/directory.py:run_sweep",
+    "sweep/in_memory.py:sweep",
     "training/loop.py:fit",
 }
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

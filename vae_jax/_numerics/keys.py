@@ -42,6 +42,7 @@ class Stream(enum.IntEnum):
     REPRODUCTION = 0x1000C  # additional draws of a reproduction script
     CHECK = 0x1000D  # data that are only checked before training
     VALIDATION_EVALUATION = 0x1000E  # test seed: draws of z for the validation ELBO, example i from fold_in(stream, i)
+    PROBES = 0x1000F  # test seed: inputs of the training examples whose codes predict labels
 
 
 class Part(enum.IntEnum):

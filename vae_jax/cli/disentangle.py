@@ -37,7 +37,7 @@ TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Score a sweep directory of a data set whose factors are known (sprites, sprites_grid, TFDS dsprites or shapes3d).
+    """Score a sweep directory of a data set whose factors are known (sprites, sprites_grid, the files of dSprites, MPI3D ...).
 
     Writes disentanglement.csv (a row for each member), disentanglement.json (means, standard errors and t-intervals over
     seeds) and figures/disentanglement.png into it. The metrics and their sizes are the published ones (disentanglement_lib), on

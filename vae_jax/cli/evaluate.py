@@ -43,6 +43,9 @@ class Arguments:
     """Also fit a posterior to each example in this many steps, such as 1000, for the encoder's gaps; 0 for not."""
     num_annealed: int | None = None
     """Use only the first test examples, this many, for annealing and gaps. By default all."""
+    probe_codes: int = 10_000
+    """Where the data have labels, predict them from at most this many training codes, by nearest neighbors and a linear probe;
+    0 for not."""
     batch_size: int = 1000
     """Examples at once for the ELBO. On CPU always 128, so no bit depends on this; elsewhere results change by rounding."""
     data_dir: str | None = None
@@ -52,7 +55,7 @@ class Arguments:
         """Raises `UserError` for values that are wrong for every run."""
         for name in ("num_samples", "elbo_samples", "ais_chains", "num_annealed", "batch_size"):
             expect_counts(1, 10**8, **{name: getattr(self, name)})
-        for name in ("ais_temperatures", "bdmc", "gap_steps"):
+        for name in ("ais_temperatures", "bdmc", "gap_steps", "probe_codes"):
             expect_counts(0, 10**8, **{name: getattr(self, name)})
         if self.bdmc and not self.ais_temperatures:
             raise UserError("bounds annealed importance sampling; add `ais_temperatures`, such as 1000.", field="bdmc")
@@ -81,6 +84,13 @@ COLUMNS = (
     Column("active", "active_units", 6, None),
     Column("epoch", "evaluated_epoch", 5, None),
 )
+# Further columns where the first run has them.
+LABEL_COLUMNS = (
+    Column("kNN acc.", "knn_accuracy", 8, 4),
+    Column("+-", "knn_accuracy_standard_error", 6, 4),
+    Column("linear", "linear_probe_accuracy", 6, 4),
+    Column("+-", "linear_probe_accuracy_standard_error", 6, 4),
+)
 
 
 def cell(value: float | None, column: Column) -> str:
@@ -90,11 +100,11 @@ def cell(value: float | None, column: Column) -> str:
     return f"{value:{column.width}d}" if column.digits is None else f"{value:z{column.width}.{column.digits}f}"
 
 
-def table_row(numbers: Numbers) -> str:
+def table_row(numbers: Numbers, columns: Sequence[Column] = COLUMNS) -> str:
     """Returns a run's cells. A bias is marked ">" where the interval of log p(x) is open, because it is then larger."""
     from vae_jax.runs.in_words import interval_of
 
-    cells = {column.name: cell(numbers[column.name], column) for column in COLUMNS}
+    cells = {column.name: cell(numbers.get(column.name), column) for column in columns}
     if interval_of(numbers)[1] is None and numbers["log_px_bias"] is not None:
         cells["log_px_bias"] = f"{'>' + cells['log_px_bias'].strip():>{len(cells['log_px_bias'])}}"
     return "  ".join(cells.values())
@@ -142,6 +152,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> Numbers:
         gap_steps=arguments.gap_steps,
         num_annealed=arguments.num_annealed,
         num_simulated=arguments.bdmc,
+        probe_codes=arguments.probe_codes,
     )
     assessment = assess(run, options, progress)
     write_arrays(path / "evaluation.npz", assessment.examples)
@@ -163,6 +174,21 @@ def details(numbers: Numbers) -> list[str]:
         f"{interval}{numbers['num_samples']} samples worth {number(numbers['effective_sample_size'], 0)}; mutual information "
         f"{lower} to {upper} (cap {cap}), total correlation {correlation}, dimension-wise KL {dimension_wise}"
     ]
+    if "knn_accuracy" in numbers:
+        accuracies = {
+            f"{numbers['knn_neighbors']} nearest neighbors": "knn_accuracy",
+            "linear probe": "linear_probe_accuracy",
+            "most frequent label": "majority_accuracy",
+        }
+        texts = [
+            f"{noun} {number(numbers[name], 4)} +- {number(numbers[f'{name}_standard_error'], 4)}"
+            for noun, name in accuracies.items()
+        ]
+        remark = "" if numbers["linear_probe_converged"] else "; the linear probe had not converged"
+        lines.append(
+            f"accuracy of {numbers['num_labels']} labels from {numbers['probe_train_codes']} training codes on "
+            f"{numbers['probe_test_codes']} test codes: {', '.join(texts)}{remark}"
+        )
     if "ais" in numbers:
         ais = numbers["ais"]
         lines.append(
@@ -198,12 +224,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     enable_compilation_cache()
     width = max(len("run"), *(len(str(path)) for path in arguments.runs))
-    lines = []
+    lines, columns = [], COLUMNS
     for path in arguments.runs:
         numbers = evaluate_run(path, arguments)
         if path == arguments.runs[0]:
-            print(f"{'run':{width}}  {'  '.join(f'{column.title:>{column.width}}' for column in COLUMNS)}")
-        print(f"{path!s:{width}}  {table_row(numbers)}", flush=True)
+            columns = (*COLUMNS, *LABEL_COLUMNS) if "knn_accuracy" in numbers else COLUMNS
+            print(f"{'run':{width}}  {'  '.join(f'{column.title:>{column.width}}' for column in columns)}")
+        print(f"{path!s:{width}}  {table_row(numbers, columns)}", flush=True)
         notes = [f"note: {with_options(remark)}" for remark in remarks(numbers)]
         lines += [f"{path}: {line}" for line in (*details(numbers), *notes)]
     draws = f"{arguments.elbo_samples} draw{'' if arguments.elbo_samples == 1 else 's'} of z"

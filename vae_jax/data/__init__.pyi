@@ -4,6 +4,7 @@ from .dataset import Dataset as Dataset
 from .events import Event as Event
 from .events import event_kind as event_kind
 from .events import is_image as is_image
+from .in_memory import from_arrays as from_arrays
 from .loading import load as load
 from .moments import Moments as Moments
 from .moments import train_moments as train_moments

@@ -17,13 +17,19 @@ def with_checked_labels(name: str, source: Split) -> Split:
     parts, and their names are kept.
 
     Raises:
-      UserError: labels that are not one for each example.
+      UserError: labels that are not one for each example, or words in one part and numbers in another.
     """
     labels_by_part = {part: getattr(source, field) for part, field in _LABELS.items()}
     labels_by_part = {part: labels for part, labels in labels_by_part.items() if labels is not None}
     for part, labels in labels_by_part.items():
         labels_by_part[part] = _flat_labels(name, getattr(source, part), labels)
     names = source.label_names
+    kinds = {"words" if labels.dtype.kind in "USO" else "numbers" for labels in labels_by_part.values()}
+    if len(kinds) > 1:
+        got = " and ".join(f"{part} {labels.ravel()[:1].tolist()}" for part, labels in labels_by_part.items())
+        raise UserError(
+            f"{name}: expected the same labels in all parts, got words and numbers: {got}. Save words in all parts."
+        )
     if any(labels.dtype.kind not in "iu" for labels in labels_by_part.values()):
         distinct = np.unique(np.concatenate(list(labels_by_part.values())))
         labels_by_part = {part: np.searchsorted(distinct, labels) for part, labels in labels_by_part.items()}

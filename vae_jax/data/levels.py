@@ -198,13 +198,6 @@ def top_level(name: str, source: Split, max_level: int | None) -> tuple[int | No
     Raises:
       UserError: parts with different shapes or types, or a `max_level` that does not fit the data.
     """
-    if source.max_level is not None:
-        if max_level not in (None, source.max_level):
-            raise UserError(
-                f"{name}: `max_level={max_level}` does not fit, because its levels run from 0 to {source.max_level}. "
-                "Leave it out."
-            )
-        return source.max_level, []
     images = source.images_by_part()
     if len({(array.shape[1:], array.dtype) for array in images.values()}) > 1:
         raise UserError(
@@ -212,6 +205,13 @@ def top_level(name: str, source: Split, max_level: int | None) -> tuple[int | No
             + " and ".join(f"{part} {array.shape[1:]} {array.dtype}" for part, array in images.items())
             + ". Convert them to the same."
         )
+    if source.max_level is not None:
+        if max_level not in (None, source.max_level):
+            raise UserError(
+                f"{name}: `max_level={max_level}` does not fit, because its levels run from 0 to {source.max_level}. "
+                "Leave it out."
+            )
+        return source.max_level, []
     if images["train"].dtype == np.float32:
         if max_level is not None:
             raise UserError(

@@ -13,8 +13,8 @@ from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, top_level
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
-from vae_jax.data.readers import registry
-from vae_jax.data.readers.paths import is_path, read_path
+from vae_jax.data.readers import combining, registry
+from vae_jax.data.readers.paths import check_options, is_path, read_path, usable_options
 from vae_jax.data.readers.registry import ReadOptions
 from vae_jax.data.split import Split
 from vae_jax.data.splitting import (
@@ -63,7 +63,7 @@ def load(
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
-        TFDS name such as "mnist", an .npy or .npz file, or a folder of IDX files (raw or .gz) or of PNG/JPEG images.
+        TFDS name such as "mnist", or a file or folder in one of the formats that `data.readers.help_lines()` lists.
       data_dir: folder in which TFDS finds or keeps prepared data.
       split: how to split where the source has no test set: "random" (seeded) or "last" (the last block, for video frames).
       test_fraction: share of the examples that such a split puts into the test set, in [0, 1).
@@ -96,16 +96,19 @@ def load(
     check_pipeline_argument("data.load", name, (str, os.PathLike))
     name = os.fspath(name)
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
-    _check_settings(name, settings, max_level, layout)
+    check_settings(name, settings, max_level, layout)
     options = _read_options(event, resize, crop, transpose, array, label_column)
+    others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
+    source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
     dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, transpose))
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return dataset
 
 
-def _check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str) -> None:
+def check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str) -> None:
+    """Raises `UserError` for settings of `load` that no data can have."""
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")
     settings.validate()
@@ -131,7 +134,7 @@ def _read_options(
     if event not in EVENTS:
         raise unknown("event", event, EVENTS)
     sides = (resize,) if isinstance(resize, numbers.Integral) else tuple(resize)
-    is_whole = all(isinstance(side, numbers.Integral) and side >= 1 for side in (*sides, 1 if crop is None else crop))
+    is_whole = all(isinstance(side, numbers.Integral) and int(side) >= 1 for side in (*sides, 1 if crop is None else crop))
     if len(sides) > 2 or not is_whole:
         field, got = ("resize", resize) if len(sides) > 2 or crop is None or crop >= 1 else ("crop", crop)
         raise UserError(field=field, expected="a side, or a height and a width, of at least 1 pixel", got=repr(got))
@@ -145,16 +148,25 @@ def _read(name: str, data_dir: str | None, stream: bool, options: ReadOptions) -
     if name in bundled:
         if stream:
             raise UserError(f"{name} is not read from files. Leave out `stream=True`.", field="stream")
+        check_options(name, "data sets that are not read from files", (), options)
         return bundled[name].read()
     if is_path(name):
         return read_path(Path(name), stream, options)
     try:
-        return tfds.read(name, data_dir, stream)
+        source = tfds.read(name, data_dir, stream)
     except tfds.UnknownName as error:
         if "/" in name:
             raise UserError(f"{name}: no such file or folder, and no TFDS data set of that name.") from None
         hint = f" Expected {', '.join(bundled)}, a TFDS name, or the path of {registry.expected_paths()}."
         raise unknown("data set", name, [*bundled, *error.near], hint, list_all=False) from None
+    check_options(name, "TFDS data sets", (), options)
+    return source
+
+
+def _read_other(name: str, data_dir: str | None, options: ReadOptions) -> Split:
+    """Reads the source of a validation or test set, with those options of the training set that its format has."""
+    usable = usable_options(Path(name), options) if is_path(name) else ReadOptions(event=options.event)
+    return _read(name, data_dir, False, usable)
 
 
 def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: Interpretation) -> Dataset:

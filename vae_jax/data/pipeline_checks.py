@@ -3,13 +3,15 @@
 from vae_jax.errors import UserError
 
 _CALLS = {
-    "data.load": "data.load({})",
-    "data.prepare": "data.prepare(data.load({}))",
-    "fit": "data.prepare(data.load({}))",
+    "data.load": "data.{}({})",
+    "build": "data.{}({})",
+    "data.prepare": "data.prepare(data.{}({}))",
+    "fit": "data.prepare(data.{}({}))",
 }
 _EXPECTED = {
     "data.load": "the name or path of a data set",
-    "data.prepare": "the Dataset that data.load returns",
+    "build": "the Dataset that data.load or data.from_arrays returns",
+    "data.prepare": "the Dataset that data.load or data.from_arrays returns",
     "fit": "the Prepared that data.prepare returns",
 }
 
@@ -20,7 +22,7 @@ def check_pipeline_argument(function: str, value: object, expected: type | tuple
     The message has the calls that turn the argument into the expected one.
 
     Args:
-      function: "data.load", "data.prepare" or "fit".
+      function: "data.load", "build", "data.prepare" or "fit".
       value: the argument that was passed.
       expected: the type or types that the function takes.
     """
@@ -29,7 +31,7 @@ def check_pipeline_argument(function: str, value: object, expected: type | tuple
     name, call = type(value).__name__, _CALLS[function]
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(value, str):
-        got, fix = repr(value), f"Use {call.format(repr(value))}."
+        got, fix = repr(value), f"Use {call.format('load', repr(value))}."
     elif name == "Dataset":
         got = "a Dataset"
         fix = "Use data.prepare(dataset)." if function == "fit" else "It is loaded already: leave load out."
@@ -38,11 +40,7 @@ def check_pipeline_argument(function: str, value: object, expected: type | tuple
     elif name == "VAE":
         got, fix = "a VAE", "The model comes first: fit(vae, prepared)."
     elif shape is not None and dtype is not None:
-        got = f"an array of shape {tuple(shape)} and dtype {dtype}"
-        path = repr("images.npy")
-        fix = f"Save it by numpy.save({path}, array), then use {call.format(path)}."
+        got, fix = f"an array of shape {tuple(shape)} and dtype {dtype}", f"Use {call.format('from_arrays', 'array')}."
     else:
-        got = f"a {name}"
-        path = repr("images.npy")
-        fix = f"Save the images as one array by numpy.save({path}, images), then use {call.format(path)}."
+        got, fix = f"a {name}", f"For data in memory use {call.format('from_arrays', 'examples')}."
     raise UserError(f"{function}: expected {_EXPECTED[function]}, got {got}. {fix}")

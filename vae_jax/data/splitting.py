@@ -106,7 +106,11 @@ def _describe_source(source: Split) -> str:
     names = ", ".join(f"{PARTS[part]} {name}" for part, name in part_names.items())
     if source.test is not None:
         return source.split + (f" ({names})" if names else "")
-    return "" if source.validation is None else f"; the source's own {names or 'validation set'}"
+    if source.validation is None:
+        return ""
+    if source.split != Split._field_defaults["split"]:  # a phrase for a validation set of another source
+        return f"; {source.split}" + (f" ({names})" if names else "")
+    return f"; the source's own {names or 'validation set'}"
 
 
 def notes_on_unused_settings(source: Split, settings: SplitSettings) -> list[str]:

@@ -23,8 +23,8 @@ def check_factors(dataset: Dataset, num_rows: int) -> None:
         return
     if dataset.train_factors is None:
         raise UserError(
-            f"{dataset.name}: the factors of its images are not known. Expected sprites, sprites_grid, TFDS dsprites or "
-            "shapes3d, or an .npz file with `factors`."
+            f"{dataset.name}: the factors of its images are not known. Expected sprites, sprites_grid, the files of "
+            "dSprites, MPI3D, smallNORB or Cars3D, TFDS dsprites or shapes3d, or an .npz file with `factors`."
         )
     if num_rows > len(dataset.train):
         raise UserError(f"{dataset.name}: expected at least {num_rows} training images, got {len(dataset.train)}.")

@@ -10,8 +10,8 @@ import numpy as np
 
 from vae_jax import config as config_module
 from vae_jax.build import Built
-from vae_jax.config import Config
-from vae_jax.data import is_image
+from vae_jax.config import CUSTOM, Config
+from vae_jax.data import Dataset, is_image
 from vae_jax.errors import UserError
 from vae_jax.model import num_parameters
 from vae_jax.storage.atomic import JsonObject, read_json
@@ -27,6 +27,7 @@ def describe(built: Built, data_dir: str | None) -> JsonObject:
         "config": dataclasses.asdict(built.config),
         "data_dir": data_dir,
         "data": {
+            "name": dataset.name,
             "sha256": dataset.fingerprint(),
             "train_examples": len(dataset.train),
             "validation_examples": 0 if dataset.validation is None else len(dataset.validation),
@@ -96,8 +97,45 @@ def check_same(old: JsonObject, new: JsonObject, out: Path) -> None:
         message = f"{out}: the run began with different settings ({'; '.join(changed)})."
         raise UserError(message, field="resume", fix="Repeat those settings, or start a new run.")
     if old["data"]["sha256"] != new["data"]["sha256"]:
-        dataset = new["config"]["dataset"]
+        dataset = new["data"]["name"]
         raise UserError(f"{out}: the data set {dataset!r} differs from the one that the run began with.", field="resume")
+
+
+def check_fingerprint(path: Path, recorded_data: JsonObject, dataset: Dataset, purpose: str) -> None:
+    """Raises `UserError` unless a data set has the fingerprint that a directory records.
+
+    Args:
+      path: the run or sweep directory, for the message.
+      recorded_data: the entry "data" of its config.json or sweep.json.
+      dataset: the data set.
+      purpose: the end of the message, such as "the run was trained on".
+    """
+    fingerprint, recorded = dataset.fingerprint(), recorded_data["sha256"]
+    if fingerprint != recorded:
+        raise UserError(
+            f"{path}: the data set {dataset.name!r} differs from the one that {purpose}: its fingerprint is "
+            f"{fingerprint[:12]}, and {recorded[:12]} is recorded."
+        )
+
+
+def check_dataset_given(path: Path, is_custom: bool, recorded_data: JsonObject, dataset: Dataset | None, function: str) -> None:
+    """Raises `UserError` unless a data set is passed for a directory that has one from memory, and only there.
+
+    Args:
+      path: the run or sweep directory, for the message.
+      is_custom: whether the directory was made from a data set in memory.
+      recorded_data: the entry "data" of its config.json or sweep.json.
+      dataset: the data set that is passed, if any.
+      function: the function that takes it, such as "load_run".
+    """
+    if is_custom and dataset is None:
+        name, recorded = recorded_data.get("name", CUSTOM), recorded_data["sha256"]
+        raise UserError(
+            f"{path}: the data set {name!r} (fingerprint {recorded[:12]}) was passed from memory, and is not stored here.",
+            fix=f"From Python, pass dataset=... to {function}, made by data.from_arrays as before.",
+        )
+    if dataset is not None and not is_custom:
+        raise UserError(f"{path}: it names its data set, which is loaded again.", fix="Leave dataset= out.")
 
 
 def check_moments(path: Path, recorded_data: JsonObject, built: Built) -> None:

@@ -14,12 +14,13 @@ from vae_jax import training
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.config import CUSTOM, Config
+from vae_jax.data import Dataset
 from vae_jax.errors import DataWarning, UserError
 from vae_jax.likelihoods import Likelihood
 from vae_jax.model import Params
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo, Restored
-from vae_jax.runs.config_file import check_moments, read_config
+from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments, read_config
 from vae_jax.runs.metrics_file import read_metrics
 from vae_jax.runs.summary_file import read_summary
 from vae_jax.storage.atomic import JsonObject
@@ -59,6 +60,7 @@ def _rebuild(
     data_dir: str | None,
     likelihood: LikelihoodOrFunction | None,
     objective: AnyObjective | None,
+    dataset: Dataset | None,
 ) -> Built:
     """Returns data and model of a run directory, built with the user's functions if the run was trained with them."""
     config, description = read_config(path)
@@ -68,11 +70,12 @@ def _rebuild(
                 raise UserError(f"{path}: the run was trained with a {name} of your own.", fix=f"Pass {name}=... to load_run.")
             message = f"{path}: the run was trained with the {name} {getattr(config, name)!r}."
             raise UserError(message, fix=f"Leave {name}= out.")
+    check_dataset_given(path, config.dataset == CUSTOM, description["data"], dataset, "load_run")
+    parts = {"likelihood": likelihood, "objective": objective, "dataset": dataset}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # they were given when the run began
-        built = build(config, data_dir=data_dir or description.get("data_dir"), likelihood=likelihood, objective=objective)
-    if built.dataset.fingerprint() != description["data"]["sha256"]:
-        raise UserError(f"{path}: the data set {config.dataset!r} differs from the one that the run was trained on.")
+        built = build(config, data_dir=data_dir or description.get("data_dir"), **parts)
+    check_fingerprint(path, description["data"], built.dataset, "the run was trained on")
     check_moments(path, description["data"], built)
     return built
 
@@ -83,6 +86,7 @@ def load_last_good(
     data_dir: str | None = None,
     likelihood: LikelihoodOrFunction | None = None,
     objective: AnyObjective | None = None,
+    dataset: Dataset | None = None,
 ) -> tuple[Built, TrainState]:
     """Returns the model and the last finite state of a diverged run.
 
@@ -91,9 +95,10 @@ def load_last_good(
       data_dir: where TFDS finds prepared data, if not where the run found it.
       likelihood: the function that the run was trained with, if it was the user's own.
       objective: likewise.
+      dataset: the data set that the run was trained on, if it was passed from memory.
     """
     path = as_path(path)
-    built = _rebuild(path, data_dir, likelihood, objective)
+    built = _rebuild(path, data_dir, likelihood, objective, dataset)
     if not (path / "last_good").is_dir():
         raise UserError(f"{path}: did not diverge (it has no last_good/).")
     with Checkpoints(path / "last_good", keep=1) as checkpoints:
@@ -109,6 +114,7 @@ def load_run(
     data_dir: str | None = None,
     likelihood: LikelihoodOrFunction | None = None,
     objective: AnyObjective | None = None,
+    dataset: Dataset | None = None,
 ) -> Run:
     """Reads a run directory: configuration, data, model, the parameters to evaluate, and the metrics.
 
@@ -119,12 +125,13 @@ def load_run(
       data_dir: where TFDS finds prepared data, if not where the run found it.
       likelihood: the function that the run was trained with, if it was the user's own.
       objective: likewise.
+      dataset: the data set that the run was trained on, if it was passed from memory, such as by `data.from_arrays`.
 
     Raises:
       UserError: `path` is not a run directory, its data set has changed, or it has no good checkpoint.
     """
     path = as_path(path)
-    built = _rebuild(path, data_dir, likelihood, objective)
+    built = _rebuild(path, data_dir, likelihood, objective, dataset)
     restored = _restore(path, built)
     summary, notes = _summary_of_checkpoint(path, built.config, restored)
     best = restored.best if built.config.early_stopping else None

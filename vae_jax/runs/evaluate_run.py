@@ -36,6 +36,7 @@ from vae_jax.evaluation.kl_decomposition import KLDecomposition, decompose_kl
 from vae_jax.evaluation.posterior_collapse import Collapse, active_units, collapse
 from vae_jax.model import Params, prior_log_prob
 from vae_jax.runs.directory import Run
+from vae_jax.runs.label_accuracy import label_accuracy
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import evaluation_key
@@ -65,6 +66,7 @@ class EvaluationOptions(NamedTuple):
     gap_steps: int = 0  # optimizer steps of the local posterior for the approximation and amortization gaps; 0: no gaps
     num_annealed: int | None = None  # annealing and gaps use the first `num_annealed` test examples; None: all
     num_simulated: int = 0  # examples simulated from the model on which annealing is bounded from both sides (BDMC); 0: none
+    probe_codes: int = 10_000  # most training codes, and most test codes, that predict labels where there are any; 0: no labels
     memory_bytes: int | None = None  # for the importance samples decoded at once, see `importance_log_px`
 
 
@@ -91,7 +93,8 @@ def assess(
       progress: called with the name of the current estimate, the examples done, and the examples in all.
 
     Returns:
-      Numbers in nats per example with their standard errors; the README explains each. None stands for a number that is not
+      Numbers in nats per example with their standard errors; the README explains each. Where the data have labels, the accuracy
+      of labels predicted from codes (see `label_accuracy`). None stands for a number that is not
       defined, such as the standard error over a single example, or not finite, such as the upper end of the interval of
       log p(x) if only a lower end is known (see `evaluation.log_px_means`).
     """
@@ -99,7 +102,8 @@ def assess(
     elbo = _evaluate_elbo(run, options)
     log_px = _evaluate_log_px(run, options, progress)
     numbers, examples = _elbo_and_log_px_numbers(run, options, elbo, log_px)
-    numbers |= _evaluate_code(run, options)
+    code_numbers, posterior_means = _evaluate_code(run, options)
+    numbers |= code_numbers | label_accuracy(run, posterior_means, options.probe_codes)
     if len(bad := not_finite_rows(elbo.log_likelihood, elbo.kl, log_px.log_px)):
         numbers["not_finite_examples"] = bad.tolist()
 
@@ -194,8 +198,8 @@ def _elbo_and_log_px_numbers(run: Run, options: EvaluationOptions, elbo: Evaluat
     return _Estimates(numbers, {"log_likelihood": elbo.log_likelihood, "kl": elbo.kl, **log_px._asdict()})
 
 
-def _evaluate_code(run: Run, options: EvaluationOptions) -> JsonObject:
-    """Measures active units, posterior collapse and the parts of the KL on the test set."""
+def _evaluate_code(run: Run, options: EvaluationOptions) -> tuple[JsonObject, np.ndarray]:
+    """Measures active units, posterior collapse and the parts of the KL on the test set; returns the posterior means too."""
     vae, data = run.built.vae, run.built.data
     count, log_prior = len(data.test), prior_log_prob(vae, run.params)
 
@@ -221,7 +225,8 @@ def _evaluate_code(run: Run, options: EvaluationOptions) -> JsonObject:
     }
     for name in ("mutual_information", "mutual_information_upper", "total_correlation", "dimension_wise_kl"):
         numbers[name], numbers[f"{name}_standard_error"] = _mean(getattr(parts, name)) if parts else (None, None)
-    return numbers | {"mutual_information_cap": math.log(count), "aggregate_draws": len(parts.kl) if parts else 0}
+    numbers |= {"mutual_information_cap": math.log(count), "aggregate_draws": len(parts.kl) if parts else 0}
+    return numbers, np.asarray(posterior_means)
 
 
 def _evaluate_annealing(run: Run, annealing: Annealing, part: Array, progress: Progress) -> Annealed:

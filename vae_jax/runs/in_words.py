@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.config import Config, settings_of
+from vae_jax.config import CUSTOM, Config, settings_of
 from vae_jax.evaluation import name_examples, pareto_k_limit
 from vae_jax.evaluation.posterior_collapse import describe_collapse
 from vae_jax.storage.atomic import JsonObject
@@ -36,12 +36,19 @@ def repeat_command(
 ) -> str:
     """Returns the command line that repeats a run, with the settings that differ from the defaults.
 
+    For a run with data or functions of the user's it returns the lines of Python that do so.
+
     Args:
       config: the settings.
       out: the run directory to write.
       data_dir: where TFDS finds prepared data.
       program: the command without options.
     """
+    if custom := [name for name in ("dataset", "likelihood", "objective") if getattr(config, name) == CUSTOM]:
+        changed = [field.name for field in dataclasses.fields(Config) if getattr(config, field.name) != field.default]
+        settings = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed if name not in custom)
+        parts = ", ".join(f"{name}={name}" for name in custom)
+        return f"built = build(Config({settings}), {parts})\nruns.train(built, {str(out)!r})"
     parts = [*program]
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax import config as config_module
-from vae_jax.build import Built, build
+from vae_jax.build import Built, build, with_dataset
 from vae_jax.config import Config
+from vae_jax.data import Dataset
 from vae_jax.errors import UserError
 from vae_jax.runs.config_file import check_data_entry, check_moments, describe
 from vae_jax.storage.atomic import JsonObject, read_json, write_json
@@ -40,6 +41,13 @@ class Launch(NamedTuple):
     """Called every few megabytes of streamed data. A true result ends the sweep, which can continue from a checkpoint."""
 
 
+class DataArguments(NamedTuple):
+    """Arguments of `build` that say where the data are."""
+
+    data_dir: str | None
+    dataset: Dataset | None  # in memory
+
+
 class _Plan(NamedTuple):
     """A sweep that is ready to be written and trained."""
 
@@ -47,7 +55,7 @@ class _Plan(NamedTuple):
     members: list[Config]  # those that the directory already has come first
     groups: list[Group]
     built: Built  # of the last group
-    data_dir: str | None
+    data: DataArguments
     launch: Launch
 
 
@@ -101,6 +109,7 @@ def run_sweep(
     resume: bool = False,
     launch: Launch = Launch(),  # noqa: B008 (a NamedTuple cannot be changed)
     data_dir: str | None = None,
+    dataset: Dataset | None = None,
     checkpoint_seconds: float = 15.0,
     on_block: OnBlock = lambda group, description, epochs_done, notes: None,
     on_epoch: OnTick = lambda tick: None,
@@ -113,6 +122,8 @@ def run_sweep(
       resume: continue the sweep in `out`. If nothing was written yet, the sweep starts.
       launch: placement and processes.
       data_dir: where TFDS finds prepared data.
+      dataset: a data set in memory for all members. The directory records its name and fingerprint. Pass it again to continue
+        the sweep.
       checkpoint_seconds: least time between checkpoints, which are written at the end of an epoch.
       on_block: called when a block starts, with its group, a description of the parameter count and the placement, the number
         of epochs done, and notes for the user.
@@ -125,13 +136,15 @@ def run_sweep(
       UserError: before anything is written, if a member cannot be trained or the directory cannot be written.
     """
     out, processes = as_path(out), launch.processes
+    if dataset is not None:
+        members = [with_dataset(member, dataset) for member in members]
     check_members(members)
     processes.check_devices()
     if processes.size > len(members):
         got = f"{processes.size} for {len(members)}"
         raise UserError(field="num_processes", expected="at most one process a member", got=got)
     check_out(out, resume, read_sweep, _RESUME_PURPOSE)
-    plan, content = _make_plan(members, out, resume, data_dir, launch)
+    plan, content = _make_plan(members, out, resume, DataArguments(data_dir, dataset), launch)
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
     # The first process holds the lock on behalf of all processes of the sweep.
     with exclusive(out) if processes.rank == 0 else contextlib.nullcontext():
@@ -146,7 +159,7 @@ def run_sweep(
 
 
 def _make_plan(
-    members: Sequence[Config], out: Path, resume: bool, data_dir: str | None, launch: Launch
+    members: Sequence[Config], out: Path, resume: bool, data: DataArguments, launch: Launch
 ) -> tuple[_Plan, JsonObject]:
     """Builds every group, so that a mistake in the last group does not cost the hours of the first.
 
@@ -158,7 +171,7 @@ def _make_plan(
     recorded = read_sweep(out)[1]["data"] if resume and not is_fresh(out) else None
 
     def build_group(group: Group) -> Built:
-        built = build(group.configs[0], data_dir=data_dir)
+        built = build(group.configs[0], **data._asdict())
         place_members(len(group.members), launch.layout)
         check_step(built.vae, built.data, FitOptions.from_keywords(built.fit_arguments), built.fit_arguments["hyperparams"])
         if recorded is not None:
@@ -166,16 +179,16 @@ def _make_plan(
         return built
 
     *_, built = map(build_group, all_groups)
-    description = describe(built, data_dir)
+    description = describe(built, data.data_dir)
     content = {
         "arguments": launch.arguments,
         "members": [dataclasses.asdict(member) for member in everyone],
         **{name: description[name] for name in ("data_dir", "data", "versions")},
     }
     if recorded is not None and recorded["sha256"] != content["data"]["sha256"]:
-        message = f"the data set {everyone[0].dataset!r} differs from the one that the sweep in {out} began with."
+        message = f"the data set {built.dataset.name!r} differs from the one that the sweep in {out} began with."
         raise UserError(message, field="resume")
-    return _Plan(out, everyone, all_groups, built, data_dir, launch), content
+    return _Plan(out, everyone, all_groups, built, data, launch), content
 
 
 def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_epoch: OnTick) -> bool:
@@ -187,7 +200,7 @@ def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_ep
     sizes = [sum(config.epochs for config in block.group.configs) for block in blocks]
     for i, block in enumerate(blocks):
         if len(plan.groups) > 1:  # built one at a time, because each holds the data on the device
-            built = build(block.group.configs[0], data_dir=plan.data_dir)
+            built = build(block.group.configs[0], **plan.data._asdict())
 
         def after_epoch(progress: MembersProgress, block: Block = block, before: int = sum(sizes[:i])) -> bool:
             return bool(on_epoch(_tick(block.group, progress, before, sum(sizes))))

@@ -8,6 +8,7 @@ import numpy as np
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, build
 from vae_jax.config import Config
+from vae_jax.data import Dataset
 from vae_jax.likelihoods import Likelihood
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying
@@ -65,6 +66,7 @@ def sweep(
     on_epoch: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
     likelihood: Likelihood | Callable[..., Any] | None = None,
     objective: AnyObjective | None = None,
+    dataset: Dataset | None = None,
 ) -> Sweep:
     """Trains every member and tables the results. Nothing is written.
 
@@ -77,6 +79,7 @@ def sweep(
       on_epoch: called after each epoch of each group. A true result ends the training of the group.
       likelihood: a custom likelihood for `build`.
       objective: a custom objective for `build`.
+      dataset: a data set in memory for `build`.
 
     Example: two values of beta, two seeds, one compilation.
       >>> from vae_jax.sweep import grid
@@ -86,7 +89,7 @@ def sweep(
     """
     check_members(members)
     prepared = [
-        (group, build(group.configs[0], data_dir=data_dir, likelihood=likelihood, objective=objective))
+        (group, build(group.configs[0], data_dir=data_dir, likelihood=likelihood, objective=objective, dataset=dataset))
         for group in groups(members)
     ]
     table, fits = [], []

@@ -17,7 +17,8 @@ from vae_jax.storage.directories import PathLike, as_path
 SettingValue = bool | int | float | str | tuple[int, ...]
 # All members use the same data, split and test draws. Otherwise their rows could not be compared.
 SHARED = (
-    *("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "max_level", "layout"),
+    *("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "max_level", "layout", "event", "resize"),
+    *("crop", "transpose", "array", "label_column", "validation_dataset", "test_dataset"),
     *("test_seed", "eval_batch_size"),
 )
 _MAX_MEMBERS = 100_000  # of a design

@@ -142,14 +142,12 @@ def train(dataset: Dataset, likelihood: str, exposure: str, arguments: Arguments
     """Trains one model with every seed, and returns its scores on the test cells, in nats per cell."""
     dispersion = {} if likelihood == "poisson" else {"dispersion": "per_column"}
     common = Config(
-        dataset=dataset.name,
         likelihood=likelihood,
         exposure=exposure,
         hidden=(128,),
         latent_dim=10,
         epochs=arguments.epochs,
         early_stopping=min(20, arguments.epochs),
-        validation_fraction=0.1,
         **dispersion,
     )
     result = sweep([dataclasses.replace(common, seed=seed) for seed in arguments.seeds], dataset=dataset)

@@ -94,7 +94,6 @@ def exact_log_likelihoods(dataset: Dataset, rank: int) -> dict[str, float]:
 def vae_log_likelihoods(dataset: Dataset, seed: int, arguments: Arguments) -> dict[str, dict[str, float]]:
     """Trains the models on one split, and returns the test means of their ELBO and log p(x), in nats."""
     common = Config(
-        dataset=dataset.name,
         scale="per_column",
         hidden=(arguments.hidden,),
         latent_dim=arguments.latent_dim,
@@ -102,8 +101,6 @@ def vae_log_likelihoods(dataset: Dataset, seed: int, arguments: Arguments) -> di
         early_stopping=min(100, arguments.epochs),
         batch_size=32,
         learning_rate=3e-3,
-        validation_fraction=0.1,
-        split_seed=seed,
         seed=seed,
     )
     scores = {}

@@ -42,6 +42,13 @@ def test_3d_shapes_is_read_with_its_factors(tmp_path):
     np.testing.assert_array_equal(dataset.train_factors, CLASSES[:18, [0, 2, 3, 4]])
     np.testing.assert_array_equal(dataset.test_factors, CLASSES[18:, [0, 2, 3, 4]])
     assert dataset.train_labels is None
+    with pytest.warns(DataWarning, match="wall_hue"):
+        streamed = data.load(str(path), split="last", test_fraction=0.25, stream=True)
+    assert isinstance(streamed.train, Rows)
+    np.testing.assert_array_equal(streamed.train[:], IMAGES[:18])
+    np.testing.assert_array_equal(streamed.train_factors, dataset.train_factors)
+    assert streamed.fingerprint() == dataset.fingerprint()
+    assert not (tmp_path / "cache").exists()
 
 
 LAYOUTS = {

@@ -131,6 +131,15 @@ def test_damaged_matrix_market_files_are_refused(tmp_path, kind, ending):
         data.load(str(path))
 
 
+@pytest.mark.parametrize("ending", [".mtx", ".mtx.gz"])
+def test_a_header_that_is_no_text_is_refused(tmp_path, ending):
+    """SciPy 1.17.1 ends the process for such a header in a file that it can seek in."""
+    content = coordinate(COUNTS).encode().replace(b"coordinate", b"coo\xb9dinate")
+    (tmp_path / f"x{ending}").write_bytes(gzip.compress(content) if ending == ".mtx.gz" else content)
+    with pytest.raises(UserError, match=r"x\.mtx.*: not a readable MatrixMarket file"):
+        data.load(str(tmp_path / f"x{ending}"))
+
+
 def test_a_damaged_gzip_file_is_refused(tmp_path):
     path = write(tmp_path / "x.mtx.gz", coordinate(RNG.integers(1, 10**6, (90, 90))))
     path.write_bytes(path.read_bytes()[:5000])

@@ -10,7 +10,7 @@ import pytest
 from vae_jax import data
 from vae_jax.data.readers.paths import read_path
 from vae_jax.data.readers.registry import ReadOptions
-from vae_jax.errors import DataWarning, UserError
+from vae_jax.errors import UserError
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -57,6 +57,15 @@ def test_a_table_without_names_is_read(tmp_path, numbers):
     assert split.column_names is None
 
 
+def test_the_mark_that_excel_writes_is_no_name(tmp_path):
+    path = write(tmp_path / "x.csv", columns(FLOATS), header=False)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    np.testing.assert_array_equal(read(path).train, FLOATS)
+    path = write(tmp_path / "y.csv", columns(FLOATS))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(path).column_names == ("a", "b", "c")
+
+
 def test_numbers_as_names_of_pandas_are_names(tmp_path):
     split = read(write(tmp_path / "x.csv", columns(FLOATS, "012")))
     np.testing.assert_array_equal(split.train, FLOATS)
@@ -79,8 +88,8 @@ def test_whole_numbers_are_counts_where_all_columns_have_them(tmp_path):
 
 def test_labels_that_are_text_get_names(tmp_path):
     path = write(tmp_path / "iris.csv", columns(FLOATS) | {"Species": SPECIES})
-    with pytest.warns(DataWarning, match="the column 'Species' is taken as the labels"):
-        dataset = data.load(str(path), split="last", test_fraction=0.5)
+    dataset = data.load(str(path), split="last", test_fraction=0.5)
+    assert dataset.split == "the last block; labels from the column 'Species'"
     np.testing.assert_array_equal(dataset.train, FLOATS[:5].astype(np.float32))
     np.testing.assert_array_equal(dataset.train_labels, [0, 2, 0, 1, 2])
     np.testing.assert_array_equal(dataset.test_labels, [0, 2, 0, 1, 2])
@@ -107,8 +116,7 @@ def test_the_digits_of_kaggle_are_images(tmp_path):
     images = RNG.integers(0, 256, (6, 28, 28))
     pixels = {f"pixel{i}": images.reshape(6, -1)[:, i] for i in range(784)}
     path = write(tmp_path / "mnist_train.csv", {"label": np.arange(6)} | pixels)
-    with pytest.warns(DataWarning, match="'label' is taken as the labels"):
-        dataset = data.load(str(path), event="image", split="last", test_fraction=0.5)
+    dataset = data.load(str(path), event="image", split="last", test_fraction=0.5)
     assert dataset.max_level == 255
     assert dataset.train.dtype == np.uint8
     np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test])[..., 0], images)
@@ -129,7 +137,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::vae_jax.errors.DataWarning")
 @pytest.mark.parametrize("kind", REFUSED)
 def test_unsuitable_tables_are_refused_with_the_fix(tmp_path, kind):
     table, message = REFUSED[kind]
@@ -156,6 +163,17 @@ def test_damaged_tables_are_refused(tmp_path, content):
     for name in ("x.csv", "y.csv.gz"):
         with pytest.raises(UserError, match=name):
             data.load(str(tmp_path / name))
+
+
+def test_text_in_other_encodings_is_refused(tmp_path):
+    """Names of columns, and labels, as programs write them on old Windows machines."""
+    (tmp_path / "x.csv").write_bytes("größe,kind\n1,a\n2,b\n".encode("latin1"))
+    (tmp_path / "y.csv").write_bytes("size,label\n1,köln\n2,bonn\n".encode("latin1"))
+    for name in ("x.csv", "y.csv"):
+        with pytest.raises(UserError, match=rf"{name}: expected text in UTF-8.*Save it in UTF-8"):
+            data.load(str(tmp_path / name))
+    (tmp_path / "y.csv").write_text("size,label\n1,köln\n2,bonn\n")
+    np.testing.assert_array_equal(read(tmp_path / "y.csv").train_labels, ["köln", "bonn"])
 
 
 def test_options_of_other_files_are_refused(tmp_path):

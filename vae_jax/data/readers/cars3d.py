@@ -1,5 +1,6 @@
 """Reader of Cars3D (Reed et al. 2015): a folder of MATLAB files, each with the pictures of one car from 96 directions."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vae_jax.data.readers.array_cache import cached_file, computed_once
 from vae_jax.data.readers.factors import grid_factors, varying_factors
 from vae_jax.data.readers.listing import check_fits_in_memory, joined, silence
 from vae_jax.data.readers.registry import Reader, Request, register
@@ -16,6 +18,7 @@ from vae_jax.errors import UserError
 _DIRECTIONS = (24, 4)  # azimuths and elevations: the last two axes of `im`
 _FACTORS = ("elevation", "azimuth", "object")  # in the order of disentanglement_lib
 _SIZE = (64, 64)  # of images in the literature
+_MANY = 20  # cars from which on the resized images are cached, as it takes seconds
 
 
 def is_mesh(shape: Sequence[int]) -> bool:
@@ -24,7 +27,11 @@ def is_mesh(shape: Sequence[int]) -> bool:
 
 
 def cars_images(
-    path: Path, files: Sequence[Path], read: Callable[[Path], np.ndarray], size: tuple[int, int] | None = None
+    path: Path,
+    files: Sequence[Path],
+    read: Callable[[Path], np.ndarray],
+    size: tuple[int, int] | None = None,
+    stream: bool = False,
 ) -> Split:
     """Reads the pictures of cars, and resizes them as the literature does.
 
@@ -33,6 +40,7 @@ def cars_images(
       files: a file for each car.
       read: reads the array `im` of a file, uint8, (height, width, 3, 24 azimuths, 4 elevations).
       size: height and width to which images are resized by Pillow's Lanczos filter; None: 64 x 64.
+      stream: leave the images in the cache folder, as `Rows`.
 
     Returns:
       Images in the order of the files; for each, the azimuths in order, and for each of these the elevations.
@@ -49,12 +57,21 @@ def cars_images(
         pictures = np.ascontiguousarray(stored.transpose(3, 4, 0, 1, 2)).reshape(-1, *stored.shape[:3])
         return _resized(pictures, height, width)
 
-    count = int(np.prod(_DIRECTIONS))
+    count = math.prod(_DIRECTIONS)
     check_fits_in_memory(path, len(files) * count * height * width * 3)
-    images = np.empty((len(files) * count, height, width, 3), np.uint8)
-    with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
-        for index, pictures in enumerate(pool.map(images_of, files)):
-            images[index * count : (index + 1) * count] = pictures
+
+    def all_images() -> np.ndarray:
+        images = np.empty((len(files) * count, height, width, 3), np.uint8)
+        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
+            for index, pictures in enumerate(pool.map(images_of, files)):
+                images[index * count : (index + 1) * count] = pictures
+        return images
+
+    if stream or len(files) > _MANY:
+        cached = cached_file("cars3d", files, height, width)
+        images = computed_once(cached, all_images, f"{path}: resizing the pictures of {len(files)} cars", stream)
+    else:
+        images = all_images()
     directions = grid_factors(_DIRECTIONS)[:, ::-1]
     objects = np.repeat(np.arange(len(files)), count)
     factors = varying_factors(str(path), _FACTORS, np.column_stack([np.tile(directions, (len(files), 1)), objects]))
@@ -106,7 +123,7 @@ def _read_folder(request: Request) -> Split:
             raise UserError(f"{file}: expected an array im, got {joined(variables) or 'none'}. Leave it out of the folder.")
         return read_variable(file, "im", variables["im"])
 
-    return cars_images(request.path, request.files, read, request.options.resize)
+    return cars_images(request.path, request.files, read, request.options.resize, request.stream)
 
 
 register(
@@ -116,6 +133,7 @@ register(
         "a folder of the MATLAB files of Cars3D, resized to 64 x 64, with their factors",
         _read_folder,
         recognizes=_is_car,
+        can_stream=True,
         uses=("resize",),
     )
 )

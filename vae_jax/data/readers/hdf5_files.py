@@ -59,7 +59,8 @@ def open_hdf5(path: Path) -> "Iterator[h5py.File]":
     """Opens an HDF5 file for reading, and turns the exceptions of h5py into a `UserError`."""
     h5py = optional_module(path, "h5py", "hdf5", "HDF5 files")
     try:
-        with h5py.File(path, "r") as file:
+        # Some network file systems cannot lock files.
+        with h5py.File(path, "r", locking="best-effort") as file:
             yield file
     except UserError:
         raise

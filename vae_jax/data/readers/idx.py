@@ -49,8 +49,9 @@ def _read_folder(request: Request) -> Split:
         # QMNIST's labels are rows of eight numbers, of which the first is the digit.
         return labels[:, 0] if labels is not None and labels.ndim == 2 else labels
 
+    conversion = ""
     if "emnist" in chosen["train"].name.lower() and not request.options.transpose:
-        notes = (*notes, f"{folder}: the images of EMNIST lie on their side in its files. Pass `transpose=True` to turn them.")
+        conversion = "images transposed, as EMNIST stores them (`transpose=True` turns them)"
     return Split(
         _open_idx(chosen["train"]) if request.stream else read_idx(chosen["train"]),
         read_labels("train"),
@@ -60,6 +61,7 @@ def _read_folder(request: Request) -> Split:
         part_names={part: str(chosen[part].relative_to(folder)) for part in PARTS if part in chosen},
         notes=notes,
         validation_labels=read_labels("validation"),
+        conversion=conversion,
     )
 
 
@@ -125,7 +127,8 @@ def _two_files(folder: Path, kind: str, first: Path, second: Path, files: Sequen
     both = joined(path.relative_to(folder) for path in (first, second))
     fix = "Pass a folder that holds one data set."
     if len(names := sorted({_data_set(file) for file in files} - {""})) > 1:
-        fix = f'Keep the files of one data set ({joined(names, limit=10)}), or name it, such as `array="{names[0]}"`.'
+        named = f'such as `array="{names[0]}"`'
+        fix = f"Pass a folder that holds one data set, or name the one that is meant ({joined(names, limit=10)}), {named}."
     return UserError(f"{folder}: expected one file of {kind}, got {both}. {fix}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from vae_jax.data.events import Event
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.readers.factors import classes_of_values, grid_factors, varying_factors
+from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -88,7 +89,7 @@ def with_mpi3d_factors(path: Path, split: Split, grids: Sequence[tuple[int, ...]
 def _imagenet(split: Split) -> Split:
     """Gives rows of three planes of square images, (examples, 3 * side * side), the shape (examples, side, side, 3)."""
     train = split.train
-    if len(train.shape) != 2 or train.dtype != np.uint8:
+    if len(train.shape) != 2 or train.dtype != np.uint8 or isinstance(train, SparseRows):
         return split
     side = math.isqrt(train.shape[1] // 3)
     if 3 * side * side != train.shape[1] or side < 8:

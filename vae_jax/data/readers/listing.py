@@ -149,6 +149,11 @@ def joined(names: Iterable[object], limit: int = _MAX_NAMES) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
+def be(things: Sequence[object]) -> str:
+    """Returns the verb of a sentence about these things: "is" or "are"."""
+    return "is" if len(things) == 1 else "are"
+
+
 def note_on_other_files(folder: Path, files: Sequence[Path], kind: str) -> tuple[str, ...]:
     """Returns a note on files of a folder that are not read, the most frequent endings first; nothing for no files.
 
@@ -166,8 +171,7 @@ def note_on_other_files(folder: Path, files: Sequence[Path], kind: str) -> tuple
         str(group[0]) if len(group) == 1 else f"{len(group)} files {f'*{ending}' if ending else 'without an ending'}"
         for ending, group in sorted(by_ending.items(), key=lambda item: -len(item[1]))
     ]
-    verb = "is" if len(files) == 1 else "are"
-    return (f"{folder}: {joined(groups)} {verb} left out, because only {kind} are read.",)
+    return (f"{folder}: {joined(groups)} {be(files)} left out, because only {kind} are read.",)
 
 
 def memory_size() -> int | None:

@@ -100,7 +100,7 @@ def _read_arrays(request: Request, shapes: _Shapes, read: _Read) -> Split:
         # MATLAB has no numbers and vectors, only matrices with one row or one column.
         tables = [name for name, shape in shapes.items() if min(shape) > 1]
         if len(tables) != 1:
-            listed = joined((f"{name} {shape}" for name, shape in shapes.items()), limit=10) or "no numeric array"
+            listed = joined((f"{name} {shape}" for name, shape in shapes.items()), 10) if shapes else "no numeric array"
             fix = (
                 f'Name the array that is meant, such as `array="{tables[0]}"`.' if tables else "Save the examples as a matrix."
             )

@@ -1,6 +1,5 @@
 """Reader of .npz archives, which hold several named arrays."""
 
-import hashlib
 import math
 import shutil
 import sys
@@ -11,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vae_jax.data.on_disk import Rows, open_array
+from vae_jax.data.readers.array_cache import CACHE_FIX, cached_file, written_array
 from vae_jax.data.readers.known_archives import with_known_layout
 from vae_jax.data.readers.listing import UNREADABLE, check_fits_in_memory, joined, silence
 from vae_jax.data.readers.named_arrays import TRAIN_IMAGES, choose_arrays, split_of_arrays
@@ -18,8 +18,6 @@ from vae_jax.data.readers.numpy_files import load_numpy, open_npy
 from vae_jax.data.readers.registry import Reader, Request, register
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
-from vae_jax.storage.atomic import written_file
-from vae_jax.storage.cache import cache_dir
 
 _SPARSE = {"format", "shape", "data"}  # of scipy.sparse.save_npz, in every format
 
@@ -125,26 +123,17 @@ def _array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 def _unpacked(path: Path, member: zipfile.ZipInfo) -> Path:
     """Returns the .npy file in the cache folder that has the content of a compressed member; it is written once."""
-    stat = path.stat()
-    stamp = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {member.filename} {member.CRC} {member.file_size}"
-    folder = cache_dir() / "arrays"
-    cached = folder / f"{path.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npy"
+    cached = cached_file(path.stem, [path], member.filename, member.CRC, member.file_size)
     if cached.is_file() and cached.stat().st_size == member.file_size:
         return cached
-    fix = "Save the images as one .npy file, or set VAE_JAX_CACHE to a folder on a larger disk."
+    if sys.stderr.isatty() or member.file_size > 2**28:
+        print(f"{path.name}: unpacking {member.filename} into {cached.parent}, once ...", file=sys.stderr, flush=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if member.file_size > (free := shutil.disk_usage(folder).free):
-            size = f"{member.file_size / 2**30:,.1f} GiB, and {folder} has {free / 2**30:,.1f} GiB left"
-            raise UserError(f"{path}: {member.filename!r} unpacks to {size}. {fix}", field="stream")
-        if sys.stderr.isatty() or member.file_size > 2**28:
-            print(f"{path.name}: unpacking {member.filename} into {folder}, once ...", file=sys.stderr, flush=True)
-        with zipfile.ZipFile(path) as archive, archive.open(member) as packed, written_file(cached) as file:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as packed, written_array(cached, member.file_size) as file:
             shutil.copyfileobj(packed, file, 2**20)
-    except UserError:
-        raise
     except UNREADABLE as error:
-        raise UserError(f"{path}: cannot unpack the array {member.filename!r}. {error}. {fix}", field="stream") from None
+        message = f"{path}: cannot unpack the array {member.filename!r}: {error}."
+        raise UserError(message, field="stream", fix=CACHE_FIX) from None
     return cached
 
 

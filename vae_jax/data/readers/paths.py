@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_jax.data.readers import registry
+from vae_jax.data.readers import part_files, registry
 from vae_jax.data.readers.listing import folders_of, joined, list_files, note_on_other_files
 from vae_jax.data.readers.registry import Reader, ReadOptions, Request
 from vae_jax.data.readers.unsupported import unsupported_kind
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
+
+_GENERAL = ("event", "transpose")  # options that have a meaning after the reading, for the data of any reader
 
 
 def is_path(name: str) -> bool:
@@ -75,21 +77,44 @@ def _check_streaming(path: Path, reader: Reader, stream: bool) -> None:
 
 
 def _check_options(path: Path, reader: Reader, options: ReadOptions) -> None:
-    """Raises `UserError` for an option that the reader does not use. `event` and `transpose` work on any data."""
+    check_options(str(path), reader.files, reader.uses, options)
+
+
+def check_options(name: str, kind: str, uses: Sequence[str], options: ReadOptions) -> None:
+    """Raises `UserError` for an option that a source does not use. `event` and `transpose` work on any data.
+
+    Args:
+      name: the source.
+      kind: what it is, in the plural, such as "IDX files".
+      uses: the fields of the options that it uses.
+      options: the settings of the user.
+    """
     for field, value in options._asdict().items():
-        if field not in ("event", "transpose") and value != getattr(ReadOptions(), field) and field not in reader.uses:
+        if field not in _GENERAL and value != getattr(ReadOptions(), field) and field not in uses:
             users = [other.files for other in registry.readers() if field in other.uses]
-            raise UserError(
-                f"{path}: `{field}` has no meaning for {reader.files}. It is for {registry.either(users)}. Leave it out.",
-                field=field,
-            )
+            meaning = f" It is for {registry.either(users)}." if users else ""
+            raise UserError(f"{name}: `{field}` has no meaning for {kind}.{meaning} Leave it out.", field=field)
+
+
+def usable_options(path: Path, options: ReadOptions) -> ReadOptions:
+    """Returns the options without those that the reader of a path does not use."""
+    path = Path(os.path.expanduser(path))
+    files = list_files(path) if path.is_dir() else [path] if path.is_file() else []
+    readers = [registry.reader_of_folder(files)] if path.is_dir() else []
+    if readers in ([], [None]):
+        readers = [registry.reader_of_file(file) for file in files]
+    uses = {field for reader in readers if reader for field in reader.uses} | set(_GENERAL)
+    return ReadOptions(**{field: value for field, value in options._asdict().items() if field in uses})
 
 
 def _read_folder(folder: Path, stream: bool, options: ReadOptions) -> Split:
     files = list_files(folder)
     reader = registry.reader_of_folder(files)
     if reader is None or reader.recognizes is None:
-        raise _no_data_in(folder, files)
+        split = part_files.read_part_files(folder, files, stream, lambda file, on_disk: read_path(file, on_disk, options))
+        if split is None:
+            raise _no_data_in(folder, files)
+        return split
     _check_streaming(folder, reader, stream)
     _check_options(folder, reader, options)
     recognized, kind = list(filter(reader.recognizes, files)), reader.files
@@ -111,10 +136,6 @@ def _no_data_in(folder: Path, files: Sequence[Path]) -> UserError:
     if refused := unsupported_kind(files):
         return UserError(f"{folder}: {refused[1].reason} ({refused[0].relative_to(folder)}). {refused[1].fix}")
     endings = Counter(file.suffix.lower() for file in files)
-    fix = ""
-    if arrays := [file for file in files if file.suffix.lower() in registry.file_endings()]:
-        fix = f" Pass the file itself: {arrays[0]}."
-    elif endings:
-        fix = " Convert the images to PNG."
+    fix = " Convert the images to PNG." if endings else ""
     kinds = f" ({joined(ending or 'no ending' for ending, _ in endings.most_common())})" if endings else ""
     return UserError(f"{folder}: expected {registry.expected_folders()}, found none among {len(files)} files{kinds}.{fix}")

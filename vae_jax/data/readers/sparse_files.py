@@ -91,11 +91,21 @@ def read_matrix_market(path: Path) -> SparseMatrix | np.ndarray:
             raise ValueError(f"{entries} entries do not fit into {size} bytes")
         check_fits_in_memory(path, 24 * entries)
         with silence(), _open(path) as file:
-            return cast("SparseMatrix | np.ndarray", scipy.io.mmread(file))
+            return cast("SparseMatrix | np.ndarray", scipy.io.mmread(_Unseekable(file)))
     except UserError:
         raise
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable MatrixMarket file: {' '.join(str(error).split())}. It is damaged.") from None
+
+
+class _Unseekable:
+    """A file that can only be read on.
+
+    SciPy 1.17.1 seeks in a file that can be searched while it reports a damaged header, and a failure there ends the process.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.read = file.read
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -30,12 +30,14 @@ class Table(NamedTuple):
       numbers: (rows, columns), int64 or float64.
       labels: (rows,), integers or text; None where there is no column of labels.
       column_names: the name of each column of numbers; None where the table has no names.
-      notes: sentences on columns that were chosen or left out.
+      label_column: name of the column of labels, if there is one.
+      notes: sentences on columns that were left out.
     """
 
     numbers: np.ndarray
     labels: np.ndarray | None
     column_names: tuple[str, ...] | None
+    label_column: str | None
     notes: tuple[str, ...]
 
 
@@ -52,8 +54,9 @@ def _read_csv(request: Request) -> Split:
 
 def split_of_table(path: Path, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Split:
     """Returns the split of a table of pyarrow."""
-    numbers, labels, names, notes = arrays_of_table(str(path), table, label_column, with_names)
-    return Split(numbers, train_labels=labels, column_names=names, notes=notes)
+    numbers, labels, names, label_column, notes = arrays_of_table(str(path), table, label_column, with_names)
+    phrase = "" if label_column is None else f"labels from the column {label_column!r}"
+    return Split(numbers, train_labels=labels, column_names=names, notes=notes, conversion=phrase)
 
 
 def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
@@ -81,9 +84,14 @@ def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
         }
         with _open(path) as file:
             table = csv.read_csv(file, **options)
+        _ = table.column_names  # which decodes them
     except UserError:
         raise
-    except (*UNREADABLE, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected text in UTF-8, got {error.object[error.start : error.end]!r}. Save it in UTF-8."
+        ) from None
+    except UNREADABLE as error:
         raise UserError(f"{path}: not a readable table. {' '.join(str(error).split())[:200]}.") from None
     if not with_names:
         table = table.rename_columns([str(i) for i in range(table.num_columns)])
@@ -142,7 +150,7 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
     if not table.num_rows or not names:
         raise UserError(f"{name}: expected a table with rows and columns, got {table.num_rows} x {len(names)}.")
     notes = []
-    label = _label_column(name, names, label_column, notes if with_names else None)
+    label = _label_column(name, names, label_column, with_names)
     columns = [column for column in names if column != label]
     if with_names and len(columns) > 1 and _is_index(table, columns[0]):
         notes.append(f"{name}: the first column {columns[0]!r} counts the rows and is not used.")
@@ -158,21 +166,17 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
         if is_whole and values.dtype == np.uint64 and values.max() >= 2**63:
             raise UserError(f"{name}: expected integers within the range of int64, got {values.max()} in {columns[i]!r}.")
         numbers[:, i] = values
-    return Table(numbers, labels, tuple(columns) if with_names else None, tuple(notes))
+    return Table(numbers, labels, tuple(columns) if with_names else None, label, tuple(notes))
 
 
-def _label_column(name: str, names: list[str], wanted: str | None, notes: list[str] | None) -> str | None:
-    """Returns the name of the column of labels; adds a note where it was not named by the user. None for `notes`: no names."""
+def _label_column(name: str, names: list[str], wanted: str | None, with_names: bool) -> str | None:
+    """Returns the name of the column of labels: the one that the user names, or else one with a usual name."""
     if wanted is not None:
         if wanted not in names:
             raise unknown("column", wanted, names, f" Expected a column of {name}.")
         return wanted
     lower = {column.strip().lower(): column for column in reversed(names)}
-    default = next((lower[label] for label in _LABEL_NAMES if label in lower), None) if notes is not None else None
-    if default is not None and notes is not None:
-        notes.append(f"{name}: the column {default!r} is taken as the labels. Pass `label_column` for a different one.")
-        return default
-    return None
+    return next((lower[label] for label in _LABEL_NAMES if with_names and label in lower), None)
 
 
 def _is_index(table: "pyarrow.Table", column: str) -> bool:
@@ -229,7 +233,10 @@ def labels_of_column(name: str, table: "pyarrow.Table", label: str) -> np.ndarra
         fix = "Choose a different `label_column`."
         raise UserError(f"{name}: expected labels as numbers or text, got {label!r} of type {column.type}. {fix}")
     if kind == "text":
-        return np.array([value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()])
+        try:
+            return np.array([value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()])
+        except UnicodeDecodeError:
+            raise UserError(f"{name}: expected text in UTF-8 in the column {label!r}. Save it in UTF-8.") from None
     labels = np.asarray(column.to_numpy())
     if kind == "float" and np.array_equal(labels, np.round(labels)):
         return labels.astype(np.int64)

@@ -66,7 +66,7 @@ def _quantities(numbers: Record) -> list[Quantity]:
         rows.append(Quantity("error of annealing", _with_error(numbers["bdmc"], "gap"), _NATS, remark))
     if "gaps" in numbers:
         rows += _gaps(numbers["gaps"])
-    return [*rows, *_code(numbers)]
+    return [*rows, *_code(numbers), *_labels(numbers)]
 
 
 def _log_px(numbers: Record) -> list[Quantity]:
@@ -152,6 +152,31 @@ def _gaps(gaps: Record) -> list[Quantity]:
     return [
         Quantity("approximation gap", _with_error(gaps, "approximation_gap"), _NATS, approximation),
         Quantity("amortization gap", _with_error(gaps, "amortization_gap"), _NATS, amortization),
+    ]
+
+
+def _labels(numbers: Record) -> list[Quantity]:
+    """Returns the accuracy of labels that are predicted from codes, where the data have labels."""
+    if "knn_accuracy" not in numbers:
+        return []
+
+    def accuracy(name: str) -> str:
+        return _value(numbers[name], numbers[f"{name}_standard_error"])
+
+    neighbors = (
+        f"The label of each of {numbers['probe_test_codes']} test examples is that of most of its {numbers['knn_neighbors']} "
+        f"nearest neighbors among the standardized posterior means of {numbers['probe_train_codes']} training examples. Always "
+        f"the most frequent of the {numbers['num_labels']} labels would give {accuracy('majority_accuracy')}."
+    )
+    converged = "" if numbers["linear_probe_converged"] else " It had not converged."
+    return [
+        Quantity("kNN accuracy of labels", accuracy("knn_accuracy"), "share", neighbors),
+        Quantity(
+            "linear probe of labels",
+            accuracy("linear_probe_accuracy"),
+            "share",
+            f"The linear probe is logistic regression on the same codes.{converged}",
+        ),
     ]
 
 

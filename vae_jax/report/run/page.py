@@ -22,7 +22,7 @@ _MAX_ROWS, _MAX_PANELS, _MAX_PAIRS, _STEPS = 10, 12, 6, 7
 def write_report(run: Run) -> Path:
     """Draws figures/*.png and traversal.gif, writes report.html into the run directory, and returns the path of the page."""
     config, description = read_config(run.path)
-    dataset = Path(config.dataset).name
+    dataset = Path(run.built.dataset.name).name
     network = f"{describe_network(config)}, {config.likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
     lead = f"{html.describe_data(dataset, description['data'])} {network}"
     command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))

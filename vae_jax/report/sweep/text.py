@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_jax.config import Config, from_dict, settings_of
+from vae_jax.config import CUSTOM, Config, from_dict, settings_of
 from vae_jax.report import html
 from vae_jax.report.sweep.content import Overview, display_name, find_outliers
 from vae_jax.runs.in_words import repeat_command
@@ -20,7 +20,12 @@ def heading(results: Results) -> str:
     """Returns the title of the page."""
     varied = varying(results.members)
     swept = [display_name(name) for name in varied if name != "seed"] or ["seeds"] * len(varied)
-    return f"VAE sweep{' over ' if swept else ''}{_join(swept)} on {Path(results.members[0].dataset).name}"
+    return f"VAE sweep{' over ' if swept else ''}{_join(swept)} on {_dataset_name(results)}"
+
+
+def _dataset_name(results: Results) -> str:
+    # Earlier versions did not record the name of the data set.
+    return Path(results.description["data"].get("name", results.members[0].dataset)).name
 
 
 def _join(items: Sequence[str]) -> str:
@@ -36,9 +41,7 @@ def lead(results: Results) -> str:
     """Returns the first paragraph: the data, what all members share, what varies, and how the members ran."""
     varied = varying(results.members)
     has_one_preprocessing = not {"likelihood", "binarize", "dequantize"} & set(varied)
-    data = html.describe_data(
-        Path(results.members[0].dataset).name, results.description["data"], with_preprocessing=has_one_preprocessing
-    )
+    data = html.describe_data(_dataset_name(results), results.description["data"], with_preprocessing=has_one_preprocessing)
     values = [f"{display_name(name)} = {_values([getattr(one, name) for one in results.members])}" for name in varied]
     static = [name for name in varied if name in static_names()]
     num_programs = len({tuple(getattr(member, name) for name in static) for member in results.members})
@@ -168,6 +171,7 @@ def command(results: Results) -> tuple[str, str]:
         if arguments is not None:
             remark = "Members were added when the sweep was resumed. This code repeats all of them."
         place = f", data_dir={data_dir!r}" if data_dir else ""
+        place += ", dataset=dataset" if results.members[0].dataset == CUSTOM else ""
         code = (
             "from pathlib import Path",
             "from vae_jax.sweep.directory import read_sweep, run_sweep",

@@ -1,0 +1,267 @@
+"""`from_arrays`: a data set from arrays, tables and sparse matrices in memory."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from vae_jax.data.dataset import Dataset
+from vae_jax.data.events import EVENTS, Event
+from vae_jax.data.levels import Layout
+from vae_jax.data.loading import Interpretation, check_settings, checked_dataset
+from vae_jax.data.readers.combining import Piece, assemble
+from vae_jax.data.readers.listing import PARTS, joined
+from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
+from vae_jax.data.split import Split
+from vae_jax.data.splitting import DEFAULT_TEST_FRACTION, SplitMethod, SplitSettings
+from vae_jax.errors import DataWarning, UserError, unknown
+
+Examples = Any  # of NumPy, JAX, pandas, pyarrow or scipy, which are not imported here
+_NUMBERS = "fbui"
+
+
+class _Table(NamedTuple):
+    """Columns of a table by name, in its order, and the method that drops some of them, for messages."""
+
+    columns: dict[str, np.ndarray]
+    drop: str
+
+    def without(self, name: str) -> "_Table":
+        return self._replace(columns={column: values for column, values in self.columns.items() if column != name})
+
+
+def from_arrays(
+    train: Examples,
+    test: Examples | None = None,
+    *,
+    validation: Examples | None = None,
+    labels: Examples | str | None = None,
+    validation_labels: Examples | None = None,
+    test_labels: Examples | None = None,
+    factors: Examples | None = None,
+    test_factors: Examples | None = None,
+    factor_names: Sequence[str] | None = None,
+    label_names: Sequence[str] | None = None,
+    column_names: Sequence[str] | None = None,
+    name: str = "arrays",
+    split: SplitMethod = "random",
+    test_fraction: float = DEFAULT_TEST_FRACTION,
+    validation_fraction: float = 0.0,
+    split_seed: int = 0,
+    max_level: int | None = None,
+    layout: Layout = "auto",
+    event: Event = "auto",
+) -> Dataset:
+    """Makes a data set from memory. Shapes and numbers mean what they mean in files, see `load`.
+
+    Pass the result to `build(config, dataset=...)`, `sweep.sweep(members, dataset=...)` and `runs.load_run(path, dataset=...)`.
+    A run directory records the name and the fingerprint, not the arrays.
+
+    Args:
+      train: training examples, (examples, ...): an array of NumPy or JAX, a DataFrame of pandas, a table of pyarrow, or a
+        sparse matrix of scipy, which stays sparse. The columns of a table are numbers. An array is not always copied, so it
+        must not be changed afterwards.
+      test: test examples. None: split off the training examples.
+      validation: validation examples. None: see `validation_fraction`.
+      labels: a label for each training example, (examples,), numbers or words; or, for tables, the name of the column that has
+        the labels in all parts.
+      validation_labels, test_labels: labels of the other parts.
+      factors: the factors that the training examples were made from, (examples, factors), integers.
+      test_factors: the factors of the test examples.
+      factor_names: a name for each column of the factors.
+      label_names: the name of each label 0, 1, 2, ...; for labels that are words, their order.
+      column_names: a name for each column of vectors. Tables bring theirs.
+      name: name of the data set in messages, reports and run directories.
+      split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
+
+    Returns:
+      Checked examples of all parts, on the host.
+
+    Raises:
+      UserError: arrays that are unsuitable or do not fit each other.
+
+    Example:
+      >>> import numpy as np
+      >>> dataset = from_arrays(np.arange(20.0).reshape(10, 2), labels=["a", "b"] * 5, split="last")
+      >>> dataset.data_shape, len(dataset.train), dataset.test_labels, dataset.label_names
+      ((2,), 8, array([0, 1]), ('a', 'b'))
+    """
+    if not isinstance(name, str) or not name:
+        raise UserError(field="name", expected="a name", got=repr(name))
+    settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
+    check_settings(name, settings, max_level, layout)
+    if event not in EVENTS:
+        raise unknown("event", event, EVENTS)
+    parts = {"train": train, "validation": validation, "test": test}
+    labels_by_part = {"train": labels, "validation": validation_labels, "test": test_labels}
+    factors_by_part = {"train": factors, "test": test_factors}
+    for field, values in (("labels", labels_by_part), ("factors", factors_by_part)):
+        _check_belong(name, parts, field, values)
+    pieces: dict[str, Piece] = {}
+    for part, examples in parts.items():
+        if examples is not None:
+            given = labels_by_part[part]
+            if given is None and isinstance(labels, str):
+                given = labels
+            pieces[part] = _piece(name, part, examples, given, factors_by_part.get(part))
+    source = assemble(pieces, pieces["train"].source)
+    source = _with_names(name, source, label_names, factor_names, column_names)
+    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level))
+    for note in dataset.notes:
+        warnings.warn(note, DataWarning, stacklevel=2)
+    return dataset
+
+
+def _check_belong(name: str, parts: dict[str, Examples], field: str, values: dict[str, Examples]) -> None:
+    """Raises `UserError` for labels or factors of a part that is not there."""
+    for part, array in values.items():
+        if array is not None and parts[part] is None:
+            fix = f"Pass {part}= as well, or all {field} as {field}= where the {PARTS[part]} set is split off train."
+            raise UserError(f"{name}: got {part}_{field} without {PARTS[part]} examples. {fix}")
+
+
+def _piece(name: str, part: str, examples: Examples, labels: Examples | str | None, factors: Examples | None) -> Piece:
+    """Converts the examples, labels and factors of one part."""
+    text = name if part == "train" else f"{name}: {part}"
+    table = _as_table(text, examples)
+    if isinstance(labels, str):
+        if table is None:
+            raise UserError(
+                f"{text}: labels={labels!r} names a column, and a {type(examples).__name__} has no names. Pass the labels "
+                "themselves, as an array."
+            )
+        if labels not in table.columns:
+            raise UserError(f"{text}: has no column {labels!r} for the labels. It has {joined(table.columns)}.")
+        label_array, table = _as_labels(text, table.columns[labels]), table.without(labels)
+    else:
+        label_array = None if labels is None else _as_labels(text, labels)
+    if table is None:
+        array, column_names = _as_array(text, examples), None
+    else:
+        array, column_names = _stack(text, table), tuple(table.columns)
+    factor_table = None if factors is None else _as_table(f"{text}: factors", factors)
+    factor_names = None if factor_table is None else tuple(factor_table.columns)
+    factor_array = None
+    if factors is not None:
+        factor_array = _stack(text, factor_table) if factor_table else _as_array(f"{text}: factors", factors)
+        if isinstance(factor_array, SparseRows):
+            raise UserError(f"{text}: expected factors as a dense array, got a sparse matrix. Pass factors.toarray().")
+    source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names)
+    return Piece(text, array, label_array, factor_array, source)
+
+
+def _as_array(name: str, examples: Examples) -> np.ndarray | SparseRows:
+    """Returns examples as an array of NumPy, or as rows of a sparse matrix."""
+    if is_sparse(examples):
+        return sparse_rows(name, cast(SparseMatrix, examples))
+    if isinstance(examples, str | bytes | os.PathLike):
+        raise UserError(f"{name}: expected arrays, got {examples!r}. For a name or path use data.load({str(examples)!r}).")
+    if isinstance(examples, Dataset):
+        raise UserError(f"{name}: expected arrays, got a Dataset. It is loaded already: leave from_arrays out.")
+    try:
+        array = np.asarray(examples)
+    except (ValueError, TypeError) as error:  # a ragged list; a tensor on another device
+        raise UserError(f"{name}: expected an array, got a {type(examples).__name__}: {error}") from None
+    if array.dtype.kind == "V" and array.dtype.names is None:  # JAX's types of 8 and 16 bits, such as bfloat16
+        with contextlib.suppress(ValueError, TypeError):  # other types are refused later
+            array = array.astype(np.float32)
+    if not array.ndim:
+        raise UserError(f"{name}: expected an array of examples, got a {type(examples).__name__}. Pass np.stack(examples).")
+    return array
+
+
+def _as_table(name: str, examples: Examples) -> _Table | None:
+    """Returns the columns of a DataFrame of pandas or a table of pyarrow; None for anything else.
+
+    A library that is not imported has made nothing, so none is imported here.
+    """
+    pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
+    if pandas is not None and isinstance(examples, pandas.DataFrame):
+        names = [str(column) for column in examples.columns]
+        columns, drop = [_as_column(examples.iloc[:, i]) for i in range(len(names))], "drop(columns={})"
+    elif pyarrow is not None and isinstance(examples, pyarrow.Table | pyarrow.RecordBatch):
+        names = list(examples.schema.names)
+        columns, drop = [examples.column(i).to_numpy(zero_copy_only=False) for i in range(len(names))], "drop_columns({})"
+    else:
+        return None
+    if twice := sorted({column for column in names if names.count(column) > 1}):
+        raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
+    return _Table(dict(zip(names, columns, strict=True)), drop)
+
+
+def _as_column(series: Examples) -> np.ndarray:
+    """Returns a column of pandas as an array. Its missing numbers become NaN."""
+    dtype = series.dtype
+    if getattr(dtype, "kind", "O") not in _NUMBERS:
+        return series.to_numpy()
+    if series.hasnans:
+        return series.to_numpy(np.float64, na_value=np.nan)
+    # Types with missing values, and sparse ones, keep the type of NumPy under these names.
+    return series.to_numpy(getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype)))
+
+
+def _stack(name: str, table: _Table) -> np.ndarray:
+    """Returns the columns of a table as an array (rows, columns)."""
+    if not table.columns:
+        raise UserError(f"{name}: expected a table with columns of numbers, got none.")
+    others = {column: values for column, values in table.columns.items() if values.dtype.kind not in _NUMBERS}
+    if others:
+        column, values = next(iter(others.items()))
+        raise UserError(
+            f"{name}: expected columns of numbers, got {joined(others)} with values such as {values[0]!s}. Leave them out: "
+            f"table.{table.drop.format(list(others))}. Or replace words by numbers. For labels pass labels={column!r}."
+        )
+    return np.stack(list(table.columns.values()), axis=1)
+
+
+def _as_labels(name: str, labels: Examples) -> np.ndarray:
+    """Returns labels as numbers or strings."""
+    array = np.asarray(labels)
+    if array.dtype.kind == "O":
+        if len({type(label) for label in array.ravel()}) > 1:
+            kinds = joined(sorted({type(label).__name__ for label in array.ravel()}))
+            raise UserError(f"{name}: expected labels of one kind, got {kinds}. Leave out examples without a label.")
+        return array.astype(str)
+    return array
+
+
+def _with_names(
+    name: str,
+    source: Split,
+    label_names: Sequence[str] | None,
+    factor_names: Sequence[str] | None,
+    column_names: Sequence[str] | None,
+) -> Split:
+    """Returns the source with the names that the user gives, which number labels that are words."""
+    if factor_names is not None:
+        source = source._replace(factor_names=tuple(map(str, factor_names)))
+    if column_names is not None:
+        source = source._replace(column_names=tuple(map(str, column_names)))
+        if len(source.train.shape) != 2 or len(source.column_names or ()) != source.train.shape[1]:
+            raise UserError(
+                f"{name}: expected column_names for the columns of vectors, got {len(column_names)} names and examples of "
+                f"shape {source.train.shape[1:]}."
+            )
+    if label_names is None:
+        return source
+    names = tuple(map(str, label_names))
+    numbered: dict[str, np.ndarray] = {}
+    for part in PARTS:
+        labels = getattr(source, field := f"{part}_labels")
+        if labels is None:
+            continue
+        if labels.dtype.kind in "US":
+            unknown_labels = sorted(set(labels.ravel().tolist()) - set(names))
+            if unknown_labels:
+                raise UserError(f"{name}: label_names lacks {joined(unknown_labels)}, which are among the {field}.")
+            numbered[field] = np.array([names.index(label) for label in labels.ravel().tolist()])
+        elif labels.dtype.kind not in "iub" or (labels.size and not 0 <= labels.min() <= labels.max() < len(names)):
+            raise UserError(
+                f"{name}: expected {field} from 0 to {len(names) - 1}, because there are {len(names)} label_names, got "
+                f"{labels.min()} to {labels.max()}."
+            )
+    return source._replace(**numbered, label_names=names)
