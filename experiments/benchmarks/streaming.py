@@ -42,8 +42,12 @@ class Arguments:
     """Size of the data set, 64 x 64 bytes an image."""
     epochs: int = 4
     """Epochs of each, in turns. The first one is left out because its caches are cold."""
+    members: int = 1
+    """Members of a sweep over the seeds `seed`, `seed` + 1, ..., each with a different order of the images."""
+    devices: int = 1
+    """Virtual CPU devices over which the members are spread."""
     seed: int = 0
-    """Seed of the images and of both runs."""
+    """Seed of the images, and of the first member in both ways."""
     folder: Path | None = None
     """Folder for the temporary data set, on the disk to measure. By default the temporary folder of the system."""
     out: Path | None = None
@@ -70,12 +74,15 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def train(pipe: Connection, path: str, stream: bool, epochs: int, seed: int) -> None:
+def train(pipe: Connection, path: str, stream: bool, arguments: Arguments) -> None:
     """Trains one epoch per message and answers with (seconds, examples, peak of memory, test ELBO). Runs in a child process."""
+    import jax
+
     from vae_jax.build import build
     from vae_jax.config import Config
-    from vae_jax.training import fit
+    from vae_jax.training import Callbacks, FitOptions, fit_members
 
+    jax.config.update("jax_num_cpu_devices", arguments.devices)
     peak, stop = [anonymous_bytes()], threading.Event()
 
     def watch() -> None:
@@ -91,8 +98,7 @@ def train(pipe: Connection, path: str, stream: bool, epochs: int, seed: int) -> 
         latent_dim=LATENT,
         learning_rate=RATE,
         batch_size=BATCH,
-        epochs=epochs,
-        seed=seed,
+        epochs=arguments.epochs,
     )
     began = time.perf_counter()
     built = build(config)
@@ -101,11 +107,15 @@ def train(pipe: Connection, path: str, stream: bool, epochs: int, seed: int) -> 
     pipe.recv()
 
     def after_epoch(progress: Any) -> None:
-        last = progress.history[-1]
-        pipe.send((last.seconds, used, peak[0], last.test.elbo))
+        last = [history[-1] for history in progress.histories]
+        elbo = statistics.mean(epoch.test.elbo for epoch in last)
+        pipe.send((sum(epoch.seconds for epoch in last), used * len(last), peak[0], elbo))
         pipe.recv()
 
-    fit(built.vae, built.data, **built.fit_arguments, on_epoch=after_epoch)
+    seeds = range(arguments.seed, arguments.seed + arguments.members)
+    options, callbacks = FitOptions.from_keywords(built.fit_arguments), Callbacks(after_epoch)
+    hyperparams = built.fit_arguments["hyperparams"]
+    fit_members(built.vae, built.data, options, seeds=seeds, hyperparams=hyperparams, callbacks=callbacks)
     stop.set()
 
 
@@ -113,17 +123,17 @@ class Measurement(NamedTuple):
     """Results of one way to read the data."""
 
     rates: list[float]  # examples per second, by epoch
-    last: tuple[float, int, int, float]  # seconds, examples, peak of memory and test ELBO after the last epoch
+    last: tuple[float, int, int, float]  # seconds, examples, peak of memory and mean test ELBO after the last epoch
     seconds_before_training: float
 
 
-def measure(path: Path, epochs: int, seed: int) -> dict[str, Measurement]:
+def measure(path: Path, arguments: Arguments) -> dict[str, Measurement]:
     """Trains in one process for each way, an epoch each in turn."""
     context = multiprocessing.get_context("spawn")
     pipes, processes, start = {}, [], {}
     for name, stream in _WAYS.items():
         pipes[name], far = context.Pipe()
-        process = context.Process(target=train, args=(far, str(path), stream, epochs, seed), daemon=True)
+        process = context.Process(target=train, args=(far, str(path), stream, arguments), daemon=True)
         process.start()
         far.close()
         processes.append(process)
@@ -131,13 +141,13 @@ def measure(path: Path, epochs: int, seed: int) -> dict[str, Measurement]:
         print(f"{name}: data and model ready after {start[name]:.1f} s", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in _WAYS}
     last: dict[str, Any] = {}
-    for number in range(epochs):
+    for number in range(arguments.epochs):
         for name, pipe in pipes.items():
             pipe.send("go")
             last[name] = pipe.recv()
             rates[name].append(last[name][1] / last[name][0])
         speeds = "  ".join(f"{name} {values[-1]:8,.0f}/s" for name, values in rates.items())
-        print(f"epoch {number + 1}/{epochs}  {speeds}", flush=True)
+        print(f"epoch {number + 1}/{arguments.epochs}  {speeds}", flush=True)
     for pipe in pipes.values():
         pipe.send("end")
     for process in processes:
@@ -185,18 +195,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> int:
     """Writes the data, trains in both ways in turns, and prints the table."""
     arguments = parse(Arguments)
-    expect_counts(1, megabytes=arguments.megabytes, epochs=arguments.epochs)
+    expect_counts(1, **{name: getattr(arguments, name) for name in ("megabytes", "epochs", "members", "devices")})
     count = arguments.megabytes * 10**6 // ROW_BYTES
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "images.npy"
         print(f"writing {count:,} images, {arguments.megabytes:,} MB, to {path} ...", flush=True)
         write_images(path, count, arguments.seed)
-        measured = measure(path, arguments.epochs, arguments.seed)
+        measured = measure(path, arguments)
     elbos = [one.last[3] for one in measured.values()]
     if elbos[0] != elbos[1]:
         print(f"note: the test ELBOs differ: {elbos[0]} and {elbos[1]}", file=sys.stderr)
     rows = result_rows(measured)
-    print(f"\n{arguments.megabytes:,} MB of data\n\n{table(rows)}")
+    print(f"\n{arguments.megabytes:,} MB of data, {arguments.members} members\n\n{table(rows)}")
     if arguments.out is not None:
         settings = dataclasses.asdict(arguments) | {"network": f"{ROW_BYTES}-{HIDDEN}-{LATENT}", "batch_size": BATCH}
         settings |= {"folder": arguments.folder and str(arguments.folder), "out": None}

@@ -20,7 +20,6 @@ from vae_jax.data import prefetch as stream
 from vae_jax.data.on_disk import chunks
 from vae_jax.data.readers.numpy_files import open_npy
 from vae_jax.errors import DivergenceWarning, UserError
-from vae_jax.sweep import grid, sweep
 
 SLOW = pytest.mark.slow
 COUNT = 250
@@ -80,13 +79,15 @@ def test_a_streamed_run_is_the_run_in_memory(folder, name, settings):
         chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_chunks_have_the_batches_of_the_order(folder):
+def test_chunks_have_the_batches_of_the_orders(folder):
     rows = data.load(str(folder / "bytes.npy"), stream=True).train
-    order = np.random.default_rng(1).permutation(len(rows))[:160].reshape(10, 16)
-    assert stream.steps_of_chunk(rows, 16) == 3
-    got = list(stream.chunks(rows, order, 3, jax.devices()[0]))
-    assert [chunk.shape for chunk in got] == [(3, 16, 16)] * 4
-    np.testing.assert_array_equal(np.concatenate(got)[:10], rows[order.ravel()].reshape(10, 16, 16))
+    rng = np.random.default_rng(1)
+    orders = [rng.permutation(len(rows))[:160].reshape(10, 16) for _ in range(2)]
+    assert [stream.steps_of_chunk(rows, 16, count) for count in (1, 2, 8)] == [3, 3, 1]
+    got = list(stream.chunks(rows, orders, 3, lambda item: item))
+    assert [item.shape for item in got] == [(2, 3, 16, 16)] * 4
+    for batches, order in zip(np.concatenate(got, axis=1), orders, strict=True):
+        np.testing.assert_array_equal(batches[:10], rows[order.ravel()].reshape(10, 16, 16))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool, np.float64, np.float32])
@@ -327,7 +328,7 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, kind, message):
         build(Config(dataset=name, stream=True, batch_size=4, test_fraction=0.2, likelihood="gaussian", **settings))
 
 
-def test_streaming_is_for_one_run_on_files(folder):
+def test_streaming_is_for_files(folder):
     with pytest.raises(UserError, match="stream: digits is not read from files"):
         data.load("digits", stream=True)
     dataset = data.load(str(folder / "bytes.npy"), stream=True)
@@ -335,12 +336,6 @@ def test_streaming_is_for_one_run_on_files(folder):
         data.prepare(dataset, binarization="fixed")
     with pytest.raises(TypeError, match="index them"):
         np.asarray(dataset.train)
-    with pytest.raises(UserError, match="stream: the members of a sweep"):
-        sweep(grid(dataclasses.replace(SMALL, stream=True), seed=[0, 1]))
-    _, built = both(folder, "bytes")
-    options = training.FitOptions.from_keywords(built.fit_arguments)
-    with pytest.raises(UserError, match="expected one member with data on disk, got 2"):
-        training.fit_members(built.vae, built.data, options, seeds=[0, 1])
 
 
 def test_a_run_in_the_middle_of_an_epoch_resumes_with_streamed_data_only(folder):

@@ -196,7 +196,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
             if done:
                 print(f"resuming after epoch {done}", flush=True)
 
-    with Interrupt() as interrupt:
+    with Interrupt("these steps" if members[0].stream else "the epoch") as interrupt:
 
         def on_epoch(tick: "Tick") -> bool:
             if is_leader:
@@ -204,11 +204,12 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
             return interrupt.signal is not None
 
         layout = Layout(arguments.strategy, arguments.chunk, arguments.data_parallel, arguments.devices)
+        record = arguments.record(base)
         is_finished = run_sweep(
             members,
             out,
             resume=arguments.resume,
-            launch=Launch(layout, processes, arguments.record(base)),
+            launch=Launch(layout, processes, record, lambda: interrupt.signal is not None),
             data_dir=data_dir,
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_block=on_block,
@@ -217,7 +218,8 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
         progress.close()
         if not is_finished:
             command = [*current_program().parts("sweep"), "--out", str(out), "--resume", *arguments.placement_options()]
-            print(f"saved; continue with:\n  {shlex.join(command)}", flush=True)
+            part = " up to the last checkpoint" if members[0].stream else ""
+            print(f"saved{part}; continue with:\n  {shlex.join(command)}", flush=True)
             return interrupt.exit_status
     if is_leader:
         write_outcome(out, began, arguments.report)

@@ -105,7 +105,8 @@ class Config:
     stream: bool = _setting(
         False,
         "Read the training set from disk while training, for data larger than memory (.npy, raw IDX files, TFDS names). This "
-        "changes results by rounding only. Test and validation sets stay in memory, so choose a small `test_fraction`.",
+        "changes results by rounding only. One reader feeds all members of a sweep. Test and validation sets stay in memory, "
+        "so choose a small `test_fraction`.",
     )
     binarize: Literal["auto", "dynamic", "fixed", "threshold", "none"] = _setting(
         "auto",

@@ -14,6 +14,7 @@ from .preprocessing import Prepared as Prepared
 from .preprocessing import binarize as binarize
 from .preprocessing import prepare as prepare
 from .sparse import SparseRows as SparseRows
+from .sparse_on_device import SparseArray as SparseArray
 from .split import Split as Split
 from .support import check_support as check_support
 from .support import values as values

@@ -1,46 +1,54 @@
-"""Batches of images on disk in the order of an epoch, read ahead and copied to the device by Grain."""
+"""Batches of images on disk in the order of an epoch, read ahead by Grain for all members of a program."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 
-import jax
 import numpy as np
 from jax import Array
 
 from vae_jax.data.on_disk import Rows
 
 CHUNK_BYTES = 2**22
-_NUM_READERS = 4  # threads that read one chunk each: a disk is faster with several requests at once
+_NUM_READERS = 4  # threads that read one item each: a disk is faster with several requests at once
 
 
 class Chunks:
-    """Random-access source for Grain. Item i holds the batches of steps i * steps to (i + 1) * steps - 1 of an order.
+    """Random-access source for Grain. Item i holds the batches of steps i * steps to (i + 1) * steps - 1 of several orders.
 
-    An item has a few megabytes and the shape (steps, batch_size, numbers of a row). Steps past the end of the order hold
-    arbitrary bytes.
+    An item has a few megabytes and the shape (orders, steps, batch_size, numbers of a row). Steps past the end of the orders
+    hold arbitrary bytes.
     """
 
-    def __init__(self, rows: Rows, order: np.ndarray, steps: int):
-        self._rows, self._order, self._steps = rows, order, steps
+    def __init__(self, rows: Rows, orders: Sequence[np.ndarray], steps: int):
+        self._rows, self._orders, self._steps = rows, orders, steps
 
     def __len__(self) -> int:
-        return -(-len(self._order) // self._steps)
+        return -(-len(self._orders[0]) // self._steps)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        row_index = self._order[index * self._steps : (index + 1) * self._steps].ravel()
         width = self._rows.size // len(self._rows)
-        chunk = np.empty((self._steps, self._order.shape[1], width), self._rows.dtype)
-        self._rows.gather(row_index, chunk.reshape(-1, width)[: len(row_index)])
-        return chunk
+        item = np.empty((len(self._orders), self._steps, self._orders[0].shape[1], width), self._rows.dtype)
+        for part, order in zip(item, self._orders, strict=True):
+            row_index = order[index * self._steps : (index + 1) * self._steps].ravel()
+            self._rows.gather(row_index, part.reshape(-1, width)[: len(row_index)])
+        return item
 
 
-def steps_of_chunk(rows: Rows, batch_size: int) -> int:
-    """Returns the number of steps whose batches make up a chunk of a few megabytes: at least one, at most an epoch."""
-    batch_bytes = rows.size // len(rows) * rows.dtype.itemsize * batch_size
-    return max(1, min(CHUNK_BYTES // batch_bytes, len(rows) // batch_size))
+def steps_of_chunk(rows: Rows, batch_size: int, num_orders: int = 1) -> int:
+    """Returns the number of steps whose batches make up an item of a few megabytes: at least one, at most an epoch.
+
+    Items for several orders may be up to four times as large, so that a program is not called for each single step.
+    """
+    batch_bytes = rows.size // len(rows) * rows.dtype.itemsize * batch_size * num_orders
+    return max(1, min(CHUNK_BYTES * min(num_orders, 4) // batch_bytes, len(rows) // batch_size))
 
 
-def chunks(rows: Rows, order: np.ndarray, steps: int, device: object) -> Generator[Array]:
-    """Yields the batches of an epoch on the device, a chunk of several steps at a time.
+def chunks(
+    rows: Rows,
+    orders: Sequence[np.ndarray],
+    steps: int,
+    put: Callable[[np.ndarray], Array],
+) -> Generator[Array]:
+    """Yields the batches of an epoch on the device, those of several steps at a time.
 
     Reading runs ahead of the caller, and copies to the device run while the device computes. To profit from this, let the
     device compute on one chunk while asking for the next. The order of an epoch is a function of its key, so a resumed run
@@ -49,23 +57,23 @@ def chunks(rows: Rows, order: np.ndarray, steps: int, device: object) -> Generat
 
     Args:
       rows: the training images.
-      order: indices of rows, (steps of the epoch, batch_size).
+      orders: indices of rows, (steps of the epoch, batch_size), of the members that train on these chunks.
       steps: steps in a chunk.
-      device: where the chunks are needed: a `jax.Device` or a `Sharding`.
+      put: puts an item, (orders, steps, batch_size, numbers of a row), on the devices that need it.
 
     Yields:
-      Arrays of shape (steps, batch_size, numbers of a row).
+      The results of `put`.
     """
-    if not len(order):
+    if not len(orders[0]):
         return
     import grain  # takes a second, which only streaming needs
 
     options = grain.ReadOptions(num_threads=_NUM_READERS, prefetch_buffer_size=_NUM_READERS)
-    ahead = iter(grain.MapDataset.source(Chunks(rows, order, steps)).to_iter_dataset(options))
+    ahead = iter(grain.MapDataset.source(Chunks(rows, orders, steps)).to_iter_dataset(options))
     try:
-        for chunk in ahead:
+        for item in ahead:
             # Runs while the device computes on the chunk before. Grain's device_put would add two threads, which hang when one
             # of them fails.
-            yield jax.device_put(chunk, device)
+            yield put(item)
     finally:
         ahead.close()

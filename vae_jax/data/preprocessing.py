@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from vae_jax.data.dataset import Dataset
 from vae_jax.data.moments import CountInput, Moments, train_moments
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
+from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
+from vae_jax.data.sparse_on_device import to_device
 from vae_jax.data.support import check_preprocessing
 from vae_jax.errors import UserError, unknown
 
@@ -33,7 +35,7 @@ class Prepared(NamedTuple):
 
     Attributes:
       train: training set as stored, (examples, height, width, channels), or rows of integers to render, (examples, numbers);
-        `Rows` where the images stay on disk.
+        `Rows` where the images stay on disk; a `SparseArray`, whose batches are dense, for sparse matrices.
       validation: validation set, or None. Images that are binarized or dequantized are drawn once, so that results repeat.
       test: test set, drawn once as well.
       train_input: (key, batch of `train`) -> floats, the input of the model, (batch, height, width, channels). What is drawn
@@ -46,6 +48,7 @@ class Prepared(NamedTuple):
       rendered: whether `train_input` computes images of zeros and ones from the stored rows.
     """
 
+    # A `SparseArray` stands in for an array here: whatever takes examples indexes it by arrays of indices, or by slices.
     train: Array | Rows
     validation: Array | None
     test: Array
@@ -138,6 +141,12 @@ def prepare(
     if count_input not in (kinds := get_args(CountInput)):
         raise unknown("count_input", count_input, kinds)
     check_preprocessing(dataset, binarization, dequantize, counts)
+    if dequantize and isinstance(dataset.train, SparseRows):
+        raise UserError(
+            f"{dataset.name}: dequantization adds noise to every number, so sparse data would not stay sparse. Leave out "
+            "`dequantize=True`.",
+            field="dequantize",
+        )
     if isinstance(dataset.train, Rows) and binarization == "fixed":
         raise fixed_needs_memory()
     if dequantize:
@@ -176,8 +185,8 @@ def _scaled(dataset: Dataset, counts: bool, count_input: CountInput) -> Prepared
         description = "binary as stored"
     return Prepared(
         train=_on_device(dataset.train),
-        validation=None if dataset.validation is None else jnp.asarray(dataset.validation),
-        test=jnp.asarray(dataset.test),
+        validation=None if dataset.validation is None else _on_device(dataset.validation),
+        test=_on_device(dataset.test),
         train_input=_draw_anew(dataset, lambda key, levels: _scale(levels, scale)),
         eval_input=lambda rows: _scale(jnp.asarray(dataset.images(rows)), scale),
         log_jacobian=0.0,
@@ -234,8 +243,11 @@ def _dequantize(key: Array, levels: Array, max_level: int) -> Array:
     return inside / (max_level + 1)
 
 
-def _on_device(train: np.ndarray | Rows) -> Array | Rows:
-    return train if isinstance(train, Rows) else jnp.asarray(train)
+def _on_device(examples: np.ndarray | Rows | SparseRows) -> Any:
+    """Puts a split on the device; `Rows` stay on disk."""
+    if isinstance(examples, SparseRows):
+        return to_device(examples)
+    return examples if isinstance(examples, Rows) else jnp.asarray(examples)
 
 
 def _draw_anew(dataset: Dataset, draw: Draw) -> Callable[[Array, Array], Array]:
@@ -251,7 +263,7 @@ def _draw_anew(dataset: Dataset, draw: Draw) -> Callable[[Array, Array], Array]:
     return train_input
 
 
-def _draw_held_out(dataset: Dataset, draw: Draw, seed: int, dtype: type[np.generic]) -> tuple[Array | None, Array]:
+def _draw_held_out(dataset: Dataset, draw: Draw, seed: int, dtype: type[np.generic]) -> tuple[Any, Any]:
     """Draws the validation set, where there is one, and the test set."""
     validation = None
     if dataset.validation is not None:
@@ -259,10 +271,16 @@ def _draw_held_out(dataset: Dataset, draw: Draw, seed: int, dtype: type[np.gener
     return validation, _draw_once(dataset, draw, stream(seed, Stream.TEST_SET), dataset.test, dtype)
 
 
-def _draw_once(dataset: Dataset, draw: Draw, key: Array, rows: np.ndarray, dtype: type[np.generic]) -> Array:
+def _draw_once(dataset: Dataset, draw: Draw, key: Array, rows: np.ndarray | SparseRows, dtype: type[np.generic]) -> Any:
     """Draws a whole split, with a key for each chunk of a fixed size."""
     draw_chunk = jax.jit(lambda key, rows: draw(key, jnp.asarray(dataset.images(rows))))
-    chunks = range(0, len(rows), _CHUNK)
-    return jnp.asarray(
-        np.concatenate([np.asarray(draw_chunk(jax.random.fold_in(key, i), rows[i : i + _CHUNK])).astype(dtype) for i in chunks])
+    drawn = (
+        np.asarray(draw_chunk(jax.random.fold_in(key, i), rows[i : i + _CHUNK])).astype(dtype)
+        for i in range(0, len(rows), _CHUNK)
     )
+    if not isinstance(rows, SparseRows):
+        return jnp.asarray(np.concatenate(list(drawn)))
+    import scipy.sparse
+
+    matrix = scipy.sparse.vstack([scipy.sparse.csr_array(chunk) for chunk in drawn], format="csr")
+    return to_device(sparse_rows(dataset.name, cast(SparseMatrix, matrix)))

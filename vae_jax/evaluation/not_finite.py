@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from vae_jax._numerics.keys import Stream, stream
-from vae_jax.data import Prepared
+from vae_jax.data import Prepared, SparseArray
 from vae_jax.evaluation.dataset_means import Evaluation, Means, evaluate
 from vae_jax.model import VAE, Params
 
@@ -57,7 +57,7 @@ def name_examples(split: str, rows: Int[np.ndarray, "rows"], num_examples: int) 
 
 
 def describe_not_finite(
-    split: str, data: Shaped[np.ndarray | Array, "examples ..."], evaluation: Evaluation
+    split: str, data: Shaped[np.ndarray | Array, "examples ..."] | SparseArray, evaluation: Evaluation
 ) -> NotFinite | None:
     """Names the examples of a split whose ELBO is not finite, with the range of their values.
 
@@ -72,12 +72,15 @@ def describe_not_finite(
     rows = not_finite_rows(*evaluation)
     if not len(rows):
         return None
-    values = np.asarray(data).reshape(len(data), -1)
-    examples = name_examples(split, rows, len(values))
+    examples = name_examples(split, rows, len(data))
     log_likelihood, kl = (np.asarray(term, np.float64)[rows[0]] for term in evaluation)
     observation = f"{examples}, counted from 0, ha{'s' if len(rows) == 1 else 've'} an ELBO that is not finite"
     observation += f" (log-likelihood {log_likelihood:.4g}, KL {kl:.4g}{' for the first' * (len(rows) > 1)})"
-    bad, others = values[rows], np.delete(values, rows, axis=0)
+    if isinstance(data, SparseArray):
+        bad, others = np.asarray(data[rows]), np.append(np.asarray(data.data), np.zeros(1, data.dtype))
+    else:
+        values = np.asarray(data).reshape(len(data), -1)
+        bad, others = values[rows], np.delete(values, rows, axis=0)
     span = f"The values there go from {bad.min():.4g} to {bad.max():.4g}"
     if others.size:
         span += f", those of the other examples from {others.min():.4g} to {others.max():.4g}"

@@ -14,8 +14,8 @@ SCALE = Setting(
     str,
     "auto",
     "Scale parameter: a number, 'shared' (learned, from the spread of the data on), 'per_column' (learned, one for each column "
-    "of a vector and each channel of a series or an image) or 'per_pixel' (a second decoder output). auto: 1; for "
-    "discretized_logistic, which takes no number, shared.",
+    "of a vector and each channel of a series or an image) or 'per_pixel' (a second decoder output). auto: 1 for images, whose "
+    "pixels have one unit, and per_column for vectors and series; for discretized_logistic, which takes no number, shared.",
 )
 DEGREES_OF_FREEDOM = Setting(
     "degrees_of_freedom", float, 4.0, "Few for heavy tails.", low=1e-3, high=1e9, bounds="a number > 0 (from 0.001 to 1e9)"
@@ -75,11 +75,17 @@ def _check_number(field: str, value: str, names: tuple[str, ...], is_number_allo
         raise UserError(field=field, expected=f"{allowed}{', '.join(first)} or {last}", got=value)
 
 
-def _scale(config: Settings, auto: str = "1.0") -> Any:
-    """Returns the setting `scale` as the bundles take it."""
+def _scale_setting(config: Settings, data: TrainingData) -> str:
+    """Returns the setting `scale`, with "auto" resolved for densities.
+
+    Columns of vectors and channels of series have units of their own, which no single number suits.
+    """
+    if config.scale != "auto":
+        return config.scale
     if config.objective == "optimal_sigma":
-        auto = "shared"
-    return _number_or_name(auto if config.scale == "auto" else config.scale)
+        return "shared"
+    has_units = len(data.data_shape) < 3 and not isinstance(data.std, float | int)
+    return "per_column" if has_units else "1.0"
 
 
 def _number_or_name(value: str) -> Any:
@@ -118,13 +124,15 @@ def _continuous_bernoulli(config: Settings, data: TrainingData) -> "Likelihood":
 def _gaussian(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
-    return likelihoods.gaussian(_scale(config), initial_scale=_start(data.std, config.scale, data))
+    scale = _scale_setting(config, data)
+    return likelihoods.gaussian(_number_or_name(scale), initial_scale=_start(data.std, scale, data))
 
 
 def _laplace(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
-    return likelihoods.laplace(_scale(config), initial_scale=_start(data.std / 2**0.5, config.scale, data))
+    scale = _scale_setting(config, data)
+    return likelihoods.laplace(_number_or_name(scale), initial_scale=_start(data.std / 2**0.5, scale, data))
 
 
 def _student_t(config: Settings, data: TrainingData) -> "Likelihood":
@@ -132,14 +140,16 @@ def _student_t(config: Settings, data: TrainingData) -> "Likelihood":
 
     v = config.degrees_of_freedom
     initial = data.std * (1 - 2 / v) ** 0.5 if v > 2.5 else data.std / 2  # the variance is infinite or nearly so
-    return likelihoods.student_t(_scale(config), degrees_of_freedom=v, initial_scale=_start(initial, config.scale, data))
+    scale = _scale_setting(config, data)
+    return likelihoods.student_t(_number_or_name(scale), degrees_of_freedom=v, initial_scale=_start(initial, scale, data))
 
 
 def _discretized_logistic(config: Settings, data: TrainingData) -> "Likelihood":
     from vae_jax import likelihoods
 
-    initial = _start(_logistic_scale(data), config.scale, data)
-    return likelihoods.discretized_logistic(data.num_levels, _scale(config, "shared"), initial_scale=initial)
+    scale = "shared" if config.scale == "auto" else config.scale
+    initial = _start(_logistic_scale(data), scale, data)
+    return likelihoods.discretized_logistic(data.num_levels, _number_or_name(scale), initial_scale=initial)
 
 
 def _logistic_mixture(config: Settings, data: TrainingData) -> "Likelihood":

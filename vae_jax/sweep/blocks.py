@@ -21,7 +21,7 @@ from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.sweep.in_memory import run_group
 from vae_jax.sweep.members import Group
 from vae_jax.sweep.statistics import rows
-from vae_jax.training import MembersFit, MembersProgress, MemberState, run_keys
+from vae_jax.training import Callbacks, EpochInterrupted, MembersFit, MembersProgress, MemberState, run_keys
 from vae_jax.training.epoch import init_member
 from vae_jax.training.placement import Placement, place
 
@@ -135,7 +135,7 @@ def run_block(
     layout: Layout,
     checkpoint_seconds: float,
     on_block: OnBlock,
-    on_epoch: Callable[[MembersProgress], bool],
+    callbacks: Callbacks,
 ) -> bool:
     """Trains a block to its end, from its last checkpoint.
 
@@ -145,7 +145,8 @@ def run_block(
       layout: as asked for; if the training began earlier, the recorded one is used.
       checkpoint_seconds: least time between checkpoints.
       on_block: called when the block starts.
-      on_epoch: called after each epoch; a true result ends the training.
+      callbacks: functions to call after each epoch and chunk; a true result ends the training. If it ends within an epoch,
+        the block continues from its last checkpoint.
 
     Returns:
       False if the training was interrupted.
@@ -164,14 +165,17 @@ def run_block(
 
         def after_epoch(progress: MembersProgress) -> bool:
             recorder.record(progress)
-            return on_epoch(progress)
+            return bool(callbacks.on_epoch(progress))
 
         if not block.recorded_layout:
             # Only under vmap and with shared batches does the number of devices change bits.
             devices_matter = placement.strategy == "vmap" or layout.data_parallel > 1
             used = layout._replace(strategy=placement.strategy, devices=placement.mesh.size if devices_matter else None)
             write_json(path / "block.json", {"members": list(block.group.members), "layout": used._asdict()})
-        fit = run_group(block.group, built, placement, start, after_epoch)
+        try:
+            fit = run_group(block.group, built, placement, start, callbacks._replace(on_epoch=after_epoch))
+        except EpochInterrupted:
+            return False  # the block continues from its last checkpoint
         if fit.progress.epoch not in checkpoints.epochs():
             recorder.save(fit.progress)
     if "interrupted" in fit.status:

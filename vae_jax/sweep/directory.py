@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,17 +26,19 @@ from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive,
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
 from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
-from vae_jax.training import FitOptions, MembersProgress, check_step
+from vae_jax.training import Callbacks, FitOptions, MembersProgress, check_step
 
 _RESUME_PURPOSE = "to continue it or to add members"
 
 
 class Launch(NamedTuple):
-    """Placement and processes of a sweep, which change no member's settings."""
+    """Placement and processes of a sweep, which change no member's settings, and a way to end it."""
 
     layout: Layout = Layout()  # if it changes bits, a block that has begun keeps its layout
     processes: Processes = Processes()  # from `processes.initialize`; each takes its share of the members
     arguments: JsonObject | None = None  # recorded in sweep.json, so that a command line can continue the sweep
+    should_stop: Callable[[], bool] = lambda: False
+    """Called every few megabytes of streamed data. A true result ends the sweep, which can continue from a checkpoint."""
 
 
 class DataArguments(NamedTuple):
@@ -203,7 +205,8 @@ def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_ep
         def after_epoch(progress: MembersProgress, block: Block = block, before: int = sum(sizes[:i])) -> bool:
             return bool(on_epoch(_tick(block.group, progress, before, sum(sizes))))
 
-        if not run_block(block, built, plan.launch.layout, checkpoint_seconds, on_block, after_epoch):
+        callbacks = Callbacks(after_epoch, lambda steps, progress: plan.launch.should_stop())
+        if not run_block(block, built, plan.launch.layout, checkpoint_seconds, on_block, callbacks):
             with contextlib.suppress(Exception):  # processes that were not interrupted do not come to this barrier
                 processes.wait("interrupted", timeout=10)
             return False

@@ -33,7 +33,7 @@ def run_group(
     built: Built,
     placement: Placement,
     start: MembersProgress | None = None,
-    on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None,
+    callbacks: Callbacks | None = None,
 ) -> MembersFit:
     """Trains the members of a group.
 
@@ -42,7 +42,7 @@ def run_group(
       built: from the configuration of any member.
       placement: of the members on devices.
       start: progress to continue from.
-      on_epoch: called after each epoch; a true result ends the training.
+      callbacks: functions to call after each epoch and chunk.
     """
     return fit_members(
         built.vae,
@@ -52,7 +52,7 @@ def run_group(
         hyperparams=stacked(group.configs),
         placement=placement,
         start=start,
-        callbacks=Callbacks(on_epoch),
+        callbacks=callbacks,
     )
 
 
@@ -95,7 +95,8 @@ def sweep(
     table, fits = [], []
     for group, built in prepared:
         placement = place(len(group.members), strategy, chunk=chunk, data_parallel=data_parallel)
-        fit = run_group(group, built, placement, on_epoch=lambda progress, group=group: on_epoch(group, progress))
+        callbacks = Callbacks(lambda progress, group=group: on_epoch(group, progress))
+        fit = run_group(group, built, placement, callbacks=callbacks)
         table += rows(group, built, fit)
         fits.append((group, built, fit))
     complete = with_settings(table, members)

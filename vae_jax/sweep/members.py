@@ -233,9 +233,6 @@ def check_members(members: Sequence[Config]) -> None:
         raise UserError(expected="at least one member to sweep", got="none")
     for member in members:
         member.validate()
-        if member.stream:
-            message = "the members of a sweep share data in memory, and each would read streamed data in a different order."
-            raise UserError(message, field="stream", fix="Train a single run instead.")
     numbers: dict[Config, int] = {}
     for number, member in enumerate(members):
         key = identity(member)

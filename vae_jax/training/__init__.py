@@ -16,6 +16,7 @@ from vae_jax.training.epoch import run_keys as run_keys
 from vae_jax.training.loop import fit as fit
 from vae_jax.training.loop import fit_members as fit_members
 from vae_jax.training.options import FitOptions as FitOptions
+from vae_jax.training.program import EpochInterrupted as EpochInterrupted
 from vae_jax.training.progress import Callbacks as Callbacks
 from vae_jax.training.progress import Epoch as Epoch
 from vae_jax.training.progress import Fit as Fit

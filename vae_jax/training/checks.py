@@ -10,7 +10,7 @@ from jax import Array
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.config import Hyperparams
-from vae_jax.data import Prepared, Rows
+from vae_jax.data import Prepared, Rows, SparseArray
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE
@@ -73,7 +73,8 @@ def check_step(vae: VAE, data: Prepared, options: FitOptions, hyperparams: Hyper
 def check_values(vae: VAE, data: Prepared) -> None:
     """Checks every example of every split, as the model receives it, in one pass over each split.
 
-    Training images on disk are not read again, because `Rows.scan` has already collected the numbers that occur in them.
+    Training images on disk are not read again, because `Rows.scan` has already collected the numbers that occur in them. Of
+    sparse examples, which were checked for finite numbers, the lowest, the highest and one with a fraction are checked.
 
     Raises:
       UserError: for examples of a different shape from the model's, for NaN or infinite numbers, with the first example that
@@ -84,6 +85,8 @@ def check_values(vae: VAE, data: Prepared) -> None:
     for split, rows in (("training", train), ("validation", data.validation), ("test", data.test)):
         if rows is None:
             continue
+        if isinstance(rows, SparseArray):
+            rows = _sparse_examples_with_all_values(rows)
         rows = jnp.asarray(rows[:_NUM_RENDERED] if data.rendered else rows)
         # Both programs are compiled once, because the function and the shapes are always the same.
         draw, fixed = jax.jit(data.train_input), jax.jit(data.eval_input)
@@ -142,3 +145,11 @@ def _examples_with_all_values(rows: Rows) -> np.ndarray:
     size = int(np.prod(rows.shape[1:]))
     count = min(-(-len(values) // size), len(rows))
     return np.resize(values, count * size).astype(rows.dtype).reshape(count, *rows.shape[1:])
+
+
+def _sparse_examples_with_all_values(rows: SparseArray) -> np.ndarray:
+    """Returns an example made of numbers that represent those of sparse rows, zero among them."""
+    numbers = rows.data
+    is_whole = numbers == jnp.round(numbers) if jnp.issubdtype(numbers.dtype, jnp.floating) else jnp.ones(numbers.shape, bool)
+    values = [jnp.zeros((), numbers.dtype), jnp.min(numbers), jnp.max(numbers), numbers[jnp.argmin(is_whole)]]
+    return np.resize(np.array(values, numbers.dtype), -(-4 // rows.shape[1]) * rows.shape[1]).reshape(-1, rows.shape[1])

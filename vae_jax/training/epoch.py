@@ -11,7 +11,7 @@ from jax import Array
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
-from vae_jax.data import Prepared
+from vae_jax.data import Prepared, SparseArray
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.model import VAE, Params
 from vae_jax.objectives.batch import AnyObjective
@@ -163,7 +163,7 @@ def make_epoch(
         state: TrainState,
         keys: RunKeys,
         epoch: Array,
-        data: Array,
+        data: Array | SparseArray,
         hyperparams: Hyperparams,
         num_steps: Array | int | None = None,
     ) -> tuple[TrainState, StepMetrics, Array]:
@@ -171,10 +171,11 @@ def make_epoch(
         num_steps = all_steps if num_steps is None else num_steps
         order = epoch_order(keys, epoch, data.shape[0], batch_size)
         step_keys = make_step_keys(keys, epoch * all_steps, all_steps)
-        flat = data.reshape(data.shape[0], -1)  # rows are gathered faster on CPU than images with a trailing axis of one
+        # Rows are gathered faster on CPU than images with a trailing axis of one.
+        flat = data if isinstance(data, SparseArray) else data.reshape(data.shape[0], -1)
 
         def get_batch(i: Array) -> Array:
-            return constrain(flat[order[i]].reshape(batch_size, *data.shape[1:]))
+            return constrain(jnp.asarray(flat[order[i]]).reshape(batch_size, *data.shape[1:]))
 
         batch = jax.ShapeDtypeStruct((batch_size, *data.shape[1:]), data.dtype)
         record = empty_record(jax.eval_shape(train_step, state, step_keys[0], batch, hyperparams)[1], all_steps)

@@ -1,17 +1,16 @@
 """The program of `fit_members` for data in device memory: an epoch and its evaluation are one compiled call."""
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
 from vae_jax.config import Hyperparams
+from vae_jax.data import Rows
 from vae_jax.training.epoch import MemberState, RunKeys, make_epoch, make_member_epoch, run_keys
 from vae_jax.training.placement import Placement, over_members
-from vae_jax.training.program import EpochResult, EpochTask, Job, Program, wait
-
-Tree = TypeVar("Tree")
+from vae_jax.training.program import EpochResult, EpochTask, Job, Program, padded, start_members, wait
 
 
 class _Compiled(NamedTuple):
@@ -51,10 +50,10 @@ def _compile(job: Job, placement: Placement) -> _Compiled:
     """Puts everything onto the devices and compiles the epoch."""
     num_slots = placement.num_slots(len(job.seeds))
     keys_from_seeds = jax.jit(jax.vmap(lambda seed: run_keys(seed, job.options.prng)))
-    keys = placement.put(keys_from_seeds(_padded(np.asarray(job.seeds, np.uint32), num_slots)))
-    inputs = (keys, placement.put(_padded(job.hyperparams, num_slots)))
-    members = _start_members(job, placement, keys.init)
-    assert isinstance(job.data.train, Array)
+    keys = placement.put(keys_from_seeds(padded(np.asarray(job.seeds, np.uint32), num_slots)))
+    inputs = (keys, placement.put(padded(job.hyperparams, num_slots)))
+    members = start_members(job, placement, keys.init)
+    assert not isinstance(job.data.train, Rows)
     splits = placement.replicate((job.data.train, job.data.test, job.data.validation))
     run_epoch = make_epoch(job.train_step, job.options.batch_size, constrain=placement.constrain_batch)
     member_epoch = make_member_epoch(run_epoch, job.make_epoch_end())
@@ -63,28 +62,3 @@ def _compile(job: Job, placement: Placement) -> _Compiled:
     all_active = placement.put(np.ones(num_slots, bool))
     lowered = program.lower(members, inputs, all_active, np.int32(0), np.int32(job.num_steps), *splits)
     return _Compiled(members, inputs, splits, lowered.compile())
-
-
-def _start_members(job: Job, placement: Placement, keys: Array) -> MemberState:
-    """Returns the members on the devices, resumed or initialized. A member is initialized where it will be trained.
-
-    The initialization runs one member at a time, so that each gets bit for bit the parameters that it would have alone.
-    """
-    if job.start is not None:
-        return placement.put(_padded(job.start, len(keys)))
-
-    def init(state: tuple[()], key: Array) -> tuple[tuple[()], MemberState]:
-        return state, job.init_member(key)
-
-    one_at_a_time = placement._replace(strategy="map", chunk=1)
-    return jax.jit(over_members(init, one_at_a_time))((), keys, placement.put(np.ones(len(keys), bool)))[1]
-
-
-def _padded(tree: Tree, num_slots: int) -> Tree:
-    """Fills the slots beyond the last member with copies of the first member."""
-
-    def pad(leaf: Array | np.ndarray) -> np.ndarray:
-        values = np.asarray(leaf)
-        return np.concatenate([values, np.repeat(values[:1], num_slots - len(values), axis=0)])
-
-    return jax.tree.map(pad, tree)

@@ -134,13 +134,13 @@ def fit_members(
     """Trains members that differ in their seeds and hyperparameters, with one program that is compiled once for all of them.
 
     Args:
-      vae, data: the model and the prepared data. Only one member at a time can train on `Rows`.
+      vae, data: the model and the prepared data. One reader feeds all members if the training data are `Rows`.
       options: see `FitOptions`.
       seeds: one for each member. Member i is the run that `fit` makes with seeds[i], bit for bit under `map`.
       hyperparams: a `Hyperparams`, or any NamedTuple with at least a learning_rate, whose fields are one number for all members
         or arrays of shape (members,).
       placement: from `placement.place`; with strategy "auto" if left out.
-      start: progress to resume from, without the slots beyond the members.
+      start: progress to resume from, without the slots beyond the members. Only a single member resumes within an epoch.
       callbacks: functions to call after each epoch and chunk.
 
     Returns:
@@ -150,12 +150,15 @@ def fit_members(
 
     Raises:
       UserError: as `fit`; also for hyperparameters that are neither one number nor one for each member.
+      EpochInterrupted: `callbacks.on_chunk` interrupted an epoch of several members on streamed data.
     """
     check_pipeline_argument("fit", data, Prepared)
     check_fit(data, options.batch_size, options.early_stopping)
     check_values(vae, data)
     if start is not None and start.partial is not None and not isinstance(data.train, Rows):
         raise UserError("this state is from the middle of an epoch. Only streamed training can resume there.", field="start")
+    if start is not None and start.partial is not None and len(seeds) > 1:
+        raise UserError("this state is from the middle of an epoch. Only a single member can resume there.", field="start")
     callbacks = callbacks or Callbacks()
     job = _make_job(with_moments(vae, data.moments), data, options, seeds, hyperparams or Hyperparams(), start)
     make_program = streaming_program if isinstance(data.train, Rows) else in_memory_program

@@ -43,12 +43,18 @@ class Placement(NamedTuple):
         multiple = self.num_shards * self.chunk
         return -(-num_members // multiple) * multiple
 
-    def with_smaller_chunk(self, program: jax.stages.Compiled) -> "Placement | None":
-        """Returns a layout with half the chunk if the program would not fit into the device's memory, and None if it fits."""
+    def with_smaller_chunk(self, program: jax.stages.Compiled, other_bytes: int = 0) -> "Placement | None":
+        """Returns a layout with half the chunk if the program would not fit into the device's memory, and None if it fits.
+
+        Args:
+          program: the compiled program.
+          other_bytes: memory of the device that other arrays occupy while it runs.
+        """
         stats, use = self.mesh.devices.flat[0].memory_stats(), program.memory_analysis()
         if not (stats and use and self.chunk_is_free and self.chunk > 1):
             return None
         needed = use.argument_size_in_bytes + use.output_size_in_bytes + use.temp_size_in_bytes - use.alias_size_in_bytes
+        needed += other_bytes
         limit = stats.get("bytes_limit", 0)
         if not limit or needed <= _MEMORY_SHARE * limit:
             return None
@@ -126,13 +132,16 @@ def place(
     return Placement(chosen, chunk, mesh, f"{chosen}: {grouping} on {hardware}; {reason}", chunk_is_free)
 
 
-def over_members(function: Callable[..., tuple[State, Outcome]], placement: Placement) -> Callable[..., tuple[State, Outcome]]:
+def over_members(
+    function: Callable[..., tuple[State, Outcome]], placement: Placement, manual: Sequence[str] = (MEMBERS,)
+) -> Callable[..., tuple[State, Outcome]]:
     """Turns a function of one member into a function of all members, a single program for every device of the mesh.
 
     Args:
       function: (state, inputs, *shared) -> (state, outcome). A member changes its state. Its inputs are constant, and `shared`
         is the same for all members.
       placement: from `place`.
+      manual: axes of the mesh that the compiler does not see. A function that calls the host needs all of them.
 
     Returns:
       (states, inputs, active, *shared) -> (states, outcomes). The first three arguments and the results have a leading axis of
@@ -174,7 +183,7 @@ def over_members(function: Callable[..., tuple[State, Outcome]], placement: Plac
             mesh=placement.mesh,
             in_specs=(P(MEMBERS), P(MEMBERS), P(MEMBERS), *[P()] * len(shared)),
             out_specs=P(MEMBERS),
-            axis_names={MEMBERS},  # the axis data stays the compiler's
+            axis_names=set(manual),  # the axis data stays the compiler's by default
             check_vma=False,
         )(states, inputs, active, *shared)
 

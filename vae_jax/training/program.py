@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from jax import Array
 
 from vae_jax.config import Hyperparams
@@ -12,8 +13,10 @@ from vae_jax.data import Prepared
 from vae_jax.model import VAE
 from vae_jax.training.epoch import EndEpoch, MemberState, Outcome, PartialEpoch, init_member, make_epoch_end
 from vae_jax.training.options import FitOptions
-from vae_jax.training.placement import Placement
+from vae_jax.training.placement import Placement, over_members
 from vae_jax.training.step import TrainStep
+
+Tree = TypeVar("Tree")
 
 
 class Job(NamedTuple):
@@ -44,6 +47,13 @@ class Job(NamedTuple):
         return make_epoch_end(
             self.vae, self.data, options.objective, options.eval_batch_size, options.test_seed, self.first_epoch
         )
+
+
+class EpochInterrupted(Exception):
+    """Raised when `on_chunk` interrupts the epoch of several members: some have ended the epoch, and others have not begun it.
+
+    Continue from the progress that the last `on_epoch` received.
+    """
 
 
 Snapshot = Callable[[], tuple[MemberState, PartialEpoch] | None]  # the epoch so far, on the host; None if it is not finite
@@ -88,3 +98,31 @@ def wait(tree: object) -> None:
     """Blocks in Python rather than in C++, so that signal handlers run while the device works."""
     while not all(leaf.is_ready() for leaf in jax.tree.leaves(tree)):
         time.sleep(0.001)
+
+
+def start_members(job: Job, placement: Placement, keys: Array) -> MemberState:
+    """Returns the members on the devices, resumed or initialized. A member is initialized where it will be trained.
+
+    The initialization runs one member at a time, so that each gets bit for bit the parameters that it would have alone.
+    """
+    if job.start is not None:
+        return placement.put(padded(job.start, len(keys)))
+
+    def init(state: tuple[()], key: Array) -> tuple[tuple[()], MemberState]:
+        return state, job.init_member(key)
+
+    one_at_a_time = placement._replace(strategy="map", chunk=1)
+    # Priors that start at training examples read them from disk by calls to the host.
+    return jax.jit(over_members(init, one_at_a_time, placement.mesh.axis_names))(
+        (), keys, placement.put(np.ones(len(keys), bool))
+    )[1]
+
+
+def padded(tree: Tree, num_slots: int) -> Tree:
+    """Fills the slots beyond the last member with copies of the first member."""
+
+    def pad(leaf: Array | np.ndarray) -> np.ndarray:
+        values = np.asarray(leaf)
+        return np.concatenate([values, np.repeat(values[:1], num_slots - len(values), axis=0)])
+
+    return jax.tree.map(pad, tree)

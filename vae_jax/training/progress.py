@@ -68,7 +68,8 @@ class Callbacks(NamedTuple):
     on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None
     """Called after each epoch. Copy the arrays of the members that you keep, because the next epoch overwrites them."""
     on_chunk: Callable[[int, Callable[[], MembersProgress | None]], bool | None] = lambda steps, progress: None
-    """Called within an epoch of streamed data; see `fit`."""
+    """Called within an epoch of streamed data; see `fit`. For several members the progress is always None, and if the function
+    returns True, `fit_members` raises `EpochInterrupted`."""
 
 
 @short_repr

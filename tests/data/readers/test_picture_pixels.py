@@ -64,13 +64,21 @@ def _triangle(size, new_size):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def test_transpose_comes_before_the_square_and_the_size():
-    pixels = np.arange(60, dtype=np.uint8).reshape(6, 10)
-    got, _ = fitted(pixels, ReadOptions(transpose=True), "a")
-    np.testing.assert_array_equal(got, pixels.T)
-    got, _ = fitted(pixels, ReadOptions(transpose=True, crop=5), "a")
-    np.testing.assert_array_equal(got, pixels.T[2:7, 0:5])
-    assert fitted(pixels, ReadOptions(transpose=True, resize=(5, 3)), "a")[0].shape == (5, 3)
+@pytest.mark.parametrize("stream", [False, True])
+def test_pictures_are_transposed_once(tmp_path, stream):
+    pixels = RNG.integers(0, 256, (10, 6, 10), dtype=np.uint8)
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    options = {"transpose": True, "split": "last", "stream": stream}
+
+    def loaded(**others):
+        got = data.load(tmp_path, **options, **others)
+        return np.concatenate([got.train[:], got.test])[..., 0]
+
+    np.testing.assert_array_equal(loaded(), pixels.swapaxes(1, 2))
+    np.testing.assert_array_equal(loaded(crop=4), pixels.swapaxes(1, 2)[:, 3:7, 1:5])
+    resized = [np.asarray(Image.fromarray(picture).resize((5, 3), Image.Resampling.BILINEAR)) for picture in pixels]
+    np.testing.assert_array_equal(loaded(resize=(5, 3)), np.swapaxes(resized, 1, 2))
 
 
 def test_the_square_is_cut_out_of_the_upright_picture(tmp_path):
