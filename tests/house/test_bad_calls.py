@@ -187,7 +187,7 @@ CALLS = {
     "vectors for convolutions": (
         lambda: conv((49,)),
         ValueError,
-        "expected images (height, width, channels) for convolutions, got data of shape (49,).",
+        "expected images (height, width, channels) or series (time, channels) for convolutions, got data of shape (49,).",
     ),
     "batch statistics": (
         lambda: conv(norm="batch"),
