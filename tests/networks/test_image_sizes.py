@@ -124,7 +124,7 @@ def test_the_output_has_the_shape_of_the_data(kind, shape, channels):
 
 
 def test_the_advice_for_one_row_of_pixels_serves(tmp_path):
-    np.save(tmp_path / "row.npy", np.tile(np.array([0, 1], np.uint8), (20, 1, 4)))
+    np.save(tmp_path / "row.npy", np.tile(np.array([0, 1], np.uint8), (20, 1, 4))[..., None])
     row = Config(dataset=str(tmp_path / "row.npy"), network="conv", batch_size=4)
     with pytest.raises(UserError, match=r'`network="conv"`: expected images of at least 2 x 2 pixels .* Use `network="mlp"`\.'):
         build(row)

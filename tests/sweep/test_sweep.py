@@ -15,6 +15,7 @@ from vae_jax.errors import DivergenceWarning, UserError
 from vae_jax.sweep import grid, sweep
 from vae_jax.sweep.in_memory import run_group
 from vae_jax.sweep.members import groups
+from vae_jax.training import Callbacks
 from vae_jax.training.placement import place
 
 BASE = Config(hidden=(16,), latent_dim=3, epochs=2)
@@ -108,7 +109,9 @@ def test_one_compilation_whatever_the_values():
         jax.monitoring.register_event_duration_secs_listener(listen)
         try:
             jax.clear_caches()
-            run_group(group, built, place(len(members), "map"), on_epoch=lambda _: after_epoch.append(len(compilations)))
+            run_group(
+                group, built, place(len(members), "map"), callbacks=Callbacks(lambda _: after_epoch.append(len(compilations)))
+            )
         finally:
             jax.monitoring.unregister_event_duration_listener(listen)
         assert after_epoch == [after_epoch[0]] * len(after_epoch)  # nothing compiles once training has begun
@@ -166,7 +169,7 @@ def test_a_member_that_stops_early_stays_as_it_is():
         group,
         build(members[0]),
         place(2, "map"),
-        on_epoch=lambda p: states.append((p.status, jax.device_get(p.members))) and None,
+        callbacks=Callbacks(lambda p: states.append((p.status, jax.device_get(p.members))) and None),
     )
     assert fit.status == ("finished", "stopped early")
     ended = next(i for i, (status, _) in enumerate(states) if status[1] == "stopped early")
@@ -184,7 +187,7 @@ def test_going_on_from_the_middle_is_bit_for_bit():
         kept["progress"] = progress._replace(members=jax.tree.map(np.array, jax.device_get(progress.members)))
         return len(progress.histories[0]) == 2
 
-    part = run_group(group, built, place(3, "map"), on_epoch=stop)
+    part = run_group(group, built, place(3, "map"), callbacks=Callbacks(stop))
     assert part.status == ("interrupted", "interrupted", "diverged")
     whole = run_group(group, built, place(3, "map"))
     rest = run_group(group, built, place(3, "map"), start=kept["progress"])

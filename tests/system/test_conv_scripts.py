@@ -117,7 +117,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_one_line_and_writes_nothing(flags, message, script, tmp_path):
-    np.save(tmp_path / "row.npy", np.zeros((20, 1, 8), np.uint8))
+    np.save(tmp_path / "row.npy", np.zeros((20, 1, 8, 1), np.uint8))
     before = sorted(tmp_path.rglob("*"))
     status, stderr = script("train", *flags.format(here=tmp_path).split(), "--out", tmp_path / "new")
     assert (status, stderr.count("\n")) == (2, 1)

@@ -78,7 +78,7 @@ def test_each_script_prints_each_note_once(script, archive, tmp_path, name):
     ("flags", "words"),
     [
         ("--max-level 255", "digits: --max-level 255 does not fit"),
-        ("--max-level 0", "--max-level: expected a level from 1 to 255, got 0"),
+        ("--max-level 0", "--max-level: expected a level from 1 to 65535, got 0"),
         ("--layout channels_first", "digits: its channels are last"),
         ("--layout first", "--layout"),
         ("--dataset nosuch", "unknown data set 'nosuch'."),

@@ -14,7 +14,7 @@ def _write(folder):
     gray = np.linspace(0, 1, 160).reshape(10, 4, 4)
     np.save(folder / "gray.npy", gray)
     np.save(folder / "nan.npy", np.where(gray > 0.5, np.nan, gray))
-    np.save(folder / "axes.npy", gray.reshape(10, 16))
+    np.save(folder / "axes.npy", gray.reshape(10, 2, 2, 2, 2))
     np.save(folder / "pickled.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
     np.save(folder / "wide.npy", 3 * gray)
     os.mkfifo(folder / "pipe.npy")
@@ -51,14 +51,17 @@ REFUSED = {
     "missing path": ("--dataset {here}/none.npy", "no such file or folder"),
     "missing folder": ("--dataset {here}/none/of/it", "no such file or folder"),
     "nan in data": ("--dataset {here}/nan.npy", "expected finite numbers, got 80 NaN"),
-    "axes": ("--dataset {here}/axes.npy", "expected images with 3 or 4 axes"),
+    "axes": ("--dataset {here}/axes.npy", "or images with 3 or 4 axes"),
     "pickled": ("--dataset {here}/pickled.npy", "never loaded"),
     "a pipe": ("--dataset {here}/pipe.npy", "expected a file or a folder, got something else"),
     "a device": ("--dataset {here}/zeros.npy", "expected a file or a folder, got something else"),
     "an archive called .npy": ("--dataset {here}/archive.npy", "expected an array, got an archive of arrays"),
-    "durations": ("--dataset {here}/seconds.npy", "expected uint8 or float images, got dtype timedelta64[s]"),
-    "a number with labels": ("--dataset {here}/scalar.npz", "expected images with 3 or 4 axes"),
-    "no image, and large": ("--dataset {here}/idx", "expected at least one example and one pixel, got shape (0, 4294967295"),
+    "durations": ("--dataset {here}/seconds.npy", "expected integers or floats, got dtype timedelta64[s]"),
+    "a number with labels": ("--dataset {here}/scalar.npz", "It holds a single number"),
+    "no image, and large": (
+        "--dataset {here}/idx",
+        "expected at least one example and one entry in each, got shape (0, 4294967295",
+    ),
     "a name too long": (f"--dataset {{here}}/{'a' * 300}.npy", "cannot be read: File name too long"),
     "a run among the images": ("--dataset {here}/images --out {here}/images/run", "expected a folder outside the data set"),
     "no seconds": ("--checkpoint-seconds nan", "--checkpoint-seconds: expected seconds >= 0, got nan"),

@@ -35,7 +35,7 @@ def strictly(path):
 def outlier(tmp_path_factory):
     """A table whose test example 7 lies a million standard deviations away, and one with a single test example."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    train, test = (rng.normal(size=(n, 4, 1)).astype(np.float32) for n in (64, 12))
+    train, test = (rng.normal(size=(n, 4, 1, 1)).astype(np.float32) for n in (64, 12))
     np.savez(folder / "single.npz", train=train, test=test[:1])
     test[BAD] *= 1e6
     np.savez(folder / "outlier.npz", train=train, test=test)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from vae_jax.data import tfds
 from vae_jax.data.annotations import check_factors, with_checked_labels
 from vae_jax.data.dataset import Dataset
-from vae_jax.data.events import EVENTS, Event
-from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, top_level
+from vae_jax.data.events import EVENTS, Event, event_shape
+from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, name_of_part, top_level
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.readers import combining, registry
@@ -171,6 +171,9 @@ def _read_other(name: str, data_dir: str | None, options: ReadOptions) -> Split:
 def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: Interpretation) -> Dataset:
     """Checks and converts the arrays of a source, and splits off the parts that it lacks."""
     layout, event, max_level, transpose = meaning
+    if source.rendering is None:
+        for part, array in source.images_by_part().items():
+            event_shape(name_of_part(name, part), array.shape, event)  # refuses shapes that no event has
     source = with_checked_labels(name, source)
     check_factors(name, source)
     if source.rendering:

@@ -132,7 +132,7 @@ def true_log_px(truth: Truth, x: np.ndarray, log_library: np.ndarray | None, num
         effective = 1 / jnp.sum(jax.nn.softmax(log_w) ** 2) / num_samples
         return jax.nn.logsumexp(log_w) - math.log(num_samples), effective
 
-    keys = jax.random.split(jax.random.key(1), len(x))
+    keys = jax.random.split(stream(0, Stream.REPRODUCTION), len(x))
     known = jnp.zeros(len(x)) if log_library is None else jnp.asarray(log_library, jnp.float32)
     log_px, effective = jax.jit(lambda inputs: jax.lax.map(estimate, inputs))((keys, jnp.asarray(x, jnp.float32), known))
     return np.asarray(log_px, np.float64), float(effective.min())

@@ -128,7 +128,7 @@ def split_of_arrays(
     train = (open_rows or read)(roles[TRAIN_IMAGES])
     used = [roles[TRAIN_IMAGES]]
     arrays: dict[Role, np.ndarray] = {}
-    lengths = {"train": len(train)}
+    lengths = {"train": train.shape[0] if train.shape else 0}
     for role, name in sorted(roles.items(), key=lambda item: item[0].kind != "images"):  # labels after their images
         if role == TRAIN_IMAGES or (role.part == "validation" and role.kind == "factors"):
             continue
