@@ -109,6 +109,21 @@ def test_medmnist(tmp_path, channels):
     assert got.notes == ()
 
 
+def test_several_labels_for_each_image_are_factors(tmp_path):
+    """chestmnist of MedMNIST has 14 labels of zeros and ones for each image."""
+    parts = {"train": 9, "val": 4, "test": 5}
+    images = {f"{part}_images": RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8) for part, count in parts.items()}
+    labels = {f"{part}_labels": RNG.integers(0, 2, (count, 14), dtype=np.uint8) for part, count in parts.items()}
+    np.savez_compressed(tmp_path / "chestmnist.npz", **images, **labels)
+    with pytest.warns(DataWarning, match="each example has 14 labels of zeros and ones, which are used as factors"):
+        got = data.load(tmp_path / "chestmnist.npz")
+    np.testing.assert_array_equal(got.train[..., 0], images["train_images"])
+    np.testing.assert_array_equal(got.train_factors, labels["train_labels"])
+    np.testing.assert_array_equal(got.test_factors, labels["test_labels"])
+    assert got.factor_names == tuple(f"label_{i}" for i in range(14))
+    assert got.train_labels is got.validation_labels is got.test_labels is None
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -54,6 +54,11 @@ _KINDS = (
         "a pickle is never loaded, because that runs code from it",
         _AS_ARRAY,
     ),
+    Unsupported(
+        lambda file: file.name == "zarr.json" or any(parent.suffix == ".zarr" for parent in file.parents),
+        "Zarr stores are not read",
+        "In Python save cells as an .h5ad file: anndata.read_zarr(path).write_h5ad('cells.h5ad'). Save an array by np.save.",
+    ),
     Unsupported(_by_name(r".*\.(mdb|lmdb)|lock\.mdb"), "LMDB databases are not read", f"Decode its images. {_AS_ARRAY}"),
     Unsupported(
         _by_name(r".*\.(tar|tgz|tar\.(gz|bz2|xz)|zip|7z|rar)"),
@@ -61,9 +66,22 @@ _KINDS = (
         "Unpack it into a folder, and pass the folder, or the file in it.",
     ),
     Unsupported(
+        _by_name(r".*\.(bz2|xz|zst|lz4)"),
+        "of compressed files those of gzip are read",
+        "Unpack it, and pass the file in it.",
+    ),
+    Unsupported(
+        _by_name(r".*\.(xlsx?|ods|arrow|feather|orc|rds|rda|rdata|dta|sav|sqlite3?|db)"),
+        "of tables CSV and Parquet are read",
+        "Read it in its program, and save it as a table, such as df.to_parquet('table.parquet') in pandas.",
+    ),
+    Unsupported(
+        _by_name(r".*\.loom"), "loom files are not read", "In Python: anndata.io.read_loom(path).write_h5ad('cells.h5ad')."
+    ),
+    Unsupported(
         _by_name(r".*\.(txt|smi|smiles|sdf|fasta|jsonl?)"),
         "text is not read",
-        'Save numbers: for sequences one-hot codes as an .npy array (examples, length, symbols), read with `event="series"`.',
+        'Rename a table of numbers to .csv. Save sequences as one-hot codes in an .npy array (examples, length, symbols), read with `event="series"`.',
     ),
     Unsupported(
         _by_name(r".*\.tfrecords?(-.*)?"),
