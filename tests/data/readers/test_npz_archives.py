@@ -110,7 +110,7 @@ def test_medmnist(tmp_path, channels):
 
 
 def test_several_labels_for_each_image_are_factors(tmp_path):
-    """chestmnist of MedMNIST has 14 labels of zeros and ones for each image."""
+    """MedMNIST's chestmnist has 14 labels of zeros and ones for each image."""
     parts = {"train": 9, "val": 4, "test": 5}
     images = {f"{part}_images": RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8) for part, count in parts.items()}
     labels = {f"{part}_labels": RNG.integers(0, 2, (count, 14), dtype=np.uint8) for part, count in parts.items()}

@@ -232,9 +232,9 @@ def _notes_on_identifiers(name: str, table: "pyarrow.Table", columns: Sequence[s
     rows = table.num_rows
     numbers = [column for column in columns if column.lower() in _IDENTIFIERS and _kind(table.column(column).type) == "int"]
     numbers = [column for column in numbers if rows > 1 and len(table.column(column).unique()) == rows]
-    fix = "If it only identifies the rows, leave it out"
     return [
-        f"{name}: the column {column!r} has a different number in each row and is used as data. {fix}: df.drop(columns={column!r})."
+        f"{name}: the column {column!r} has a different number in each row and is used as data. If it only identifies the "
+        f"rows, leave it out: df.drop(columns={column!r})."
         for column in numbers
     ]
 

@@ -81,7 +81,8 @@ _KINDS = (
     Unsupported(
         _by_name(r".*\.(txt|smi|smiles|sdf|fasta|jsonl?)"),
         "text is not read",
-        'Rename a table of numbers to .csv. Save sequences as one-hot codes in an .npy array (examples, length, symbols), read with `event="series"`.',
+        "Rename a table of numbers to .csv. Save sequences as one-hot codes in an .npy array (examples, length, symbols), read "
+        'with `event="series"`.',
     ),
     Unsupported(
         _by_name(r".*\.tfrecords?(-.*)?"),
