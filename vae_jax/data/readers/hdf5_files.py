@@ -217,5 +217,6 @@ register(
         starts_with=is_hdf5,
         uses=("array", "label_column"),
         extra="hdf5",
+        published=("3dshapes", "AnnData", "10x Genomics"),
     )
 )

@@ -327,6 +327,7 @@ register(
         endings=(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
         uses=("label_column",),
         extra="tables",
+        published=("Kaggle", "MovieLens"),
     )
 )
 register(
@@ -339,5 +340,6 @@ register(
         starts_with=lambda start: start.startswith(b"PAR1"),
         uses=("label_column", "resize", "crop"),
         extra="tables",
+        published=("Hugging Face",),
     )
 )
