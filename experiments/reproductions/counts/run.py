@@ -106,9 +106,9 @@ def true_log_px(truth: Truth, x: np.ndarray, log_library: np.ndarray | None, num
         return negative_binomial_log_prob(log_mean, log_r, x) + log_prior
 
     def precision(target: Callable[[Array], Array], unknown: Array) -> tuple[Array, Array]:
-        """Returns eigenvalues and eigenvectors of the negative Hessian; those below 0.1 are raised to it."""
+        """Returns the absolute eigenvalues of the Hessian, at least 1 (the precision of the prior), and its eigenvectors."""
         eigenvalues, vectors = jnp.linalg.eigh(-jax.hessian(target)(unknown))
-        return jnp.maximum(eigenvalues, 0.1), vectors
+        return jnp.maximum(jnp.abs(eigenvalues), 1.0), vectors
 
     def estimate(inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         key, x, log_l = inputs
@@ -119,14 +119,14 @@ def true_log_px(truth: Truth, x: np.ndarray, log_library: np.ndarray | None, num
         def newton(_: int, unknown: Array) -> Array:
             eigenvalues, vectors = precision(target, unknown)
             step = vectors @ ((vectors.T @ jax.grad(target)(unknown)) / eigenvalues)
-            lengths = jnp.array([1.0, 0.5, 0.25, 0.1, 0.02, 0.0])
+            lengths = jnp.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001, 0.0])
             heights = jax.vmap(lambda length: target(unknown + length * step))(lengths)
             return unknown + lengths[jnp.argmax(jnp.nan_to_num(heights, nan=-jnp.inf))] * step
 
         start = jnp.zeros(dim)
         if log_library is None:
             start = start.at[FACTORS].set((jnp.log(jnp.sum(x)) - LOG_LIBRARY_MEAN) / LOG_LIBRARY_STD)
-        mode = jax.lax.fori_loop(0, 12, newton, start)
+        mode = jax.lax.fori_loop(0, 20, newton, start)
         eigenvalues, vectors = precision(target, mode)
         root = vectors / jnp.sqrt(eigenvalues)  # of the covariance of the Gaussian
         key_normal, key_scale = jax.random.split(key)
