@@ -1,6 +1,7 @@
 """Published .npz archives: dSprites, MPI3D, MedMNIST, downsampled ImageNet, pythae; the names of arrays; streaming."""
 
 import math
+import os
 import zipfile
 
 import numpy as np
@@ -258,3 +259,17 @@ def test_damaged_archives_are_refused(tmp_path, monkeypatch, damage):
     with pytest.raises(UserError, match=r"a\.npz: .*(damaged|C order|pickled|cannot unpack)"):
         data.load(path, stream=True)
     assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path / "cache"))
+    np.savez_compressed(tmp_path / "a.npz", images=IMAGES)
+    np.testing.assert_array_equal(whole(data.load(tmp_path / "a.npz", stream=True, **PARTS))[..., 0], IMAGES)
+    (cached,) = (tmp_path / "cache" / "arrays").iterdir()
+    cached.unlink()
+    left, growing = cached.with_name(f".{cached.name}.12345"), cached.with_name(f".{cached.name}.12346")
+    for file in (left, growing):
+        file.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    np.testing.assert_array_equal(whole(data.load(tmp_path / "a.npz", stream=True, **PARTS))[..., 0], IMAGES)
+    assert sorted(cached.parent.iterdir()) == sorted([cached, growing])

@@ -97,8 +97,8 @@ def class_labels(folder: Path, parts: Parts) -> Labels:
     names of the folders are numbers of one length, the names of the pictures are numbers, and all those in one folder come
     before all those in the next.
     """
-    if parts.names is None and len(of_parts := {folder_part(file, folder) for file in parts.files["train"]}) == 1:
-        (only,) = of_parts
+    if parts.names is None and len(part_folders := {folder_part(file, folder) for file in parts.files["train"]}) == 1:
+        (only,) = part_folders
         folder = folder / only[1] if only else folder  # all pictures are in train/
     classes_by_part = {part: [_class_folder(folder, file, parts) for file in files] for part, files in parts.files.items()}
     labeled = {part: [name for name in names if name is not None] for part, names in classes_by_part.items() if all(names)}

@@ -219,11 +219,11 @@ def _index_columns(table: "pyarrow.Table", columns: Sequence[str]) -> list[str]:
         metadata = (table.schema.pandas_metadata or {}).get("index_columns", [])
     except (*UNREADABLE, AttributeError):  # damaged metadata
         metadata = []
-    of_pandas = [column for column in metadata if isinstance(column, str)]
+    pandas_index = [column for column in metadata if isinstance(column, str)]
     return [
         column
         for column in columns
-        if column in of_pandas or (_INDEX.fullmatch(column) and _kind(table.column(column).type) in ("int", "text"))
+        if column in pandas_index or (_INDEX.fullmatch(column) and _kind(table.column(column).type) in ("int", "text"))
     ]
 
 
