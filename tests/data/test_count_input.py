@@ -43,6 +43,21 @@ def test_moments_of_each_column(name):
     np.testing.assert_allclose(moments.std, np.where(std == 0, 1, std), rtol=1e-6)
 
 
+@pytest.mark.parametrize("num_rows", [100, 1000, 5000])
+def test_columns_of_one_positive_count_have_the_scale_one(num_rows):
+    x = np.broadcast_to(np.array([0, 1, 3, 5, 77, 1000, 100_000], np.int32), (num_rows, 7))
+    for rows in (x, sparse_rows("counts", scipy.sparse.csr_matrix(x))):
+        moments = log1p_moments(rows)
+        np.testing.assert_array_equal(moments.std, np.ones(7))
+        np.testing.assert_allclose(moments.mean, np.log1p(x[0].astype(float)), rtol=1e-6)
+
+
+def test_a_single_different_count_is_not_taken_for_rounding():
+    x = np.full((5000, 2), [5, 1000], np.int32)
+    x[17] += 1
+    np.testing.assert_allclose(log1p_moments(x).std, np.log1p(x.astype(float)).std(axis=0), rtol=1e-3)
+
+
 def test_moments_of_images_are_pooled_and_bytes_are_no_halves():
     x = RNG.integers(0, 256, (50, 4, 6, 1), np.uint8)
     moments = log1p_moments(x)
