@@ -88,7 +88,7 @@ BAD = {
     "empty": "at least one example",
     "levels": "within the range of int32, got 2147483648",
     "text": "dtype",
-    "labels": r"one label for each of 10 images, got labels of shape \(9,\)",
+    "labels": r"one label for each of 10 examples, got labels of shape \(9,\)",
     "truncated": "not a readable array",
     "emptyfolder": "IDX files, PNG",
     "damagedidx": "expected 16 bytes .* got 9",

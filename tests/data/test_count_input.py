@@ -43,6 +43,21 @@ def test_moments_of_each_column(name):
     np.testing.assert_allclose(moments.std, np.where(std == 0, 1, std), rtol=1e-6)
 
 
+@pytest.mark.parametrize("num_rows", [100, 1000, 5000])
+def test_columns_of_one_positive_count_have_the_scale_one(num_rows):
+    x = np.broadcast_to(np.array([0, 1, 3, 5, 77, 1000, 100_000], np.int32), (num_rows, 7))
+    for rows in (x, sparse_rows("counts", scipy.sparse.csr_matrix(x))):
+        moments = log1p_moments(rows)
+        np.testing.assert_array_equal(moments.std, np.ones(7))
+        np.testing.assert_allclose(moments.mean, np.log1p(x[0].astype(float)), rtol=1e-6)
+
+
+def test_a_single_different_count_is_not_taken_for_rounding():
+    x = np.full((5000, 2), [5, 1000], np.int32)
+    x[17] += 1
+    np.testing.assert_allclose(log1p_moments(x).std, np.log1p(x.astype(float)).std(axis=0), rtol=1e-3)
+
+
 def test_moments_of_images_are_pooled_and_bytes_are_no_halves():
     x = RNG.integers(0, 256, (50, 4, 6, 1), np.uint8)
     moments = log1p_moments(x)
@@ -152,10 +167,9 @@ def test_rendered_zeros_and_ones_have_moments_without_a_pass():
     assert moments.log1p.std == pytest.approx(np.log(2) * moments.std)
 
 
-def test_runs_of_earlier_versions_see_standardized_counts(tmp_path):
-    """They load, evaluate and resume bit for bit."""
+def _counts_seen_standardized(tmp_path):
     np.save(tmp_path / "x.npy", TABLE[:600, :3])
-    config = Config(
+    return Config(
         dataset=str(tmp_path / "x.npy"),
         likelihood="negative_binomial",
         count_input="standardized",
@@ -164,19 +178,34 @@ def test_runs_of_earlier_versions_see_standardized_counts(tmp_path):
         epochs=2,
         batch_size=100,
     )
+
+
+def _as_written_before(run):
+    path = run / "config.json"
+    content = json.loads(path.read_text())
+    for setting in ("count_input", "exposure"):
+        del content["config"][setting]
+    path.write_text(json.dumps(content))
+
+
+def test_runs_of_earlier_versions_see_standardized_counts(tmp_path):
+    config = _counts_seen_standardized(tmp_path)
     fit, _ = runs.train(build(config), tmp_path / "run")
-    runs.train(build(config), tmp_path / "half", on_epoch=lambda line: True)
-    for name in ("run", "half"):
-        path = tmp_path / name / "config.json"
-        content = json.loads(path.read_text())
-        for setting in ("count_input", "exposure"):
-            del content["config"][setting]
-        path.write_text(json.dumps(content))
+    _as_written_before(tmp_path / "run")
     loaded = runs.load_run(tmp_path / "run")
-    assert (loaded.built.config.count_input, loaded.built.config.exposure) == ("standardized", "none")
+    assert loaded.built.config == config
+    assert loaded.built.config.exposure == "none"
     assert loaded.built.data.moments.log1p is None
     jax.tree.map(np.testing.assert_array_equal, loaded.params, fit.params)
-    resumed, _ = runs.train(build(loaded.built.config), tmp_path / "half", resume=True)
+
+
+@pytest.mark.slow
+def test_runs_of_earlier_versions_resume_bit_for_bit(tmp_path):
+    config = _counts_seen_standardized(tmp_path)
+    fit, _ = runs.train(build(config), tmp_path / "run")
+    runs.train(build(config), tmp_path / "half", on_epoch=lambda line: True)
+    _as_written_before(tmp_path / "half")
+    resumed, _ = runs.train(build(runs.read_config(tmp_path / "half")[0]), tmp_path / "half", resume=True)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, fit.params)
 
 

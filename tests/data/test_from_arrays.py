@@ -188,7 +188,7 @@ def test_sparse_matrices_stay_sparse(form):
         (lambda: data.from_arrays(IMAGES, labels="species"), r"labels='species' names a column, and a ndarray has no names"),
         (
             lambda: data.from_arrays(IMAGES, labels=np.arange(10)),
-            r"one label for each of 11 images, got labels of shape \(10,\)",
+            r"one label for each of 11 examples, got labels of shape \(10,\)",
         ),
         (lambda: data.from_arrays(IMAGES, test_labels=np.arange(4)), r"got test_labels without test examples. Pass test= as"),
         (lambda: data.from_arrays(IMAGES, test_factors=np.ones((4, 2), int)), r"got test_factors without test examples"),

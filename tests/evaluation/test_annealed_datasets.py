@@ -91,20 +91,24 @@ def test_a_posterior_that_is_not_gaussian_by_quadrature(start):
     assert np.mean(np.abs(float64(got.log_px) - log_px)) < 0.2
 
 
-def test_simulated_data_are_of_the_model():
+@pytest.mark.parametrize("sizes", [(250,), pytest.param((250, 70), marks=pytest.mark.slow)], ids=str)
+def test_simulated_data_are_of_the_model(sizes):
     """Their mean log p(x) is minus the entropy of the marginal; in float32 batches of another size give the same to 1e-4."""
     model = Linear(shift=0.1)
     settings = Annealing(num_temperatures=10, num_chains=4, num_leapfrog=3, num_adaptation=20)
-    whole, parts = (
+    whole, *parts = (
         jax.jit(lambda key, size=size: bdmc_simulated(key, model.vae, {}, 250, settings, batch_size=size))(jax.random.key(0))
-        for size in (250, 70)
+        for size in sizes
     )
-    for side, of_parts in zip(whole, parts, strict=True):
+    for side in whole:
         slack = float(np.mean(side.standard_error))
         accept_mean(side.log_px, -model.marginal.entropy(), deviation=math.sqrt(DATA_DIM / 2), slack=slack)
-        np.testing.assert_allclose(of_parts.log_px, side.log_px, atol=1e-4)
+    for of_parts in parts:
+        for side, part in zip(whole, of_parts, strict=True):
+            np.testing.assert_allclose(part.log_px, side.log_px, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_temperatures():
     model = Linear()
     _, x, _ = model.draw(50)

@@ -24,6 +24,7 @@ BUNDLES = {
 }
 bundles = pytest.mark.parametrize("name", BUNDLES)
 LOGIT_ZERO = -0.4
+NB_OF_MEANS = jax.jit(jax.vmap(likelihoods.negative_binomial_log_prob, in_axes=(0, None, None)))
 
 
 def rows_with_total(total, dims):
@@ -33,8 +34,8 @@ def rows_with_total(total, dims):
 
 def raw_output(name, logits):
     """The decoder output of a bundle at these logits of the proportions."""
-    logits = jnp.asarray(logits, jnp.float32)
-    return jnp.stack([logits, jnp.full_like(logits, LOGIT_ZERO)], axis=-1) if name == "zero_inflated" else logits
+    logits = np.asarray(logits, np.float32)
+    return np.stack([logits, np.full_like(logits, LOGIT_ZERO)], axis=-1) if name == "zero_inflated" else logits
 
 
 def scipys_log_prob(name, rates, x):
@@ -60,8 +61,8 @@ def test_it_is_scipys_multinomial_for_events_of_any_shape():
     x = np.array([[3, 0, 11], [1, 70, 2]])
     logits = np.random.default_rng(0).normal(0, 2, x.shape).astype(np.float32)
     expected = stats.multinomial.logpmf(x.ravel(), x.sum(), special.softmax(logits.astype(np.float64)).ravel())
-    assert float(multinomial_log_prob(logits, x)) == pytest.approx(expected, rel=12 * EPS)
-    assert float(likelihoods.multinomial().log_prob(logits, x)) == pytest.approx(expected, rel=12 * EPS)
+    assert float(jax.jit(multinomial_log_prob)(logits, x)) == pytest.approx(expected, rel=12 * EPS)
+    assert float(jax.jit(likelihoods.multinomial().log_prob)(logits, x)) == pytest.approx(expected, rel=12 * EPS)
 
 
 def test_it_is_the_loss_of_mult_vae_and_the_coefficient():
@@ -69,9 +70,8 @@ def test_it_is_the_loss_of_mult_vae_and_the_coefficient():
     logits, x = np.random.default_rng(1).normal(size=50), np.zeros(50)
     x[[3, 10, 44]] = 1
     theirs = -np.sum(x * special.log_softmax(logits))
-    got = multinomial_log_prob(jnp.asarray(logits, jnp.float32), x)
+    got, ours = jax.jit(jax.value_and_grad(multinomial_log_prob))(logits.astype(np.float32), x.astype(np.float32))
     assert float(got) == pytest.approx(math.log(6) - theirs, rel=1e-6)
-    ours = jax.grad(multinomial_log_prob)(jnp.asarray(logits, jnp.float32), x)
     np.testing.assert_allclose(ours, x - 3 * special.softmax(logits), atol=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_counts_up_to_ten_million_have_the_stated_precision(x, r):
     factors = np.array([0.5, 0.99, 1.0, 1.01, 3.0])
     log_mean, log_r = np.log(x * factors).astype(np.float32), np.float32(np.log(r))
     mean, total_count = np.exp(log_mean.astype(np.float64)), np.exp(np.float64(log_r))
-    got = jax.vmap(likelihoods.negative_binomial_log_prob, in_axes=(0, None, None))(log_mean, log_r, jnp.float32(x))
+    got = NB_OF_MEANS(log_mean, log_r, np.float32(x))
     np.testing.assert_allclose(got, stats.nbinom.logpmf(x, total_count, total_count / (total_count + mean)), rtol=1e-5)
 
 
@@ -108,17 +108,22 @@ def test_the_rate_is_the_share_of_the_rows_total(name, x):
 
 @bundles
 def test_a_unit_scales_the_proportions(name):
-    unit, x = np.array([1.0, 2.0, 0.5, 3.0]), jnp.array([4.0, 0, 31, 2])
-    scaled = BUNDLES[name](unit=unit, exposure="observed").log_prob(raw_output(name, LOGITS - np.log(unit)), x)
-    np.testing.assert_allclose(scaled, BUNDLES[name](exposure="observed").log_prob(raw_output(name, LOGITS), x), rtol=1e-6)
-    of_shares = likelihoods.multinomial(unit=unit).log_prob(jnp.asarray(LOGITS - np.log(unit), jnp.float32), x)
-    np.testing.assert_allclose(of_shares, multinomial_log_prob(jnp.asarray(LOGITS, jnp.float32), x), rtol=1e-6)
+    unit, x = np.array([1.0, 2.0, 0.5, 3.0]), np.array([4, 0, 31, 2], np.float32)
+    scaled = jax.jit(BUNDLES[name](unit=unit, exposure="observed").log_prob)(raw_output(name, LOGITS - np.log(unit)), x)
+    expected = jax.jit(BUNDLES[name](exposure="observed").log_prob)(raw_output(name, LOGITS), x)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-6)
+
+
+def test_a_unit_scales_the_proportions_of_the_multinomial():
+    unit, x = np.array([1.0, 2.0, 0.5, 3.0]), np.array([4, 0, 31, 2], np.float32)
+    scaled = jax.jit(likelihoods.multinomial(unit=unit).log_prob)((LOGITS - np.log(unit)).astype(np.float32), x)
+    np.testing.assert_allclose(scaled, jax.jit(multinomial_log_prob)(LOGITS.astype(np.float32), x), rtol=1e-6)
 
 
 def test_the_exposed_poisson_is_the_multinomial_times_the_poisson_of_the_total():
     x = jnp.array([4.0, 0, 31, 2])
-    exposed = likelihoods.poisson(exposure="observed").log_prob(jnp.asarray(LOGITS, jnp.float32), x)
-    parts = multinomial_log_prob(jnp.asarray(LOGITS, jnp.float32), x) + stats.poisson.logpmf(37, 37)
+    exposed = jax.jit(likelihoods.poisson(exposure="observed").log_prob)(LOGITS.astype(np.float32), x)
+    parts = jax.jit(multinomial_log_prob)(LOGITS.astype(np.float32), x) + stats.poisson.logpmf(37, 37)
     assert float(exposed) == pytest.approx(float(parts), rel=1e-6)
 
 
@@ -130,35 +135,35 @@ def test_it_sums_to_one_for_a_fixed_total_as_covariate(name):
     assert total == pytest.approx(1, abs=1e-6)
     # Where the other columns make the total 9, the bundle has the same terms.
     row = jnp.array([2.0, 3.0, 4.0, 0.0])
-    got = BUNDLES[name](exposure="observed").log_prob(raw_output(name, LOGITS), row)
+    got = jax.jit(BUNDLES[name](exposure="observed").log_prob)(raw_output(name, LOGITS), row)
     assert float(got) == pytest.approx(scipys_log_prob(name, 9 * SHARES, np.array(row)), rel=1e-6)
 
 
 @bundles
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_row_of_zeros_has_a_finite_value_and_gradient(name, dtype):
-    bundle = BUNDLES[name](exposure="observed")
+    value_and_grad = jax.jit(jax.value_and_grad(BUNDLES[name](exposure="observed").log_prob))
     for logits in (LOGITS, [1e4, -1e4, 0, 0]):
         output = raw_output(name, logits).astype(dtype)
-        value, gradient = jax.jit(jax.value_and_grad(bundle.log_prob))(output, jnp.zeros(4))
+        value, gradient = value_and_grad(output, np.zeros(4, np.float32))
         assert float(value) == 0
         assert np.all(np.asarray(gradient) == 0)
         for x in ([1e7, 0, 0, 0], [0, 1, 0, 3]):
-            both = jax.jit(jax.value_and_grad(bundle.log_prob))(output, jnp.array(x))
+            both = value_and_grad(output, np.array(x, np.float32))
             assert all(np.all(np.isfinite(np.asarray(a, np.float32))) for a in both)
 
 
 @pytest.mark.parametrize("name", [*BUNDLES, "multinomial"])
 def test_the_output_bias_predicts_the_mean_proportions(name):
-    mean, unit = jnp.array([0.01, 2.0, 7.0, 30.0]), np.array([0.01, 2.0, 7.0, 60.0])
+    mean, unit = np.array([0.01, 2.0, 7.0, 30.0], np.float32), np.array([0.01, 2.0, 7.0, 60.0])
     options = {"total": 39.01, "unit": unit}
     make = likelihoods.multinomial if name == "multinomial" else functools.partial(BUNDLES[name], exposure="observed")
     bundle = make(**options)
-    predicted = np.asarray(bundle.mean(bundle.output_for_mean(mean)))
+    predicted = np.asarray(jax.jit(lambda mean: bundle.mean(bundle.output_for_mean(mean)))(mean))
     np.testing.assert_allclose(predicted / predicted.sum(), mean / 39.01, rtol=1e-5)
     assert predicted.sum() == pytest.approx(39.01 / (1 + math.exp(-3)) if name == "zero_inflated" else 39.01, rel=1e-3)
     if name != "zero_inflated":
-        scaled = bundle.mean(bundle.scale_mean(jnp.zeros(4), jnp.array([3.0, 1, 1, 1])))
+        scaled = bundle.mean(bundle.scale_mean(np.zeros(4, np.float32), np.array([3, 1, 1, 1], np.float32)))
         weights = unit * np.array([3, 1, 1, 1])
         np.testing.assert_allclose(scaled / scaled.sum(), weights / weights.sum(), rtol=1e-5)
 

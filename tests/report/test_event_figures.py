@@ -8,6 +8,7 @@ from matplotlib.patches import StepPatch
 from vae_jax.report.html import write_picture
 from vae_jax.report.run.events import series_figures, vector_figures
 from vae_jax.report.run.events.panels import displayed_kind, displayed_shape, entry_names
+from vae_jax.report.run.figures import latent_scatter
 
 RNG = np.random.default_rng(0)
 SERIES = RNG.normal(size=(5, 12, 3)) * [1.0, 100.0, 1e-3]
@@ -38,6 +39,17 @@ def test_names_are_those_of_the_columns_and_short():
     assert entry_names((2,), ("one",)) == entry_names((2,), None) == ("x[0]", "x[1]")
     assert entry_names((9, 1), None) == ("",)
     assert entry_names((9, 2), None) == ("channel 0", "channel 1")
+
+
+def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path):
+    """Matplotlib would take the text between two of them for a formula, and fails on this one."""
+    names = entry_names((2,), ("a $_{$ b", "price ($)"))
+    figure = vector_figures.histograms(RNG.normal(size=(9, 2)), RNG.normal(size=(9, 2)), names, "real")
+    write_picture(tmp_path / "figure.png", figure)
+    assert [axes.get_title() for axes in drawn_panels(figure)] == [r"a \$_{\$ b", r"price (\$)"]
+    scatter = latent_scatter(RNG.normal(size=(9, 2)), (0, 1), np.arange(9) % 3 - 1, ("a $_{$ b", "c"))
+    write_picture(tmp_path / "scatter.png", scatter)
+    assert [text.get_text() for text in scatter.axes[0].get_legend().get_texts()] == ["-1", r"a \$_{\$ b", "c"]
 
 
 def test_reconstructions_of_series_have_a_panel_for_each_example_and_channel(tmp_path):

@@ -1,4 +1,4 @@
-"""Checks of the arrays that come beside the images: labels and factors."""
+"""Checks of the arrays that come beside the examples: labels and factors."""
 
 import numpy as np
 
@@ -75,10 +75,10 @@ def _flat_labels(name: str, examples: np.ndarray | Rows | SparseRows | None, lab
         return labels
     if labels.shape == (count, 1):
         return labels[:, 0]
-    fix = "Save one for each image, or leave the labels out."
+    fix = "Save one for each example, or leave the labels out."
     if labels.ndim == 2 and len(labels) == count:
         fix = "For one-hot labels save labels.argmax(axis=1)."
-    raise UserError(f"{name}: expected one label for each of {count} images, got labels of shape {labels.shape}. {fix}")
+    raise UserError(f"{name}: expected one label for each of {count} examples, got labels of shape {labels.shape}. {fix}")
 
 
 def check_factors(name: str, source: Split) -> None:
@@ -88,7 +88,7 @@ def check_factors(name: str, source: Split) -> None:
     for rows, factors in arrays:
         count = 0 if rows is None else len(rows)
         if factors.ndim != 2 or len(factors) != count or factors.dtype.kind not in "ui":
-            fix = "Save a row for each image, and test_factors only with a test array."
+            fix = "Save a row for each example, and test_factors only with a test array."
             if len(factors) == count and factors.ndim == 1:
                 fix = "For a single factor save factors[:, None]."
             elif len(factors) == count and factors.ndim == 2:

@@ -56,7 +56,8 @@ def train_moments(dataset: Dataset, counts: bool, count_input: CountInput = "sta
 def log1p_moments(train: np.ndarray | Rows | SparseRows) -> Moments:
     """Computes the moments of log(1 + x) over the rows of an array, or of an object that gives rows by slices.
 
-    One pass in float64: logarithms of counts lie between 0 and 22, so squares lose no digits that matter.
+    One pass in float64, over the differences from the first example. Without that shift, rounding would give columns that never
+    vary a tiny variance.
 
     Args:
       train: counts, (examples, *event).
@@ -65,20 +66,28 @@ def log1p_moments(train: np.ndarray | Rows | SparseRows) -> Moments:
       Numbers for images, arrays of the event's shape for other events (see `Moments`).
     """
     shape = train.shape[1:]
-    total, squares = train.log1p_sums() if isinstance(train, SparseRows) else (np.zeros(shape), np.zeros(shape))
-    for part in () if isinstance(train, SparseRows) else slices(train):
-        logs = np.log1p(train[part], dtype=np.float64)
-        total += logs.sum(axis=0)
-        squares += np.square(logs, out=logs).sum(axis=0)
-    mean, square = total / len(train), squares / len(train)
+    shift = _pooled(np.log1p(train[:1][0], dtype=np.float64))
+    if isinstance(train, SparseRows):
+        total, squares = train.log1p_sums(shift)
+    else:
+        total, squares = np.zeros(shape), np.zeros(shape)
+        for part in slices(train):
+            differences = np.log1p(train[part], dtype=np.float64) - shift
+            total += differences.sum(axis=0)
+            squares += np.square(differences, out=differences).sum(axis=0)
+    mean, square = (_pooled(sums / len(train)) for sums in (total, squares))
+    variance = square - np.square(mean)
+    mean = mean + shift
     if is_image(shape):
-        mean, square = mean.mean(), square.mean()
-    elif event_kind(shape) == "series":
-        mean, square = (np.broadcast_to(a.mean(axis=0), shape) for a in (mean, square))
-    std = _positive_std(square - np.square(mean), mean)
-    if is_image(shape):
-        return Moments(float(mean), float(std))
-    return Moments(mean.astype(np.float32), std)
+        return Moments(float(mean.flat[0]), float(_positive_std(variance.flat[0], mean.flat[0])))
+    return Moments(mean.astype(np.float32), _positive_std(variance, mean))
+
+
+def _pooled(values: np.ndarray) -> np.ndarray:
+    """Returns the mean over the pixels of an image, or over the times of a series, in the shape of the event."""
+    if is_image(values.shape):
+        return np.broadcast_to(values.mean(), values.shape)
+    return np.broadcast_to(values.mean(axis=0), values.shape) if event_kind(values.shape) == "series" else values
 
 
 def _linear_moments(dataset: Dataset, counts: bool) -> Moments:

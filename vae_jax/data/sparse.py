@@ -184,15 +184,18 @@ class SparseRows:
         Stored numbers are summed one by one. Each zero of a column adds mean².
         """
         deviations = self._sum_over_rows(lambda numbers, columns: np.square(numbers - mean[columns]))
-        counts = self._sum_over_rows(lambda numbers, columns: np.ones(len(numbers)))
-        return deviations + (len(self) - counts) * np.square(mean)
+        return deviations + self._count_zeros() * np.square(mean)
 
-    def log1p_sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the sums over the examples of log(1 + x) and of its square, each (columns,), float64. Zeros add nothing."""
-        return (
-            self._sum_over_rows(lambda numbers, columns: np.log1p(numbers)),
-            self._sum_over_rows(lambda numbers, columns: np.square(np.log1p(numbers))),
-        )
+    def log1p_sums(self, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the sums over the examples of log(1 + x) - shift and of its square, each (columns,), float64."""
+        total = self._sum_over_rows(lambda numbers, columns: np.log1p(numbers) - shift[columns])
+        squares = self._sum_over_rows(lambda numbers, columns: np.square(np.log1p(numbers) - shift[columns]))
+        num_zeros = self._count_zeros()
+        return total - num_zeros * shift, squares + num_zeros * np.square(shift)
+
+    def _count_zeros(self) -> np.ndarray:
+        """Returns the number of zeros in each column, (columns,)."""
+        return len(self) - self._sum_over_rows(lambda numbers, columns: np.ones(len(numbers)))
 
     def _sum_over_rows(self, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
         """Returns for each column the sum of a function of (stored numbers, their columns)."""

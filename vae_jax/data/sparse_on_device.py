@@ -95,7 +95,7 @@ def to_device(rows: SparseRows) -> SparseArray:
     """Puts sparse rows on the device. The stored numbers take as much memory there as on the host.
 
     Raises:
-      UserError: for so many stored numbers that 32 bits do not count them.
+      UserError: more stored numbers than an int32 can count.
     """
     if len(rows.data) >= 2**31 - rows.shape[1]:
         limit = f"expected fewer than {2**31 - rows.shape[1]:,} stored numbers in a sparse matrix"

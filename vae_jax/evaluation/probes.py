@@ -75,7 +75,7 @@ def probe_labels(
       Accuracies in [0, 1] with standard errors over the test examples.
 
     Raises:
-      UserError: shapes that do not fit each other, no examples, codes that are not finite, labels that are no integers.
+      UserError: shapes that do not fit each other, no examples, codes that are not finite, labels that are not integers.
 
     Example:
       >>> codes, labels = np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([0, 0, 1, 1])

@@ -45,8 +45,8 @@ class Stream(NamedTuple):
     chunk_steps: int  # steps whose batches are read together
     order_of_slot: np.ndarray  # (slots,): the number of the order of the examples, the same for members with one seed
     num_ranks: int
-    num_orders: int  # at most so many orders are in the slots of a shard in a rank
-    ranks_at_once: int = 1  # at most so many ranks share a reading
+    num_orders: int  # the largest number of orders in the slots of a shard in a rank
+    ranks_at_once: int = 1  # the largest number of ranks that share a reading
 
     @property
     def epoch_steps(self) -> int:

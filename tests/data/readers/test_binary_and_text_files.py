@@ -148,6 +148,7 @@ def test_packed_files_of_small_norb_beside_unpacked_ones(tmp_path):
         ("training-dat", b"\x55", "not a readable file of smallNORB"),
         ("training-dat", norb_bytes(np.zeros((4, 3, 3), np.uint8)), "expected bytes of shape .*, got uint8"),
         ("training-cat", norb_bytes(np.zeros(5, np.int32)), r"expected a row of integers for each of 4 images, got \(5,\)"),
+        ("training-cat", norb_bytes(np.full(4, 5, np.int32)), "expected categories from 0 to 4, got 5 to 5"),
         ("training-info", norb_bytes(np.zeros((4, 3), np.int32)), r"expected 4 columns, got shape \(4, 3\)"),
     ],
 )

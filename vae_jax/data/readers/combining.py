@@ -55,7 +55,7 @@ def with_other_sources(source: Split, name: str, others: Mapping[str, str], read
     for part, other in others.items():
         field = f"{part}_dataset"
         if part in pieces:
-            notes.append(f"{name}: its own {PARTS[part]} set is not used, because `{field}` names another one.")
+            notes.append(f"{name}: its own {PARTS[part]} set is not used, because `{field}` names a different one.")
         pieces[part], note = _only_part(read(other), other, part)
         if other == name and pieces[part].examples is pieces[part].source.train:
             raise UserError(f"{other}: the {PARTS[part]} set would be the training set. Leave it out.", field=field)

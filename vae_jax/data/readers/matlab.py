@@ -183,7 +183,7 @@ def _is_omniglot(path: Path, shapes: _Shapes) -> bool:
 
 
 def _read_omniglot(shapes: _Shapes, read: _Read) -> Split:
-    """Reads Omniglot of 28 x 28 pixels (chardata.mat of Burda et al. 2016): grey levels in [0, 1], labels by alphabet."""
+    """Reads Omniglot of 28 x 28 pixels (chardata.mat of Burda et al. 2016): gray levels in [0, 1], labels by alphabet."""
 
     def labels(name: str) -> np.ndarray | None:
         if name not in shapes:

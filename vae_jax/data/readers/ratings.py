@@ -26,7 +26,7 @@ _FILES = {
 }
 _NAMES = {_ITEMS, *(name for names in _FILES.values() for name in names)}
 _RATINGS = {"user": ("userid", "user_id", "user"), "item": ("movieid", "movie_id", "itemid", "item_id", "item")}
-_MIN_RATING, _MIN_ITEMS = 3.5, 5  # of Liang et al. 2018, section 4.1: ratings above, users with at least so many
+_MIN_RATING, _MIN_ITEMS = 3.5, 5  # Liang et al. 2018, section 4.1: ratings above 3.5, of users with at least 5 of them
 
 
 def _is_mult_vae(file: Path) -> bool:

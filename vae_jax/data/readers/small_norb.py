@@ -66,6 +66,11 @@ def _read_part(images: Path, beside: dict[str, Path]) -> tuple[np.ndarray, np.nd
     for kind, array in (("cat", categories), ("info", information)):
         if array is not None and (len(array) != len(pairs) or array.dtype.kind not in "iu"):
             raise UserError(f"{beside[kind]}: expected a row of integers for each of {len(pairs)} images, got {array.shape}.")
+    if categories is not None and not 0 <= categories.min() <= categories.max() < len(_CATEGORIES):
+        raise UserError(
+            f"{beside['cat']}: expected categories from 0 to {len(_CATEGORIES) - 1}, got {categories.min()} to "
+            f"{categories.max()}. The file is damaged."
+        )
     if categories is None or information is None:
         return pairs[:, 0], categories, None
     if information.shape[1:] != (4,):

@@ -31,7 +31,7 @@ class Table(NamedTuple):
 
     Attributes:
       numbers: (rows, columns), int64 or float64.
-      labels: (rows,), integers or text; None where there is no column of labels.
+      labels: (rows,), integers, floats or text; None if the table has no column of labels.
       column_names: the name of each column of numbers; None where the table has no names.
       label_column: name of the column of labels, if there is one.
       notes: sentences on columns that were left out.

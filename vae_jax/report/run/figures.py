@@ -220,6 +220,16 @@ def kl_per_dimension(kl: np.ndarray) -> Figure:
     return figure
 
 
+def escaped(name: str) -> str:
+    """Returns a name as text that Matplotlib draws as it is."""
+    return name.replace("$", r"\$")
+
+
+def label_name(label: int, label_names: Sequence[str] | None) -> str:
+    """Returns the name of a label, or its number if it has no name."""
+    return label_names[label] if label_names and 0 <= label < len(label_names) else str(label)
+
+
 def latent_scatter(
     means: np.ndarray,
     dimensions: tuple[int, int],
@@ -235,7 +245,7 @@ def latent_scatter(
     size = max(2, min(14, 8000 / len(means)))
     for number, label in enumerate(np.unique(np.asarray(labels)) if has_legend else [None]):
         chosen = means if label is None else means[np.asarray(labels) == label]
-        name = label_names[label] if label_names and label is not None and 0 <= label < len(label_names) else label
+        name = None if label is None else escaped(label_name(int(label), label_names))
         color = TEST if label is None else f"C{number}" if classes <= 10 else matplotlib.colormaps["tab20"](number)
         axes.scatter(chosen[:, first], chosen[:, second], color=color, s=size, linewidths=0, alpha=0.8, label=name)
     if has_legend:

@@ -14,6 +14,7 @@ from vae_jax.build import Built
 from vae_jax.model import Params
 from vae_jax.report.run.content import Views, prior_codes
 from vae_jax.report.run.events.panels import displayed_kind
+from vae_jax.report.run.figures import label_name
 
 _NUM_DRAWS, _DRAWS_PER_CALL = 8192, 256  # of a learned prior
 _CODES_PER_CALL = 64  # the number of samples from the prior in the report, so that the decoder is compiled once
@@ -200,5 +201,4 @@ def example_name(built: Built, number: int) -> str:
     noun = "image" if displayed_kind(built.dataset.data_shape) == "image" else "example"
     if labels is None:
         return f"test {noun} {number}"
-    label = int(labels[number])
-    return f"test {noun} {number} (label {label_names[label] if label_names else label})"
+    return f"test {noun} {number} (label {label_name(int(labels[number]), label_names)})"

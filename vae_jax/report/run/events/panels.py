@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vae_jax.data import event_kind, is_image
-from vae_jax.report.run.figures import TEST, VALIDATION
+from vae_jax.report.run.figures import TEST, VALIDATION, escaped
 
 DATA, MODEL, OTHER = "#52606d", TEST, VALIDATION
 FILL = "#cbd2d9"  # histograms of data, behind those of the model
@@ -38,13 +38,16 @@ def displayed_kind(data_shape: tuple[int, ...]) -> Literal["vector", "series", "
 def entry_names(shape: tuple[int, ...], column_names: tuple[str, ...] | None) -> tuple[str, ...]:
     """Returns a name for each column of a vector, or each channel of a series, shortened where it is long.
 
+    Dollar signs are escaped. Matplotlib would read the text between two of them as a formula.
+
     Args:
       shape: (columns,) or (time, channels).
       column_names: the names in the data, if they have any.
     """
     count = shape[-1]
     if column_names is not None and len(column_names) == count:
-        return tuple(name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…" for name in map(str, column_names))
+        short = (name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…" for name in map(str, column_names))
+        return tuple(map(escaped, short))
     if len(shape) == 1:
         return tuple(f"x[{j}]" for j in range(count))
     return tuple(f"channel {j}" for j in range(count)) if count > 1 else ("",)
