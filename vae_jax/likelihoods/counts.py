@@ -135,6 +135,13 @@ def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "no
       The `Likelihood`.
     """
     rates = make_rates("poisson", unit, exposure, total)
+
+    def mean_given(raw: DecoderOutput, x: Array) -> Array:
+        return jnp.exp(rates.log_rate(raw, x))
+
+    def sample_given(key: Array, raw: DecoderOutput, x: Array) -> Array:
+        return jax.random.poisson(threefry_key(key), mean_given(raw, x)).astype(raw.dtype)
+
     return Likelihood(
         name="poisson",
         log_prob=lambda raw, x: poisson_log_prob(rates.log_rate(raw, x), x),
@@ -143,6 +150,8 @@ def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "no
         support="counts",
         output_for_mean=rates.raw_for_mean,
         scale_mean=rates.scale_mean,
+        mean_given=mean_given if exposure == "observed" else None,
+        sample_given=sample_given if exposure == "observed" else None,
     )
 
 
@@ -193,6 +202,13 @@ def negative_binomial(
         raw, log_dispersion = split(output)
         return draw_negative_binomial(key, rates.log_mean_rate(raw), log_dispersion)
 
+    def mean_given(output: DecoderOutput, x: Array) -> Array:
+        return jnp.exp(rates.log_rate(split(output)[0], x))
+
+    def sample_given(key: Array, output: DecoderOutput, x: Array) -> Array:
+        raw, log_dispersion = split(output)
+        return draw_negative_binomial(key, rates.log_rate(raw, x), log_dispersion)
+
     return Likelihood(
         name="negative_binomial",
         log_prob=log_prob,
@@ -201,5 +217,7 @@ def negative_binomial(
         support="counts",
         output_for_mean=lambda mean: fill(rates.raw_for_mean(mean)),
         scale_mean=rates.scale_mean,
+        mean_given=mean_given if exposure == "observed" else None,
+        sample_given=sample_given if exposure == "observed" else None,
         **fields,
     )
