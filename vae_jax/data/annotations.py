@@ -21,6 +21,8 @@ def with_checked_labels(name: str, source: Split) -> Split:
     """
     labels_by_part = {part: getattr(source, field) for part, field in _LABELS.items()}
     labels_by_part = {part: labels for part, labels in labels_by_part.items() if labels is not None}
+    if source.train_factors is None and source.test_factors is None and _are_multi_label(source, labels_by_part):
+        return _with_labels_as_factors(name, source)
     for part, labels in labels_by_part.items():
         labels_by_part[part] = _flat_labels(name, getattr(source, part), labels)
     names = source.label_names
@@ -35,6 +37,36 @@ def with_checked_labels(name: str, source: Split) -> Split:
         labels_by_part = {part: np.searchsorted(distinct, labels) for part, labels in labels_by_part.items()}
         names = tuple(str(name) for name in distinct)
     return source._replace(**{_LABELS[part]: labels for part, labels in labels_by_part.items()}, label_names=names)
+
+
+def _are_multi_label(source: Split, labels_by_part: dict[str, np.ndarray]) -> bool:
+    """Returns whether each example has several labels of zeros and ones, which are not the one-hot code of a single one."""
+    arrays = labels_by_part.values()
+    shapes = {labels.shape[1:] for labels in arrays}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or shape[0] < 2 or "train" not in labels_by_part:
+        return False
+    if any(labels.dtype.kind not in "bui" or not ((labels == 0) | (labels == 1)).all() for labels in arrays):
+        return False
+    is_one_hot = all((labels.sum(axis=1) == 1).all() for labels in arrays)
+    return not is_one_hot and ("test" in labels_by_part or source.test is None)
+
+
+def _with_labels_as_factors(name: str, source: Split) -> Split:
+    """Returns a source whose several labels for each example, such as those of MedMNIST's chestmnist, are factors."""
+    assert source.train_labels is not None
+    test = source.test_labels
+    count = source.train_labels.shape[1]
+    note = f"{name}: each example has {count} labels of zeros and ones, which are used as factors, not as labels of classes."
+    return source._replace(
+        train_labels=None,
+        validation_labels=None,
+        test_labels=None,
+        label_names=None,
+        train_factors=source.train_labels.astype(np.uint8),
+        test_factors=None if test is None else test.astype(np.uint8),
+        factor_names=tuple(source.label_names or (f"label_{index}" for index in range(count))),
+        notes=(*source.notes, note),
+    )
 
 
 def _flat_labels(name: str, examples: np.ndarray | Rows | SparseRows | None, labels: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import scipy.sparse
 from vae_jax import data
 from vae_jax.data import SparseRows, check_support
 from vae_jax.data.readers.paths import read_path
+from vae_jax.data.readers.registry import ReadOptions
 from vae_jax.errors import DataWarning, UserError
 from vae_jax.likelihoods import poisson
 
@@ -105,6 +106,43 @@ def test_a_matrix_is_chosen(tmp_path, array, expected, names):
     dataset = data.load(str(path), array=array, split="last")
     np.testing.assert_array_equal(np.concatenate([dataset.train[:], dataset.test[:]]), expected)
     assert dataset.column_names == names
+
+
+def write_nullable(group, name, values, mask, encoding):
+    """A column of pandas with missing values, as anndata writes it, newer versions also for strings and the index."""
+    column = group.create_group(name)
+    column.attrs.update({"encoding-type": f"nullable-{encoding}", "encoding-version": "0.1.0"})
+    dtype = h5py.string_dtype() if encoding == "string-array" else None
+    column.create_dataset("values", data=np.array(values, dtype=object if dtype else None), dtype=dtype)
+    column["mask"] = np.array(mask)
+
+
+def test_columns_with_missing_values_and_names_in_groups_are_read(tmp_path):
+    path = write_h5ad(tmp_path / "x.h5ad")
+    with h5py.File(path, "a") as file:
+        del file["var/_index"], file["obs/cell_type/categories"]
+        write_nullable(file["var"], "_index", GENES, [False] * 5, "string-array")
+        write_nullable(file["obs/cell_type"], "categories", CELL_TYPES, [False] * 3, "string-array")
+        write_nullable(file["obs"], "donor", CODES, [False] * 12, "integer")
+        write_nullable(file["obs"], "site", ["x", "y"] * 6, [False] * 12, "string-array")
+        write_nullable(file["obs"], "age", CODES, [True] + [False] * 11, "integer")
+        write_nullable(file["obs"], "bad", CODES, [False] * 4, "integer")
+    split = read_path(path)
+    assert split.column_names == GENES
+    for column, expected in (("cell_type", CODES), ("donor", CODES), ("site", ["x", "y"] * 6)):
+        split = read_path(path, options=ReadOptions(label_column=column))
+        np.testing.assert_array_equal(split.train_labels, expected)
+        assert split.label_names == (CELL_TYPES if column == "cell_type" else None)
+    for column, message in (("age", "1 of age are missing"), ("bad", "expected a mask of 12 values")):
+        with pytest.raises(UserError, match=message):
+            read_path(path, options=ReadOptions(label_column=column))
+
+
+def test_the_only_matrix_is_read_where_there_is_no_x(tmp_path):
+    path = write_h5ad(tmp_path / "x.h5ad")
+    with h5py.File(path, "a") as file:
+        del file["X"], file["raw"]
+    np.testing.assert_array_equal(rows(read_path(path)), COUNTS)
 
 
 def test_an_unknown_matrix_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Published .npz archives: dSprites, MPI3D, MedMNIST, downsampled ImageNet, pythae; the names of arrays; streaming."""
 
 import math
+import os
 import zipfile
 
 import numpy as np
@@ -107,6 +108,21 @@ def test_medmnist(tmp_path, channels):
         np.testing.assert_array_equal(array, labels[part][:, 0])
     assert got.data_shape == (28, 26, channels[0] if channels else 1)
     assert got.notes == ()
+
+
+def test_several_labels_for_each_image_are_factors(tmp_path):
+    """MedMNIST's chestmnist has 14 labels of zeros and ones for each image."""
+    parts = {"train": 9, "val": 4, "test": 5}
+    images = {f"{part}_images": RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8) for part, count in parts.items()}
+    labels = {f"{part}_labels": RNG.integers(0, 2, (count, 14), dtype=np.uint8) for part, count in parts.items()}
+    np.savez_compressed(tmp_path / "chestmnist.npz", **images, **labels)
+    with pytest.warns(DataWarning, match="each example has 14 labels of zeros and ones, which are used as factors"):
+        got = data.load(tmp_path / "chestmnist.npz")
+    np.testing.assert_array_equal(got.train[..., 0], images["train_images"])
+    np.testing.assert_array_equal(got.train_factors, labels["train_labels"])
+    np.testing.assert_array_equal(got.test_factors, labels["test_labels"])
+    assert got.factor_names == tuple(f"label_{i}" for i in range(14))
+    assert got.train_labels is got.validation_labels is got.test_labels is None
 
 
 @pytest.mark.parametrize(
@@ -243,3 +259,17 @@ def test_damaged_archives_are_refused(tmp_path, monkeypatch, damage):
     with pytest.raises(UserError, match=r"a\.npz: .*(damaged|C order|pickled|cannot unpack)"):
         data.load(path, stream=True)
     assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path / "cache"))
+    np.savez_compressed(tmp_path / "a.npz", images=IMAGES)
+    np.testing.assert_array_equal(whole(data.load(tmp_path / "a.npz", stream=True, **PARTS))[..., 0], IMAGES)
+    (cached,) = (tmp_path / "cache" / "arrays").iterdir()
+    cached.unlink()
+    left, growing = cached.with_name(f".{cached.name}.12345"), cached.with_name(f".{cached.name}.12346")
+    for file in (left, growing):
+        file.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    np.testing.assert_array_equal(whole(data.load(tmp_path / "a.npz", stream=True, **PARTS))[..., 0], IMAGES)
+    assert sorted(cached.parent.iterdir()) == sorted([cached, growing])

@@ -85,3 +85,22 @@ def test_a_part_without_class_folders_has_no_labels_and_is_named(tmp_path):
     with pytest.warns(DataWarning, match=r"the test pictures have no labels, because test/ has pictures outside of class"):
         got = data.load(write_pictures(tmp_path, pictures))
     assert (got.train_labels.tolist(), got.validation_labels.tolist(), got.test_labels) == ([0, 1], [1], None)
+
+
+def test_class_folders_in_train_alone_are_labels(tmp_path):
+    pictures = {f"train/{name}/nested/{i}.png": 50 + 40 * j + 10 * i for j, name in enumerate("ab") for i in range(3)}
+    got = data.load(write_pictures(tmp_path, pictures), split="last", test_fraction=1 / 3)
+    assert (got.train_labels.tolist(), got.test_labels.tolist(), got.label_names) == ([0, 0, 0, 1], [1, 1], ("a", "b"))
+
+
+def test_folders_that_are_not_classes_of_the_training_pictures_are_named(tmp_path):
+    """Tiny ImageNet has train/n01443537/images/*.JPEG, and all validation pictures in val/images."""
+    pictures = {"train/n1/images/0.png": 50, "train/n2/images/1.png": 60, "val/images/0.png": 70, "test/images/1.png": 80}
+    with pytest.warns(DataWarning) as notes:
+        got = data.load(write_pictures(tmp_path, pictures))
+    assert [str(note.message).split(": ")[1] for note in notes] == [
+        f"the {part} pictures have no labels, because the folders in {folder}/ are not those of train/."
+        for part, folder in (("validation", "val"), ("test", "test"))
+    ]
+    assert (got.train_labels.tolist(), got.validation_labels, got.test_labels) == ([0, 1], None, None)
+    assert got.label_names == ("n1", "n2")

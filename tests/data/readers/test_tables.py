@@ -74,7 +74,57 @@ def test_numbers_as_names_of_pandas_are_names(tmp_path):
     (tmp_path / "y.csv").write_text(text)
     split = read(tmp_path / "y.csv")
     np.testing.assert_array_equal(split.train, [[0.5, 3.0], [0.25, 7.5]])
-    assert "the first column '' counts the rows and is not used" in split.notes[0]
+    assert "the column '' is the index of the rows and is not used" in split.notes[0]
+
+
+@pytest.mark.parametrize("index", [[7, 3, 5, 3], ["a", "b", "c", "d"], [0, 1, 2, 3]])
+def test_the_index_of_a_table_is_not_data(tmp_path, index):
+    """Tables are shuffled, filtered and joined before they are saved, so that their index is no range of numbers."""
+    text = "".join(f"{name},{row[0]},{row[1]},{label}\n" for name, row, label in zip(index, FLOATS, SPECIES, strict=False))
+    for header in ("", "Unnamed: 0"):
+        (tmp_path / "x.csv").write_text(f"{header},a,b,label\n{text}")
+        split = read(tmp_path / "x.csv")
+        np.testing.assert_array_equal(split.train, FLOATS[:4, :2])
+        assert split.column_names == ("a", "b")
+        assert split.notes[0].startswith(f"{tmp_path}/x.csv: the column {header!r} is the index of the rows and is not used.")
+    metadata = {"pandas": '{"index_columns": ["cell"], "columns": []}'}
+    table = pa.table({"a": FLOATS[:4, 0], "b": FLOATS[:4, 1], "cell": index}).replace_schema_metadata(metadata)
+    parquet.write_table(table, tmp_path / "x.parquet")
+    parquet.write_table(table.rename_columns(["a", "b", "__index_level_0__"]), tmp_path / "y.parquet")
+    for name in ("x.parquet", "y.parquet"):
+        np.testing.assert_array_equal(read(tmp_path / name).train, FLOATS[:4, :2])
+        assert "is the index of the rows" in read(tmp_path / name).notes[0]
+
+
+def test_a_column_of_identifiers_is_named(tmp_path):
+    split = read(write(tmp_path / "x.csv", {"id": np.arange(10) * 7, "a": FLOATS[:, 0]}))
+    assert split.column_names == ("id", "a")
+    assert "the column 'id' has a different number in each row and is used as data" in split.notes[0]
+    assert read(write(tmp_path / "x.csv", {"id": np.arange(10) // 2, "a": FLOATS[:, 0]})).notes == ()
+
+
+def test_tables_of_other_countries_and_machines_are_read(tmp_path):
+    path = write(tmp_path / "x.csv", columns(FLOATS) | {"label": SPECIES}, ";")
+    path.write_bytes(path.read_bytes().replace(b".", b","))
+    np.testing.assert_array_equal(read(path).train, FLOATS)
+    np.testing.assert_array_equal(read(path).train_labels, SPECIES)
+    path = write(tmp_path / "x.csv", columns(FLOATS) | {"label": SPECIES}, ", ")
+    assert read(path).column_names == ("a", "b", "c")
+    np.testing.assert_array_equal(read(path).train_labels, SPECIES)
+    path.write_bytes(path.read_bytes().replace(b"\r\n", b"\r"))
+    assert read(path).column_names == ("a", "b", "c")
+    np.testing.assert_array_equal(read(path).train, FLOATS)
+
+
+def test_labels_before_images_without_names_are_asked_for(tmp_path):
+    table = RNG.integers(0, 9, (6, 785))
+    np.savetxt(tmp_path / "mnist_train.csv", table, fmt="%d", delimiter=",")
+    assert 'Pass `label_column="0"` if the first column has the labels' in read(tmp_path / "mnist_train.csv").notes[0]
+    with pytest.raises(UserError, match="one more than images of 28 x 28 pixels"):
+        data.load(tmp_path / "mnist_train.csv", event="image")
+    got = data.load(tmp_path / "mnist_train.csv", event="image", label_column="0", split="last", max_level=255)
+    np.testing.assert_array_equal(got.train.reshape(5, -1), table[:5, 1:])
+    np.testing.assert_array_equal(got.train_labels, table[:5, 0])
 
 
 def test_whole_numbers_are_counts_where_all_columns_have_them(tmp_path):

@@ -70,5 +70,6 @@ register(
         "an .amat file: a row of numbers for each image, as of binarized MNIST",
         _read_amat,
         endings=(".amat",),
+        published=("binarized MNIST",),
     )
 )

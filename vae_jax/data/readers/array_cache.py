@@ -1,9 +1,11 @@
 """Arrays in the cache folder: what takes long to unpack or to compute from a file is kept as one .npy file."""
 
 import contextlib
+import glob
 import hashlib
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +19,7 @@ from vae_jax.errors import UserError
 from vae_jax.storage.atomic import written_file
 from vae_jax.storage.cache import cache_dir
 
+_ABANDONED = 60  # seconds after which a file that does not grow has no writer
 CACHE_FIX = "Set VAE_JAX_CACHE to a folder with more space."
 
 
@@ -45,11 +48,23 @@ def written_array(path: Path, size: int) -> Iterator[BinaryIO]:
       OSError: a folder that cannot be written, or that has too little space.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
     if size > (free := shutil.disk_usage(path.parent).free):
         needed = f"{size / 2**30:,.1f} GiB are needed, and {path.parent} has {free / 2**30:,.1f} GiB left"
         raise OSError(needed)
     with written_file(path) as file:
         yield file
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes the unfinished files of killed processes that were to become `path`.
+
+    A process that is still writing changes its file all the time, so that files count which are unchanged for a minute.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
 
 
 def computed_once(cached: Path, compute: Callable[[], np.ndarray], doing: str, stream: bool) -> np.ndarray | Rows:

@@ -136,5 +136,6 @@ register(
         recognizes=_is_car,
         can_stream=True,
         uses=("resize",),
+        published=("Cars3D",),
     )
 )

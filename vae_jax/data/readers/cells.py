@@ -39,7 +39,9 @@ def read_anndata(request: Request, objects: "Objects") -> Split:
     path = request.path
     layers = [name for name in objects if name.startswith("layers/") and name.count("/") == 1]
     matrices = [name for name in ("X", *layers, "raw/X") if name in objects]
-    chosen = request.options.array or ("X" if "X" in matrices else "")
+    # anndata writes no X where there is none, or an empty array.
+    default = "X" if "X" in matrices or len(matrices) != 1 else matrices[0]
+    chosen = request.options.array or default
     chosen = {"raw": "raw/X"}.get(chosen, chosen if "/" in chosen or chosen in matrices else f"layers/{chosen}")
     if chosen not in matrices:
         raise unknown("array", request.options.array or "X", matrices, f" Expected the name of a matrix in {path}.")
@@ -136,8 +138,8 @@ def _index(path: Path, objects: "Objects", frame: str) -> tuple[str, ...] | None
         records = cast("h5py.Dataset", item)
         names = [name for name in ("index", "_index") if name in (records.dtype.names or ())]
         return tuple(_text(value) for value in checked(path, records)[names[0]]) if names else None
-    name = f"{frame}/{_text(item.attrs.get('_index', '_index'))}"
-    return _texts(path, cast("h5py.Dataset", objects[name])) if name in objects and is_dataset(objects[name]) else None
+    values = _values(path, objects, f"{frame}/{_text(item.attrs.get('_index', '_index'))}")
+    return None if values is None else tuple(_text(value) for value in values[0])
 
 
 def _frame_columns(objects: "Objects", frame: str) -> list[str]:
@@ -160,25 +162,48 @@ def _labels(path: Path, objects: "Objects", column: str | None) -> tuple[np.ndar
     if is_dataset(objects["obs"]):
         return _plain_labels(path, checked(path, cast("h5py.Dataset", objects["obs"]))[column]), None
     item = objects[f"obs/{column}"]
-    categories = objects.get(f"obs/__categories/{column}" if is_dataset(item) else f"obs/{column}/categories")
     codes = item if is_dataset(item) else objects.get(f"obs/{column}/codes")
-    if categories is not None and codes is not None:
-        names, numbers = _texts(path, cast("h5py.Dataset", categories)), read_array(path, cast("h5py.Dataset", codes))
+    categories = _values(path, objects, f"obs/__categories/{column}" if is_dataset(item) else f"obs/{column}/categories")
+    if categories is not None and codes is not None and is_dataset(codes):
+        names = tuple(_text(value) for value in categories[0])
+        numbers = read_array(path, cast("h5py.Dataset", codes))
         if numbers.dtype.kind not in "iu" or (len(numbers) and not -1 <= numbers.min() <= numbers.max() < len(names)):
             raise UserError(f"{path}: expected codes of {len(names)} categories in {column!r}. It is damaged.")
         if (numbers < 0).any():
             raise _missing_labels(path, column, int((numbers < 0).sum()))
         return numbers.astype(np.int64), names
-    if not is_dataset(item):
+    if (plain := _values(path, objects, f"obs/{column}")) is None:
+        rest = joined(name for name in known if name != column)
         raise UserError(
-            f"{path}: cannot take labels from {column!r}, which is neither a plain nor a categorical column. Choose one of "
-            f"{joined(name for name in known if name != column)}.",
+            f"{path}: cannot take labels from {column!r}, which is neither a plain nor a categorical column."
+            + (f" Choose one of {rest}." if rest else " Leave it out."),
             field="label_column",
         )
+    values, is_missing = plain
+    if is_missing.any():
+        raise _missing_labels(path, column, int(is_missing.sum()))
+    return _plain_labels(path, values), None
+
+
+def _values(path: Path, objects: "Objects", name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns a column and which of its values are missing; None where there is no such column, or one of another kind.
+
+    A column is an array, or a group with the arrays `values` and `mask` for pandas' types with missing values, as which newer
+    versions of anndata write strings too.
+    """
+    item = objects.get(name)
+    mask = None if item is None or is_dataset(item) else objects.get(f"{name}/mask")
+    if item is not None and not is_dataset(item):
+        item = None if mask is None else objects.get(f"{name}/values")
+    if item is None or not is_dataset(item) or (mask is not None and not is_dataset(mask)):
+        return None
     dataset = cast("h5py.Dataset", item)
-    return _plain_labels(
-        path, np.array(_texts(path, dataset)) if dataset.dtype.kind in "OS" else read_array(path, dataset)
-    ), None
+    is_text = dataset.dtype.kind in "OS"
+    values = np.array(_texts(path, dataset), dtype=object) if is_text else np.ravel(read_array(path, dataset))
+    is_missing = np.zeros(len(values), bool) if mask is None else read_array(path, cast("h5py.Dataset", mask)).astype(bool)
+    if is_missing.shape != values.shape:
+        raise UserError(f"{path}: expected a mask of {len(values)} values in {name!r}, got {is_missing.shape}. It is damaged.")
+    return values, is_missing
 
 
 def _plain_labels(path: Path, values: np.ndarray) -> np.ndarray:

@@ -116,5 +116,6 @@ register(
         _read_folder,
         recognizes=is_cifar,
         uses=("label_column",),
+        published=("CIFAR-10", "CIFAR-100"),
     )
 )

@@ -14,6 +14,7 @@ import numpy as np
 
 from vae_jax.data.checks import check_type
 from vae_jax.data.on_disk import Rows, open_array
+from vae_jax.data.readers.array_cache import remove_leftovers
 from vae_jax.data.readers.extras import optional_module
 from vae_jax.data.readers.factors import classes_of_values, varying_factors
 from vae_jax.data.readers.listing import UNREADABLE, check_fits_in_memory, joined
@@ -170,6 +171,7 @@ def _cached(path: Path, dataset: "h5py.Dataset") -> Path:
     temporary = cached.with_name(f".{cached.name}.{os.getpid()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(cached)
         if size > (free := shutil.disk_usage(folder).free):
             sizes = f"{size / 2**30:,.1f} GiB, and {folder} has {free / 2**30:,.1f} GiB left"
             raise UserError(f"{path}: {name_of(dataset)!r} unpacks to {sizes}. {fix}", field="stream")
@@ -217,5 +219,6 @@ register(
         starts_with=is_hdf5,
         uses=("array", "label_column"),
         extra="hdf5",
+        published=("3dshapes", "AnnData", "10x Genomics"),
     )
 )

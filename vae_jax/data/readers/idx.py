@@ -199,5 +199,6 @@ register(
         recognizes=is_idx,
         can_stream=True,
         uses=("array",),
+        published=("MNIST", "Fashion-MNIST", "KMNIST", "EMNIST", "QMNIST"),
     )
 )

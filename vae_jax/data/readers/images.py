@@ -112,5 +112,6 @@ register(
         skips_hidden_folders=True,
         can_stream=True,
         uses=("resize", "crop"),
+        published=("CelebA", "FFHQ", "ImageFolder"),
     )
 )

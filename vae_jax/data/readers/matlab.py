@@ -280,5 +280,6 @@ register(
         endings=(".mat",),
         starts_with=_is_matlab,
         uses=("array", "resize"),
+        published=("Omniglot", "Caltech silhouettes", "Frey faces", "SVHN"),
     )
 )

@@ -147,5 +147,6 @@ register(
         endings=(".npz",),
         can_stream=True,
         uses=("array",),
+        published=("Keras", "dSprites", "MPI3D", "MedMNIST", "ImageNet32", "pythae", "scipy.sparse"),
     )
 )

@@ -58,4 +58,14 @@ def load_numpy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray 
         raise UserError(f"{path}: not a readable array file. {fix}") from None
 
 
-register(Reader("npy", ".npy files", "an .npy file: one array of images", _read_npy, endings=(".npy",), can_stream=True))
+register(
+    Reader(
+        "npy",
+        ".npy files",
+        "an .npy file: one array of images",
+        _read_npy,
+        endings=(".npy",),
+        can_stream=True,
+        published=("VDVAE's ImageNet32 and FFHQ-256",),
+    )
+)

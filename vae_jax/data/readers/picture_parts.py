@@ -90,14 +90,22 @@ def class_labels(folder: Path, parts: Parts) -> Labels:
 
     The class of a picture is its first folder below the folder of its part, or below `folder` where no folder is named like a
     part. Classes are numbered in the sorted order of the names of all parts, as torchvision's `ImageFolder` numbers them. A
-    part has labels if all of its pictures are in class folders. There are none at all unless at least two classes occur.
+    part has labels if all of its pictures are in class folders, and some of these are classes of the training pictures.
+    There are none at all unless at least two classes occur.
 
     Folders that number the pictures through, as those of FFHQ (00000/00000.png, ..., 01000/01000.png), are not classes: the
     names of the folders are numbers of one length, the names of the pictures are numbers, and all those in one folder come
     before all those in the next.
     """
+    if parts.names is None and len(part_folders := {folder_part(file, folder) for file in parts.files["train"]}) == 1:
+        (only,) = part_folders
+        folder = folder / only[1] if only else folder  # all pictures are in train/
     classes_by_part = {part: [_class_folder(folder, file, parts) for file in files] for part, files in parts.files.items()}
     labeled = {part: [name for name in names if name is not None] for part, names in classes_by_part.items() if all(names)}
+    # The folder val/images of Tiny ImageNet is not a class.
+    foreign = [part for part, classes in labeled.items() if set(classes).isdisjoint(labeled.get("train", classes))]
+    for part in foreign:
+        labeled.pop(part)
     names = sorted({name for classes in labeled.values() for name in classes})
     if len(names) < 2 or _number_pictures_through(parts, labeled):
         return Labels({})
@@ -105,7 +113,12 @@ def class_labels(folder: Path, parts: Parts) -> Labels:
         f"{folder}: the {PARTS[part]} pictures have no labels, because {(parts.names or {})[part]} has pictures outside of "
         "class folders."
         for part in parts.files
-        if part not in labeled
+        if part not in labeled and part not in foreign
+    ]
+    notes += [
+        f"{folder}: the {PARTS[part]} pictures have no labels, because the folders in {(parts.names or {})[part]} are not "
+        f"those of {(parts.names or {})['train']}."
+        for part in foreign
     ]
     number = {name: label for label, name in enumerate(names)}
     labels = {part: np.array([number[name] for name in classes], np.int64) for part, classes in labeled.items()}

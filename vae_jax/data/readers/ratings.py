@@ -156,5 +156,6 @@ register(
         _read_folder,
         recognizes=_is_mult_vae,
         extra="tables",
+        published=("MovieLens-20M",),
     )
 )

@@ -70,6 +70,7 @@ class Reader(NamedTuple):
         is chosen by content, whatever the ending of the file is.
       uses: the fields of `ReadOptions` that the reader uses. Others are refused where the user sets them.
       extra: the optional dependencies of this package that the format needs, such as "hdf5"; "" for none.
+      published: names of published data sets in this format, for the documentation.
 
     Example: a format that is one function.
       >>> import numpy as np
@@ -92,6 +93,7 @@ class Reader(NamedTuple):
     starts_with: Callable[[bytes], bool] | None = None
     uses: tuple[str, ...] = ()
     extra: str = ""
+    published: tuple[str, ...] = ()
 
 
 class Bundled(NamedTuple):

@@ -140,5 +140,6 @@ register(
         _read,
         recognizes=lambda file: _kind(file) is not None,
         starts_with=_is_norb,
+        published=("smallNORB",),
     )
 )

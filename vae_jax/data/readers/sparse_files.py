@@ -210,5 +210,6 @@ register(
         "a folder of 10x Genomics: matrix.mtx, barcodes.tsv and features.tsv (or genes.tsv), raw or gzipped",
         _read_folder,
         recognizes=_is_mex,
+        published=("10x Genomics",),
     )
 )

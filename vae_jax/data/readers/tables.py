@@ -1,6 +1,7 @@
 """Readers of tables: CSV and TSV files, and Parquet files. A row is an example, one column may have the labels."""
 
 import gzip
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from vae_jax.data.events import Event
 from vae_jax.data.readers.extras import is_gzipped, optional_module, unpacked_size
-from vae_jax.data.readers.listing import UNREADABLE, check_fits_in_memory, joined
+from vae_jax.data.readers.listing import UNREADABLE, be, check_fits_in_memory, joined
 from vae_jax.data.readers.registry import Reader, Request, register
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError, unknown
@@ -19,7 +21,8 @@ if TYPE_CHECKING:  # pyarrow is an optional dependency
 
 # In the order in which they are looked for.
 _LABEL_NAMES = ("label", "labels", "target", "targets", "class", "classes", "y", "species", "diagnosis", "category")
-_INDEX = re.compile(r"Unnamed: 0|__index_level_0__|")  # names that pandas gives to an index without a name
+_INDEX = re.compile(r"Unnamed: 0|__index_level_\d+__|")  # names that pandas and R give to row names
+_IDENTIFIERS = ("id", "index", "idx")
 _FIX_MISSING = "Leave these rows out (df.dropna()) or fill them in (df.fillna(df.median()))."
 
 
@@ -49,7 +52,25 @@ def _read_csv(request: Request) -> Split:
 
     if ratings.is_ratings(table.column_names):
         return ratings.read_ratings(request, table)
-    return split_of_table(path, table, request.options.label_column, with_names)
+    split = split_of_table(path, table, request.options.label_column, with_names)
+    return split._replace(notes=(*split.notes, *_notes_on_labelled_images(path, split, request.options.event)))
+
+
+def _notes_on_labelled_images(path: Path, split: Split, event: Event) -> tuple[str, ...]:
+    """Returns a note on a table without names whose first column may have the labels of square images in the others.
+
+    Raises:
+      UserError: such a table, where images are asked for.
+    """
+    num_columns = split.train.shape[1]
+    side = math.isqrt(num_columns - 1)
+    if split.column_names or split.train_labels is not None or side < 8 or side**2 != num_columns - 1:
+        return ()
+    text = f"{path}: has {num_columns} columns without names, one more than images of {side} x {side} pixels"
+    fix = 'Pass `label_column="0"` if the first column has the labels.'
+    if event == "image":
+        raise UserError(f"{text}. {fix}", field="label_column")
+    return (f"{text}, and all are used. {fix}",)
 
 
 def split_of_table(path: Path, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Split:
@@ -71,20 +92,24 @@ def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
     check_fits_in_memory(path, unpacked_size(path))
     try:
         with _open(path) as file:
-            first, second = (file.readline(2**24).decode("utf-8-sig").strip("\r\n") for _ in range(2))
+            start = file.readline(2**24)
+            if b"\r" not in start.rstrip(b"\r\n"):  # lines may end in a carriage return alone
+                start += file.readline(2**24)
+        first, second, *_ = [*start.decode("utf-8-sig").splitlines(), "", ""]
         delimiter = max(",;\t", key=first.count)
-        with_names = _has_names(first.split(delimiter), second.split(delimiter))
+        decimal = "," if delimiter != "," and any(map(_DECIMAL_COMMA.fullmatch, second.split(delimiter))) else "."
+        with_names = _has_names(*(line.replace(decimal, ".").split(delimiter) for line in (first, second)))
         options = {
             "read_options": csv.ReadOptions(autogenerate_column_names=not with_names),
             "parse_options": csv.ParseOptions(delimiter=delimiter),
             # A column of numbers may have none in some rows; in a column of text an empty field is a missing value too.
             "convert_options": csv.ConvertOptions(
-                strings_can_be_null=True, null_values=_NULLS, quoted_strings_can_be_null=False
+                strings_can_be_null=True, null_values=_NULLS, quoted_strings_can_be_null=False, decimal_point=decimal
             ),
         }
         with _open(path) as file:
             table = csv.read_csv(file, **options)
-        _ = table.column_names  # which decodes them
+        table = table.rename_columns([name.strip() for name in table.column_names])
     except UserError:
         raise
     except UnicodeDecodeError as error:
@@ -92,12 +117,14 @@ def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
             f"{path}: expected text in UTF-8, got {error.object[error.start : error.end]!r}. Save it in UTF-8."
         ) from None
     except UNREADABLE as error:
-        raise UserError(f"{path}: not a readable table. {' '.join(str(error).split())[:200]}.") from None
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(f"{path}: not a readable table. {reason}. Save it with as many values in each row as names.") from None
     if not with_names:
         table = table.rename_columns([str(i) for i in range(table.num_columns)])
     return with_names, table
 
 
+_DECIMAL_COMMA = re.compile(r'\s*"?[-+]?\d*,\d+([eE][-+]?\d+)?"?\s*')
 _NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?", "-nan", "n/a", "#N/A"]
 
 
@@ -152,9 +179,13 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
     notes = []
     label = _label_column(name, names, label_column, with_names)
     columns = [column for column in names if column != label]
-    if with_names and len(columns) > 1 and _is_index(table, columns[0]):
-        notes.append(f"{name}: the first column {columns[0]!r} counts the rows and is not used.")
-        columns = columns[1:]
+    index = _index_columns(table, columns) if with_names else []
+    if index and len(index) < len(columns):
+        fix = "To use it, give it a name, or remove it from the index." if len(index) == 1 else "To use them, name them."
+        verb, nouns = be(index), "the column" if len(index) == 1 else "the columns"
+        notes.append(f"{name}: {nouns} {joined(map(repr, index))} {verb} the index of the rows and {verb} not used. {fix}")
+        columns = [column for column in columns if column not in index]
+    notes += _notes_on_identifiers(name, table, columns)
     _check_columns(name, table, columns, label)
     labels = None if label is None else labels_of_column(name, table, label)
     arrays = [table.column(column) for column in columns]
@@ -179,11 +210,33 @@ def _label_column(name: str, names: list[str], wanted: str | None, with_names: b
     return next((lower[label] for label in _LABEL_NAMES if with_names and label in lower), None)
 
 
-def _is_index(table: "pyarrow.Table", column: str) -> bool:
-    if not _INDEX.fullmatch(column) or _kind(table.column(column).type) != "int" or table.column(column).null_count:
-        return False
-    numbers = table.column(column).to_numpy()
-    return bool(np.array_equal(numbers - numbers[0], np.arange(len(numbers))))
+def _index_columns(table: "pyarrow.Table", columns: Sequence[str]) -> list[str]:
+    """Returns the columns that hold the index of a DataFrame, or the names of rows: numbers or words that are not data.
+
+    They are those that the metadata of pandas name, and columns without a name in which each row has whole numbers or text.
+    """
+    try:
+        metadata = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    except (*UNREADABLE, AttributeError):  # damaged metadata
+        metadata = []
+    pandas_index = [column for column in metadata if isinstance(column, str)]
+    return [
+        column
+        for column in columns
+        if column in pandas_index or (_INDEX.fullmatch(column) and _kind(table.column(column).type) in ("int", "text"))
+    ]
+
+
+def _notes_on_identifiers(name: str, table: "pyarrow.Table", columns: Sequence[str]) -> list[str]:
+    """Returns a note on columns named id or index whose whole numbers are all different."""
+    rows = table.num_rows
+    numbers = [column for column in columns if column.lower() in _IDENTIFIERS and _kind(table.column(column).type) == "int"]
+    numbers = [column for column in numbers if rows > 1 and len(table.column(column).unique()) == rows]
+    return [
+        f"{name}: the column {column!r} has a different number in each row and is used as data. If it only identifies the "
+        f"rows, leave it out: df.drop(columns={column!r})."
+        for column in numbers
+    ]
 
 
 def _kind(dtype: "pyarrow.DataType") -> str:
@@ -234,7 +287,8 @@ def labels_of_column(name: str, table: "pyarrow.Table", label: str) -> np.ndarra
         raise UserError(f"{name}: expected labels as numbers or text, got {label!r} of type {column.type}. {fix}")
     if kind == "text":
         try:
-            return np.array([value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()])
+            texts = [value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()]
+            return np.array([text.strip() for text in texts])
         except UnicodeDecodeError:
             raise UserError(f"{name}: expected text in UTF-8 in the column {label!r}. Save it in UTF-8.") from None
     labels = np.asarray(column.to_numpy())
@@ -273,6 +327,7 @@ register(
         endings=(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
         uses=("label_column",),
         extra="tables",
+        published=("Kaggle", "MovieLens"),
     )
 )
 register(
@@ -285,5 +340,6 @@ register(
         starts_with=lambda start: start.startswith(b"PAR1"),
         uses=("label_column", "resize", "crop"),
         extra="tables",
+        published=("Hugging Face",),
     )
 )

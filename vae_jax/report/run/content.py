@@ -169,8 +169,8 @@ def num_shown(built: Built) -> int:
 class Totals(NamedTuple):
     """Sentences for captions about the total of x, all empty unless the likelihood is given it. They start with a space."""
 
-    of_data: str = ""  # for reconstructions
-    of_samples: str = ""  # for draws from the prior
+    reconstructed: str = ""  # for reconstructions
+    sampled: str = ""  # for draws from the prior
     mean: str = ""  # for traversals and interpolations
 
 

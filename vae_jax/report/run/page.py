@@ -86,19 +86,19 @@ def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
             "reconstructions",
             "Reconstructions",
             f"Test images as the model sees them ({run.built.data.description}), each above the mean E[x|z] of the likelihood "
-            f"at the posterior mean of z.{totals.of_data}{scale}",
+            f"at the posterior mean of z.{totals.reconstructed}{scale}",
             figures.reconstructions(pictures.originals, pictures.reconstructions),
         ),
         Section(
             "prior_means",
             "Means E[x|z] for z from the prior",
-            f"E[x|z] for z drawn from the {prior}. These are means, not draws of x.{totals.of_samples}{scale}",
+            f"E[x|z] for z drawn from the {prior}. These are means, not draws of x.{totals.sampled}{scale}",
             figures.grid(pictures.prior_means, 16),
         ),
         Section(
             "prior_samples",
             "Samples of x from the model",
-            f"Draws of x from p(x|z) for the same z, including the noise of the likelihood.{totals.of_samples}{scale}",
+            f"Draws of x from p(x|z) for the same z, including the noise of the likelihood.{totals.sampled}{scale}",
             figures.grid(pictures.prior_samples, 16),
         ),
     ]

@@ -83,14 +83,15 @@ def _series_sections(run: Run, pictures: Pictures) -> list[Section]:
             "Reconstructions",
             f"Test series as the model sees them ({built.data.description}), and the mean E[x|z] of the likelihood at the "
             f"posterior mean of z. The band holds the central 90 % of {_DRAWS} draws of x given this z, so about 90 % of the "
-            f"steps of a series should lie inside it. Each channel has its own scale.{totals.of_data}{_shown_channels(names)}",
+            f"steps of a series should lie inside it. Each channel has its own scale."
+            f"{totals.reconstructed}{_shown_channels(names)}",
             series_figures.reconstructions(pictures.originals[chosen], pictures.reconstructions[chosen], interval, names),
         ),
         Section(
             "prior_samples",
             "Samples from the model",
             f"E[x|z] for z drawn from the {_prior_name(built)}, and one draw of x from p(x|z) for the same z, including the "
-            f"noise of the likelihood.{totals.of_samples}{_shown_channels(names)}",
+            f"noise of the likelihood.{totals.sampled}{_shown_channels(names)}",
             series_figures.samples(pictures.prior_means[shown], pictures.prior_samples[shown], names),
         ),
     ]
@@ -125,14 +126,14 @@ def _vector_sections(run: Run, pictures: Pictures) -> list[Section]:
         Section(
             "reconstructions",
             "Reconstructions",
-            f"{fits.get(scale, point)}{totals.of_data}{which}{log}",
+            f"{fits.get(scale, point)}{totals.reconstructed}{which}{log}",
             vector_figures.reconstructions(data[:, chosen], pictures.reconstructions[:, chosen], shown, scale),
         ),
         Section(
             "prior_samples",
             "Samples from the model, column by column",
             f"Draws of x from p(x|z) for z from the {_prior_name(built)}, including the noise of the likelihood, beside the "
-            f"test data.{totals.of_samples}{which}{log}",
+            f"test data.{totals.sampled}{which}{log}",
             vector_figures.histograms(data[:, chosen], samples[:, chosen], shown, scale),
         ),
     ]
