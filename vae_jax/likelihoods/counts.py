@@ -139,7 +139,7 @@ def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "no
         return jnp.exp(rates.log_rate(raw, x))
 
     def sample_given(key: Array, raw: DecoderOutput, x: Array) -> Array:
-        return jax.random.poisson(threefry_key(key), mean_given(raw, x)).astype(raw.dtype)
+        return draw_poisson(key, mean_given(raw, x)).astype(raw.dtype)
 
     return Likelihood(
         name="poisson",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from vae_jax.report.html import Section
+from vae_jax.report.run.content import total_captions
 from vae_jax.report.run.events import series_figures, vector_figures
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.events.sections import names_of, number_scale
