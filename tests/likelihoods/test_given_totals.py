@@ -230,3 +230,31 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="vmap"):
         multinomial_log_prob(np.zeros((2, 3)), np.zeros(3))
     assert poisson_log_prob(np.zeros(3), np.zeros(3)).shape == ()
+
+
+def bundle_given_totals(name):
+    return likelihoods.multinomial(9.0) if name == "multinomial" else BUNDLES[name](exposure="observed", total=9.0)
+
+
+@pytest.mark.parametrize("name", [*BUNDLES, "multinomial"])
+def test_means_and_draws_have_the_total_of_an_example(name):
+    bundle, output = bundle_given_totals(name), raw_output(name, LOGITS)
+    x = jnp.array([3.0, 0.0, 17.0, 20.0])
+    kept = special.expit(-LOGIT_ZERO) if name == "zero_inflated" else 1
+    expected = 40 * SHARES * kept
+    np.testing.assert_allclose(bundle.mean_given(output, x), expected, rtol=1e-5)
+    np.testing.assert_allclose(bundle.mean(output), 9 * SHARES * kept, rtol=1e-5)
+    draws = jax.jit(jax.vmap(lambda key: bundle.sample_given(key, output, x)))(jax.random.split(jax.random.key(0), 4000))
+    np.testing.assert_allclose(draws.mean(axis=0), expected, atol=6 * np.asarray(draws).std(axis=0).max() / 4000**0.5)
+    empty = jnp.zeros(4)
+    assert not bundle.mean_given(output, empty).any()
+    assert not bundle.sample_given(jax.random.key(1), output, empty).any()
+    if name == "multinomial":
+        assert set(np.asarray(draws).sum(axis=1)) == {40}
+
+
+@bundles
+def test_only_likelihoods_given_a_total_depend_on_that_of_an_example(name):
+    bundle = BUNDLES[name]()
+    assert bundle.mean_given is None
+    assert bundle.sample_given is None

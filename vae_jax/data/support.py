@@ -6,12 +6,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from vae_jax.data.dataset import Dataset
+from vae_jax.data.events import is_image
 from vae_jax.data.on_disk import Rows, chunks, value_range
 from vae_jax.data.sparse import SparseRows
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, outside_support
 
-_USE_GAUSSIAN = '`likelihood="gaussian"`'
+_USE_GAUSSIAN, _USE_COUNTS = '`likelihood="gaussian"`', '`likelihood="negative_binomial"`'
 _NOT_COUNTS = f"Use {_USE_GAUSSIAN} for data that are not counts."
 _RAW_COUNTS = (
     'Where they are normalized counts, load the raw ones, such as `array="layers/counts"` or `array="raw/X"` of an .h5ad file.'
@@ -78,8 +79,8 @@ def check_preprocessing(dataset: Dataset, binarization: str, dequantize: bool, c
         raise UserError(f"{name}: dequantization expects integer levels, got float data. Leave out `dequantize=True`.")
     if binarization != "none" and top is None and (low < 0 or high > 1):
         raise UserError(
-            f"{name}: binarization expects pixels in [0, 1], as probabilities, got {low:.9g} to {high:.9g}. "
-            f'{_rescale(low, high)}, or use {_USE_GAUSSIAN} with `binarize="none"`.'
+            f"{name}: binarization expects {'pixels' if is_image(dataset.data_shape) else 'numbers'} in [0, 1], as "
+            f"probabilities, got {low:.9g} to {high:.9g}. {_without_binarization(dataset, low, high)}"
         )
     if counts and top is None:
         numbers = _representatives_of_all(arrays)
@@ -133,8 +134,18 @@ def _numbers_without_levels(dataset: Dataset) -> str:
     if dataset.train.dtype == np.float32:
         fix = "For images in [0, 1] save (x * 255).round().astype(np.uint8), or use" if low >= 0 and high <= 1 else "Use"
         return f"floats. {fix} {_USE_GAUSSIAN}."
-    fix = f"Use `max_level={high:.0f}`, or" if low >= 0 and high <= 65535 else "Use"
-    return f"whole numbers from {low:.0f} to {high:.0f} without a highest level. {fix} {_USE_GAUSSIAN}."
+    fix = f"Use {_USE_GAUSSIAN}."
+    if low >= 0:
+        levels = f" or `max_level={high:.0f}` for levels," if high <= 65535 else ""
+        fix = f"Use {_USE_COUNTS} for counts,{levels} or {_USE_GAUSSIAN}."
+    return f"whole numbers from {low:.0f} to {high:.0f} without a highest level. {fix}"
+
+
+def _without_binarization(dataset: Dataset, low: float, high: float) -> str:
+    """Returns a sentence that says how numbers that are not probabilities can be modeled."""
+    if dataset.train.dtype == np.int32 and low >= 0:
+        return f'Use {_USE_COUNTS} for counts, or {_USE_GAUSSIAN}, with `binarize="none"`.'
+    return f'{_rescale(low, high)}, or use {_USE_GAUSSIAN} with `binarize="none"`.'
 
 
 def _fix(likelihood: Likelihood, low: float, high: float) -> str:

@@ -52,6 +52,9 @@ class Likelihood(NamedTuple):
       shared_values: the learned shared numbers -> the values that act, such as a log-scale with a floor. Reports show them.
       scale_mean: (the decoder's first numbers, c) -> the numbers whose mean is c times as large. It lets counts be modeled
         relative to the mean count of the data. None: the mean cannot be scaled.
+      mean_given: (decoder_output, x) -> E[x|z] for a row with the total of x, where `log_prob` is given that total. Then
+        `mean` is that of a row with the mean total of the data. None: the likelihood is not given a total.
+      sample_given: (key, decoder_output, x) -> one draw for a row with the total of x, or None.
 
     Example: a Cauchy likelihood of scale 1.
       >>> cauchy = Likelihood(
@@ -78,6 +81,8 @@ class Likelihood(NamedTuple):
     num_levels: int | None = None
     shared_values: Callable[[Array], Array] = _identity
     scale_mean: Callable[[Array, Array], Array] | None = None
+    mean_given: Callable[[DecoderOutput, Array], Array] | None = None
+    sample_given: Callable[[Array, DecoderOutput, Array], Array] | None = None
 
 
 class ParameterFields(TypedDict, total=False):
@@ -98,6 +103,8 @@ class LikelihoodFields(ParameterFields, total=False):
     output_for_mean: Callable[[Array], Array] | None
     num_levels: int | None
     scale_mean: Callable[[Array, Array], Array] | None
+    mean_given: Callable[[DecoderOutput, Array], Array] | None
+    sample_given: Callable[[Array, DecoderOutput, Array], Array] | None
 
 
 def _summarize(x: Shaped[Array, "..."], num_levels: int) -> tuple[Array, Array, Bool[Array, ""], Bool[Array, ""]]:

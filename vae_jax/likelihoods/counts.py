@@ -134,6 +134,13 @@ def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "no
       The `Likelihood`.
     """
     rates = make_rates("poisson", unit, exposure, total)
+
+    def mean_given(raw: DecoderOutput, x: Array) -> Array:
+        return jnp.exp(rates.log_rate(raw, x))
+
+    def sample_given(key: Array, raw: DecoderOutput, x: Array) -> Array:
+        return draw_poisson(key, mean_given(raw, x)).astype(raw.dtype)
+
     return Likelihood(
         name="poisson",
         log_prob=lambda raw, x: poisson_log_prob(rates.log_rate(raw, x), x),
@@ -142,6 +149,8 @@ def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "no
         support="counts",
         output_for_mean=rates.raw_for_mean,
         scale_mean=rates.scale_mean,
+        mean_given=mean_given if exposure == "observed" else None,
+        sample_given=sample_given if exposure == "observed" else None,
     )
 
 
@@ -192,6 +201,13 @@ def negative_binomial(
         raw, log_dispersion = split(output)
         return draw_negative_binomial(key, rates.log_mean_rate(raw), log_dispersion)
 
+    def mean_given(output: DecoderOutput, x: Array) -> Array:
+        return jnp.exp(rates.log_rate(split(output)[0], x))
+
+    def sample_given(key: Array, output: DecoderOutput, x: Array) -> Array:
+        raw, log_dispersion = split(output)
+        return draw_negative_binomial(key, rates.log_rate(raw, x), log_dispersion)
+
     return Likelihood(
         name="negative_binomial",
         log_prob=log_prob,
@@ -200,5 +216,7 @@ def negative_binomial(
         support="counts",
         output_for_mean=lambda mean: fill(rates.raw_for_mean(mean)),
         scale_mean=rates.scale_mean,
+        mean_given=mean_given if exposure == "observed" else None,
+        sample_given=sample_given if exposure == "observed" else None,
         **fields,
     )

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key, Real
+from jaxtyping import Array, Float, Int, Key, Real
 
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.special import stirling_error_for_counts
@@ -84,20 +84,23 @@ def multinomial(total: float = 1.0, *, unit: Float[ArrayLike, "*#event"] = 1.0) 
         support="counts",
         output_for_mean=lambda mean: raw_for_proportions(mean, unit),
         scale_mean=scale_proportions,
+        mean_given=lambda raw, x: jnp.sum(x) * jnp.exp(log_proportions(raw, unit)),
+        sample_given=lambda key, raw, x: draw_counts(key, log_proportions(raw, unit), jnp.sum(x).astype(jnp.int32)),
     )
 
 
-def draw_counts(key: Key[Array, ""], log_probs: Float[Array, "*event"], total: int) -> Float[Array, "*event"]:
+def draw_counts(key: Key[Array, ""], log_probs: Float[Array, "*event"], total: int | Int[Array, ""]) -> Float[Array, "*event"]:
     """Draws a row of counts with a given total, by as many draws of a category, `_DRAWS_AT_ONCE` at a time.
 
     Each draw inverts the distribution function at a uniform number of 23 bits. `jax.random.multinomial` would draw one binomial
     after another, in as many sequential steps as there are entries.
     """
     cumulative = jnp.cumsum(jnp.exp(log_probs.reshape(-1).astype(jnp.float32)))
+    at_once = min(total, _DRAWS_AT_ONCE) if isinstance(total, int) else _DRAWS_AT_ONCE
     below_last = jnp.nextafter(cumulative[-1], jnp.float32(0))
 
     def add_draws(i: Array, counts: Array) -> Array:
-        uniform = jax.random.uniform(jax.random.fold_in(key, i), (min(total, _DRAWS_AT_ONCE),))
+        uniform = jax.random.uniform(jax.random.fold_in(key, i), (at_once,))
         drawn = jnp.searchsorted(cumulative, jnp.minimum(uniform * cumulative[-1], below_last), side="right")
         is_needed = jnp.arange(drawn.size) + i * _DRAWS_AT_ONCE < total
         return counts.at[drawn].add(is_needed.astype(counts.dtype))

@@ -1,6 +1,7 @@
 """Zero-inflated negative binomial likelihood for counts with more zeros than a negative binomial has."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -104,15 +105,21 @@ def zero_inflated_negative_binomial(
         log_rate = rates.log_rate(first[..., 0], x)
         return zero_inflated_negative_binomial_log_prob(first[..., 1], log_rate, log_dispersion, x)
 
-    def mean(output: DecoderOutput) -> Array:
+    def mean_at(output: DecoderOutput, log_rate: Callable[[Array], Array]) -> Array:
         first, _ = split(output)
-        return jax.nn.sigmoid(-first[..., 1]) * jnp.exp(rates.log_mean_rate(first[..., 0]))
+        return jax.nn.sigmoid(-first[..., 1]) * jnp.exp(log_rate(first[..., 0]))
 
-    def sample(key: Array, output: DecoderOutput) -> Array:
+    def sample_at(key: Array, output: DecoderOutput, log_rate: Callable[[Array], Array]) -> Array:
         key_zero, key_count = jax.random.split(key)
         first, log_dispersion = split(output)
-        counts = draw_negative_binomial(key_count, rates.log_mean_rate(first[..., 0]), log_dispersion)
+        counts = draw_negative_binomial(key_count, log_rate(first[..., 0]), log_dispersion)
         return jnp.where(jax.random.bernoulli(key_zero, jax.nn.sigmoid(first[..., 1])), 0, counts)
+
+    def mean_given(output: DecoderOutput, x: Array) -> Array:
+        return mean_at(output, lambda raw: rates.log_rate(raw, x))
+
+    def sample_given(key: Array, output: DecoderOutput, x: Array) -> Array:
+        return sample_at(key, output, lambda raw: rates.log_rate(raw, x))
 
     def output_for_mean(mean: Array) -> Array:
         # With exposure the proportions are those of the mean, and the additional zeros make its sum smaller than the total.
@@ -123,10 +130,12 @@ def zero_inflated_negative_binomial(
     return Likelihood(
         name=name,
         log_prob=log_prob,
-        mean=mean,
-        sample=sample,
+        mean=lambda output: mean_at(output, rates.log_mean_rate),
+        sample=lambda key, output: sample_at(key, output, rates.log_mean_rate),
         support="counts",
         output_for_mean=output_for_mean,
         scale_mean=rates.scale_mean,
+        mean_given=mean_given if exposure == "observed" else None,
+        sample_given=sample_given if exposure == "observed" else None,
         **fields,
     )

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
+from vae_jax.data import SparseArray
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import (
     Annealed,
@@ -258,16 +259,17 @@ def _map_parts(
     Args:
       function: (params, part, index of the part's first example) -> arrays with a leading axis of examples.
       params: parameters of the model.
-      data: arrays with a leading axis of examples.
+      data: arrays with a leading axis of examples, or a `SparseArray`.
       report: called with the number of examples done.
     """
-    count = jax.tree.leaves(data)[0].shape[0]
+    is_sparse = lambda examples: isinstance(examples, SparseArray)  # noqa: E731
+    count = len(jax.tree.leaves(data, is_leaf=is_sparse)[0])
     size = -(-count // _NUM_PARTS)
     compiled, results = jax.jit(function), []
     for first in range(0, count, size):
         # The last part overlaps with the one before. The shared examples are computed twice, with the same keys, and cut off.
         start = min(first, count - size)
-        part = jax.tree.map(lambda leaf, start=start: leaf[start : start + size], data)
+        part = jax.tree.map(lambda leaf, start=start: leaf[start : start + size], data, is_leaf=is_sparse)
         result = jax.device_get(compiled(params, part, jnp.int32(start)))
         results.append(jax.tree.map(lambda leaf, start=start, first=first: leaf[first - start :], result))
         report(min(first + size, count))

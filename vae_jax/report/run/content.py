@@ -25,7 +25,7 @@ from vae_jax.runs.summary_file import test_bits_per_dim
 _NUM_SHOWN = 24  # test examples with their reconstructions
 _NUM_SAMPLES = 64
 _MANIFOLD_SIDE = 15  # tiles
-_MOST_SHOWN = 16  # learned scales; of more, the range is shown
+_MOST_SHOWN = 4  # learned scales; of more, the range is shown
 _MAX_POINTS, _MAX_NUMBERS = 1000, 10_000_000  # test examples and samples in figures of vectors, and their numbers in all
 
 
@@ -58,11 +58,14 @@ class Views(NamedTuple):
     originals: np.ndarray  # test examples as the model saw them
     stored: np.ndarray  # the same examples as stored in the dataset
     codes: Callable[[Params], jax.Array]  # params -> posterior means of the originals
-    means: Callable[[Params, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]
+    means: Callable[[Params, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]; given a total, the mean one
+    # (params, z (n, latent), rows (n,)) -> E[x|z]; given a total, that of the original with this index
+    means_like: Callable[[Params, jax.Array, np.ndarray], np.ndarray]
     to_displayed: Callable[[ArrayLike], np.ndarray]  # puts other examples on the same scale
     places: np.ndarray  # indices of the originals in the test set
     scale: str  # a sentence for captions that says what black and white are; starts with a space, or is empty
-    samples: Callable[[Params, jax.Array, jax.Array], np.ndarray]  # (params, keys (n,), z (n, latent)) -> draws of p(x|z)
+    # (params, keys (n,), z (n, latent), rows (n,)) -> draws of p(x|z); given a total, that of the original with this index
+    samples: Callable[[Params, jax.Array, jax.Array, np.ndarray], np.ndarray]
 
 
 def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> Views:
@@ -81,6 +84,14 @@ def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> V
     encode = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))
     mean = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
     sample = jax.jit(jax.vmap(lambda params, key, z: vae.likelihood.sample(key, vae.decode(params, z)), in_axes=(None, 0, 0)))
+    means_like = lambda params, z, rows: mean(params, z)  # noqa: E731
+    samples_like = lambda params, keys, z, rows: sample(params, keys, z)  # noqa: E731
+    if (given := vae.likelihood.mean_given) and (draw_given := vae.likelihood.sample_given):
+        mean_given = jax.jit(jax.vmap(lambda params, z, x: given(vae.decode(params, z), x), in_axes=(None, 0, 0)))
+        in_axes = (None, 0, 0, 0)
+        sample_given = jax.jit(jax.vmap(lambda params, key, z, x: draw_given(key, vae.decode(params, z), x), in_axes=in_axes))
+        means_like = lambda params, z, rows: mean_given(params, z, x[rows])  # noqa: E731
+        samples_like = lambda params, keys, z, rows: sample_given(params, keys, z, x[rows])  # noqa: E731
     to_displayed, scale = _display(built, x)
     stored = np.asarray(built.dataset.images(built.dataset.test[index]))
     top = built.dataset.max_level
@@ -93,10 +104,11 @@ def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> V
         stored,
         lambda params: encode(params, x)[0],
         lambda params, z: to_displayed(mean(params, z)),
+        lambda params, z, rows: to_displayed(means_like(params, z, rows)),
         to_displayed,
         index,
         scale,
-        lambda params, keys, z: to_displayed(sample(params, keys, z)),
+        lambda params, keys, z, rows: to_displayed(samples_like(params, keys, z, rows)),
     )
 
 
@@ -143,7 +155,8 @@ def _describe_scale(built: Built, low: float, high: float, channels: int) -> str
 def reconstructions(built: Built, params: Params) -> tuple[np.ndarray, np.ndarray]:
     """Returns test examples as stored, and E[x|z] at their posterior means, both as they are displayed."""
     shown = views(built, num_shown(built))
-    return shown.stored, shown.means(params, shown.codes(params))
+    codes = shown.codes(params)
+    return shown.stored, shown.means_like(params, codes, np.arange(len(codes)))
 
 
 def num_shown(built: Built) -> int:
@@ -151,6 +164,25 @@ def num_shown(built: Built) -> int:
     if displayed_kind(built.dataset.data_shape) != "vector":
         return _NUM_SHOWN
     return max(_NUM_SHOWN, min(_MAX_POINTS, _MAX_NUMBERS // math.prod(built.dataset.data_shape)))
+
+
+class Totals(NamedTuple):
+    """Sentences for captions about the total of x, all empty unless the likelihood is given it. They start with a space."""
+
+    reconstructed: str = ""  # for reconstructions
+    sampled: str = ""  # for draws from the prior
+    mean: str = ""  # for traversals and interpolations
+
+
+def total_captions(built: Built) -> Totals:
+    """Returns the sentences for captions that say which total of x the likelihood is given."""
+    if built.vae.likelihood.mean_given is None:
+        return Totals()
+    return Totals(
+        " The likelihood is given the total of each example, so E[x|z] is that of an example with the total of x.",
+        " The likelihood is given a total, which is that of one of the test examples for each z.",
+        " E[x|z] is that of an example with the mean total of the training data.",
+    )
 
 
 def prior_codes(vae: VAE, params: Params, key: jax.Array, count: int) -> jax.Array:
@@ -192,12 +224,12 @@ def pictures(run: Run) -> Pictures:
         quantiles = jax.scipy.stats.norm.ppf((jnp.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE)
         across, down = jnp.meshgrid(quantiles, -quantiles)
         manifold = shown.means(params, jnp.stack([across.ravel(), down.ravel()], axis=-1))
-    codes = shown.codes(params)
+    codes, rows = shown.codes(params), np.arange(num_samples) % len(shown.originals)
     return Pictures(
         shown.originals,
-        shown.means(params, codes),
-        shown.means(params, z),
-        shown.samples(params, jax.random.split(key_x, num_samples), z),
+        shown.means_like(params, codes, np.arange(len(codes))),
+        shown.means_like(params, z, rows),
+        shown.samples(params, jax.random.split(key_x, num_samples), z, rows),
         manifold,
         mean,
         log_scale,
@@ -262,11 +294,13 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
             values, columns = np.exp(summary[key]), getattr(config, key.removeprefix("log_"), "") == "per_column"
             value = ", ".join(f"{value:.4f}" for value in values)
             if len(values) > _MOST_SHOWN:
-                value = f"{values.min():.4f} to {values.max():.4f}, median {np.median(values):.4f}"
-            extent = "has one value for each column or channel" if columns else "is shared by all pixels"
+                value = f"{values.min():.4g} to {values.max():.4g}, median {np.median(values):.4g}"
+            extent = (
+                f"has one value for each of {len(values)} {_columns(run)}" if columns else f"is shared by all {_entries(run)}"
+            )
             remark = f"The {name} belongs to the {config.likelihood} likelihood and {extent}."
-            value = ", ".join(f"{np.exp(value):.4f}" for value in summary[key])
-            remark = f"The {name} belongs to the {config.likelihood} likelihood and is shared by all {_entries(run)}."
+            if len(values) > _MOST_SHOWN:
+                remark += f" All values are in summary.json, as natural logarithms ({key})."
             rows.append(Quantity(name, value, "", remark))
     return rows
 
@@ -276,6 +310,11 @@ def _entries(run: Run) -> str:
     return {"image": "pixels", "series": "time steps and channels", "vector": "columns"}[
         displayed_kind(run.built.dataset.data_shape)
     ]
+
+
+def _columns(run: Run) -> str:
+    """Returns the word for the indices of the last axis of an example."""
+    return "columns" if displayed_kind(run.built.dataset.data_shape) == "vector" else "channels"
 
 
 def _training(config: Config, summary: Record) -> list[Quantity]:

@@ -11,7 +11,7 @@ from vae_jax.model import num_parameters
 from vae_jax.report import html
 from vae_jax.report.html import Section
 from vae_jax.report.run import content, evaluation_table, figures, latent, latent_figures
-from vae_jax.report.run.content import Pictures
+from vae_jax.report.run.content import Pictures, total_captions
 from vae_jax.report.run.events import sections as event_sections
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.latent import PriorShape
@@ -79,26 +79,26 @@ def _has_images(run: Run) -> bool:
 
 
 def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
-    scale = pictures.views.scale
+    scale, totals = pictures.views.scale, total_captions(run.built)
     prior = "prior N(0, I)" if run.built.vae.prior is None else "learned prior"
     return [
         Section(
             "reconstructions",
             "Reconstructions",
             f"Test images as the model sees them ({run.built.data.description}), each above the mean E[x|z] of the likelihood "
-            f"at the posterior mean of z.{scale}",
+            f"at the posterior mean of z.{totals.reconstructed}{scale}",
             figures.reconstructions(pictures.originals, pictures.reconstructions),
         ),
         Section(
             "prior_means",
             "Means E[x|z] for z from the prior",
-            f"E[x|z] for z drawn from the {prior}. These are means, not draws of x.{scale}",
+            f"E[x|z] for z drawn from the {prior}. These are means, not draws of x.{totals.sampled}{scale}",
             figures.grid(pictures.prior_means, 16),
         ),
         Section(
             "prior_samples",
             "Samples of x from the model",
-            f"Draws of x from p(x|z) for the same z, including the noise of the likelihood.{scale}",
+            f"Draws of x from p(x|z) for the same z, including the noise of the likelihood.{totals.sampled}{scale}",
             figures.grid(pictures.prior_samples, 16),
         ),
     ]
@@ -145,7 +145,7 @@ def _latent_sections(run: Run, pictures: Pictures) -> list[Section]:
             figure: Figure = latent_figures.interpolation(interpolated, starts, ends, row_names)
             caption = (
                 "E[x|z] along the straight line between the posterior means of two test images, which are shown at both ends "
-                f"and numbered on the left. {straight}"
+                f"and numbered on the left.{total_captions(run.built).mean} {straight}"
             )
         else:
             between = event_sections.Interpolation(interpolated, starts, ends, row_names)
@@ -192,7 +192,10 @@ def _traversal_sections(
     moved = latent.by_kl(kl, _MAX_ROWS)
     names = [latent_figures.name(j, kl) for j in moved]
     marks = (pictures.codes[0, moved] - prior.mean[moved]) / prior.std[moved]
-    reference = np.stack([pictures.originals[0], pictures.reconstructions[0]])
+    # A reconstruction has the total of its example, where the likelihood is given one. Traversals have the mean total.
+    given = run.built.vae.likelihood.mean_given is not None
+    base = latent.decode(views, run.params, pictures.codes[:1])[0] if given else pictures.reconstructions[0]
+    reference = np.stack([pictures.originals[0], base])
     image = latent.example_name(run.built, int(views.places[0]))
     chosen = (
         f"The {len(moved)} of {len(kl)} dimensions with the most KL are shown, the largest first."
@@ -213,7 +216,7 @@ def _traversal_sections(
     caption = (
         f"E[x|z] as one dimension at a time moves from −{_SPAN} to {_SPAN} {unit}, with the others at the posterior mean of "
         f"the test image at the top. {chosen} A row without change is a dimension that the decoder ignores. The KL is that of "
-        f"q(z_j|x){against}, averaged over the test set.{views.scale}"
+        f"q(z_j|x){against}, averaged over the test set.{total_captions(run.built).mean}{views.scale}"
     )
     figure = latent_figures.traversal(images[:, ::2], names, offsets[::2], marks, reference, image, has_learned_prior)
     moving_caption = (

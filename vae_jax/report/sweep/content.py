@@ -248,7 +248,11 @@ def strips(members: Sequence[ShownMember]) -> list[Strip]:
         key_z, _ = jax.random.split(stream(built.config.test_seed, Stream.REPORT_SAMPLES))  # as in the report of a run
         across = jnp.tile(codes[0], (columns, 1)).at[:, widest].set(jnp.linspace(-3, 3, columns))
         drawn = prior_codes(built.vae, params, key_z, columns)
-        examples = (view.means(params, codes), view.means(params, drawn), view.means(params, across))
+        examples = (
+            view.means_like(params, codes, np.arange(len(codes))),
+            view.means(params, drawn),
+            view.means(params, across),
+        )
         for rows, strip, suffix in zip(blocks.values(), examples, ("", "", f", z[{widest}]"), strict=True):
             rows.append((name + suffix, strip))
     title = "test images" if kind == "image" else "test series"
@@ -262,7 +266,7 @@ def histogram_rows(members: Sequence[ShownMember]) -> list[tuple[str, np.ndarray
         built, count = member.built, len(member.views.originals)
         key_z, key_x = jax.random.split(stream(built.config.test_seed, Stream.REPORT_SAMPLES))  # as in the report of a run
         drawn = prior_codes(built.vae, member.params, key_z, count)
-        samples = member.views.samples(member.params, jax.random.split(key_x, count), drawn)
+        samples = member.views.samples(member.params, jax.random.split(key_x, count), drawn, np.arange(count))
         rows.append((member.name, member.views.originals, samples))
     return rows
 

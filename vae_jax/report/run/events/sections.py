@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.report.html import Section
-from vae_jax.report.run.content import Pictures, Views
+from vae_jax.report.run.content import Pictures, Views, total_captions
 from vae_jax.report.run.events import series_figures, vector_figures
 from vae_jax.report.run.events.panels import Scale, displayed_shape, entry_names
 from vae_jax.runs import Run
@@ -75,7 +75,7 @@ def _series_sections(run: Run, pictures: Pictures) -> list[Section]:
     count = min(series_figures.num_examples(len(names)), len(pictures.originals))
     # Spread over the test set, because neighbors are often alike.
     chosen = np.linspace(0, len(pictures.originals) - 1, count).round().astype(int)
-    interval = draw_interval(run, views, pictures.codes[chosen])
+    interval, totals = draw_interval(run, views, pictures.codes, chosen), total_captions(built)
     shown = slice(0, series_figures.num_examples(len(names)))
     return [
         Section(
@@ -83,23 +83,27 @@ def _series_sections(run: Run, pictures: Pictures) -> list[Section]:
             "Reconstructions",
             f"Test series as the model sees them ({built.data.description}), and the mean E[x|z] of the likelihood at the "
             f"posterior mean of z. The band holds the central 90 % of {_DRAWS} draws of x given this z, so about 90 % of the "
-            f"steps of a series should lie inside it. Each channel has its own scale.{_shown_channels(names)}",
+            f"steps of a series should lie inside it. Each channel has its own scale."
+            f"{totals.reconstructed}{_shown_channels(names)}",
             series_figures.reconstructions(pictures.originals[chosen], pictures.reconstructions[chosen], interval, names),
         ),
         Section(
             "prior_samples",
             "Samples from the model",
             f"E[x|z] for z drawn from the {_prior_name(built)}, and one draw of x from p(x|z) for the same z, including the "
-            f"noise of the likelihood.{_shown_channels(names)}",
+            f"noise of the likelihood.{totals.sampled}{_shown_channels(names)}",
             series_figures.samples(pictures.prior_means[shown], pictures.prior_samples[shown], names),
         ),
     ]
 
 
-def draw_interval(run: Run, views: Views, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the central 90 % of draws from p(x|z) for each code, entry by entry: the lower and the upper end."""
-    keys = jax.random.split(stream(run.built.config.test_seed, Stream.REPORT_INTERVALS), (len(codes), _DRAWS))
-    draws = [views.samples(run.params, k, jnp.tile(code, (_DRAWS, 1))) for k, code in zip(keys, codes, strict=True)]
+def draw_interval(run: Run, views: Views, codes: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the central 90 % of draws from p(x|z) for the chosen examples, entry by entry: the lower and the upper end."""
+    keys = jax.random.split(stream(run.built.config.test_seed, Stream.REPORT_INTERVALS), (len(chosen), _DRAWS))
+    draws = [
+        views.samples(run.params, k, jnp.tile(codes[row], (_DRAWS, 1)), np.full(_DRAWS, row))
+        for k, row in zip(keys, chosen, strict=True)
+    ]
     low, high = np.quantile(np.stack(draws), (0.05, 0.95), axis=1)
     return low, high
 
@@ -107,7 +111,7 @@ def draw_interval(run: Run, views: Views, codes: np.ndarray) -> tuple[np.ndarray
 def _vector_sections(run: Run, pictures: Pictures) -> list[Section]:
     built, scale = run.built, number_scale(run.built)
     data, samples, names = pictures.originals, pictures.prior_samples, names_of(built)
-    chosen, which = vector_figures.shown_columns(data, scale)
+    (chosen, which), totals = vector_figures.shown_columns(data, scale), total_captions(built)
     shown = tuple(names[j] for j in chosen)
     log = " Axes of counts above 30 are on the scale log(1 + x)." if scale == "counts" else ""
     fits = {
@@ -122,14 +126,14 @@ def _vector_sections(run: Run, pictures: Pictures) -> list[Section]:
         Section(
             "reconstructions",
             "Reconstructions",
-            f"{fits.get(scale, point)}{which}{log}",
+            f"{fits.get(scale, point)}{totals.reconstructed}{which}{log}",
             vector_figures.reconstructions(data[:, chosen], pictures.reconstructions[:, chosen], shown, scale),
         ),
         Section(
             "prior_samples",
             "Samples from the model, column by column",
             f"Draws of x from p(x|z) for z from the {_prior_name(built)}, including the noise of the likelihood, beside the "
-            f"test data.{which}{log}",
+            f"test data.{totals.sampled}{which}{log}",
             vector_figures.histograms(data[:, chosen], samples[:, chosen], shown, scale),
         ),
     ]
@@ -163,15 +167,17 @@ def traversal_figure(built: Built, data: np.ndarray, moved: Traversal) -> tuple[
       moved: the decoded examples.
     """
     names = names_of(built)
-    unit = "prior standard deviations"
+    unit, total = "prior standard deviations", total_captions(built).mean
     if is_series(built):
-        text = f"Lines are shaded from low to high values. The dotted line is the test series.{_shown_channels(names)}"
+        text = f"Lines are shaded from low to high values. The dotted line is the test series.{total}{_shown_channels(names)}"
         return series_figures.traversal(moved.values, moved.rows, moved.offsets, moved.reference, names, unit), text
     changes, label = _changes(number_scale(built), moved.values, moved.base, _spread(data))
     chosen = vector_figures.changed_columns(changes)
     shown = tuple(names[j] for j in chosen)
     which = "" if len(chosen) == len(names) else f" The {len(chosen)} of {len(names)} columns that change most are shown."
-    text = f"Colors show the change of E[x|z] from its value at the posterior mean of the test example, in {label}.{which}"
+    text = (
+        f"Colors show the change of E[x|z] from its value at the posterior mean of the test example, in {label}.{total}{which}"
+    )
     return vector_figures.traversal(changes[..., chosen], moved.rows, moved.offsets, shown, f"change, {label}"), text
 
 
@@ -186,9 +192,10 @@ def _changes(scale: Scale, values: np.ndarray, base: np.ndarray, spread: np.ndar
 
 def interpolation_figure(built: Built, data: np.ndarray, between: Interpolation) -> tuple[Figure, str]:
     """Draws interpolations, and returns the figure and the sentences of its caption that explain it."""
-    names = names_of(built)
+    names, total = names_of(built), total_captions(built).mean
     if is_series(built):
-        text = f"Lines are shaded from the first to the second series, which are dotted and dashed.{_shown_channels(names)}"
+        text = "Lines are shaded from the first to the second series, which are dotted and dashed."
+        text += f"{total}{_shown_channels(names)}"
         figure = series_figures.interpolation(between.values, between.starts, between.ends, between.rows, names)
         return figure, text
     scale = number_scale(built)
@@ -206,4 +213,4 @@ def interpolation_figure(built: Built, data: np.ndarray, between: Interpolation)
     which = "" if len(chosen) == len(names) else f" The {len(chosen)} of {len(names)} columns that change most are shown."
     shown = tuple(names[j] for j in chosen)
     figure = vector_figures.interpolation(values[..., chosen], starts[:, chosen], ends[:, chosen], between.rows, shown, label)
-    return figure, f"Colors show {label}.{which}"
+    return figure, f"Colors show {label}.{total}{which}"
