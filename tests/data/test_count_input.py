@@ -43,6 +43,13 @@ def test_means_of_each_column_and_one_standard_deviation(name):
     np.testing.assert_allclose(moments.std, np.full(x.shape[1:], std), rtol=1e-6)
 
 
+def test_wide_matrices_have_smaller_inputs():
+    x = RNG.poisson(3.0, (200, 1024)).astype(np.int32)
+    wide, narrow = log1p_moments(x), log1p_moments(x[:, :256])
+    np.testing.assert_allclose(wide.std, np.full(1024, 4 * np.log1p(x).var(axis=0).mean() ** 0.5), rtol=1e-5)
+    np.testing.assert_allclose(narrow.std, np.full(256, np.log1p(x[:, :256]).var(axis=0).mean() ** 0.5), rtol=1e-5)
+
+
 def test_rare_counts_do_not_become_large_inputs():
     x = RNG.poisson(0.5, (5000, 50)).astype(np.int32)
     x[:, :40] = 0
