@@ -137,7 +137,7 @@ def _read_options(
         raise UserError(field=field, expected="a side, or a height and a width, of at least 1 pixel", got=repr(got))
     height_and_width = (int(sides[0]), int(sides[-1])) if sides else None
     if height_and_width and transpose:  # the images are transposed after they have been resized
-        height_and_width = height_and_width[::-1]
+        height_and_width = height_and_width[1], height_and_width[0]
     return ReadOptions(event, height_and_width, crop, transpose, array or None, label_column or None)
 
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real
 
 from vae_jax._numerics.arrays import one_event
-from vae_jax._numerics.keys import threefry_key
+from vae_jax._numerics.poisson import poisson as draw_poisson
 from vae_jax._numerics.special import expm1_minus, stirling_error, stirling_error_for_counts
 from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, natural_log, second_parameter
 from vae_jax.likelihoods.rates import Exposure, make_rates
@@ -119,8 +119,7 @@ def negative_binomial_terms(
 def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "none", total: float = 1.0) -> Likelihood:
     """Makes the Poisson likelihood for counts. The decoder emits raw numbers with rate = unit softplus(raw).
 
-    Use it for photon or event counts, whose variance equals their mean. Where they vary more, use `negative_binomial`. Draws
-    are those of `jax.random.poisson`, whose variance is off by several per cent at rates of 1e6 and more (JAX 0.10).
+    Use it for photon or event counts, whose variance equals their mean. Where they vary more, use `negative_binomial`.
 
     Args:
       unit: scale of the rate, > 0. The mean count of the data keeps the decoder outputs near one. An array of the event's shape
@@ -139,7 +138,7 @@ def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "no
         name="poisson",
         log_prob=lambda raw, x: poisson_log_prob(rates.log_rate(raw, x), x),
         mean=rates.mean_rate,
-        sample=lambda key, raw: jax.random.poisson(threefry_key(key), rates.mean_rate(raw)).astype(raw.dtype),
+        sample=lambda key, raw: draw_poisson(key, rates.mean_rate(raw)).astype(raw.dtype),
         support="counts",
         output_for_mean=rates.raw_for_mean,
         scale_mean=rates.scale_mean,
@@ -153,7 +152,7 @@ def draw_negative_binomial(
     key_rate, key_count = jax.random.split(key)
     log_dispersion = jnp.broadcast_to(log_dispersion, log_mean.shape).astype(log_mean.dtype)
     log_gamma = jax.random.loggamma(key_rate, jnp.exp(log_dispersion))
-    return jax.random.poisson(threefry_key(key_count), jnp.exp(log_gamma + log_mean - log_dispersion)).astype(log_mean.dtype)
+    return draw_poisson(key_count, jnp.exp(log_gamma + log_mean - log_dispersion))
 
 
 def negative_binomial(

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.errors import UserError
 from vae_jax.evaluation import importance_log_px, log_px_means
+from vae_jax.likelihoods import negative_binomial_log_prob
 from vae_jax.sweep import sweep
 
 FOLDER = Path(__file__).parent
@@ -100,10 +102,13 @@ def true_log_px(truth: Truth, x: np.ndarray, log_library: np.ndarray | None, num
     def log_joint(unknown: Array, x: Array, log_l: Array) -> Array:
         log_l = LOG_LIBRARY_MEAN + LOG_LIBRARY_STD * unknown[FACTORS] if log_library is None else log_l
         log_mean = log_l + jax.nn.log_softmax(offset + unknown[:FACTORS] @ loadings)
-        log_sum = jnp.logaddexp(log_r, log_mean)
-        r = jnp.exp(log_r)
-        log_prob = gammaln(x + r) - gammaln(r) - gammaln(x + 1) + r * (log_r - log_sum) + x * (log_mean - log_sum)
-        return jnp.sum(log_prob) - 0.5 * jnp.sum(unknown**2) - 0.5 * dim * math.log(2 * math.pi)
+        log_prior = -0.5 * jnp.sum(unknown**2) - 0.5 * dim * math.log(2 * math.pi)
+        return negative_binomial_log_prob(log_mean, log_r, x) + log_prior
+
+    def precision(target: Callable[[Array], Array], unknown: Array) -> tuple[Array, Array]:
+        """Returns the absolute eigenvalues of the Hessian, at least 1 (the precision of the prior), and its eigenvectors."""
+        eigenvalues, vectors = jnp.linalg.eigh(-jax.hessian(target)(unknown))
+        return jnp.maximum(jnp.abs(eigenvalues), 1.0), vectors
 
     def estimate(inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         key, x, log_l = inputs
@@ -112,23 +117,25 @@ def true_log_px(truth: Truth, x: np.ndarray, log_library: np.ndarray | None, num
             return log_joint(unknown, x, log_l)
 
         def newton(_: int, unknown: Array) -> Array:
-            step = jnp.linalg.solve(-jax.hessian(target)(unknown), jax.grad(target)(unknown))
-            lengths = jnp.array([1.0, 0.5, 0.25, 0.1, 0.02, 0.0])
+            eigenvalues, vectors = precision(target, unknown)
+            step = vectors @ ((vectors.T @ jax.grad(target)(unknown)) / eigenvalues)
+            lengths = jnp.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001, 0.0])
             heights = jax.vmap(lambda length: target(unknown + length * step))(lengths)
             return unknown + lengths[jnp.argmax(jnp.nan_to_num(heights, nan=-jnp.inf))] * step
 
         start = jnp.zeros(dim)
         if log_library is None:
             start = start.at[FACTORS].set((jnp.log(jnp.sum(x)) - LOG_LIBRARY_MEAN) / LOG_LIBRARY_STD)
-        mode = jax.lax.fori_loop(0, 12, newton, start)
-        cholesky = jnp.linalg.cholesky(jnp.linalg.inv(-jax.hessian(target)(mode)))
+        mode = jax.lax.fori_loop(0, 20, newton, start)
+        eigenvalues, vectors = precision(target, mode)
+        root = vectors / jnp.sqrt(eigenvalues)  # of the covariance of the Gaussian
         key_normal, key_scale = jax.random.split(key)
         scale = jnp.sqrt(freedom / 2 / jax.random.gamma(key_scale, freedom / 2, (num_samples,)))
         draws = jax.random.normal(key_normal, (num_samples, dim)) * scale[:, None]
         log_q = gammaln((freedom + dim) / 2) - gammaln(freedom / 2) - dim / 2 * math.log(freedom * math.pi)
         log_q -= (freedom + dim) / 2 * jnp.log1p(jnp.sum(draws**2, axis=1) / freedom)
-        log_q -= jnp.sum(jnp.log(jnp.diag(cholesky)))
-        log_w = jax.lax.map(target, mode + draws @ cholesky.T) - log_q
+        log_q += 0.5 * jnp.sum(jnp.log(eigenvalues))
+        log_w = jax.lax.map(target, mode + draws @ root.T) - log_q
         effective = 1 / jnp.sum(jax.nn.softmax(log_w) ** 2) / num_samples
         return jax.nn.logsumexp(log_w) - math.log(num_samples), effective
 

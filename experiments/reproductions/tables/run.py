@@ -79,7 +79,8 @@ def exact_log_likelihoods(dataset: Dataset, rank: int) -> dict[str, float]:
     from scipy import stats
     from sklearn.decomposition import FactorAnalysis
 
-    assert dataset.validation is not None
+    assert isinstance(dataset.test, np.ndarray)
+    assert isinstance(dataset.validation, np.ndarray)
     train = np.concatenate([dataset.train[:], dataset.validation]).astype(np.float64)
     mean, std = train.mean(axis=0), train.std(axis=0)
     train, test = (train - mean) / std, (dataset.test.astype(np.float64) - mean) / std
