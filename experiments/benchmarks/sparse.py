@@ -64,7 +64,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         counts = make_counts(arguments)
         print(
-            f"{arguments.examples:,} x {arguments.columns:,} counts, {counts.nnz / np.prod(counts.shape):.1%} not zero",
+            f"{arguments.examples:,} x {arguments.columns:,} counts, {counts.nnz / (arguments.examples * arguments.columns):.1%} not zero",
             flush=True,
         )
         scipy.sparse.save_npz(Path(folder) / "sparse.npz", counts)

@@ -92,7 +92,7 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def train(pipe: Connection, config: Config, seeds: Sequence[int], betas: Sequence[float], devices: int) -> None:
+def train(pipe: Connection, config: Config, seeds: Sequence[int], betas: Any, devices: int) -> None:
     """Trains one epoch per message and answers with a `_Report`. Runs in a child process."""
     import jax
 

@@ -289,15 +289,15 @@ class Checkpoints:
         if arrays.keys() != template.keys():
             raise ValueError(f"it contains different arrays: {sorted(arrays.keys() ^ template.keys())[:3]}")
         for name, old in template.items():
-            new = arrays[name]
-            if np.shape(old) != new.shape or old.dtype != new.dtype:
-                raise ValueError(f"{name}: expected {np.shape(old)} {old.dtype}, got {new.shape} {new.dtype}")
+            shape, dtype = arrays[name].shape, arrays[name].dtype
+            if np.shape(old) != shape or old.dtype != dtype:
+                raise ValueError(f"{name}: expected {np.shape(old)} {old.dtype}, got {shape} {dtype}")
         tree = jax.tree.unflatten(jax.tree.structure(like), [np.asarray(arrays[name]) for name in template])
         meta = restored["meta"]
         if digest(tree) != meta["sha256"]:
             raise ValueError("its checksum is wrong")
         leaves, structure = jax.tree.flatten(tree)
-        del restored, arrays, tree, new  # each array is given back once it is copied
+        del restored, arrays, tree  # each array is given back once it is copied
         leaves.reverse()
         return _Content(jax.tree.unflatten(structure, [jnp.asarray(leaves.pop()) for _ in range(len(leaves))]), meta)
 

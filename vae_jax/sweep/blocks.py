@@ -13,7 +13,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
 from vae_jax.data import Rows
 from vae_jax.errors import UserError, fits
-from vae_jax.evaluation import are_finite
+from vae_jax.evaluation import NOT_FINITE, are_finite
 from vae_jax.model import num_parameters
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
@@ -183,11 +183,13 @@ def run_block(
             recorder.save(fit.progress)
     if "interrupted" in fit.status:
         return False
+    if isinstance(built.data.train, Rows) and not {"diverged", NOT_FINITE} & set(fit.status):
+        _delete(fit.progress.members.state.opt_state)  # two thirds of the memory, and saved
     _write_result(block, built, fit)
     return True
 
 
-def _delete(tree: MemberState) -> None:
+def _delete(tree: object) -> None:
     """Frees the memory of the arrays of JAX in a tree, whoever refers to them."""
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and not leaf.is_deleted():
