@@ -63,10 +63,8 @@ def main() -> int:
     expect_counts(1, **{name: getattr(arguments, name) for name in ("examples", "columns", "epochs")})
     with tempfile.TemporaryDirectory() as folder:
         counts = make_counts(arguments)
-        print(
-            f"{arguments.examples:,} x {arguments.columns:,} counts, {counts.nnz / (arguments.examples * arguments.columns):.1%} not zero",
-            flush=True,
-        )
+        share = counts.nnz / (arguments.examples * arguments.columns)
+        print(f"{arguments.examples:,} x {arguments.columns:,} counts, {share:.1%} not zero", flush=True)
         scipy.sparse.save_npz(Path(folder) / "sparse.npz", counts)
         np.save(Path(folder) / "dense.npy", counts.toarray())
         config = Config(

@@ -61,7 +61,7 @@ def streaming_program(job: Job, placement: Placement) -> Program:
     while smaller := stream.placement.with_smaller_chunk(programs.run_chunk, _local_bytes(members, stream)):
         stream = _make_stream(rows, batch_size, job.seeds, smaller)
         members, prepared, programs = _compile(job, stream)
-    rank_bytes = _local_bytes(members, stream) // stream.num_ranks
+    rank_bytes = _local_bytes(members, stream) * stream.placement.num_shards // stream.num_ranks  # CPU devices share memory
     stream = stream._replace(ranks_at_once=max(1, _STATES_AT_ONCE // max(rank_bytes, 1)))
     return Program(members, lambda task: _run_epoch(stream, prepared, programs, task), stream.placement)
 
