@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from vae_jax.data.sparse import SparseRows
 
 
+_GATHER_BYTES = 2**18  # taken from the file at once, between the file and its place in a batch
+
+
 class Digest(Protocol):
     """A hash that is being computed, as `hashlib` makes it."""
 
@@ -172,7 +175,9 @@ class Rows:
         self._file.check_unchanged()
         in_file = self.indices_in_file(index)
         order = np.argsort(in_file)
-        out[order] = self._as_levels(self._take(self._file.scattered, in_file[order])).reshape(out.shape)
+        length = max(1, _GATHER_BYTES // max(out[:1].nbytes, 1))
+        for part in (order[first : first + length] for first in range(0, len(order), length)):
+            out[part] = self._as_levels(self._take(self._file.scattered, in_file[part])).reshape(len(part), *out.shape[1:])
 
     def view(self, index: np.ndarray) -> "Rows":
         """Returns the rows with these indices, which stay on disk."""

@@ -1,5 +1,6 @@
 """Batches of images on disk in the order of an epoch, read ahead by Grain for all members of a program."""
 
+import mmap
 from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
@@ -26,11 +27,21 @@ class Chunks:
 
     def __getitem__(self, index: int) -> np.ndarray:
         width = self._rows.size // len(self._rows)
-        item = np.empty((len(self._orders), self._steps, self._orders[0].shape[1], width), self._rows.dtype)
+        item = _empty((len(self._orders), self._steps, self._orders[0].shape[1], width), self._rows.dtype)
         for part, order in zip(item, self._orders, strict=True):
             row_index = order[index * self._steps : (index + 1) * self._steps].ravel()
             self._rows.gather(row_index, part.reshape(-1, width)[: len(row_index)])
         return item
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns an array in pages of its own, which go back to the system when it is freed.
+
+    The C library would keep a part of them for each thread that has ever read: hundreds of megabytes in a sweep. JAX uses such
+    an array in place on CPU, because it begins with a page.
+    """
+    size = int(np.prod(shape)) * dtype.itemsize
+    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
 
 
 def steps_of_chunk(rows: Rows, batch_size: int, num_orders: int = 1) -> int:

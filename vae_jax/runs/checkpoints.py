@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import Best, PartialEpoch, StepMetrics, TrainState
 
 Arrays = Any  # a pytree of arrays
+_CHUNK_BYTES, _FILE_BYTES = 2**22, 2**25  # of a checkpoint that is written in little memory
 
 # Maps an epoch to its test ELBO in metrics.jsonl, or None if it has none. For a block of a sweep: the list over its members.
 RecordedElbo = Callable[[int], float | list[float | None] | None]
@@ -27,10 +28,53 @@ def digest(tree: Arrays) -> str:
     """Returns the SHA-256 of the paths, shapes, dtypes and bytes of all arrays in a tree."""
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(_on_host(leaf))
         sha.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
         sha.update(array.data)
     return sha.hexdigest()
+
+
+def _on_host(leaf: jax.Array | np.ndarray) -> np.ndarray:
+    """Returns an array on the host, not kept by that on the devices. It is a view of an array on a single CPU device."""
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(leaf)
+    host = [(shard.index, np.asarray(shard.data)) for shard in leaf.addressable_shards]
+    if host[0][1].shape == leaf.shape:
+        return host[0][1]
+    whole = np.empty(leaf.shape, leaf.dtype)
+    for index, part in host:
+        whole[index] = part
+    return whole
+
+
+def _registry_in_little_memory(ocp: Any) -> Any:
+    """Returns Orbax's handlers, of which that of arrays copies and compresses one array at a time."""
+    handlers = ocp.type_handlers
+
+    class OneAtATime(handlers.NumpyHandler):
+        """Writes arrays on devices as those of NumPy, so that the files are those of a write in the background."""
+
+        async def serialize(self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[Any]:
+            for value, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
+                for written in await super().serialize([_on_host(value)], [info], [arg]):
+                    written.result()
+            return []
+
+        async def deserialize(self, infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[np.ndarray]:
+            args = args or [ocp.RestoreArgs()] * len(infos)
+            return [
+                (await super(OneAtATime, self).deserialize([info], [arg]))[0] for info, arg in zip(infos, args, strict=True)
+            ]
+
+    handler = OneAtATime(deepcopy_host_arrays=False)
+    types = handlers.create_type_handler_registry((np.ndarray, handler), (jax.Array, handler))
+    trees, registry = ocp.PyTreeCheckpointHandler(type_handler_registry=types), ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for arguments in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
+        registry.add("tree", arguments, trees)
+    json_handler = ocp.JsonCheckpointHandler()
+    for arguments in (ocp.args.JsonSave, ocp.args.JsonRestore):
+        registry.add("meta", arguments, json_handler)
+    return registry
 
 
 def _by_path(tree: Arrays) -> dict[str, np.ndarray]:
@@ -77,17 +121,27 @@ class Checkpoints:
     """The checkpoints in one folder, named by their epoch.
 
     Each contains the test ELBO of its epoch, which shows whether it belongs to the run.
+
+    Args:
+      folder: of the checkpoints.
+      keep: the newest ones that are kept.
+      in_little_memory: write them before `save` returns, a few megabytes at a time, instead of a copy in the background, which
+        together with its compressed bytes takes twice the memory of the state. The files are read by either.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: Path, keep: int = 2, in_little_memory: bool = False):
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs each of its steps, and its errors twice
         self._ocp = ocp
         self._folder = folder.absolute()
         self._damaged: set[int] = set()  # noticed by `restore`
-        options = ocp.CheckpointManagerOptions(preservation_policy=ocp.checkpoint_managers.LatestN(keep))
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._in_little_memory = in_little_memory
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep), enable_async_checkpointing=not in_little_memory
+        )
+        registry = _registry_in_little_memory(ocp) if in_little_memory else None
+        self._manager = ocp.CheckpointManager(self._folder, options=options, handler_registry=registry)
 
     def save(self, epoch: int, state: TrainState, best: Best, test_elbo: float | list[float | None] | None = None) -> None:
         """Copies the state to the host and returns. The files are written in the background and appear once complete.
@@ -124,10 +178,14 @@ class Checkpoints:
         self._save(int(state.step), tree, meta)
 
     def _save(self, name: int, tree: Arrays, meta: JsonObject) -> None:
-        tree = jax.device_get(tree)
-        arguments = self._ocp.args.Composite(
-            tree=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave({**meta, "sha256": digest(tree)})
-        )
+        if self._in_little_memory:
+            small = jax.tree.map(lambda _: self._ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
+            size = {"save_args": small, "ocdbt_target_data_file_size": _FILE_BYTES}
+            save_tree = self._ocp.args.PyTreeSave(tree, **size)
+        else:
+            tree = jax.device_get(tree)
+            save_tree = self._ocp.args.StandardSave(tree)
+        arguments = self._ocp.args.Composite(tree=save_tree, meta=self._ocp.args.JsonSave({**meta, "sha256": digest(tree)}))
         try:
             if name in self._names():  # a damaged one that `restore` skipped
                 self._manager.delete(name)
@@ -221,21 +279,27 @@ class Checkpoints:
         return None, complaints
 
     def _read(self, epoch: int, like: dict[str, Arrays]) -> _Content:
+        arguments = self._ocp.args
+        restore_tree = arguments.PyTreeRestore() if self._in_little_memory else arguments.StandardRestore()
         restored = self._manager.restore(
-            epoch, args=self._ocp.args.Composite(tree=self._ocp.args.StandardRestore(), meta=self._ocp.args.JsonRestore())
+            epoch, args=self._ocp.args.Composite(tree=restore_tree, meta=self._ocp.args.JsonRestore())
         )
         # Arrays are compared by name, because a version may have added fields without arrays, such as an objective's state.
         arrays, template = _by_path(restored["tree"]), _by_path(like)
         if arrays.keys() != template.keys():
             raise ValueError(f"it contains different arrays: {sorted(arrays.keys() ^ template.keys())[:3]}")
         for name, old in template.items():
-            new = arrays[name]
-            if np.shape(old) != new.shape or old.dtype != new.dtype:
-                raise ValueError(f"{name}: expected {np.shape(old)} {old.dtype}, got {new.shape} {new.dtype}")
+            shape, dtype = arrays[name].shape, arrays[name].dtype
+            if np.shape(old) != shape or old.dtype != dtype:
+                raise ValueError(f"{name}: expected {np.shape(old)} {old.dtype}, got {shape} {dtype}")
         tree = jax.tree.unflatten(jax.tree.structure(like), [np.asarray(arrays[name]) for name in template])
-        if digest(tree) != restored["meta"]["sha256"]:
+        meta = restored["meta"]
+        if digest(tree) != meta["sha256"]:
             raise ValueError("its checksum is wrong")
-        return _Content(jax.tree.map(jnp.asarray, tree), restored["meta"])
+        leaves, structure = jax.tree.flatten(tree)
+        del restored, arrays, tree  # each array is given back once it is copied
+        leaves.reverse()
+        return _Content(jax.tree.unflatten(structure, [jnp.asarray(leaves.pop()) for _ in range(len(leaves))]), meta)
 
     def close(self) -> None:
         """Waits until all checkpoints are written."""

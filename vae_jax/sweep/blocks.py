@@ -11,8 +11,9 @@ import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
+from vae_jax.data import Rows
 from vae_jax.errors import UserError, fits
-from vae_jax.evaluation import are_finite
+from vae_jax.evaluation import NOT_FINITE, are_finite
 from vae_jax.model import num_parameters
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
@@ -156,7 +157,7 @@ def run_block(
     placement = place_members(count, layout)
     if block.recorded_layout:
         placement = placement._replace(description=placement.description.replace("as requested", "as it began"))
-    with Checkpoints(path / "checkpoints") as checkpoints:
+    with Checkpoints(path / "checkpoints", in_little_memory=isinstance(built.data.train, Rows)) as checkpoints:
         start, lines, notes = _restore(block, built, checkpoints)
         rewrite_metrics(path, lines)
         description = f"{num_parameters(built.vae):,} parameters each; {placement.description}"
@@ -165,6 +166,8 @@ def run_block(
 
         def after_epoch(progress: MembersProgress) -> bool:
             recorder.record(progress)
+            if start is not None:
+                _delete(start.members)  # the members have gone on from copies of them
             return bool(callbacks.on_epoch(progress))
 
         if not block.recorded_layout:
@@ -180,8 +183,17 @@ def run_block(
             recorder.save(fit.progress)
     if "interrupted" in fit.status:
         return False
+    if isinstance(built.data.train, Rows) and not {"diverged", NOT_FINITE} & set(fit.status):
+        _delete(fit.progress.members.state.opt_state)  # two thirds of the memory, and saved
     _write_result(block, built, fit)
     return True
+
+
+def _delete(tree: object) -> None:
+    """Frees the memory of the arrays of JAX in a tree, whoever refers to them."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not leaf.is_deleted():
+            leaf.delete()
 
 
 class _Recorder:
@@ -218,7 +230,8 @@ class _Recorder:
     def save(self, progress: MembersProgress) -> None:
         """Saves the states of the members."""
         sync_metrics(self._path)
-        members = jax.tree.map(lambda leaf: leaf[: len(self._members)], jax.device_get(progress.members))
+        count = len(self._members)
+        members = jax.tree.map(lambda leaf: leaf if len(leaf) == count else leaf[:count], progress.members)
         last = [history[-1] if len(history) == progress.epoch else None for history in progress.histories]
         self._checkpoints.save(progress.epoch, members.state, members.best, [epoch and epoch.test.elbo for epoch in last])
 

@@ -232,7 +232,7 @@ def _build_group(results: Results, group: Group, data: DataArguments) -> Built:
 def _restore(results: Results, folder: Path, built: Built, members: Sequence[int], wanted: Sequence[int]) -> MemberState:
     """Reads the stacked states of a block; raises `UserError` unless the wanted members are those of the table."""
     template = members_template(built, len(members))
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(folder / "checkpoints", in_little_memory=built.config.stream) as checkpoints:
         restored = checkpoints.restore((template.state, template.best), recorded_elbos(folder, members))
     steps = {row["member"]: row["steps"] for row in results.rows if row["member"] in wanted}
     restored_steps = {} if restored is None else dict(zip(members, np.asarray(restored.state.step).tolist(), strict=True))

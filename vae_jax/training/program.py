@@ -106,7 +106,8 @@ def start_members(job: Job, placement: Placement, keys: Array) -> MemberState:
     The initialization runs one member at a time, so that each gets bit for bit the parameters that it would have alone.
     """
     if job.start is not None:
-        return placement.put(padded(job.start, len(keys)))
+        # One array at a time, so that not all exist three times.
+        return jax.tree.map(lambda leaf: placement.put(padded(leaf, len(keys))), job.start)
 
     def init(state: tuple[()], key: Array) -> tuple[tuple[()], MemberState]:
         return state, job.init_member(key)

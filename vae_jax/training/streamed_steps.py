@@ -73,7 +73,8 @@ class Programs(NamedTuple):
     """The compiled programs of an epoch. Arrays of members have a leading axis of slots, of all ranks or of one."""
 
     take_inputs: Callable[..., tuple[RunKeys, Hyperparams]]  # (inputs of all slots, rank) -> inputs of the rank
-    begin: Compiled  # (members, rank) -> carry of the rank, whose state may be overwritten
+    make_carry: Compiled  # () -> a carry of zeros
+    begin: Compiled  # (members, any carry, which is overwritten; rank) -> carry of the rank before its first step
     make_order: Compiled  # (keys of all orders, order, epoch) -> indices of the examples of every step
     run_chunk: Compiled  # see `_make_run_chunk`
     end_epoch: Compiled  # see `_make_end_epoch`
@@ -126,13 +127,18 @@ def compile_programs(job: Job, stream: Stream, members: MemberState, inputs: tup
     batch = jax.ShapeDtypeStruct((batch_size, *rows.shape[1:]), rows.dtype)
     metrics = jax.eval_shape(job.train_step, one_state, one_keys.step, batch, one_hyperparams)[1]
 
-    def begin(members: MemberState, rank: Array) -> Carry:
-        states = _take_rank(members.state, rank, stream)
-        record = empty_record(metrics, stream.epoch_steps)
-        return states, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (placement.chunk, *leaf.shape)), record)
+    def begin(members: MemberState, carry: Carry, rank: Array) -> Carry:
+        return _take_rank(members.state, rank, stream), jax.tree.map(jnp.zeros_like, carry[1])
 
-    begin_program = jax.jit(_on_shards(begin, stream, 1, 1)).lower(members, zero).compile()
-    carry, rank_inputs = begin_program(members, zero), take_inputs(inputs, zero)
+    def make_carry() -> Carry:
+        record = empty_record(metrics, stream.epoch_steps)
+        zeros = lambda leaf: jnp.zeros((num_here, *leaf.shape), leaf.dtype)  # noqa: E731
+        return jax.tree.map(zeros, (one_state, record))
+
+    make_carry_program = jax.jit(make_carry, out_shardings=stream.sharding).lower().compile()
+    carry, rank_inputs = make_carry_program(), take_inputs(inputs, zero)
+    # The carry that is overwritten has no other use in it.
+    begin_program = jax.jit(_on_shards(begin, stream, 2, 1), donate_argnums=1, keep_unused=True)
     is_active, rows_in_item = placement.put(np.ones(num_here, bool)), placement.put(np.zeros(num_here, np.int32))
     shape = (placement.num_shards * stream.num_orders, stream.chunk_steps, batch_size, batch.size // batch_size)
     item = jax.ShapeDtypeStruct(shape, rows.dtype, sharding=stream.sharding)
@@ -149,7 +155,8 @@ def compile_programs(job: Job, stream: Stream, members: MemberState, inputs: tup
     )
     return Programs(
         take_inputs,
-        begin_program,
+        make_carry_program,
+        begin_program.lower(members, carry, zero).compile(),
         jax.jit(make_order).lower(order_keys, zero, zero).compile(),
         run_chunk.lower(carry, *rank_inputs, rows_in_item, is_active, item, (zero, zero, zero)).compile(),
         end_epoch.lower(members, carry, is_active, zero, zero, steps, *splits).compile(),

@@ -20,11 +20,12 @@ from vae_jax.training.streamed_steps import Carry, Programs, Stream, Tree, compi
 
 
 class _Prepared(NamedTuple):
-    """Constant arrays on the devices."""
+    """Arrays on the devices, constant but for the carries."""
 
     inputs: list[tuple[RunKeys, Hyperparams]]  # for each rank
     splits: tuple[Array, Array | None]  # test and validation set, on every device
     order_keys: RunKeys  # one for each order of the examples, on the first device
+    spare: list[Carry]  # to be overwritten: memory that is given back and taken again for each member comes apart in pieces
 
 
 _STATES_AT_ONCE = 2**27  # bytes of states of the members that share a reading, which all exist twice
@@ -60,7 +61,7 @@ def streaming_program(job: Job, placement: Placement) -> Program:
     while smaller := stream.placement.with_smaller_chunk(programs.run_chunk, _local_bytes(members, stream)):
         stream = _make_stream(rows, batch_size, job.seeds, smaller)
         members, prepared, programs = _compile(job, stream)
-    rank_bytes = _local_bytes(members, stream) // stream.num_ranks
+    rank_bytes = _local_bytes(members, stream) * stream.placement.num_shards // stream.num_ranks  # CPU devices share memory
     stream = stream._replace(ranks_at_once=max(1, _STATES_AT_ONCE // max(rank_bytes, 1)))
     return Program(members, lambda task: _run_epoch(stream, prepared, programs, task), stream.placement)
 
@@ -93,6 +94,7 @@ def _compile(job: Job, stream: Stream) -> tuple[MemberState, _Prepared, Programs
         [programs.take_inputs((keys, hyperparams), np.int32(rank)) for rank in range(stream.num_ranks)],
         placement.replicate((job.data.test, job.data.validation)),
         keys_from_seeds(np.unique(seeds)),
+        [],
     )
     return members, prepared, programs
 
@@ -172,7 +174,8 @@ class _Epoch:
         stream, task, programs, prepared = self._stream, self._task, self._programs, self._prepared
         self.first = task.partial.steps if task.partial else 0
         for rank in feed.ranks:
-            self.carries[rank] = programs.begin(self.members, np.int32(rank))
+            spare = prepared.spare.pop() if prepared.spare else programs.make_carry()
+            self.carries[rank] = programs.begin(self.members, spare, np.int32(rank))
             if task.partial:
                 record = self._put(jax.tree.map(lambda leaf: np.asarray(leaf)[None], task.partial.record))
                 self.carries[rank] = self.carries[rank][0], record
@@ -219,9 +222,11 @@ class _Epoch:
         """Evaluates the members of a rank and keeps their outcomes."""
         stream, task = self._stream, self._task
         numbers = np.int32(rank), np.int32(task.epoch), np.int32(task.num_steps)
-        arguments = (self.carries.pop(rank), stream.placement.put(self._is_chosen[rank]), *numbers)
+        carry = self.carries.pop(rank)
+        arguments = (carry, stream.placement.put(self._is_chosen[rank]), *numbers)
         self.members, outcome = self._programs.end_epoch(self.members, *arguments, *self._prepared.splits)
         wait(outcome)
+        self._prepared.spare.append(carry)
         outcome = jax.device_get(outcome)
         if self._outcomes is None:
             self._outcomes = jax.tree.map(lambda leaf: np.zeros((stream.num_slots, *leaf.shape[1:]), leaf.dtype), outcome)
