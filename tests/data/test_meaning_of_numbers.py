@@ -78,12 +78,12 @@ def load(x, shape):
 
 def accepted(dataset, likelihood, binarize="none"):
     """Whether the likelihood takes the data, and what the model then gets; None where it is refused, with the message."""
-    bundle = LIKELIHOODS[likelihood]()
+    bundle = LIKELIHOODS.get(likelihood, getattr(likelihoods, likelihood))()
     if likelihood == "discretized_logistic" and dataset.max_level:
         bundle = likelihoods.discretized_logistic(dataset.max_level + 1)
     try:
         data.check_support(dataset, bundle, binarize)
-        prepared = data.prepare(dataset, binarization=binarize, counts=likelihood == "poisson")
+        prepared = data.prepare(dataset, binarization=binarize, counts=likelihood in ("poisson", "negative_binomial"))
     except UserError as refused:
         return None, str(refused)
     return np.asarray(prepared.eval_input(prepared.test)), ""
