@@ -77,7 +77,7 @@ def write_images(path: Path, count: int, seed: int) -> None:
 
 
 class _Report(NamedTuple):
-    """What an epoch took."""
+    """Time that an epoch took."""
 
     seconds: float
     cpu_seconds: float  # of all threads, evaluation and reading included

@@ -186,7 +186,7 @@ def _labels(path: Path, objects: "Objects", column: str | None) -> tuple[np.ndar
 
 
 def _values(path: Path, objects: "Objects", name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns a column and which of its values are missing; None where there is no such column, or one of another kind.
+    """Returns a column and which of its values are missing; None for a missing column or one of a different kind.
 
     A column is an array, or a group with the arrays `values` and `mask` for pandas' types with missing values, as which newer
     versions of anndata write strings too.
