@@ -66,9 +66,9 @@ def main():
         model = {"name": name, "exposure": "observed", "log_px": _summarize(log_px), "elbo": _summarize(elbos)}
         models.append({**model, "epochs": _summarize(epochs)})
         print(models[-1], flush=True)
-    versions = {package: version(package) for package in ("scvi-tools", "torch", "anndata")}
-    with open(sys.argv[2], "w") as file:
-        json.dump({"models": models, "versions": versions}, file, indent=1)
+        versions = {package: version(package) for package in ("scvi-tools", "torch", "anndata")}
+        with open(sys.argv[2], "w") as file:  # again after each variant, because all of them take an hour
+            json.dump({"models": models, "versions": versions}, file, indent=1)
     return 0
 
 
