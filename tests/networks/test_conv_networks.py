@@ -20,6 +20,7 @@ from vae_jax.errors import UserError
 from vae_jax.sweep import grid
 from vae_jax.sweep.in_memory import run_group
 from vae_jax.sweep.members import groups
+from vae_jax.training import Callbacks
 from vae_jax.training.placement import place
 
 # The layers.
@@ -298,7 +299,7 @@ def test_a_member_under_map_is_the_single_run_bit_for_bit(network):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        fit = sweep(members, "map", on_epoch=lambda _: after_epoch.append(len(compilations)))
+        fit = sweep(members, "map", callbacks=Callbacks(lambda _: after_epoch.append(len(compilations))))
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(after_epoch) == 2
