@@ -39,8 +39,8 @@ COUNT_INPUT = Setting(
     "count_input",
     Literal["log1p", "standardized"],
     "log1p",
-    "How the encoder sees counts: log(1 + x), with the mean of each column and one standard deviation for all, or x itself, with a "
-    "standard deviation for each column. The likelihood stays that of x.",
+    "How the encoder sees counts: log(1 + x), with the mean of each column and one standard deviation for all, or x itself, "
+    "with a standard deviation for each column. The likelihood stays that of x.",
     earlier="standardized",
 )
 _LEARNED = ("shared", "per_column", "per_pixel")
