@@ -16,7 +16,7 @@ def vectors(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vectors")
     x = RNG.normal(5, 1, (100, 4)) * [1e-3, 1.0, 1e4, 0.0] + [0, 0, 0, 1e6]
     np.save(folder / "x.npy", x.astype(np.float32))
-    done = run("train.py", "--dataset", folder / "x.npy", "--likelihood", "gaussian", "--scale", "shared", *TINY, "--out",
+    done = run("train.py", "--dataset", folder / "x.npy", "--likelihood", "gaussian", *TINY, "--out",
                folder / "run")  # fmt: skip
     return folder / "run", done
 
@@ -46,6 +46,8 @@ def test_a_table_is_trained_and_drawn(vectors):
     assert not {"traversal.gif", "manifold.png", "prior_means.png"} & figures_of(out)
     page = (out / "report.html").read_text()
     assert "summed over columns" in page
+    assert len(json.loads((out / "summary.json").read_text())["log_scale"]) == 4  # the default for vectors
+    assert "has one value for each of 4 columns" in page
     assert "image" not in page.split("How to repeat")[0].replace("data:image", "")
 
 
@@ -56,6 +58,7 @@ def test_a_series_is_trained_by_convolutions_and_drawn(series, script, tmp_path)
     assert {"reconstructions.png", "prior_samples.png", "traversal.png", "interpolation.png"} <= figures_of(out)
     page = (out / "report.html").read_text()
     assert "summed over time steps and channels" in page
+    assert "is one learned number times the spread of each of" in page
     assert "image" not in page.split("How to repeat")[0].replace("data:image", "")
     assert script("latent_space", out, "--image", 3) == (0, "")
     assert script("latent_space", out, "--to", 5, "--out", tmp_path / "to.png") == (0, "")

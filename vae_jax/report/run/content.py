@@ -291,13 +291,15 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         rows.append(Quantity("bits per dimension", f"{bits:z.4f}", "bits", remark))
     for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
         if key in summary:
-            values, columns = np.exp(summary[key]), getattr(config, key.removeprefix("log_"), "") == "per_column"
+            values, num_learned = np.exp(summary[key]), len(run.built.vae.likelihood.shared_start)
             value = ", ".join(f"{value:.4f}" for value in values)
             if len(values) > _MOST_SHOWN:
                 value = f"{values.min():.4g} to {values.max():.4g}, median {np.median(values):.4g}"
-            extent = (
-                f"has one value for each of {len(values)} {_columns(run)}" if columns else f"is shared by all {_entries(run)}"
-            )
+            extent = f"is shared by all {_entries(run)}"
+            if num_learned > 1:  # whatever the setting is: "auto" may mean one for each column
+                extent = f"has one value for each of {len(values)} {_columns(run)}"
+            elif len(values) > 1:
+                extent = f"is one learned number times the spread of each of {len(values)} {_columns(run)}"
             remark = f"The {name} belongs to the {config.likelihood} likelihood and {extent}."
             if len(values) > _MOST_SHOWN:
                 remark += f" All values are in summary.json, as natural logarithms ({key})."
