@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -14,8 +15,9 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import CUSTOM, Config, TrainingData, all_settings, settings_of
 from vae_jax.data import Dataset, Prepared, Rows, check_pipeline_argument
 from vae_jax.errors import UserError, unknown
-from vae_jax.likelihoods import Likelihood, from_log_prob
-from vae_jax.model import VAE, assemble_vae
+from vae_jax.example import Example
+from vae_jax.likelihoods import Likelihood, check_factorizes, from_log_prob
+from vae_jax.model import VAE, assemble_vae, encoder_shape
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training import optimizers, schedules
 from vae_jax.training.optimizers import Optimizer
@@ -63,16 +65,24 @@ def training_data(config: Config, dataset: Dataset) -> TrainingData:
         num_different=dataset.num_different,
         draw_inputs=not_prepared,
         mean_total=max(float(dataset.train_mean.sum(dtype=np.float64)) * highest, 1e-3),
+        condition_dim=dataset.condition.dim if dataset.condition else 0,
+        has_missing=dataset.has_missing,
+        input_shape=encoder_shape(dataset.data_shape, config.mask_input),
     )
 
 
-def _drawing(prepared: Prepared) -> Callable[[Array, int], Array]:
+def _drawing(prepared: Prepared, mean: np.ndarray) -> Callable[[Array, int], Array | Example]:
     """Returns the function (key, n) -> n different training examples as the encoder sees them."""
 
-    def draw_inputs(key: Array, count: int) -> Array:
+    def draw_inputs(key: Array, count: int) -> Array | Example:
         key_choice, key_input = jax.random.split(key)
         chosen = jax.random.choice(key_choice, len(prepared.train), (count,), replace=False)
-        return prepared.train_input(key_input, prepared.train_rows(chosen))
+        x = prepared.train_input(key_input, prepared.train_rows(chosen))
+        if not isinstance(x, Example):
+            return x
+        # A pseudo-input has no missing entries: they start at the mean.
+        event = x.event if x.mask is None else jnp.where(x.mask, x.event, mean)
+        return event if x.condition is None else Example(event, x.condition)
 
     return draw_inputs
 
@@ -93,7 +103,7 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
 # Settings of `data.load` in a configuration. A data set that is passed to `build` has them already.
 _DATA_SETTINGS = (
     *("split", "test_fraction", "validation_fraction", "split_seed", "stream", "max_level", "layout", "event", "resize"),
-    *("crop", "transpose", "array", "label_column", "validation_dataset", "test_dataset"),
+    *("crop", "transpose", "array", "label_column", "validation_dataset", "test_dataset", "condition", "missing"),
 )
 
 
@@ -105,8 +115,12 @@ def with_dataset(config: Config, dataset: Dataset) -> Config:
     """
     check_pipeline_argument("build", dataset, Dataset)
     is_streamed = isinstance(dataset.train, Rows)
+    recorded: dict[str, Any] = {
+        "condition": CUSTOM if dataset.condition else "",
+        "missing": "nan" if dataset.has_missing else "refuse",
+    }
     for name in _DATA_SETTINGS:
-        if name != "stream" and getattr(config, name) != getattr(Config(), name):
+        if name != "stream" and getattr(config, name) not in (getattr(Config(), name), recorded.get(name, "")):
             raise UserError(
                 f"the data set {dataset.name!r} is made already, so `{name}` has no effect on it.",
                 field=name,
@@ -114,7 +128,7 @@ def with_dataset(config: Config, dataset: Dataset) -> Config:
             )
     if config.stream and not is_streamed:
         raise UserError(f"the data set {dataset.name!r} is in memory.", field="stream", fix="Leave out `stream=True`.")
-    return dataclasses.replace(config, dataset=CUSTOM, stream=is_streamed)
+    return dataclasses.replace(config, dataset=CUSTOM, stream=is_streamed, **recorded)
 
 
 def load_dataset(config: Config, data_dir: str | None = None) -> Dataset:
@@ -139,6 +153,8 @@ def load_dataset(config: Config, data_dir: str | None = None) -> Dataset:
         label_column=config.label_column,
         validation_dataset=config.validation_dataset,
         test_dataset=config.test_dataset,
+        condition=config.condition,
+        missing=config.missing,
     )
 
 
@@ -182,6 +198,8 @@ def build(
     bundle: Likelihood = _make("likelihood", config, facts) if likelihood is None else _as_likelihood(likelihood)
     loss: AnyObjective = _make("objective", config, facts) if objective is None else objective
     data.check_support(dataset, bundle, config.binarization, config.dequantize)
+    if dataset.has_missing:
+        check_factorizes(bundle)
     total_steps = config.epochs * (len(dataset.train) // config.batch_size)
     _check_warm_ups(config, total_steps)
     counts = bundle.support == "counts" and config.binarization == "none"
@@ -194,7 +212,8 @@ def build(
         seed=config.test_seed,
     )
     training.check_fit(prepared, config.batch_size, config.early_stopping)
-    vae = _make_vae(config, facts._replace(draw_inputs=_drawing(prepared)), bundle, dataset, prepared)
+    drawing = _drawing(prepared, dataset.train_mean * ((dataset.max_level or 1) if counts else 1))
+    vae = _make_vae(config, facts._replace(draw_inputs=drawing), bundle, dataset, prepared)
     optimizer: Optimizer = optimizers.named_optimizer(config.optimizer)
     if config.ema_decay:
         optimizer = optimizers.with_params_ema(optimizer, config.ema_decay)
@@ -233,6 +252,8 @@ def _make_vae(config: Config, facts: TrainingData, likelihood: Likelihood, datas
         train_mean=dataset.train_mean * unit if config.output_bias == "train_mean" else None,
         standardize=prepared.moments if likelihood.support in ("real", "counts") else None,
         prior=_make("prior", config, facts),
+        condition_dim=facts.condition_dim,
+        mask_input=config.mask_input,
     )
 
 

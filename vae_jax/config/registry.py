@@ -86,6 +86,10 @@ class TrainingData(NamedTuple):
     num_different: int  # different examples that training can draw, more than `num_train` where images are rendered
     draw_inputs: Callable[[Any, int], Any]  # (key, n) -> n different training examples as the encoder sees them
     mean_total: float = 1.0  # mean over the examples of the sum of integer data, > 0
+    condition_dim: int = 0  # length of the condition as networks take it; 0 without one
+    has_missing: bool = False  # whether entries are missing
+    input_shape: tuple[int, ...] = ()  # of one example as the encoder sees it, with its mask; (): `data_shape`
+    output_shape: tuple[int, ...] = ()  # of the decoder's array before `outputs_per_dim`; (): `data_shape`
 
 
 class Entry(NamedTuple):
@@ -95,7 +99,7 @@ class Entry(NamedTuple):
 
     - for a likelihood a `likelihoods.Likelihood`,
     - for an objective an `objectives.Objective` or an `objectives.batch.BatchObjective`,
-    - for a prior a `priors.Prior`, or None for N(0, I),
+    - for a prior a `priors.Prior`, a `priors.ConditionalGaussian` of the condition for p(z|c), or None for N(0, I),
     - for a network the encoder, a `networks.Network`, and a function that makes the decoder,
       (outputs_per_dim=, output_bias=) -> `networks.Network`.
 
@@ -116,6 +120,7 @@ class Entry(NamedTuple):
     settings: tuple[Setting, ...] = ()
     check: Callable[[Settings], None] = lambda config: None  # raises UserError for settings that do not fit each other
     any_prior: bool = False  # an objective that does not need the KL to N(0, I) in closed form
+    any_objective: bool = False  # a prior under which the codes are N(0, I), so that every objective takes it
 
 
 _ENTRIES: dict[Kind, dict[str, Entry]] = {kind: {} for kind in KINDS}

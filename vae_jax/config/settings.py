@@ -97,6 +97,18 @@ class Config:
     label_column: str = _setting("", "Name of the column of a table that has the labels.")
     validation_dataset: str = _setting("", "Name or path of the validation set, where it has files of its own.")
     test_dataset: str = _setting("", "Name or path of the test set, where it has files of its own.")
+    condition: str = _setting(
+        "",
+        "What the model is conditioned on, for log p(x|c): labels, factors, names of columns of a table with commas between "
+        "them, or a file with one row for each example. Whole numbers and words become categories, other numbers are "
+        "standardized.",
+    )
+    missing: Literal["refuse", "nan"] = _setting(
+        "refuse",
+        "Whether NaN marks a missing entry (nan), which the log-likelihood leaves out, or is an error. A mask in an .npz file "
+        "marks missing entries without this.",
+    )
+    mask_input: bool = _setting(False, "Give the encoder the mask of the observed entries as well.")
     layout: Literal["auto", "channels_last", "channels_first"] = _setting(
         "auto",
         "Axes of arrays in files: (examples, height, width, channels) or (examples, channels, height, width). auto: channels "
@@ -247,7 +259,9 @@ def _listed(names: list[str]) -> str:
 def _check_combinations(config: Config) -> None:
     """Raises `UserError` for settings of different parts that do not fit each other."""
     objective = config.entry("objective")
-    if config.prior != "normal" and objective is not None and not objective.any_prior:
+    prior = config.entry("prior")
+    is_standard = config.prior == "normal" or (prior is not None and prior.any_objective)
+    if not is_standard and objective is not None and not objective.any_prior:
         names = [name for name, entry in registry.entries("objective").items() if entry.any_prior]
         raise UserError(f'`prior="{config.prior}"`: `objective="{config.objective}"` assumes N(0, I). Use {_listed(names)}.')
     if config.stream and config.binarization == "fixed":

@@ -1,5 +1,7 @@
 from . import readers as readers
 from . import sprites as sprites
+from .conditions import Condition as Condition
+from .conditions import ConditionColumn as ConditionColumn
 from .dataset import Dataset as Dataset
 from .events import Event as Event
 from .events import event_kind as event_kind

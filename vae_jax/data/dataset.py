@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax._numerics.short_repr import short_repr
+from vae_jax.data.conditions import Condition
 from vae_jax.data.on_disk import Digest, Rows, chunks, header, sum_images, sum_squares, value_range
 from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Rendering
@@ -51,6 +52,12 @@ class Dataset(NamedTuple):
       validation_labels: a label for each validation example, (examples,), integers.
       label_names: the name of each label 0, 1, 2, ...
       column_names: the name of each column of vectors.
+      condition: the columns on which a model is conditioned; None: there is no condition.
+      train_condition, validation_condition, test_condition: the stored condition of each example, (examples, columns), float32
+        (see `Condition`).
+      train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part, bool; None in all parts
+        where no entry is missing. The examples hold 0 at missing entries. The mean and the spread are over observed entries.
+      missing_on_disk: NaN marks missing entries of the training `Rows`, which have no mask in memory.
     """
 
     name: str
@@ -69,6 +76,19 @@ class Dataset(NamedTuple):
     validation_labels: np.ndarray | None = None
     label_names: tuple[str, ...] | None = None
     column_names: tuple[str, ...] | None = None
+    condition: Condition | None = None
+    train_condition: np.ndarray | None = None
+    validation_condition: np.ndarray | None = None
+    test_condition: np.ndarray | None = None
+    train_mask: np.ndarray | Rows | None = None
+    validation_mask: np.ndarray | None = None
+    test_mask: np.ndarray | None = None
+    missing_on_disk: bool = False
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether entries are missing in any part."""
+        return self.test_mask is not None or self.train_mask is not None or self.missing_on_disk
 
     @property
     def data_shape(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -47,6 +47,13 @@ def from_arrays(
     factor_names: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     column_names: Sequence[str] | None = None,
+    condition: Examples | None = None,
+    validation_condition: Examples | None = None,
+    test_condition: Examples | None = None,
+    mask: Examples | None = None,
+    validation_mask: Examples | None = None,
+    test_mask: Examples | None = None,
+    missing: Literal["refuse", "nan"] = "refuse",
     name: str = "arrays",
     split: SplitMethod = "random",
     test_fraction: float = DEFAULT_TEST_FRACTION,
@@ -75,6 +82,13 @@ def from_arrays(
       factor_names: a name for each column of the factors.
       label_names: the name of each label 0, 1, 2, ...; for labels that are words, their order.
       column_names: a name for each column of vectors. Tables bring theirs.
+      condition: what a model is conditioned on: an array (examples,) or (examples, columns), a dictionary of arrays by the name
+        of the column, or a table. Whole numbers and words become categories, other numbers are standardized. Or "labels",
+        "factors", or names of columns of the training table, as for `load`.
+      validation_condition, test_condition: those of the other parts, with the same columns.
+      mask: True where an entry of the training examples is observed, an array of their shape.
+      validation_mask, test_mask: masks of the other parts.
+      missing: "nan" takes NaN as missing entries; "refuse" refuses NaN.
       name: name of the data set in messages, reports and run directories.
       split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
 
@@ -110,10 +124,41 @@ def from_arrays(
             pieces[part] = _piece(name, part, examples, given, factors_by_part.get(part))
     source = assemble(pieces, pieces["train"].source)
     source = _with_names(name, source, label_names, factor_names, column_names)
-    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level))
+    conditions = {"train": condition, "validation": validation_condition, "test": test_condition}
+    how = condition if isinstance(condition, str) else ""
+    if not how:
+        source = source._replace(**_condition_columns(name, conditions))
+    given = {"train": mask, "validation": validation_mask, "test": test_mask}
+    source = source._replace(**{f"{part}_mask": np.asarray(array) for part, array in given.items() if array is not None})
+    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, condition=how, missing=missing))
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return dataset
+
+
+def _condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the conditions of the parts as columns by name, by the field of a `Split`."""
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    for part, given in conditions.items():
+        if given is None:
+            continue
+        table = _as_table(f"{name}: condition", given)
+        if table is not None:
+            named = table.columns
+        elif isinstance(given, dict):
+            named = {str(column): np.asarray(values) for column, values in given.items()}
+        else:
+            array = np.asarray(given)
+            if array.ndim not in (1, 2):
+                raise UserError(
+                    f"{name}: expected a condition (examples,) or (examples, columns), got shape {array.shape}.",
+                    field="condition",
+                )
+            array = array[:, None] if array.ndim == 1 else array
+            single = array.shape[1] == 1
+            named = {"condition" if single else f"condition_{i}": column for i, column in enumerate(array.T)}
+        columns[f"{part}_condition"] = named
+    return columns
 
 
 def _check_belong(name: str, parts: dict[str, Examples], field: str, values: dict[str, Examples]) -> None:

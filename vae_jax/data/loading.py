@@ -4,10 +4,12 @@ import numbers
 import os
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from vae_jax.data import tfds
 from vae_jax.data.annotations import check_factors, with_checked_labels
+from vae_jax.data.companions import masks_as_events, with_condition_of, with_masks
+from vae_jax.data.conditions import make_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event, event_shape
 from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, name_of_part, top_level
@@ -47,6 +49,8 @@ def load(
     label_column: str = "",
     validation_dataset: str | os.PathLike[str] = "",
     test_dataset: str | os.PathLike[str] = "",
+    condition: str = "",
+    missing: Literal["refuse", "nan"] = "refuse",
 ) -> Dataset:
     """Loads a data set by name or path.
 
@@ -83,6 +87,10 @@ def load(
       label_column: name of the column of a table that has the labels, or "coarse" for those of CIFAR-100.
       validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
         They are read like `name`, into memory. Of a source with several parts the one that is meant is used.
+      condition: what a model is conditioned on: "labels", "factors", names of columns of a table with commas between them,
+        which are then no longer part of the examples, or a file with a row for each example. Whole numbers and words become
+        categories, other numbers are standardized. "": no condition.
+      missing: "nan" takes NaN as missing entries, which log-likelihoods leave out; "refuse" refuses NaN.
 
     Returns:
       Checked examples of all parts, on the host.
@@ -98,7 +106,7 @@ def load(
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
-    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, transpose))
+    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, transpose, condition, missing))
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return dataset
@@ -122,6 +130,8 @@ class Interpretation(NamedTuple):
     event: Event = "auto"
     max_level: int | None = None
     transpose: bool = False
+    condition: str = ""
+    missing: Literal["refuse", "nan"] = "refuse"
 
 
 def _read_options(
@@ -170,12 +180,14 @@ def _read_other(name: str, data_dir: str | None, options: ReadOptions) -> Split:
 
 def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: Interpretation) -> Dataset:
     """Checks and converts the arrays of a source, and splits off the parts that it lacks."""
-    layout, event, max_level, transpose = meaning
+    layout, event, max_level, transpose, condition, missing = meaning
     if source.rendering is None:
         for part, array in source.images_by_part().items():
             event_shape(name_of_part(name, part), array.shape, event)  # refuses shapes that no event has
     source = with_checked_labels(name, source)
     check_factors(name, source)
+    source = with_condition_of(name, source, condition)
+    source = with_masks(name, source, missing)
     if source.rendering:
         check_layout_of_known_format(name, layout)
         if transpose:
@@ -183,7 +195,8 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         converted, notes = source, []
     else:
         arrays, notes = convert(name, source, layout, event, max_level, transpose)
-        converted = source._replace(**arrays)
+        masks = masks_as_events(name, source, layout, event, transpose)
+        converted = source._replace(**arrays, **masks)
     parts = split_off_parts(name, converted, settings)
     if isinstance(parts.train, Rows):
         check_rows(name, parts.train, converted.train)
@@ -192,6 +205,11 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         notes += clip_notes
     top, level_notes = top_level(name, parts, max_level)
     assert parts.test is not None
+    made, conditions = None, {}
+    if parts.train_condition is not None:
+        known = {"label": parts.label_names} if condition == "labels" and parts.label_names else None
+        made, conditions = make_condition(name, parts.by_part("condition"), known)
+    masks = parts.by_part("mask")
     return Dataset(
         name,
         parts.train,
@@ -209,4 +227,8 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         parts.validation_labels,
         parts.label_names,
         parts.column_names,
+        made,
+        *(conditions.get(part) for part in ("train", "validation", "test")),
+        *(masks.get(part) for part in ("train", "validation", "test")),
+        missing_on_disk=missing == "nan" and isinstance(parts.train, Rows) and parts.train_mask is None,
     )

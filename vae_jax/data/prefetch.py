@@ -2,11 +2,12 @@
 
 import mmap
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import numpy as np
-from jax import Array
 
 from vae_jax.data.on_disk import Rows
+from vae_jax.example import Example
 
 CHUNK_BYTES = 2**22
 _NUM_READERS = 4  # threads that read one item each: a disk is faster with several requests at once
@@ -16,21 +17,31 @@ class Chunks:
     """Random-access source for Grain. Item i holds the batches of steps i * steps to (i + 1) * steps - 1 of several orders.
 
     An item has a few megabytes and the shape (orders, steps, batch_size, numbers of a row). Steps past the end of the orders
-    hold arbitrary bytes.
+    hold arbitrary bytes. For an `Example` of rows, an item is an `Example` of such arrays.
     """
 
-    def __init__(self, rows: Rows, orders: Sequence[np.ndarray], steps: int):
+    def __init__(self, rows: Rows | Example, orders: Sequence[np.ndarray], steps: int):
         self._rows, self._orders, self._steps = rows, orders, steps
 
     def __len__(self) -> int:
         return -(-len(self._orders[0]) // self._steps)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        width = self._rows.size // len(self._rows)
-        item = _empty((len(self._orders), self._steps, self._orders[0].shape[1], width), self._rows.dtype)
+    def __getitem__(self, index: int) -> np.ndarray | Example:
+        if isinstance(self._rows, Example):
+            return self._rows.map(lambda array: self._batches(array, index))
+        return self._batches(self._rows, index)
+
+    def _batches(self, rows: Rows | np.ndarray, index: int) -> np.ndarray:
+        """Returns the batches of one item, from rows on disk or from an array on the host."""
+        width = rows.size // len(rows)
+        item = _empty((len(self._orders), self._steps, self._orders[0].shape[1], width), rows.dtype)
         for part, order in zip(item, self._orders, strict=True):
             row_index = order[index * self._steps : (index + 1) * self._steps].ravel()
-            self._rows.gather(row_index, part.reshape(-1, width)[: len(row_index)])
+            out = part.reshape(-1, width)[: len(row_index)]
+            if isinstance(rows, Rows):
+                rows.gather(row_index, out)
+            else:
+                np.take(rows.reshape(len(rows), width), row_index, axis=0, out=out)
         return item
 
 
@@ -44,21 +55,27 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
 
 
-def steps_of_chunk(rows: Rows, batch_size: int, num_orders: int = 1) -> int:
+def row_bytes(rows: Rows | Example) -> int:
+    """Returns the bytes of one example, with its condition and its mask."""
+    arrays = [rows.event, rows.condition, rows.mask] if isinstance(rows, Example) else [rows]
+    return sum(array.size // len(array) * array.dtype.itemsize for array in arrays if array is not None)
+
+
+def steps_of_chunk(rows: Rows | Example, batch_size: int, num_orders: int = 1) -> int:
     """Returns the number of steps whose batches make up an item of a few megabytes: at least one, at most an epoch.
 
     Items for several orders may be up to four times as large, so that a program is not called for each single step.
     """
-    batch_bytes = rows.size // len(rows) * rows.dtype.itemsize * batch_size * num_orders
+    batch_bytes = row_bytes(rows) * batch_size * num_orders
     return max(1, min(CHUNK_BYTES * min(num_orders, 4) // batch_bytes, len(rows) // batch_size))
 
 
 def chunks(
-    rows: Rows,
+    rows: Rows | Example,
     orders: Sequence[np.ndarray],
     steps: int,
-    put: Callable[[np.ndarray], Array],
-) -> Generator[Array]:
+    put: Callable[[Any], Any],
+) -> Generator[Any]:
     """Yields the batches of an epoch on the device, those of several steps at a time.
 
     Reading runs ahead of the caller, and copies to the device run while the device computes. To profit from this, let the
@@ -70,7 +87,8 @@ def chunks(
       rows: the training images.
       orders: indices of rows, (steps of the epoch, batch_size), of the members that train on these chunks.
       steps: steps in a chunk.
-      put: puts an item, (orders, steps, batch_size, numbers of a row), on the devices that need it.
+      put: puts an item, or each array of an `Example`, (orders, steps, batch_size, numbers of a row), on the devices that need
+        it.
 
     Yields:
       The results of `put`.

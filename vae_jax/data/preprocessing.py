@@ -14,6 +14,7 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax._numerics.threefry import random_bits16
 from vae_jax.config import fixed_needs_memory
+from vae_jax.data.conditions import Condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.moments import CountInput, Moments, train_moments
 from vae_jax.data.on_disk import Rows
@@ -22,6 +23,7 @@ from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
 from vae_jax.data.sparse_on_device import to_device
 from vae_jax.data.support import check_preprocessing
 from vae_jax.errors import UserError, unknown
+from vae_jax.example import Example, event_of
 
 Binarization = Literal["dynamic", "fixed", "threshold", "none"]
 # (key, images as levels or floats) -> floats of the same shape
@@ -46,33 +48,53 @@ class Prepared(NamedTuple):
       moments: moments of the training data where these are counts or floats; None for integer levels scaled to [0, 1], and
         for binarized and dequantized data.
       rendered: whether `train_input` computes images of zeros and ones from the stored rows.
+      condition: the columns on which a model is conditioned; None: there is no condition.
+      has_missing: whether entries are missing.
+
+    With a condition or missing entries, `train`, `validation` and `test` are `Example`s, whose arrays have a leading axis of
+    examples. `train_input` and `eval_input` then take and return batches that are `Example`s too.
     """
 
     # A `SparseArray` stands in for an array here: whatever takes examples indexes it by arrays of indices, or by slices.
-    train: Array | Rows
-    validation: Array | None
-    test: Array
-    train_input: Callable[[Array, Array], Array]
-    eval_input: Callable[[Array], Array]
+    train: Any
+    validation: Any
+    test: Any
+    train_input: Callable[[Array, Any], Any]
+    eval_input: Callable[[Any], Any]
     log_jacobian: float
     description: str
     moments: Moments | None = None
     rendered: bool = False
+    condition: Condition | None = None
+    has_missing: bool = False
 
-    def train_rows(self, index: Array) -> Array:
+    @property
+    def condition_dim(self) -> int:
+        """Length of the condition that a model takes; 0 without one."""
+        return self.condition.dim if self.condition else 0
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether the training examples stay on disk."""
+        return isinstance(event_of(self.train), Rows)
+
+    def train_rows(self, index: Array) -> Any:
         """Returns a few training examples as stored, for uses outside of training. It can be jitted.
 
         Args:
           index: indices of examples, of any shape.
 
         Returns:
-          The rows, of shape (*index.shape, ...).
+          The rows, of shape (*index.shape, ...), or an `Example` of them.
         """
-        rows = self.train
-        if not isinstance(rows, Rows):
-            return rows[index]
-        shape = jax.ShapeDtypeStruct((*index.shape, *rows.shape[1:]), rows.dtype)
-        return jax.pure_callback(lambda index: rows[np.asarray(index)], shape, index)
+
+        def take(rows: Any) -> Array:
+            if not isinstance(rows, Rows):
+                return jnp.asarray(rows)[index] if isinstance(rows, np.ndarray) else rows[index]
+            shape = jax.ShapeDtypeStruct((*index.shape, *rows.shape[1:]), rows.dtype)
+            return jax.pure_callback(lambda index: rows[np.asarray(index)], shape, index)
+
+        return self.train.map(take) if isinstance(self.train, Example) else take(self.train)
 
 
 def binarize(key: Array, levels: Array, max_level: int | None) -> Array:
@@ -149,11 +171,59 @@ def prepare(
         )
     if isinstance(dataset.train, Rows) and binarization == "fixed":
         raise fixed_needs_memory()
+    if dequantize and dataset.has_missing:
+        raise UserError(
+            f"{dataset.name}: dequantization and missing values exclude each other, because the nats of the discrete data "
+            "count every entry. Use a likelihood of integer levels, such as discretized_logistic.",
+            field="dequantize",
+        )
     if dequantize:
-        return _dequantized(dataset, seed)
-    if binarization == "none" or dataset.max_level == 1:  # zeros and ones stay the same under any binarization
-        return _scaled(dataset, counts, count_input)
-    return _binarized(dataset, binarization, seed)
+        prepared = _dequantized(dataset, seed)
+    elif binarization == "none" or dataset.max_level == 1:  # zeros and ones stay the same under any binarization
+        prepared = _scaled(dataset, counts, count_input)
+    else:
+        prepared = _binarized(dataset, binarization, seed)
+    if dataset.condition is None and not dataset.has_missing:
+        return prepared
+    return _with_companions(prepared, dataset)
+
+
+def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
+    """Adds conditions and masks to examples that are prepared without them."""
+
+    def joined(part: str) -> Example | None:
+        event = getattr(prepared, part)
+        if event is None:
+            return None
+        companions = (getattr(dataset, f"{part}_{name}") for name in ("condition", "mask"))
+        # Beside rows on disk they stay on the host, from where they are read with the rows.
+        keep = (lambda array: array) if isinstance(event, Rows) else jnp.asarray
+        return Example(event, *(None if array is None else keep(array) for array in companions))
+
+    def to_input(rows: Example, event_input: Callable[[Array], Array]) -> Example:
+        event, mask = rows.event, rows.mask
+        if dataset.missing_on_disk and mask is None:
+            mask = ~jnp.isnan(event)
+        if mask is not None:
+            event = jnp.where(mask, event, jnp.zeros((), event.dtype))
+        condition = None if dataset.condition is None else dataset.condition.expand(rows.condition)
+        return Example(event_input(event), condition, mask)
+
+    description = prepared.description
+    if dataset.condition is not None:
+        description += f"; given {dataset.condition.describe()}"
+    if dataset.has_missing:
+        description += "; missing entries left out"
+    return prepared._replace(
+        train=joined("train"),
+        validation=joined("validation"),
+        test=joined("test"),
+        train_input=lambda key, rows: to_input(rows, lambda event: prepared.train_input(key, event)),
+        eval_input=lambda rows: to_input(rows, prepared.eval_input),
+        description=description,
+        condition=dataset.condition,
+        has_missing=dataset.has_missing,
+    )
 
 
 def _dequantized(dataset: Dataset, seed: int) -> Prepared:

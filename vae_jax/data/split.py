@@ -1,7 +1,7 @@
 """`Split`: the arrays of a data set as its reader returns them, before they are checked."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,8 @@ class Split(NamedTuple):
       label_names: the name of each label 0, 1, 2, ..., where labels are such numbers.
       column_names: the name of each column of vectors, such as genes.
       conversion: a phrase that says how the stored numbers became images, where a reader turned, inverted or chose some.
+      train_condition, validation_condition, test_condition: the columns of the condition, (examples,) each, by name.
+      train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part.
     """
 
     train: np.ndarray | Rows | SparseRows
@@ -82,8 +84,19 @@ class Split(NamedTuple):
     label_names: tuple[str, ...] | None = None
     column_names: tuple[str, ...] | None = None
     conversion: str = ""
+    train_condition: Mapping[str, np.ndarray] | None = None
+    validation_condition: Mapping[str, np.ndarray] | None = None
+    test_condition: Mapping[str, np.ndarray] | None = None
+    train_mask: np.ndarray | Rows | None = None
+    validation_mask: np.ndarray | None = None
+    test_mask: np.ndarray | None = None
 
     def images_by_part(self) -> dict[str, np.ndarray | Rows | SparseRows]:
         """Returns the images of the parts that the source has; keys train, validation, test."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {part: array for part, array in parts.items() if array is not None}
+
+    def by_part(self, field: str) -> dict[str, Any]:
+        """Returns a field such as "condition" or "mask" of the parts that have it; keys train, validation, test."""
+        values = {part: getattr(self, f"{part}_{field}") for part in ("train", "validation", "test")}
+        return {part: value for part, value in values.items() if value is not None}

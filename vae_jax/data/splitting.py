@@ -75,11 +75,23 @@ def split_off_parts(name: str, source: Split, settings: SplitSettings) -> Split:
             source = source._replace(train_labels=labels[rest], test_labels=labels[held_out])
         if (factors := source.train_factors) is not None:
             source = source._replace(train_factors=factors[rest], test_factors=factors[held_out])
+        source = _divide_companions(source, "test", rest, held_out)
         description = settings.describe() + description
     if source.validation is None and settings.validation_fraction > 0:
         source, phrase = _with_validation(name, source, settings)
         description += phrase
     return source._replace(split=description)
+
+
+def _divide_companions(source: Split, part: str, rest: np.ndarray, held_out: np.ndarray) -> Split:
+    """Splits the conditions and the masks of a part off those of the training set."""
+    if (columns := source.train_condition) is not None:
+        taken = [{name: values[index] for name, values in columns.items()} for index in (rest, held_out)]
+        source = source._replace(**{"train_condition": taken[0], f"{part}_condition": taken[1]})
+    if (mask := source.train_mask) is not None:
+        kept = mask.view(rest) if isinstance(mask, Rows) else mask[rest]
+        source = source._replace(**{"train_mask": kept, f"{part}_mask": mask[held_out]})
+    return source
 
 
 def _with_validation(name: str, source: Split, settings: SplitSettings) -> tuple[Split, str]:
@@ -96,6 +108,7 @@ def _with_validation(name: str, source: Split, settings: SplitSettings) -> tuple
     factors = None if source.train_factors is None else source.train_factors[rest]
     if (labels := source.train_labels) is not None:
         source = source._replace(train_labels=labels[rest], validation_labels=labels[held_out])
+    source = _divide_companions(source, "validation", rest, held_out)
     phrase = f"; validation {settings.describe()} from the training set"
     return source._replace(train=train, validation=validation, train_factors=factors), phrase
 

@@ -22,7 +22,8 @@ from vae_jax.evaluation.hmc import (
     move_chains,
     point_at,
 )
-from vae_jax.model import VAE, Params, prior_log_prob, sample_prior
+from vae_jax.example import Example, condition_of, with_event
+from vae_jax.model import VAE, Params, bind, decode_given, sample_prior
 from vae_jax.objectives import log_mean_exp_k
 from vae_jax.objectives.base import scalar_log_prob, standard_normal_log_prob
 from vae_jax.posteriors import posterior_log_prob, sample_posterior
@@ -59,17 +60,18 @@ class _Problem(NamedTuple):
     scale: Float[Array, "latent"]
 
 
-def _problem(vae: VAE, params: Params, x: Array, start: Start) -> _Problem:
-    log_prior = prior_log_prob(vae, params) or standard_normal_log_prob
+def _problem(vae: VAE, params: Params, x: Array | Example, start: Start) -> _Problem:
+    model = bind(vae, params, x)
+    log_prior = model.prior_log_prob or standard_normal_log_prob
 
     def log_likelihood(z: Array) -> Array:
-        return scalar_log_prob(vae.likelihood.log_prob, vae.decode(params, z), x)
+        return scalar_log_prob(model.log_prob, model.decode(z), model.x)
 
     if start == "prior":
         code = jax.eval_shape(lambda key: sample_prior(vae, params, key), stream(0, Stream.CHECK))
         scale = jnp.ones(code.shape, code.dtype)
         return _Problem(Path(log_prior, log_likelihood), lambda key: sample_prior(vae, params, key), scale)
-    mean, log_scale = vae.encode(params, x)
+    mean, log_scale = model.encode(model.x)
 
     def log_q(z: Array) -> Array:
         return posterior_log_prob(mean, log_scale, z)
@@ -319,22 +321,25 @@ def bdmc_simulated(
     settings: Annealing = DEFAULT,
     *,
     batch_size: int = 100,
+    conditions: Float[Array, "examples condition"] | None = None,
 ) -> Bounds:
     """Simulates examples z ~ p(z), x ~ p(x|z) and computes `bdmc` for each. Jit it at the call site.
 
     Args:
       key, vae, params, settings, batch_size: see `ais_dataset`.
       num_examples: number of simulated examples, >= 1 (static).
+      conditions: the condition of each simulated example, (num_examples, condition_dim), for a conditional model.
 
     Returns:
       `Bounds` of per-example values, each (num_examples,). Wu et al. (2017) report the mean gap over the examples.
     """
     check_annealing("bdmc_simulated", settings)
 
-    def one(index: Array, _: Array) -> Bounds:
+    def one(index: Array, given: Array | Example) -> Bounds:
         key_z, key_x, key_chains = jax.random.split(jax.random.fold_in(key, index), 3)
         z = sample_prior(vae, params, key_z)
-        x = vae.likelihood.sample(key_x, vae.decode(params, z))
-        return bdmc(key_chains, vae, params, x, z, settings)
+        x = vae.likelihood.sample(key_x, decode_given(vae, params, z, condition_of(given)))
+        return bdmc(key_chains, vae, params, x if conditions is None else with_event(given, x), z, settings)
 
-    return map_examples(one, jnp.zeros(num_examples), lambda x: x, batch_size)
+    nothing = jnp.zeros(num_examples)
+    return map_examples(one, nothing if conditions is None else Example(nothing, conditions), lambda x: x, batch_size)

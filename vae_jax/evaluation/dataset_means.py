@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, Key, Shaped
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data import Prepared
 from vae_jax.errors import UserError, unknown
-from vae_jax.model import VAE, Params, prior_log_prob
+from vae_jax.example import Example
+from vae_jax.model import VAE, Params, bind
 from vae_jax.objectives import Terms, elbo
 
-ToInput = Callable[[Array], Array]  # a batch as stored -> the floats that the likelihood and the encoder take
+ToInput = Callable[[Any], Any]  # a batch as stored -> the floats that the likelihood and the encoder take
 Result = TypeVar("Result")
 
 # XLA's matrix products on CPU add in an order that depends on the number of rows. A fixed number keeps results identical.
@@ -47,11 +48,11 @@ class DataSlice(NamedTuple):
     The estimators fold the index of an example into their key, so slices give the same numbers as the whole.
     """
 
-    examples: Shaped[Array, "examples ..."]  # as stored
+    examples: Any  # as stored: an array, a `SparseArray`, or an `Example` of arrays, with a leading axis of examples
     first: ArrayLike = 0  # may be traced
 
 
-def as_slice(data: Array | DataSlice) -> DataSlice:
+def as_slice(data: Array | Example | DataSlice) -> DataSlice:
     """Returns `data` itself if it is a slice, otherwise the slice that holds all of it."""
     return data if isinstance(data, DataSlice) else DataSlice(data)
 
@@ -98,7 +99,7 @@ def bits_per_dim(log_prob: float, num_dims: int) -> float:
 
 
 def map_examples(
-    function: Callable[[Array, Array], Result], data: Array | DataSlice, to_input: ToInput, batch_size: int
+    function: Callable[[Array, Any], Result], data: Array | Example | DataSlice, to_input: ToInput, batch_size: int
 ) -> Result:
     """Computes `function(index, x)` for every example, in batches inside one program.
 
@@ -157,21 +158,19 @@ def evaluate(
     Returns:
       `Evaluation` of per-example values. Compute their mean and standard error on the host in float64, see `means`.
     """
-    log_prior = prior_log_prob(vae, params)
 
-    def one(index: Array, x: Array) -> Evaluation:
-        key_x = jax.random.fold_in(key, index)
-        posterior = vae.encode(params, x)
+    def one(index: Array, x: Array | Example) -> Evaluation:
+        key_x, model = jax.random.fold_in(key, index), bind(vae, params, x)
+        posterior = model.encode(model.x)
 
         def draw(k: Array) -> Terms:
             key_k = jax.random.fold_in(key_x, k)
-            decode = lambda z: vae.decode(params, z)  # noqa: E731
-            return elbo(key_k, lambda x: posterior, decode, vae.likelihood.log_prob, x, prior_log_prob=log_prior)
+            return elbo(key_k, lambda x: posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
 
         # One draw after another, so that memory does not grow with num_samples.
         terms = jax.lax.map(draw, jnp.arange(num_samples))
         return Evaluation(
-            jnp.mean(terms.log_likelihood) + log_jacobian, terms.kl[0] if log_prior is None else jnp.mean(terms.kl)
+            jnp.mean(terms.log_likelihood) + log_jacobian, terms.kl[0] if vae.prior is None else jnp.mean(terms.kl)
         )
 
     return map_examples(one, data, to_input, _effective_batch_size(batch_size))

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Key, Shaped
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput, as_slice, map_examples
-from vae_jax.model import VAE, Params, prior_log_prob
+from vae_jax.example import Example
+from vae_jax.model import VAE, Params, bind
 from vae_jax.objectives import elbo
 from vae_jax.objectives.base import Decode, LogProb, PriorLogProb, check_num_samples, draw
 
@@ -232,18 +233,18 @@ def gaps_dataset(
     num_examples = data.examples.shape[0]
     if log_px.shape != (num_examples,):
         raise ValueError(f"gaps_dataset: expected log_px of each of the {num_examples} examples, got shape {log_px.shape}.")
-    log_prior = prior_log_prob(vae, params)
 
-    def one(index: Array, x: Array) -> Gaps:
+    def one(index: Array, x: Array | Example) -> Gaps:
+        model = bind(vae, params, x)
         result = gaps(
             jax.random.fold_in(key, index),
-            vae.encode(params, x),
-            lambda z: vae.decode(params, z),
-            vae.likelihood.log_prob,
-            x,
+            model.encode(model.x),
+            model.decode,
+            model.log_prob,
+            model.x,
             log_px[index - data.first],
             settings,
-            prior_log_prob=log_prior,
+            prior_log_prob=model.prior_log_prob,
         )
         return result._replace(elbo=result.elbo + log_jacobian, best_elbo=result.best_elbo + log_jacobian)
 

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Key, Shaped
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput, as_slice, standard_error
-from vae_jax.model import VAE, Params, prior_log_prob
+from vae_jax.example import Example
+from vae_jax.model import VAE, Params, bind, example_shapes
 from vae_jax.objectives import draw, log_mean_exp_k
 
 _MIN_TAIL = 5  # draws in the tail: fewer do not determine its shape
@@ -177,19 +178,13 @@ def importance_log_px(
     if num_samples < 1:
         raise ValueError(f"importance_log_px: expected num_samples >= 1, got {num_samples}.")
     data, first = as_slice(data)
-    num_examples, log_prior = data.shape[0], prior_log_prob(vae, params)
+    num_examples = data.shape[0]
     images, draws = chunk_sizes(draw_bytes(vae, params), num_examples, num_samples, memory_bytes)
     draw_index = jnp.arange(-(-num_samples // draws) * draws).reshape(-1, draws)
 
-    def log_weight(key_x: Array, posterior: tuple[Array, Array], x: Array, k: Array) -> Array:
-        drawn = draw(
-            jax.random.fold_in(key_x, k),
-            *posterior,
-            lambda z: vae.decode(params, z),
-            vae.likelihood.log_prob,
-            x,
-            prior_log_prob=log_prior,
-        )
+    def log_weight(key_x: Array, posterior: tuple[Array, Array], x: Array | Example, k: Array) -> Array:
+        model, key_k = bind(vae, params, x), jax.random.fold_in(key_x, k)
+        drawn = draw(key_k, *posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
         return drawn.log_weight
 
     def estimate_chunk(index: Array) -> LogPx:
@@ -214,11 +209,12 @@ def draw_bytes(vae: VAE, params: Params) -> int:
     The number follows from shapes alone; nothing is computed.
     """
 
-    def one(params: Params, z: Array, x: Array) -> Array:
-        return vae.likelihood.log_prob(vae.decode(params, z), x)
+    def one(params: Params, z: Array, x: Array | Example) -> Array:
+        model = bind(vae, params, x)
+        return model.log_prob(model.decode(z), model.x)
 
-    z, x = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((vae.latent_dim,), vae.data_shape))
-    return _intermediate_bytes(jax.make_jaxpr(one)(params, z, x).jaxpr)
+    z = jax.ShapeDtypeStruct((vae.latent_dim,), jnp.float32)
+    return _intermediate_bytes(jax.make_jaxpr(one)(params, z, example_shapes(vae)).jaxpr)
 
 
 def _intermediate_bytes(jaxpr: Jaxpr) -> int:

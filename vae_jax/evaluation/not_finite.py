@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.data import Prepared, SparseArray
 from vae_jax.evaluation.dataset_means import Evaluation, Means, evaluate
+from vae_jax.example import Example, event_of
 from vae_jax.model import VAE, Params
 
 NOT_FINITE = "not finite"  # status of a run with finite parameters whose ELBO is not finite on some example
@@ -57,7 +58,7 @@ def name_examples(split: str, rows: Int[np.ndarray, "rows"], num_examples: int) 
 
 
 def describe_not_finite(
-    split: str, data: Shaped[np.ndarray | Array, "examples ..."] | SparseArray, evaluation: Evaluation
+    split: str, data: Shaped[np.ndarray | Array, "examples ..."] | SparseArray | Example, evaluation: Evaluation
 ) -> NotFinite | None:
     """Names the examples of a split whose ELBO is not finite, with the range of their values.
 
@@ -76,6 +77,7 @@ def describe_not_finite(
     log_likelihood, kl = (np.asarray(term, np.float64)[rows[0]] for term in evaluation)
     observation = f"{examples}, counted from 0, ha{'s' if len(rows) == 1 else 've'} an ELBO that is not finite"
     observation += f" (log-likelihood {log_likelihood:.4g}, KL {kl:.4g}{' for the first' * (len(rows) > 1)})"
+    data = event_of(data)
     if isinstance(data, SparseArray):
         bad, others = np.asarray(data[rows]), np.append(np.asarray(data.data), np.zeros(1, data.dtype))
     else:

@@ -2,7 +2,9 @@ from .base import DISCRETE as DISCRETE
 from .base import DecoderOutput as DecoderOutput
 from .base import Likelihood as Likelihood
 from .base import Support as Support
+from .base import check_factorizes as check_factorizes
 from .base import from_log_prob as from_log_prob
+from .base import observed_log_prob as observed_log_prob
 from .base import outside_support as outside_support
 from .binary import bernoulli as bernoulli
 from .binary import bernoulli_log_prob as bernoulli_log_prob

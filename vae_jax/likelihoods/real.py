@@ -16,6 +16,7 @@ from vae_jax.likelihoods.base import (
     Likelihood,
     check_positive,
     column_starts,
+    entrywise,
     natural_log,
     second_parameter,
 )
@@ -58,8 +59,12 @@ def gaussian_log_prob(
     (mean, log_scale, x), dtype = one_event(
         "gaussian_log_prob", may_be_scalar=("log_scale",), mean=mean, log_scale=log_scale, x=x
     )
+    return jnp.sum(_gaussian_terms(mean, log_scale, x)).astype(dtype)
+
+
+def _gaussian_terms(mean: Array, log_scale: Array, x: Array) -> Array:
     standardized = (x - mean) * jnp.exp(-log_scale)
-    return (-0.5 * jnp.sum(jnp.square(standardized) + 2 * log_scale + math.log(2 * math.pi))).astype(dtype)
+    return -0.5 * (jnp.square(standardized) + 2 * log_scale + math.log(2 * math.pi))
 
 
 def laplace_log_prob(
@@ -92,7 +97,11 @@ def laplace_log_prob(
       Laplace (1774). Kingma & Welling (2014), section 3, allow any such density as a decoder.
     """
     (loc, log_scale, x), dtype = one_event("laplace_log_prob", may_be_scalar=("log_scale",), loc=loc, log_scale=log_scale, x=x)
-    return -jnp.sum(jnp.abs(x - loc) * jnp.exp(-log_scale) + log_scale + math.log(2)).astype(dtype)
+    return jnp.sum(_laplace_terms(loc, log_scale, x)).astype(dtype)
+
+
+def _laplace_terms(loc: Array, log_scale: Array, x: Array) -> Array:
+    return -(jnp.abs(x - loc) * jnp.exp(-log_scale) + log_scale + math.log(2))
 
 
 def student_t_log_prob(
@@ -140,21 +149,34 @@ def student_t_log_prob(
         x=x,
         degrees_of_freedom=degrees_of_freedom,
     )
+    return jnp.sum(_student_t_terms(loc, log_scale, x, v)).astype(dtype)
+
+
+def _student_t_terms(loc: Array, log_scale: Array, x: Array, v: Array) -> Array:
     a = v / 2
     constant = a * jnp.log1p(0.5 / a) - 0.5 + stirling_error(a + 0.5) - stirling_error(a) - 0.5 * math.log(2 * math.pi)
     # t^2 / v is the square of a quotient, because t itself may be 1e10 and more.
     tail = (a + 0.5) * jnp.log1p(jnp.square((x - loc) * jnp.exp(-log_scale) / jnp.sqrt(v)))
-    return jnp.sum(constant - log_scale - tail).astype(dtype)
+    return constant - log_scale - tail
 
 
 def _location_scale(
     name: str,
     log_prob: Callable[[Array, Array | float, Array], Array],
+    terms: Callable[[Array, Array, Array], Array],
     standard_sample: Callable[[Array, Array], Array],
     scale: Scale,
     initial_scale: Float[ArrayLike, "*#event"],
 ) -> Likelihood:
-    """Makes the bundle of a location-scale family. `standard_sample` (key, like) draws at location 0 and scale 1."""
+    """Makes the bundle of a location-scale family.
+
+    Args:
+      name: of the bundle.
+      log_prob: (loc, log_scale, x) -> nats of one example.
+      terms: (loc, log_scale, x) -> nats of each entry; arrays of one shape.
+      standard_sample: (key, like) -> draws at location 0 and scale 1.
+      scale, initial_scale: see `gaussian`.
+    """
     check_positive(name, initial_scale=initial_scale)
     start = natural_log(initial_scale)
     if scale == "per_column":
@@ -168,9 +190,13 @@ def _location_scale(
         loc, log_scale = split(output)
         return loc + jnp.exp(log_scale) * standard_sample(key, loc)
 
+    def per_entry(output: DecoderOutput, x: Array) -> Array:
+        return entrywise(terms, *split(output), x)
+
     return Likelihood(
         name=name,
         log_prob=lambda output, x: log_prob(*split(output), x),
+        log_prob_per_entry=per_entry,
         mean=lambda output: split(output)[0],
         sample=sample,
         support="real",
@@ -204,7 +230,12 @@ def gaussian(scale: Scale = 1.0, *, initial_scale: Float[ArrayLike, "*#event"] =
       ValueError: a scale is not positive, or not one of these names.
     """
     return _location_scale(
-        "gaussian", gaussian_log_prob, lambda key, like: jax.random.normal(key, like.shape, like.dtype), scale, initial_scale
+        "gaussian",
+        gaussian_log_prob,
+        _gaussian_terms,
+        lambda key, like: jax.random.normal(key, like.shape, like.dtype),
+        scale,
+        initial_scale,
     )
 
 
@@ -221,7 +252,12 @@ def laplace(scale: Scale = 1.0, *, initial_scale: Float[ArrayLike, "*#event"] = 
       The `Likelihood`.
     """
     return _location_scale(
-        "laplace", laplace_log_prob, lambda key, like: jax.random.laplace(key, like.shape, like.dtype), scale, initial_scale
+        "laplace",
+        laplace_log_prob,
+        _laplace_terms,
+        lambda key, like: jax.random.laplace(key, like.shape, like.dtype),
+        scale,
+        initial_scale,
     )
 
 
@@ -245,6 +281,7 @@ def student_t(
     return _location_scale(
         "student_t",
         lambda loc, log_scale, x: student_t_log_prob(loc, log_scale, x, degrees_of_freedom),
+        lambda loc, log_scale, x: _student_t_terms(loc, log_scale, x, jnp.asarray(degrees_of_freedom, x.dtype)),
         lambda key, like: jax.random.t(key, degrees_of_freedom, like.shape, like.dtype),
         scale,
         initial_scale,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -10,10 +11,10 @@ from jaxtyping import Array
 from vae_jax import networks
 from vae_jax.data.moments import Moments
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
-from vae_jax.model.scaling import FROM_DATA, Standardize, as_dict, encoder_input, move_location, scale_by_params
+from vae_jax.model.scaling import FROM_DATA, Standardize, move_location, scale_by_constants, scale_by_params
 from vae_jax.model.vae import VAE, make_vae
 from vae_jax.networks import Network
-from vae_jax.priors import Prior
+from vae_jax.priors import ConditionalGaussian, Prior
 
 
 def mlp_vae(
@@ -26,7 +27,9 @@ def mlp_vae(
     dtype: str = "float32",
     train_mean: ArrayLike | None = None,
     standardize: Standardize = FROM_DATA,
-    prior: Prior | None = None,
+    prior: Prior | ConditionalGaussian | None = None,
+    condition_dim: int = 0,
+    mask_input: bool = False,
 ) -> VAE:
     """Makes the usual MLP VAE, with an encoder of widths `hidden` and a decoder of the same widths in reverse.
 
@@ -47,6 +50,8 @@ def mlp_vae(
         `data.prepare(count_input="standardized")` says otherwise. None: the networks see and emit x itself, which overflows
         where its numbers are large.
       prior: a learned prior (see `priors`). None: N(0, I).
+      condition_dim: length of the vector on which encoder and decoder are conditioned, usually `data.Prepared.condition_dim`.
+      mask_input: whether the encoder sees the mask of the observed entries as well (see `make_vae`).
 
     Returns:
       The `VAE`.
@@ -60,14 +65,19 @@ def mlp_vae(
       (5, 2)
     """
     reverse = tuple(reversed(hidden))
+    options: dict[str, Any] = {"activation": activation, "dtype": dtype}
+    if condition_dim:
+        options["condition_dim"] = condition_dim
     return assemble_vae(
-        networks.mlp_encoder(data_shape, latent_dim, hidden=hidden, activation=activation, dtype=dtype),
-        partial(networks.mlp_decoder, latent_dim, data_shape, hidden=reverse, activation=activation, dtype=dtype),
+        networks.mlp_encoder(encoder_shape(data_shape, mask_input), latent_dim, hidden=hidden, **options),
+        partial(networks.mlp_decoder, latent_dim, data_shape, hidden=reverse, **options),
         data_shape,
         likelihood,
         train_mean,
         standardize,
         prior,
+        condition_dim=condition_dim,
+        mask_input=mask_input,
     )
 
 
@@ -84,14 +94,17 @@ def conv_vae(
     dtype: str = "float32",
     train_mean: ArrayLike | None = None,
     standardize: Standardize = FROM_DATA,
-    prior: Prior | None = None,
+    prior: Prior | ConditionalGaussian | None = None,
+    condition_dim: int = 0,
+    mask_input: bool = False,
 ) -> VAE:
     """Makes a convolutional VAE, a residual one with `num_blocks` > 0.
 
     For 64 x 64 images, its shape is by default that of disentanglement_lib.
 
     Args:
-      data_shape, likelihood, latent_dim, activation, dtype, train_mean, standardize, prior: see `mlp_vae`.
+      data_shape, likelihood, latent_dim, activation, dtype, train_mean, standardize, prior, condition_dim, mask_input: see
+        `mlp_vae`.
       channels, dense, num_blocks, norm: see `networks.conv_encoder`. The decoder mirrors the encoder.
 
     Returns:
@@ -107,18 +120,32 @@ def conv_vae(
 
     def shared(make: Callable[..., Network]) -> Callable[..., Network]:
         return partial(
-            make, channels=channels, dense=dense, num_blocks=num_blocks, norm=norm, activation=activation, dtype=dtype
+            make,
+            channels=channels,
+            dense=dense,
+            num_blocks=num_blocks,
+            norm=norm,
+            activation=activation,
+            dtype=dtype,
+            **({"condition_dim": condition_dim} if condition_dim else {}),
         )
 
     return assemble_vae(
-        shared(networks.conv_encoder)(data_shape, latent_dim),
+        shared(networks.conv_encoder)(encoder_shape(data_shape, mask_input), latent_dim),
         partial(shared(networks.conv_decoder), latent_dim, data_shape),
         data_shape,
         likelihood,
         train_mean,
         standardize,
         prior,
+        condition_dim=condition_dim,
+        mask_input=mask_input,
     )
+
+
+def encoder_shape(data_shape: tuple[int, ...], mask_input: bool) -> tuple[int, ...]:
+    """Returns the shape of the events that the encoder takes, which has the mask behind the numbers with `mask_input`."""
+    return (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
 
 
 def assemble_vae(
@@ -128,9 +155,19 @@ def assemble_vae(
     likelihood: Likelihood | Callable[[DecoderOutput, Array], Array],
     train_mean: ArrayLike | None,
     standardize: Standardize,
-    prior: Prior | None,
+    prior: Prior | ConditionalGaussian | None,
+    *,
+    condition_dim: int = 0,
+    mask_input: bool = False,
 ) -> VAE:
-    """Makes the decoder for the outputs that the likelihood takes, and puts all parts together with the scale of the data."""
+    """Makes the decoder for the outputs that the likelihood takes, and puts all parts together with the scale of the data.
+
+    Args:
+      encoder: takes events whose last axis is twice as long with `mask_input`.
+      make_decoder: (outputs_per_dim=, output_bias=) -> the decoder.
+      data_shape, likelihood, train_mean, standardize, prior: see `mlp_vae`.
+      condition_dim, mask_input: see `make_vae`.
+    """
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
     takes_moments = standardize == FROM_DATA and likelihood.support in ("real", "counts")
@@ -147,12 +184,13 @@ def assemble_vae(
         if moves_location:
             output_bias = move_location(likelihood, output_bias, -center / spread, 1 / spread)
     decoder = make_decoder(outputs_per_dim=likelihood.outputs_per_dim, output_bias=output_bias)
-    if is_known:
-        inner_encode = encoder.apply
-        encoder = encoder._replace(apply=lambda params, x: inner_encode(params, encoder_input(x, **as_dict(moments))))
     if moves_location:
         inner_decode = decoder.apply
-        decoder = decoder._replace(apply=lambda params, z: move_location(likelihood, inner_decode(params, z), center, spread))
-    vae = make_vae(encoder, decoder, likelihood, data_shape, prior)
+        decoder = decoder._replace(
+            apply=lambda params, *inputs: move_location(likelihood, inner_decode(params, *inputs), center, spread)
+        )
+    vae = make_vae(encoder, decoder, likelihood, data_shape, prior, condition_dim=condition_dim, mask_input=mask_input)
+    if is_known:
+        return scale_by_constants(vae, moments)
     # A bias that the caller has set is on the scale of x already.
     return scale_by_params(vae, scale_output=train_mean is None) if takes_moments else vae

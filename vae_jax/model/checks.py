@@ -1,6 +1,7 @@
 """Checks that the parts of a `VAE` fit, and that each of its functions receives one example; each failure is one sentence."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ from jaxtyping import Array, PyTree
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError
+from vae_jax.example import Example, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.networks import Network
 from vae_jax.posteriors import Encode
-from vae_jax.priors import Prior
+from vae_jax.priors import ConditionalGaussian, Prior
 
 
 def parameter_shapes(init: Callable[[Array], Params], encoder: Network, decoder: Network) -> Params:
@@ -34,7 +36,53 @@ def parameter_shapes(init: Callable[[Array], Params], encoder: Network, decoder:
         raise
 
 
-def infer_latent_dim(encoder: Network, params: Params, x: jax.ShapeDtypeStruct) -> int:
+def condition_shapes(condition_dim: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns the shape of the condition as a further argument of a network; () without one.
+
+    Raises:
+      UserError: a length below 0.
+    """
+    if not isinstance(condition_dim, int) or condition_dim < 0:
+        raise UserError(field="condition_dim", expected="the length of the condition, or 0", got=repr(condition_dim))
+    return (jax.ShapeDtypeStruct((condition_dim,), jnp.float32),) if condition_dim else ()
+
+
+def condition_arguments(function: str, condition_dim: int, condition: Array | None) -> tuple[Array, ...]:
+    """Returns the condition as a further argument of a network; () for a model without one.
+
+    Raises:
+      ValueError: a condition that is missing, that the model does not take, or of a wrong shape.
+    """
+    if condition is None and not condition_dim:
+        return ()
+    got = None if condition is None else jnp.shape(condition)
+    if got == (condition_dim,):
+        assert condition is not None
+        return (condition,)
+    if not condition_dim:
+        raise ValueError(f"{function}: this model has no condition, got one of shape {got}. Make it with condition_dim={got}.")
+    passed = "Example(x, condition=c)" if function == "encode" else "decode(params, z, c)"
+    raise ValueError(
+        f"{function}: expected a condition of shape ({condition_dim},), got {'none' if got is None else f'shape {got}'}. Pass "
+        f"{passed}. For a batch use jax.vmap."
+    )
+
+
+def check_conditional_prior(
+    prior: ConditionalGaussian, params: Params, condition: tuple[jax.ShapeDtypeStruct, ...], latent_dim: int
+) -> None:
+    """Raises `ValueError` unless p(z|c) has a mean and a log_scale for each latent dimension."""
+    output = _eval_shape(prior.apply, params, *condition, problem="make_vae: the prior p(z|c) fails on one condition.")
+    shapes = [getattr(leaf, "shape", None) for leaf in (output if isinstance(output, tuple | list) else [output])]
+    if shapes != [(latent_dim,)] * 2:
+        raise ValueError(
+            f"make_vae: expected the prior p(z|c) to return (mean, log_scale), each of shape ({latent_dim},), got {shapes}."
+        )
+
+
+def infer_latent_dim(
+    encoder: Network, params: Params, x: jax.ShapeDtypeStruct, condition: tuple[jax.ShapeDtypeStruct, ...] = ()
+) -> int:
     """Returns the length of the encoder's mean.
 
     Raises:
@@ -44,8 +92,10 @@ def infer_latent_dim(encoder: Network, params: Params, x: jax.ShapeDtypeStruct) 
         encoder.apply,
         params,
         x,
-        problem=f"make_vae: the encoder fails on one example of shape {x.shape}.",
-        advice=" It sees ONE example, without a batch axis: flatten by x.reshape(-1), for example.",
+        *condition,
+        problem=f"make_vae: the encoder fails on one example of shape {x.shape}{_and_condition(condition)}.",
+        advice=" It sees ONE example, without a batch axis: flatten by x.reshape(-1), for example."
+        + (" Its second argument is the condition." if condition else ""),
     )
     pair = list(posterior) if isinstance(posterior, tuple | list) else []
     shapes = [getattr(leaf, "shape", None) for leaf in pair]
@@ -62,24 +112,35 @@ def infer_latent_dim(encoder: Network, params: Params, x: jax.ShapeDtypeStruct) 
     return shapes[0][0]
 
 
+def _and_condition(condition: tuple[jax.ShapeDtypeStruct, ...]) -> str:
+    return f" and one condition of shape {condition[0].shape}" if condition else ""
+
+
 def output_shapes(
-    decode: Callable[[Params, Array], DecoderOutput], params: Params, inner_dim: int, latent_dim: int
+    decode: Callable[..., DecoderOutput],
+    params: Params,
+    inner_dim: int,
+    latent_dim: int,
+    condition: tuple[jax.ShapeDtypeStruct, ...] = (),
 ) -> DecoderOutput:
     """Returns the shapes of the output of `decode`.
 
     Args:
-      decode: (params, code) -> decoder output.
+      decode: (params, code, *condition) -> decoder output.
       params: parameters, or their shapes.
       inner_dim: number of latent dimensions of the encoder, which the message names.
       latent_dim: number of latent dimensions of a code, including the auxiliary ones of the prior.
+      condition: shape of the condition, or ().
 
     Raises:
       ValueError: the decoder does not accept the codes of the encoder, or does not return floats.
     """
     code = jax.ShapeDtypeStruct((latent_dim,), jnp.float32)
-    problem = f"make_vae: the decoder fails on one code of shape ({inner_dim},), which is what the encoder gives."
+    problem = f"make_vae: the decoder fails on one code of shape ({inner_dim},), which is what the encoder gives"
+    problem += f"{',' * bool(condition)}{_and_condition(condition)}."
     advice = f" Make it for {inner_dim} latent dimensions and ONE code, without a batch axis."
-    output = _eval_shape(decode, params, code, problem=problem, advice=advice)
+    advice += " Its second argument is the condition." if condition else ""
+    output = _eval_shape(decode, params, code, *condition, problem=problem, advice=advice)
     for leaf in jax.tree.leaves(output):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"make_vae: expected the decoder to return floats for the likelihood, got {leaf.dtype}.")
@@ -135,12 +196,16 @@ def wrong_shape(function: str, kind: str, expected: tuple[int, ...], got: tuple[
     return f"{message} For a batch use jax.vmap(vae.{function}, in_axes=(None, 0))(params, batch)."
 
 
-def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: PyTree) -> Array:
-    """Returns one example as the model takes it, in floats.
+def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: PyTree) -> Any:
+    """Returns one example as the model takes it, in floats. Of an `Example`, the event is checked and converted.
 
     Raises:
       ValueError: the example holds integers on a different scale from the model's, or it is a batch.
     """
+    if isinstance(x, Example):
+        if x.mask is not None and x.mask.shape != x.shape:
+            raise ValueError(f"{function}: expected a mask of the event's shape {x.shape}, got shape {x.mask.shape}.")
+        return with_event(x, check_example(function, likelihood, data_shape, x.event))
     x = x if hasattr(x, "dtype") else jnp.asarray(x)
     dtype = x.dtype
     # Counts are integers on the scale of the model, and a boolean cannot be anything but 0 or 1.

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.data.moments import Moments
+from vae_jax.example import Example, event_of, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.model.vae import VAE
 
@@ -60,14 +61,14 @@ def scale_by_params(vae: VAE, scale_output: bool) -> VAE:
             return likelihood.scale_mean(output, factor)
         return output.at[..., 0].set(likelihood.scale_mean(output[..., 0], factor))
 
-    def encode(params: Params, x: Array) -> tuple[Array, Array]:
+    def encode(params: Params, x: Array | Example) -> tuple[Array, Array]:
         if SCALING in params:
             scaling = jax.lax.stop_gradient(params[SCALING])
-            x = encoder_input(x, **scaling)
+            x = with_event(x, encoder_input(event_of(x), **scaling))
         return vae.encode(params, x)
 
-    def decode(params: Params, z: Array) -> DecoderOutput:
-        output = vae.decode(params, z)
+    def decode(params: Params, z: Array, *condition: Array) -> DecoderOutput:
+        output = vae.decode(params, z, *condition)
         if SCALING not in params or not scale_output:
             return output
         scaling = jax.lax.stop_gradient(params[SCALING])
@@ -89,6 +90,16 @@ def with_moments(vae: VAE, moments: Moments | None) -> VAE:
         return vae
     scaling = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), as_dict(moments))
     return vae._replace(init=lambda key: {**vae.init(key), SCALING: jax.tree.map(jnp.copy, scaling)})
+
+
+def scale_by_constants(vae: VAE, moments: Moments) -> VAE:
+    """Returns a model whose encoder sees data standardized by these moments."""
+    encode = vae.encode
+
+    def standardized(params: Params, x: Array | Example) -> tuple[Array, Array]:
+        return encode(params, with_event(x, encoder_input(event_of(x), **as_dict(moments))))
+
+    return vae._replace(encode=standardized)
 
 
 def as_dict(moments: Moments) -> dict[str, Any]:

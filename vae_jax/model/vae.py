@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from vae_jax import networks
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Part, Stream, stream
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
+from vae_jax.example import Example, condition_of, event_of, mask_of, with_event
+from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob, observed_log_prob
 from vae_jax.model import checks
 from vae_jax.networks import Network
-from vae_jax.priors import Prior
+from vae_jax.posteriors import Encode
+from vae_jax.priors import ConditionalGaussian, Prior
 
 
 @short_repr
@@ -26,24 +29,94 @@ class VAE(NamedTuple):
 
     Attributes:
       init: key -> initial parameters.
-      encode: (params, x) -> (mean, log_scale) of q(z|x), each of shape (latent,).
-      decode: (params, z) -> decoder output for the likelihood.
+      encode: (params, x) -> (mean, log_scale) of q(z|x), each of shape (latent,). `x` is an array, or an `Example` with a
+        condition or a mask.
+      decode: (params, z) -> decoder output for the likelihood; (params, z, condition) for a conditional model.
       likelihood: p(x|z).
       data_shape: shape of one example.
       latent_dim: length of a code, including the auxiliary dimensions of the prior.
       prior: p(z). None: N(0, I).
       takes_moments: whether the parameters may hold the mean and the standard deviation of the training data (see
         `with_moments`).
+      condition_dim: length of the condition c that `encode` and `decode` take; 0 for a model without one.
+      mask_input: whether the encoder sees the mask of the observed entries as well.
+      conditional_prior: p(z|c), a learned Gaussian. The codes of `encode` and `decode` are then u = (z - mean(c)) / scale(c),
+        which are N(0, I) under this prior, so every formula for N(0, I) holds (see `make_vae`).
     """
 
     init: Callable[[Array], Params]
-    encode: Callable[[Params, Array], tuple[Array, Array]]
-    decode: Callable[[Params, Array], DecoderOutput]
+    encode: Callable[[Params, Any], tuple[Array, Array]]
+    decode: Callable[..., DecoderOutput]
     likelihood: Likelihood
     data_shape: tuple[int, ...]
     latent_dim: int
     prior: Prior | None = None
     takes_moments: bool = False
+    condition_dim: int = 0
+    mask_input: bool = False
+    conditional_prior: ConditionalGaussian | None = None
+
+
+class BoundModel(NamedTuple):
+    """A model at its parameters and at the condition and mask of one example: what objectives and estimators receive."""
+
+    encode: Encode  # event -> (mean, log_scale)
+    decode: Callable[[Array], DecoderOutput]  # z -> decoder output
+    log_prob: Callable[[DecoderOutput, Array], Array]  # (decoder output, event) -> nats of the observed entries
+    prior_log_prob: Callable[[Array], Array] | None  # z -> log p(z); None: N(0, I)
+    x: Array  # the event
+
+
+def bind(vae: VAE, params: Params, x: Array | Example) -> BoundModel:
+    """Puts the parameters, and the condition and the mask of one example, into the functions of a model.
+
+    Objectives and estimators of log p(x) know neither conditions nor masks: with these functions they compute log p(x|c) and
+    log p(x_observed).
+
+    Args:
+      vae, params: the model.
+      x: one example, as floats that the likelihood and the encoder take.
+
+    Returns:
+      The `BoundModel`.
+
+    Example:
+      >>> from vae_jax import likelihoods
+      >>> from vae_jax.model import mlp_vae
+      >>> vae = mlp_vae((3,), likelihoods.gaussian(1.0), latent_dim=2, hidden=(4,), standardize=None)
+      >>> model = bind(vae, vae.init(jax.random.key(0)), Example(jnp.ones(3), mask=jnp.array([True, False, True])))
+      >>> print(model.log_prob(jnp.ones(3), model.x))  # two of three entries
+      -1.84
+    """
+    log_prior = prior_log_prob(vae, params)
+    if not isinstance(x, Example):
+        return BoundModel(
+            lambda x: vae.encode(params, x), lambda z: vae.decode(params, z), vae.likelihood.log_prob, log_prior, x
+        )
+    condition, mask = x.condition, x.mask
+    return BoundModel(
+        lambda event: vae.encode(params, with_event(x, event)),
+        lambda z: decode_given(vae, params, z, condition),
+        vae.likelihood.log_prob
+        if mask is None
+        else lambda output, event: observed_log_prob(vae.likelihood, output, event, mask),
+        log_prior,
+        x.event,
+    )
+
+
+def decode_given(vae: VAE, params: Params, z: Array, condition: Array | None) -> DecoderOutput:
+    """Decodes one code, with a condition where there is one."""
+    return vae.decode(params, z) if condition is None else vae.decode(params, z, condition)
+
+
+def example_shapes(vae: VAE, dtype: DTypeLike = jnp.float32, masked: bool = False) -> Any:
+    """Returns the shapes of one example as the model takes it: of an array, or of an `Example`."""
+    event = jax.ShapeDtypeStruct(vae.data_shape, dtype)
+    if not vae.condition_dim and not masked:
+        return event
+    condition = jax.ShapeDtypeStruct((vae.condition_dim,), jnp.float32) if vae.condition_dim else None
+    return Example(event, condition, jax.ShapeDtypeStruct(vae.data_shape, jnp.bool_) if masked else None)
 
 
 def prior_log_prob(vae: VAE, params: Params) -> Callable[[Array], Array] | None:
@@ -75,26 +148,41 @@ def make_vae(
     decoder: Network,
     likelihood: Likelihood | Callable[[DecoderOutput, Array], Array],
     data_shape: tuple[int, ...],
-    prior: Prior | None = None,
+    prior: Prior | ConditionalGaussian | None = None,
+    *,
+    condition_dim: int = 0,
+    mask_input: bool = False,
 ) -> VAE:
     """Puts an encoder, a decoder and a likelihood together, and checks that they fit.
 
     Args:
-      encoder: x -> (mean, log_scale), each of shape (latent,), log_scale the log of the standard deviation.
-      decoder: z -> an array for the likelihood, usually of `data_shape`.
+      encoder: x -> (mean, log_scale), each of shape (latent,), log_scale the log of the standard deviation. With a
+        `condition_dim` it is (x, c) -> (mean, log_scale).
+      decoder: z -> an array for the likelihood, usually of `data_shape`. With a `condition_dim` it is (z, c) -> this array.
       likelihood: a `Likelihood`, or any function (decoder_output, x) -> scalar nats.
       data_shape: shape of one example.
-      prior: a learned prior (see `priors`). None: N(0, I).
+      prior: a learned prior (see `priors`), which does not depend on the condition, or p(z|c) as a `priors.ConditionalGaussian`
+        of the condition. None: N(0, I).
+      condition_dim: length of the vector c on which the model is conditioned: q(z|x, c), p(x|z, c). 0: no condition.
+      mask_input: give the encoder the mask of the observed entries as well, as ones and zeros behind the numbers of x on the
+        last axis. It then takes an event whose last axis is twice as long.
 
     Returns:
       A `VAE`, whose codes have `prior.num_auxiliary` more dimensions than the encoder gives. Its params are {"encoder": ...,
       "decoder": ...}, with "prior" if the prior is learned, and "likelihood" if the likelihood has learned shared numbers. In
       that case `decode` returns (the decoder's array, those numbers).
 
+      Missing entries: `encode` takes an `Example` with a mask, and the encoder sees zeros for the entries that are missing, on
+      the standardized scale where there is one.
+
+      p(z|c) = N(m(c), s(c)^2): the codes are u = (z - m(c)) / s(c), so `encode` returns the mean and log_scale of q(u|x, c),
+      and `decode` computes z = m(c) + s(c) u first. KL(q(u|x, c) || N(0, I)) equals KL(q(z|x, c) || p(z|c)) exactly, because
+      the KL does not change under an invertible map. So all objectives keep their closed forms.
+
     Raises:
       ValueError: the parts do not fit. Nothing is computed for this check. Later, at trace time: `encode`, `decode` or the
-        likelihood receives a batch in place of one example, or `encode` receives stored integers, on which the network was
-        not trained.
+        likelihood receives a batch in place of one example, `encode` receives stored integers, on which the network was
+        not trained, or a condition is missing or has a wrong length.
     """
     networks.check_network("encoder", encoder)
     networks.check_network("decoder", decoder)
@@ -102,6 +190,9 @@ def make_vae(
         likelihood = from_log_prob(likelihood)
     data_shape = tuple(data_shape)
     likelihood = likelihood._replace(log_prob=checks.checked_log_prob(likelihood, data_shape))
+    given, prior = (prior, None) if isinstance(prior, ConditionalGaussian) else (None, prior)
+    if given is not None and not condition_dim:
+        raise ValueError("make_vae: a prior p(z|c) needs a condition. Pass condition_dim=, or leave out the prior.")
 
     def init(key: Array) -> Params:
         params = {
@@ -110,30 +201,58 @@ def make_vae(
         }
         if likelihood.shared_start:
             params["likelihood"] = jnp.array(likelihood.shared_start, jnp.float32)
-        if prior is not None:
-            params["prior"] = prior.init(jax.random.fold_in(key, Part.PRIOR))
+        if (learned := given or prior) is not None:
+            params["prior"] = learned.init(jax.random.fold_in(key, Part.PRIOR))
         return params
 
     num_auxiliary = 0 if prior is None else prior.num_auxiliary
 
-    def encode(params: Params, x: Array) -> tuple[Array, Array]:
+    def encode(params: Params, x: Array | Example) -> tuple[Array, Array]:
         x = checks.check_example("encode", likelihood, data_shape, x)
-        posterior = encoder.apply(params["encoder"], x)
+        arguments = checks.condition_arguments("encode", condition_dim, condition_of(x))
+        posterior = encoder.apply(params["encoder"], masked_event(x, mask_input), *arguments)
+        if given is not None:
+            posterior = _whiten(given.apply(params["prior"], *arguments), *posterior)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
 
-    x = jax.ShapeDtypeStruct(data_shape, jnp.float32)
     params = checks.parameter_shapes(init, encoder, decoder)
-    inner_dim = checks.infer_latent_dim(encoder, params["encoder"], x)
+    condition = checks.condition_shapes(condition_dim)
+    seen = (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
+    inner_dim = checks.infer_latent_dim(encoder, params["encoder"], jax.ShapeDtypeStruct(seen, jnp.float32), condition)
     latent_dim = inner_dim + num_auxiliary
 
-    def decode(params: Params, z: Array) -> DecoderOutput:
+    def decode(params: Params, z: Array, condition: Array | None = None) -> DecoderOutput:
         if jnp.shape(z) != (latent_dim,):
             raise ValueError(checks.wrong_shape("decode", "code", (latent_dim,), jnp.shape(z)))
-        output = decoder.apply(params["decoder"], z[:-num_auxiliary] if num_auxiliary else z)
+        arguments = checks.condition_arguments("decode", condition_dim, condition)
+        if given is not None:
+            mean, log_scale = given.apply(params["prior"], *arguments)
+            z = mean + jnp.exp(log_scale) * z
+        output = decoder.apply(params["decoder"], z[:-num_auxiliary] if num_auxiliary else z, *arguments)
         return (output, params["likelihood"]) if likelihood.shared_start else output
 
-    output = checks.output_shapes(decode, params, inner_dim, latent_dim)
-    checks.check_likelihood(likelihood, output, x)
+    if given is not None:
+        checks.check_conditional_prior(given, params["prior"], condition, inner_dim)
+    output = checks.output_shapes(decode, params, inner_dim, latent_dim, condition)
+    checks.check_likelihood(likelihood, output, jax.ShapeDtypeStruct(data_shape, jnp.float32))
+    vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, prior, False, condition_dim, mask_input, given)
     if prior is not None:
         checks.check_prior(prior, lambda params: lambda x: encode(params, x), params, latent_dim)
-    return VAE(init, encode, decode, likelihood, data_shape, latent_dim, prior)
+    return vae
+
+
+def masked_event(x: Array | Example, mask_input: bool) -> Array:
+    """Returns the event as the encoder sees it: zeros for missing entries, followed by the mask where the encoder takes it."""
+    event, mask = event_of(x), mask_of(x)
+    if mask is not None:
+        event = jnp.where(mask, event, jnp.zeros((), event.dtype))
+    if not mask_input:
+        return event
+    observed = jnp.ones_like(event) if mask is None else mask.astype(event.dtype)
+    return jnp.concatenate([event, observed], axis=-1)
+
+
+def _whiten(prior: tuple[Array, Array], mean: Array, log_scale: Array) -> tuple[Array, Array]:
+    """Returns the parameters of q(u|x, c), u = (z - m(c)) / s(c), from those of p(z|c) and q(z|x, c)."""
+    prior_mean, prior_log_scale = prior
+    return (mean - prior_mean) * jnp.exp(-prior_log_scale), log_scale - prior_log_scale

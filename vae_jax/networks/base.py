@@ -26,7 +26,8 @@ class Network(NamedTuple):
     `grad` and `jit`, and it must be possible to trace both functions.
 
     init: key -> params. The key is a new-style PRNG key, and the result is any pytree of floating-point arrays.
-    apply: (params, x) -> output for ONE example, a float32 array without a batch axis.
+    apply: (params, x) -> output for ONE example, a float32 array without a batch axis. In a conditional model it is
+    (params, x, c), with the condition c as a vector.
 
     `model.make_vae` takes two networks:
 
@@ -66,8 +67,8 @@ class Network(NamedTuple):
     apply: Callable[[Params, Array], Output]
 
 
-def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
-    """Adapts a Linen module whose `__call__` takes one example, without a batch axis.
+def from_linen(module: linen.Module, input_shape: tuple[int, ...], *, condition_dim: int = 0) -> Network:
+    """Adapts a Linen module whose `__call__` takes one example, without a batch axis, and a condition if there is one.
 
     GroupNorm and InstanceNorm take the first axis for the batch. For one image, use GroupNorm with
     `reduction_axes=(-3, -2, -1)`, or LayerNorm.
@@ -75,6 +76,7 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
     Args:
       module: an instance of a Linen module with parameters only. Wrap a module that takes options such as `train`.
       input_shape: shape of one example.
+      condition_dim: length of the condition, which `__call__` takes as a second argument. 0: there is none.
 
     Returns:
       A `Network`. Its parameters are the module's "params" collection.
@@ -91,7 +93,7 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
 
     def init(key: Array) -> Params:
         with linen.intercept_methods(check_linen_call):
-            variables = module.init(key, jnp.zeros(input_shape))
+            variables = module.init(key, jnp.zeros(input_shape), *[jnp.zeros(condition_dim)] * bool(condition_dim))
         if extra := sorted(set(variables) - {"params"}):
             advice = (
                 "Batch statistics depend on other examples: use LayerNorm, or GroupNorm with reduction_axes=(-3, -2, -1)."
@@ -105,14 +107,14 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
             )
         return variables.get("params", {})
 
-    def apply(params: Params, x: Array) -> Output:
+    def apply(params: Params, x: Array, *condition: Array) -> Output:
         if jnp.shape(x) != input_shape:
             raise UserError(
                 f"from_linen: expected an input of shape {input_shape}, for which the module was adapted, got {jnp.shape(x)}. "
                 "Adapt it for that shape, or give it such an input."
             )
         try:
-            return module.apply({"params": params}, x)
+            return module.apply({"params": params}, x, *condition)
         except flax.errors.InvalidRngError:
             raise UserError(f"from_linen: the module {DROPOUT}") from None
 
@@ -151,10 +153,10 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
         graphdef, _, constants = _split(_make_module(module, stream(0, Stream.INIT)))
         init = lambda key: _split(_make_module(module, key))[1]  # noqa: E731
 
-    def apply(params: Params, x: Array) -> Output:
+    def apply(params: Params, *inputs: Array) -> Output:
         merged: Any = nnx.merge(graphdef, params, constants)  # a module, which its type does not show to be callable
         check_nnx_calls(merged)
-        output = merged(x)
+        output = merged(*inputs)
         _, _, state = nnx.split(merged, nnx.Param, ...)
         _check_unchanged(constants, state)
         return output

@@ -56,18 +56,22 @@ NORM = Setting(
 def _mlp(config: Settings, data: TrainingData) -> "Networks":
     from vae_jax import networks
 
-    shape, latent_dim = data.data_shape, config.latent_dim
-    common: dict[str, Any] = {"activation": config.activation, "dtype": config.dtype}
-    encoder = networks.mlp_encoder(shape, latent_dim, hidden=config.hidden, **common)
-    return encoder, partial(networks.mlp_decoder, latent_dim, shape, hidden=tuple(reversed(config.hidden)), **common)
+    latent_dim, hidden = config.latent_dim, tuple(reversed(config.hidden))
+    common: dict[str, Any] = {
+        "activation": config.activation,
+        "dtype": config.dtype,
+        "condition_dim": data.condition_dim,
+    }
+    encoder = networks.mlp_encoder(data.input_shape or data.data_shape, latent_dim, hidden=config.hidden, **common)
+    return encoder, partial(networks.mlp_decoder, latent_dim, data.output_shape or data.data_shape, hidden=hidden, **common)
 
 
 def _conv(config: Settings, data: TrainingData, **blocks: Any) -> "Networks":
     from vae_jax import networks
 
     options: dict[str, Any] = {"channels": config.channels, "dense": config.dense, "num_blocks": 0, "norm": "none", **blocks}
-    options |= {"activation": config.activation, "dtype": config.dtype}
-    encoder = networks.conv_encoder(data.data_shape, config.latent_dim, **options)
+    options |= {"activation": config.activation, "dtype": config.dtype, "condition_dim": data.condition_dim}
+    encoder = networks.conv_encoder(data.input_shape or data.data_shape, config.latent_dim, **options)
     return encoder, partial(networks.conv_decoder, config.latent_dim, data.data_shape, **options)
 
 

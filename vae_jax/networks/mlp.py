@@ -48,6 +48,11 @@ class _Hidden(linen.Module):
         return h
 
 
+def _joined(x: Array, condition: tuple[Array, ...]) -> Array:
+    """Returns the numbers of x, followed by those of the condition where there is one."""
+    return jnp.concatenate([x.reshape(-1), *condition]) if condition else x.reshape(-1)
+
+
 class _Encoder(linen.Module):
     """x of any shape -> (mean, log_scale), each (latent_dim,), float32."""
 
@@ -57,8 +62,8 @@ class _Encoder(linen.Module):
     dtype: str
 
     @linen.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        h = _Hidden(self.hidden, self.activation, self.dtype)(x.reshape(-1).astype(self.dtype))
+    def __call__(self, x: Array, *condition: Array) -> tuple[Array, Array]:
+        h = _Hidden(self.hidden, self.activation, self.dtype)(_joined(x, condition).astype(self.dtype))
         # One product for both heads. The outputs are float32, because exponentials and sums follow.
         heads = dense_layer(2 * self.latent_dim, self.dtype)(h).astype(jnp.float32)
         mean, log_scale = jnp.split(heads, 2)
@@ -75,8 +80,8 @@ class _Decoder(linen.Module):
     bias_init: Initializer
 
     @linen.compact
-    def __call__(self, z: Array) -> Array:
-        h = _Hidden(self.hidden, self.activation, self.dtype)(z.astype(self.dtype))
+    def __call__(self, z: Array, *condition: Array) -> Array:
+        h = _Hidden(self.hidden, self.activation, self.dtype)(_joined(z, condition).astype(self.dtype))
         output = dense_layer(math.prod(self.output_shape), self.dtype, bias_init=self.bias_init)(h)
         return output.astype(jnp.float32).reshape(self.output_shape)
 
@@ -114,10 +119,11 @@ def mlp_encoder(
     hidden: tuple[int, ...] = (256, 256),
     activation: str | Callable[[Array], Array] = "relu",
     dtype: str = "float32",
+    condition_dim: int = 0,
 ) -> Network:
     """Makes an encoder from dense layers.
 
-        init: key -> params;   apply: (params, x) -> (mean, log_scale)
+        init: key -> params;   apply: (params, x) -> (mean, log_scale), or (params, x, c) with a condition
 
     Args:
       data_shape: shape of one example x, which is flattened.
@@ -125,6 +131,7 @@ def mlp_encoder(
       hidden: widths of the hidden layers from x to the latent dimensions. Without any, the encoder is affine.
       activation: a name in `ACTIVATIONS`, or an elementwise function.
       dtype: "float32" or "bfloat16", of the arithmetic. Parameters and outputs are float32.
+      condition_dim: length of the condition c, which is concatenated to x. 0: there is none.
 
     Returns:
       A `Network`. mean and log_scale have shape (latent_dim,), and log_scale is the log of the standard deviation.
@@ -133,7 +140,8 @@ def mlp_encoder(
       ValueError: for an unknown activation, or a width below 1.
     """
     check_widths(latent_dim, hidden)
-    return from_linen(_Encoder(tuple(hidden), latent_dim, resolve_activation(activation), dtype), data_shape)
+    module = _Encoder(tuple(hidden), latent_dim, resolve_activation(activation), dtype)
+    return from_linen(module, data_shape, condition_dim=condition_dim)
 
 
 def mlp_decoder(
@@ -145,10 +153,11 @@ def mlp_decoder(
     dtype: str = "float32",
     outputs_per_dim: int = 1,
     output_bias: ArrayLike | None = None,
+    condition_dim: int = 0,
 ) -> Network:
     """Makes a decoder from dense layers.
 
-        init: key -> params;   apply: (params, z) -> decoder output
+        init: key -> params;   apply: (params, z) -> decoder output, or (params, z, c) with a condition
 
     Args:
       latent_dim: number of latent dimensions, >= 1. z has shape (latent_dim,).
@@ -158,6 +167,7 @@ def mlp_decoder(
       outputs_per_dim: numbers emitted for each data dimension, usually `Likelihood.outputs_per_dim`.
       output_bias: initial bias of the last layer, broadcast to the output's shape, zeros by default.
         `likelihood.output_for_mean(train_mean)` makes training start at the mean of the data.
+      condition_dim: length of the condition c, which is concatenated to z. 0: there is none.
 
     Returns:
       A `Network`. The output has shape `data_shape`, or (*data_shape, outputs_per_dim) for outputs_per_dim > 1.
@@ -172,7 +182,7 @@ def mlp_decoder(
         flat_bias = jnp.broadcast_to(jnp.asarray(output_bias, jnp.float32), output_shape).reshape(-1)
         bias_init = lambda key, shape, dtype=jnp.float32: flat_bias.astype(dtype)  # noqa: E731
     module = _Decoder(tuple(hidden), output_shape, resolve_activation(activation), dtype, bias_init)
-    return from_linen(module, (latent_dim,))
+    return from_linen(module, (latent_dim,), condition_dim=condition_dim)
 
 
 def mlp_discriminator(latent_dim: int, *, hidden: tuple[int, ...] = (1000,) * 6) -> Network:

@@ -1,7 +1,7 @@
 """Learned priors p(z): mixtures of Gaussians, the VampPrior, and a second stochastic layer, as bundles for a `VAE`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_monte_carlo
+from vae_jax.example import Example
 from vae_jax.posteriors import Encode, posterior_log_prob, sample_posterior
 
 
@@ -73,7 +74,7 @@ def vamp_log_prob(
     Source:
       Tomczak & Welling (2018).
     """
-    means, log_scales = jax.vmap(encode)(jnp.asarray(pseudo_inputs))
+    means, log_scales = jax.vmap(encode)(_as_example(pseudo_inputs))
     return gaussian_mixture_log_prob(z, jnp.zeros(means.shape[0], means.dtype), means, log_scales)
 
 
@@ -156,6 +157,8 @@ class Prior(NamedTuple):
 class ConditionalGaussian(NamedTuple):
     """A Gaussian vector given a different vector, as two pure functions, such as those of `networks.mlp_encoder`.
 
+    `model.make_vae(..., prior=)` takes one of the condition as p(z|c).
+
     `ConditionalGaussian(*networks.mlp_encoder(...))` makes one.
     """
 
@@ -193,25 +196,35 @@ def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:
     return Prior("gaussian_mixture", init, log_prob, sample)
 
 
+def _as_example(pseudo_inputs: Params) -> Any:
+    """Returns pseudo-inputs as an array, or those of a conditional model as an `Example` of arrays."""
+    return Example(**pseudo_inputs) if isinstance(pseudo_inputs, dict) else jnp.asarray(pseudo_inputs)
+
+
 def vamp(start: ArrayLike | Callable[[Array], Array]) -> Prior:
     """Makes the VampPrior with learned pseudo-inputs.
 
     Args:
       start: initial pseudo-inputs, shape (K, *event), or a function from a key to such an array. Use training examples, as the
         encoder takes them, or noise around their mean as in the paper (K = 500). Pseudo-inputs are not confined to the range of
-        the data.
+        the data. For a conditional model it is an `Example` of arrays: p(z) does not depend on the condition of x, and each
+        pseudo-input has a learned condition of its own.
 
     Returns:
       The `Prior`.
     """
 
     def init(key: Array) -> Params:
-        return jnp.asarray(start(key) if callable(start) else start, jnp.float32)
+        inputs = start(key) if callable(start) else start
+        if isinstance(inputs, Example):  # dictionaries of arrays are what checkpoints hold
+            inputs = {"event": inputs.event, "condition": inputs.condition}
+        return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), inputs)
 
     def sample(params: Params, encode: Encode, key: Array) -> Array:
+        inputs = _as_example(params)
         key_component, key_z = jax.random.split(key)
-        chosen = jax.random.randint(key_component, (), 0, params.shape[0])
-        return sample_posterior(key_z, *encode(params[chosen]))
+        chosen = jax.random.randint(key_component, (), 0, inputs.shape[0])
+        return sample_posterior(key_z, *encode(inputs[chosen]))
 
     return Prior("vamp", init, lambda params, encode, z: vamp_log_prob(z, encode, params), sample)
 

@@ -14,7 +14,7 @@ DEEPER_HIDDEN = Setting(
     "prior_hidden",
     tuple[int, ...],
     (100, 100),
-    "Widths of the two networks between the layers, which have tanh.",
+    "Widths of the networks of the prior, which have tanh: the two between the layers, or that of p(z|c).",
     low=1,
     high=1e6,
     bounds="widths >= 1 (and at most 10^6)",
@@ -53,6 +53,23 @@ def make_layers(config: Settings) -> "tuple[ConditionalGaussian, ConditionalGaus
     return priors.ConditionalGaussian(*infer), priors.ConditionalGaussian(*generate)
 
 
+def _conditional(config: Settings, data: TrainingData) -> "ConditionalGaussian":
+    from vae_jax import networks, priors
+
+    options: dict[str, Any] = {"activation": "tanh", "dtype": config.dtype}
+    return priors.ConditionalGaussian(
+        *networks.mlp_encoder((data.condition_dim,), config.latent_dim, hidden=config.prior_hidden, **options)
+    )
+
+
+def _check_conditional(config: Settings) -> None:
+    if not config.condition:
+        raise UserError(
+            '`prior="conditional"` is p(z|c), and there is no condition.',
+            fix='Pass `condition`, such as `condition="labels"`, or use `prior="normal"`.',
+        )
+
+
 def _hierarchical(config: Settings, data: TrainingData) -> "Prior":
     from vae_jax import priors
 
@@ -63,6 +80,15 @@ for _entry in (
     Entry("prior", "normal", "N(0, I)", lambda config, data: None),
     Entry("prior", "mixture", "a learned mixture of Gaussians", _mixture, (COMPONENTS,)),
     Entry("prior", "vamp", "the VampPrior, whose pseudo-inputs start at training examples", _vamp, (COMPONENTS,)),
+    Entry(
+        "prior",
+        "conditional",
+        "a Gaussian p(z|c) given the condition",
+        _conditional,
+        (DEEPER_HIDDEN,),
+        _check_conditional,
+        any_objective=True,
+    ),
     Entry("prior", "hierarchical", "a second stochastic layer", _hierarchical, (DEEPER_DIM, DEEPER_HIDDEN)),
 ):
     register(_entry)

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 
 from vae_jax.build import Built
 from vae_jax.config import Config, Hyperparams
-from vae_jax.model import Params
+from vae_jax.example import condition_of, event_of
+from vae_jax.model import Params, decode_given
 from vae_jax.objectives import Terms
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.training import optimizers
@@ -132,7 +133,7 @@ def _step_after(built: Built, config: Config, state: TrainState) -> _Step:
     num_train = data.train.shape[0]
     epoch, position = divmod(step, num_train // config.batch_size)
     indices = epoch_order(keys, epoch, num_train, config.batch_size)[position]
-    batch = jnp.asarray(data.train_rows(indices))
+    batch = jax.tree.map(jnp.asarray, data.train_rows(indices))
     hyperparams = jax.tree.map(jnp.float32, config.hyperparams)
     scheduled_values = scheduled(hyperparams, built.fit_arguments["schedules"], state.step)
     return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, scheduled_values, hyperparams.learning_rate)
@@ -154,10 +155,11 @@ def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Param
         update = make_step(built.optimizer, step.peak_rate, learning_rate, state.step, lambda params: loss(params)[0])
         x = to_input(jax.random.split(key, batch.shape[0] + 1)[0], batch)
         mean, log_scale = jax.vmap(lambda x: vae.encode(params, x))(x)
+        decode = lambda z, x: decode_given(vae, params, z, condition_of(x))  # noqa: E731
         return {
             "parameters": params,
-            "data": x,
-            **dict(zip(_INFERENCE, (mean, log_scale, jax.vmap(lambda z: vae.decode(params, z))(mean)), strict=True)),
+            "data": event_of(x),
+            **dict(zip(_INFERENCE, (mean, log_scale, jax.vmap(decode)(mean, x)), strict=True)),
             "log_likelihood": terms.log_likelihood,
             "kl": terms.kl,
             "loss": terms.loss,

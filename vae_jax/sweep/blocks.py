@@ -11,7 +11,6 @@ import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
-from vae_jax.data import Rows
 from vae_jax.errors import UserError, fits
 from vae_jax.evaluation import NOT_FINITE, are_finite
 from vae_jax.model import num_parameters
@@ -157,7 +156,7 @@ def run_block(
     placement = place_members(count, layout)
     if block.recorded_layout:
         placement = placement._replace(description=placement.description.replace("as requested", "as it began"))
-    with Checkpoints(path / "checkpoints", in_little_memory=isinstance(built.data.train, Rows)) as checkpoints:
+    with Checkpoints(path / "checkpoints", in_little_memory=built.data.is_on_disk) as checkpoints:
         start, lines, notes = _restore(block, built, checkpoints)
         rewrite_metrics(path, lines)
         description = f"{num_parameters(built.vae):,} parameters each; {placement.description}"
@@ -183,7 +182,7 @@ def run_block(
             recorder.save(fit.progress)
     if "interrupted" in fit.status:
         return False
-    if isinstance(built.data.train, Rows) and not {"diverged", NOT_FINITE} & set(fit.status):
+    if built.data.is_on_disk and not {"diverged", NOT_FINITE} & set(fit.status):
         _delete(fit.progress.members.state.opt_state)  # two thirds of the memory, and saved
     _write_result(block, built, fit)
     return True

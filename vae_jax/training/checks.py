@@ -12,8 +12,10 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.config import Hyperparams
 from vae_jax.data import Prepared, Rows, SparseArray
 from vae_jax.errors import UserError
+from vae_jax.example import Example, event_of, with_event
 from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE
+from vae_jax.training.epoch import batch_shapes
 from vae_jax.training.options import FitOptions
 from vae_jax.training.step import StepMetrics, init_state, make_train_step
 
@@ -62,7 +64,7 @@ def check_step(vae: VAE, data: Prepared, options: FitOptions, hyperparams: Hyper
         vae, optimizer=optimizer, objective=objective, train_input=data.train_input, schedules=schedules
     )
     state = jax.eval_shape(lambda key: init_state(vae, optimizer, key, objective), stream(0, Stream.INIT))
-    batch = jax.ShapeDtypeStruct((batch_size, *data.train.shape[1:]), data.train.dtype)
+    batch = batch_shapes(data.train, batch_size)
     traced = jax.tree.map(jnp.float32, hyperparams or Hyperparams())
     try:
         return jax.eval_shape(train_step, state, stream(0, Stream.STEP), batch, traced)[1]
@@ -81,13 +83,13 @@ def check_values(vae: VAE, data: Prepared) -> None:
         has them, and for numbers outside the support of the likelihood.
     """
     key = stream(0, Stream.CHECK)
-    train = _examples_with_all_values(data.train) if isinstance(data.train, Rows) else data.train
+    train = _examples_with_all_values(data.train) if data.is_on_disk else data.train
     for split, rows in (("training", train), ("validation", data.validation), ("test", data.test)):
         if rows is None:
             continue
-        if isinstance(rows, SparseArray):
-            rows = _sparse_examples_with_all_values(rows)
-        rows = jnp.asarray(rows[:_NUM_RENDERED] if data.rendered else rows)
+        if isinstance(event_of(rows), SparseArray):
+            rows = _sparse_examples_with_all_values(rows)  # pyright: ignore[reportArgumentType]
+        rows = jax.tree.map(jnp.asarray, rows[:_NUM_RENDERED] if data.rendered else rows)
         # Both programs are compiled once, because the function and the shapes are always the same.
         draw, fixed = jax.jit(data.train_input), jax.jit(data.eval_input)
         is_train = split == "training"
@@ -110,7 +112,8 @@ def _summarize_rows(
     summaries = []
     for i, first in enumerate(range(0, len(rows), size)):
         start = min(first, len(rows) - size)  # the last rows overlap those before, so that all programs have one shape
-        x = to_input(i, jax.lax.dynamic_slice_in_dim(rows, start, size))
+        part = jax.tree.map(lambda array, start=start: jax.lax.dynamic_slice_in_dim(array, start, size), rows)
+        x = event_of(to_input(i, part))
         if x.shape[1:] != shape:
             raise UserError(
                 f"{split} data: expected the shape {shape} that the model is made for, got {x.shape[1:]}. Make the model with "
@@ -139,17 +142,21 @@ def _summarize(x: Array, num_levels: int) -> _Summary:
     )
 
 
-def _examples_with_all_values(rows: Rows) -> np.ndarray:
+def _examples_with_all_values(train: Rows | Example) -> np.ndarray | Example:
     """Returns examples made of the numbers that occur in rows on disk."""
+    rows: Rows = event_of(train)
     values = rows.scan.values
     size = int(np.prod(rows.shape[1:]))
     count = min(-(-len(values) // size), len(rows))
-    return np.resize(values, count * size).astype(rows.dtype).reshape(count, *rows.shape[1:])
+    events = np.resize(values, count * size).astype(rows.dtype).reshape(count, *rows.shape[1:])
+    return with_event(train[:count], events) if isinstance(train, Example) else events
 
 
-def _sparse_examples_with_all_values(rows: SparseArray) -> np.ndarray:
+def _sparse_examples_with_all_values(examples: SparseArray | Example) -> np.ndarray | Example:
     """Returns an example made of numbers that represent those of sparse rows, zero among them."""
+    rows: SparseArray = event_of(examples)
     numbers = rows.data
     is_whole = numbers == jnp.round(numbers) if jnp.issubdtype(numbers.dtype, jnp.floating) else jnp.ones(numbers.shape, bool)
     values = [jnp.zeros((), numbers.dtype), jnp.min(numbers), jnp.max(numbers), numbers[jnp.argmin(is_whole)]]
-    return np.resize(np.array(values, numbers.dtype), -(-4 // rows.shape[1]) * rows.shape[1]).reshape(-1, rows.shape[1])
+    events = np.resize(np.array(values, numbers.dtype), -(-4 // rows.shape[1]) * rows.shape[1]).reshape(-1, rows.shape[1])
+    return with_event(examples[: len(events)], events) if isinstance(examples, Example) else events

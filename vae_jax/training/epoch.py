@@ -1,7 +1,7 @@
 """An epoch of one member as a pure function: its keys, its order, its steps as one loop, its evaluation."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
 from vae_jax.data import Prepared, SparseArray
 from vae_jax.evaluation import Evaluation, evaluate
+from vae_jax.example import Example
 from vae_jax.model import VAE, Params
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training.optimizers import Optimizer
@@ -98,7 +99,7 @@ def empty_record(metrics: StepMetrics, num_steps: int) -> StepMetrics:
 def run_steps(
     train_step: TrainStep,
     carry: tuple[TrainState, StepMetrics],
-    get_batch: Callable[[Array], Array],
+    get_batch: Callable[[Array], Array | Example],
     step_keys: Array,
     hyperparams: Hyperparams,
     num_steps: Array | int,
@@ -163,7 +164,7 @@ def make_epoch(
         state: TrainState,
         keys: RunKeys,
         epoch: Array,
-        data: Array | SparseArray,
+        data: Array | SparseArray | Example,
         hyperparams: Hyperparams,
         num_steps: Array | int | None = None,
     ) -> tuple[TrainState, StepMetrics, Array]:
@@ -172,17 +173,33 @@ def make_epoch(
         order = epoch_order(keys, epoch, data.shape[0], batch_size)
         step_keys = make_step_keys(keys, epoch * all_steps, all_steps)
         # Rows are gathered faster on CPU than images with a trailing axis of one.
-        flat = data if isinstance(data, SparseArray) else data.reshape(data.shape[0], -1)
+        flat = jax.tree.map(lambda a: a if isinstance(a, SparseArray) else a.reshape(len(a), -1), data, is_leaf=_is_sparse)
 
-        def get_batch(i: Array) -> Array:
-            return constrain(jnp.asarray(flat[order[i]]).reshape(batch_size, *data.shape[1:]))
+        def get_batch(i: Array) -> Array | Example:
+            def take(flat: Array | SparseArray, array: Array | SparseArray) -> Array:
+                return constrain(jnp.asarray(flat[order[i]]).reshape(batch_size, *array.shape[1:]))
 
-        batch = jax.ShapeDtypeStruct((batch_size, *data.shape[1:]), data.dtype)
+            return jax.tree.map(take, flat, data, is_leaf=_is_sparse)
+
+        batch = batch_shapes(data, batch_size)
         record = empty_record(jax.eval_shape(train_step, state, step_keys[0], batch, hyperparams)[1], all_steps)
         state, record = run_steps(train_step, (state, record), get_batch, step_keys, hyperparams, num_steps)
         return state, *average_record(state, record, num_steps)
 
     return run_epoch
+
+
+def batch_shapes(data: Any, batch_size: int) -> Any:
+    """Returns the shapes and types of a batch as stored: those of an array, or of each array of an `Example`."""
+
+    def shape(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype)
+
+    return data.map(shape) if isinstance(data, Example) else shape(data)
+
+
+def _is_sparse(node: object) -> bool:
+    return isinstance(node, SparseArray)
 
 
 def init_member(

@@ -7,7 +7,6 @@ import numpy as np
 from jax import Array
 
 from vae_jax.config import Hyperparams
-from vae_jax.data import Rows
 from vae_jax.training.epoch import MemberState, RunKeys, make_epoch, make_member_epoch, run_keys
 from vae_jax.training.placement import Placement, over_members
 from vae_jax.training.program import EpochResult, EpochTask, Job, Program, padded, start_members, wait
@@ -53,7 +52,7 @@ def _compile(job: Job, placement: Placement) -> _Compiled:
     keys = placement.put(keys_from_seeds(padded(np.asarray(job.seeds, np.uint32), num_slots)))
     inputs = (keys, placement.put(padded(job.hyperparams, num_slots)))
     members = start_members(job, placement, keys.init)
-    assert not isinstance(job.data.train, Rows)
+    assert not job.data.is_on_disk
     splits = placement.replicate((job.data.train, job.data.test, job.data.validation))
     run_epoch = make_epoch(job.train_step, job.options.batch_size, constrain=placement.constrain_batch)
     member_epoch = make_member_epoch(run_epoch, job.make_epoch_end())

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from vae_jax.config import Hyperparams
-from vae_jax.data import Prepared, Rows, check_pipeline_argument
+from vae_jax.data import Prepared, check_pipeline_argument
 from vae_jax.errors import UserError, diverged
 from vae_jax.evaluation import NOT_FINITE, warn_not_finite
 from vae_jax.model import VAE, with_moments
@@ -155,13 +155,13 @@ def fit_members(
     check_pipeline_argument("fit", data, Prepared)
     check_fit(data, options.batch_size, options.early_stopping)
     check_values(vae, data)
-    if start is not None and start.partial is not None and not isinstance(data.train, Rows):
+    if start is not None and start.partial is not None and not data.is_on_disk:
         raise UserError("this state is from the middle of an epoch. Only streamed training can resume there.", field="start")
     if start is not None and start.partial is not None and len(seeds) > 1:
         raise UserError("this state is from the middle of an epoch. Only a single member can resume there.", field="start")
     callbacks = callbacks or Callbacks()
     job = _make_job(with_moments(vae, data.moments), data, options, seeds, hyperparams or Hyperparams(), start)
-    make_program = streaming_program if isinstance(data.train, Rows) else in_memory_program
+    make_program = streaming_program if data.is_on_disk else in_memory_program
     members, run_epoch, placement = make_program(job, placement or place(len(seeds)))
     log = MembersLog(len(seeds), start, jax.device_get(members.best.epoch)[: len(seeds)])
     partial = start.partial if start else None

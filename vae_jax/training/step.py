@@ -1,7 +1,7 @@
 """The train step: one update of the parameters on one batch, as a pure function of (state, key, batch, hyperparameters)."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,9 @@ from jax import Array
 from vae_jax._numerics.keys import Part
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
-from vae_jax.model import VAE, Params, keep_scaling, prior_log_prob
-from vae_jax.objectives import (
-    Decode,
-    Encode,
-    LogProb,
-    Objective,
-    PriorLogProb,
-    Terms,
-    beta_elbo,
-    check_objective,
-    check_terms,
-)
+from vae_jax.example import Example, condition_of, event_of
+from vae_jax.model import VAE, Params, bind, decode_given, keep_scaling
+from vae_jax.objectives import Objective, Terms, beta_elbo, check_objective, check_terms
 from vae_jax.objectives.batch import AnyObjective, BatchObjective, ObjectiveState
 from vae_jax.training import optimizers
 from vae_jax.training.optimizers import Optimizer
@@ -58,7 +49,7 @@ class Best(NamedTuple):
     params: Params  # () without validation data
 
 
-TrainStep = Callable[[TrainState, Array, Array, Hyperparams], tuple[TrainState, StepMetrics]]
+TrainStep = Callable[[TrainState, Array, Array | Example, Hyperparams], tuple[TrainState, StepMetrics]]
 BatchTermsFunction = Callable[..., tuple[Terms, ObjectiveState]]
 
 
@@ -98,13 +89,13 @@ def scheduled(hyperparams: Hyperparams, schedules: Mapping[str, Schedule] | None
     return hyperparams._replace(**{name: getattr(hyperparams, name) * factor(step) for name, factor in schedules.items()})
 
 
-def _as_stored(key: Array, batch: Array) -> Array:
+def _as_stored(key: Array, batch: Any) -> Any:
     return batch
 
 
 def make_terms(
-    vae: VAE, objective: AnyObjective | None = None, train_input: Callable[[Array, Array], Array] = _as_stored
-) -> Callable[[Params, ObjectiveState, Array, Array, Hyperparams], tuple[Terms, ObjectiveState]]:
+    vae: VAE, objective: AnyObjective | None = None, train_input: Callable[[Array, Any], Any] = _as_stored
+) -> Callable[[Params, ObjectiveState, Array, Any, Hyperparams], tuple[Terms, ObjectiveState]]:
     """Makes the function that computes the objective's terms of every example of a batch.
 
     Args:
@@ -119,18 +110,14 @@ def make_terms(
     Raises:
       ValueError: see `make_train_step`.
     """
-    compute_batch_terms = _batch_terms(objective or beta_elbo(), has_learned_prior=vae.prior is not None)
+    compute_batch_terms = _batch_terms(vae, objective or beta_elbo())
 
     def terms(
-        params: Params, objective_state: ObjectiveState, key: Array, batch: Array, hyperparams: Hyperparams
+        params: Params, objective_state: ObjectiveState, key: Array, batch: Any, hyperparams: Hyperparams
     ) -> tuple[Terms, ObjectiveState]:
         keys = jax.random.split(key, batch.shape[0] + 1)
         x_batch = train_input(keys[0], batch)
-        encode, decode = lambda x: vae.encode(params, x), lambda z: vae.decode(params, z)
-        options = {"prior_log_prob": prior_log_prob(vae, params)} if vae.prior else {}
-        return compute_batch_terms(
-            keys[1:], encode, decode, vae.likelihood.log_prob, x_batch, hyperparams, objective_state, **options
-        )
+        return compute_batch_terms(keys[1:], params, x_batch, hyperparams, objective_state)
 
     return terms
 
@@ -140,7 +127,7 @@ def make_train_step(
     *,
     optimizer: Optimizer = optax.adam,
     objective: AnyObjective | None = None,
-    train_input: Callable[[Array, Array], Array] = _as_stored,
+    train_input: Callable[[Array, Any], Any] = _as_stored,
     schedules: Mapping[str, Schedule] | None = None,
 ) -> TrainStep:
     """Makes one update of the parameters on one batch, as a pure function. Jit, scan or vmap it at the edge.
@@ -168,7 +155,9 @@ def make_train_step(
     """
     compute_terms = make_terms(vae, objective, train_input)
 
-    def train_step(state: TrainState, key: Array, batch: Array, hyperparams: Hyperparams) -> tuple[TrainState, StepMetrics]:
+    def train_step(
+        state: TrainState, key: Array, batch: Array | Example, hyperparams: Hyperparams
+    ) -> tuple[TrainState, StepMetrics]:
         now = scheduled(hyperparams, schedules, state.step)
 
         def mean_loss(params: Params) -> tuple[Array, tuple[StepMetrics, ObjectiveState]]:
@@ -186,24 +175,22 @@ def make_train_step(
     return train_step
 
 
-def _batch_terms(objective: AnyObjective, has_learned_prior: bool) -> BatchTermsFunction:
-    """Returns (keys of the examples, encode, decode, log_prob, batch, hyperparams, state) -> (terms, state)."""
+def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
+    """Returns (keys of the examples, params, batch, hyperparams, state) -> (terms, state)."""
     if not isinstance(objective, BatchObjective):
-        return _mapped_over_examples(objective, has_learned_prior)
-    if has_learned_prior:
+        return _mapped_over_examples(vae, objective)
+    if vae.prior is not None:
         raise ValueError(
             "expected an objective of one example for a learned prior, because the objectives of a batch assume N(0, I)."
         )
 
     def batch_terms(
-        keys: Array,
-        encode: Encode,
-        decode: Decode,
-        log_prob: LogProb,
-        x: Array,
-        hyperparams: Hyperparams,
-        state: ObjectiveState,
+        keys: Array, params: Params, x: Array | Example, hyperparams: Hyperparams, state: ObjectiveState
     ) -> tuple[Terms, ObjectiveState]:
+        # Each function takes one element of `x`, which has its condition and its mask.
+        encode = lambda x: vae.encode(params, x)  # noqa: E731
+        decode = lambda z, x=None: decode_given(vae, params, z, condition_of(x))  # noqa: E731
+        log_prob = lambda output, x: bind(vae, params, x).log_prob(output, event_of(x))  # noqa: E731
         terms, state = objective.terms(keys[0], encode, decode, log_prob, x, hyperparams, state)
         check_terms(terms, x.shape[:1])
         return terms, state
@@ -211,22 +198,17 @@ def _batch_terms(objective: AnyObjective, has_learned_prior: bool) -> BatchTerms
     return batch_terms
 
 
-def _mapped_over_examples(objective: Objective, has_learned_prior: bool) -> BatchTermsFunction:
+def _mapped_over_examples(vae: VAE, objective: Objective) -> BatchTermsFunction:
     """Returns the function of `_batch_terms` for an objective of one example."""
-    check_objective(objective, ("prior_log_prob",) if has_learned_prior else ())
+    check_objective(objective, ("prior_log_prob",) if vae.prior else ())
 
     def batch_terms(
-        keys: Array,
-        encode: Encode,
-        decode: Decode,
-        log_prob: LogProb,
-        x: Array,
-        hyperparams: Hyperparams,
-        state: ObjectiveState,
-        **prior: PriorLogProb,
+        keys: Array, params: Params, x: Array | Example, hyperparams: Hyperparams, state: ObjectiveState
     ) -> tuple[Terms, ObjectiveState]:
-        def example_terms(key: Array, x: Array) -> Terms:
-            terms = objective(key, encode, decode, log_prob, x, hyperparams, **prior)
+        def example_terms(key: Array, x: Array | Example) -> Terms:
+            model = bind(vae, params, x)
+            prior = {"prior_log_prob": model.prior_log_prob} if model.prior_log_prob else {}
+            terms = objective(key, model.encode, model.decode, model.log_prob, model.x, hyperparams, **prior)
             check_terms(terms)
             return terms
 

@@ -13,11 +13,13 @@ from jax.stages import Compiled
 
 from vae_jax.config import Hyperparams
 from vae_jax.data import Rows
+from vae_jax.example import Example
 from vae_jax.training.epoch import (
     MemberState,
     Outcome,
     RunKeys,
     average_record,
+    batch_shapes,
     empty_record,
     epoch_order,
     make_step_keys,
@@ -39,7 +41,7 @@ class Stream(NamedTuple):
     shard, so all devices are busy.
     """
 
-    rows: Rows
+    rows: Rows | Example
     placement: Placement
     batch_size: int
     chunk_steps: int  # steps whose batches are read together
@@ -124,7 +126,7 @@ def compile_programs(job: Job, stream: Stream, members: MemberState, inputs: tup
     take_inputs = jax.jit(_on_shards(lambda tree, rank: _take_rank(tree, rank, stream), stream, 1, 1))
     one_keys, one_hyperparams = jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[0], tree), inputs)
     one_state = jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[0], tree), members.state)
-    batch = jax.ShapeDtypeStruct((batch_size, *rows.shape[1:]), rows.dtype)
+    batch = batch_shapes(rows, batch_size)
     metrics = jax.eval_shape(job.train_step, one_state, one_keys.step, batch, one_hyperparams)[1]
 
     def begin(members: MemberState, carry: Carry, rank: Array) -> Carry:
@@ -140,8 +142,12 @@ def compile_programs(job: Job, stream: Stream, members: MemberState, inputs: tup
     # The carry that is overwritten has no other use in it.
     begin_program = jax.jit(_on_shards(begin, stream, 2, 1), donate_argnums=1, keep_unused=True)
     is_active, rows_in_item = placement.put(np.ones(num_here, bool)), placement.put(np.zeros(num_here, np.int32))
-    shape = (placement.num_shards * stream.num_orders, stream.chunk_steps, batch_size, batch.size // batch_size)
-    item = jax.ShapeDtypeStruct(shape, rows.dtype, sharding=stream.sharding)
+
+    def item_shape(array: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = (placement.num_shards * stream.num_orders, stream.chunk_steps, batch_size, array.size // batch_size)
+        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=stream.sharding)
+
+    item = jax.tree.map(item_shape, batch)
     splits = placement.replicate((job.data.test, job.data.validation))
     run_chunk = jax.jit(_on_shards(_make_run_chunk(job, stream), stream, 6, 1), donate_argnums=0)
     end_epoch = jax.jit(_on_shards(_make_end_epoch(job, stream), stream, 3, 5), donate_argnums=0)
@@ -170,6 +176,7 @@ def _make_run_chunk(job: Job, stream: Stream) -> Callable[..., tuple[Carry, Arra
     Its `numbers` are the epoch, the position of the first step in it, and the number of steps.
     """
     train_step = jax.jit(job.train_step, inline=True)  # traced once, for all its uses
+    shapes = batch_shapes(stream.rows, stream.batch_size)
 
     def run_chunk(
         carry: Carry,
@@ -177,7 +184,7 @@ def _make_run_chunk(job: Job, stream: Stream) -> Callable[..., tuple[Carry, Arra
         hyperparams: Hyperparams,
         rows_in_item: Array,
         is_active: Array,
-        item: Array,
+        item: Array | Example,
         numbers: tuple[Array, Array, Array],
     ) -> tuple[Carry, Array]:
         epoch, first, num_steps = numbers
@@ -186,9 +193,9 @@ def _make_run_chunk(job: Job, stream: Stream) -> Callable[..., tuple[Carry, Arra
         def one(carry: Carry, keys: RunKeys, hyperparams: Hyperparams, row: Array) -> tuple[Carry, Array]:
             step_keys = make_step_keys(keys, epoch * stream.epoch_steps + first, stream.chunk_steps)
 
-            def get_batch(i: Array) -> Array:
-                batch = item[row, i].reshape(stream.batch_size, *stream.rows.shape[1:])
-                return stream.placement.constrain_batch(batch)
+            def get_batch(i: Array) -> Array | Example:
+                batch = jax.tree.map(lambda item, like: item[row, i].reshape(like.shape), item, shapes)
+                return jax.tree.map(stream.placement.constrain_batch, batch)
 
             carry = run_steps(train_step, carry, get_batch, step_keys, hyperparams, num_steps, first)
             return carry, all_finite(carry[1].loss)

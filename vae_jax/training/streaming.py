@@ -13,6 +13,7 @@ from jax import Array
 from vae_jax.config import Hyperparams
 from vae_jax.data import Rows
 from vae_jax.data.prefetch import chunks, steps_of_chunk
+from vae_jax.example import Example
 from vae_jax.training.epoch import MemberState, Outcome, PartialEpoch, RunKeys, run_keys
 from vae_jax.training.placement import Placement
 from vae_jax.training.program import EpochInterrupted, EpochResult, EpochTask, Job, Program, padded, start_members, wait
@@ -55,7 +56,7 @@ def streaming_program(job: Job, placement: Placement) -> Program:
     ahead of others, so the program raises `EpochInterrupted`.
     """
     rows, batch_size = job.data.train, job.options.batch_size
-    assert isinstance(rows, Rows)
+    assert job.data.is_on_disk
     stream = _make_stream(rows, batch_size, job.seeds, placement)
     members, prepared, programs = _compile(job, stream)
     while smaller := stream.placement.with_smaller_chunk(programs.run_chunk, _local_bytes(members, stream)):
@@ -66,7 +67,7 @@ def streaming_program(job: Job, placement: Placement) -> Program:
     return Program(members, lambda task: _run_epoch(stream, prepared, programs, task), stream.placement)
 
 
-def _make_stream(rows: Rows, batch_size: int, seeds: Sequence[int], placement: Placement) -> Stream:
+def _make_stream(rows: Rows | Example, batch_size: int, seeds: Sequence[int], placement: Placement) -> Stream:
     """Returns the layout of the members and of the chunks that they are fed."""
     order_of_slot = np.unique(padded(np.asarray(seeds, np.uint32), placement.num_slots(len(seeds))), return_inverse=True)[1]
     num_ranks = len(order_of_slot) // (placement.num_shards * placement.chunk)
@@ -117,13 +118,14 @@ def _feeds(stream: Stream, chosen: Sequence[int]) -> list[_Feed]:
     ]
 
 
-def _put_item(stream: Stream, feed: _Feed, item: np.ndarray) -> Array:
+def _put_item(stream: Stream, feed: _Feed, item: np.ndarray | Example) -> Array | Example:
     """Puts the batches of a feed, (orders, ...), onto the devices, (`stream.num_orders` of each shard, ...)."""
     filled = []
     for used in feed.rows_of_shard:
         positions = [feed.orders.index(order) for order in used]
         filled += (positions + [0] * stream.num_orders)[: stream.num_orders]
-    return jax.device_put(item if filled == list(range(len(item))) else item[np.array(filled)], stream.sharding)
+    is_whole = filled == list(range(len(item)))
+    return jax.device_put(item if is_whole else item[np.array(filled)], stream.sharding)
 
 
 def _rows_in_item(stream: Stream, feed: _Feed, rank: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """`BatchObjective`: an objective that needs the whole batch, or that keeps a state from step to step."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,12 @@ from jaxtyping import Array, Float, Key, PyTree, Real
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_to_standard_normal
+from vae_jax.example import Example
 from vae_jax.likelihoods import DecoderOutput
 from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Objective, Terms
 from vae_jax.posteriors import sample_posterior
 
+Batch: TypeAlias = Real[Array, "batch *event"] | Example  # an `Example` for models with conditions or missing values
 ObjectiveState: TypeAlias = PyTree[Array]  # () where there is nothing to remember
 
 
@@ -20,7 +22,9 @@ class BatchTerms(Protocol):
     """The function of a `BatchObjective` that computes the terms of a batch and the state for the next step.
 
     `encode`, `decode` and `log_prob` are functions of ONE example, as for an `objectives.Objective`. `x` is the batch, with a
-    leading axis. The result is `Terms` with fields of shape (batch,), in nats, and the new state.
+    leading axis. For models with conditions or missing values it is an `Example` of arrays with that axis, of which
+    `encode(x)` and `log_prob(output, x)` take one element, and so does `decode(z, x)` as a second argument; `forward` does all
+    this. The result is `Terms` with fields of shape (batch,), in nats, and the new state.
     """
 
     def __call__(
@@ -29,7 +33,7 @@ class BatchTerms(Protocol):
         encode: Encode,
         decode: Decode,
         log_prob: LogProb,
-        x: Real[Array, "batch *event"],
+        x: Batch,
         hyperparams: HyperparamsLike,
         state: ObjectiveState,
     ) -> tuple[Terms, ObjectiveState]: ...
@@ -100,7 +104,7 @@ def stateless(function: Callable[..., Terms], *names: str, **static: object) -> 
         encode: Encode,
         decode: Decode,
         log_prob: LogProb,
-        x: Array,
+        x: Batch,
         hyperparams: HyperparamsLike,
         state: ObjectiveState,
     ) -> tuple[Terms, ObjectiveState]:
@@ -121,13 +125,13 @@ class Forward(NamedTuple):
     kl: Float[Array, "batch"]  # nats, in closed form against N(0, I)
 
 
-def forward(key: Key[Array, ""], encode: Encode, decode: Decode, log_prob: LogProb, x: Real[Array, "batch *event"]) -> Forward:
+def forward(key: Key[Array, ""], encode: Encode, decode: Decode, log_prob: LogProb, x: Batch) -> Forward:
     """Encodes a batch, draws one code for each example, decodes the codes and evaluates both terms of the ELBO."""
 
-    def one(key: Array, x: Array) -> Forward:
+    def one(key: Array, x: Any) -> Forward:
         mean, log_scale = encode(x)
         z = sample_posterior(key, mean, log_scale)
-        output = decode(z)
+        output = decode(z, x) if isinstance(x, Example) else decode(z)
         return Forward(mean, log_scale, z, output, log_prob(output, x), kl_to_standard_normal(mean, log_scale))
 
     return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)

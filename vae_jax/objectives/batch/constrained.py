@@ -10,14 +10,18 @@ from jaxtyping import Array, Bool, Float, Key, Real
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import free_bits_per_dimension, kl_per_dimension
+from vae_jax.example import event_of, mask_of
 from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Terms
-from vae_jax.objectives.batch.base import BatchObjective, forward, repeat_for_batch
+from vae_jax.objectives.batch.base import Batch, BatchObjective, forward, repeat_for_batch
 
 _MAX_LOG = math.log(1e6)  # bounds the multiplier, because a target that cannot be met must not drive the loss to infinity
 
 
 def optimal_log_scale(
-    mean: Float[ArrayLike, "batch *event"], x: Real[ArrayLike, "batch *event"], min_log_scale: float = -30.0
+    mean: Float[ArrayLike, "batch *event"],
+    x: Real[ArrayLike, "batch *event"],
+    min_log_scale: float = -30.0,
+    mask: Bool[Array, "batch *event"] | None = None,
 ) -> Float[Array, ""]:
     """Computes the log of the Gaussian decoder's best single standard deviation for a batch, 1/2 log of the mean squared error.
 
@@ -26,6 +30,7 @@ def optimal_log_scale(
       x: data, same shape.
       min_log_scale: lower bound of the result, where its gradient is zero. It keeps the result finite for a batch that is
         reproduced exactly.
+      mask: True where an entry is observed. The mean is over these entries. None: all are.
 
     Returns:
       Natural log of sigma, a scalar.
@@ -37,7 +42,8 @@ def optimal_log_scale(
     Source:
       Rybkin et al. (2021), whose sigma* denotes sigma*^2.
     """
-    mean_square = jnp.mean(jnp.square(jnp.asarray(x) - jnp.asarray(mean)))
+    square = jnp.square(jnp.asarray(x) - jnp.asarray(mean))
+    mean_square = jnp.mean(square) if mask is None else jnp.sum(jnp.where(mask, square, 0)) / jnp.maximum(jnp.sum(mask), 1)
     return 0.5 * jnp.log(jnp.maximum(mean_square, math.exp(2 * min_log_scale)))
 
 
@@ -78,7 +84,7 @@ def optimal_scale(
         encode: Encode,
         decode: Decode,
         log_prob: LogProb,
-        x: Array,
+        x: Batch,
         hyperparams: HyperparamsLike,
         state: ScaleState,
     ) -> tuple[Terms, ScaleState]:
@@ -88,7 +94,7 @@ def optimal_scale(
             raise ValueError("optimal_scale: expected a VAE with likelihoods.gaussian('shared'), whose decoder emits the mean.")
         mean = codes.output[0]
         weight = 1 if relative_scale is None else 1 / jnp.asarray(relative_scale)
-        log_scale = optimal_log_scale(mean * weight, x * weight, min_log_scale)
+        log_scale = optimal_log_scale(mean * weight, event_of(x) * weight, min_log_scale, mask_of(x))
         log_likelihood = jax.vmap(lambda mean, x: log_prob((mean, log_scale[None]), x))(mean, x)
         square = jax.lax.stop_gradient(jnp.exp(2 * log_scale))
         new = ScaleState(decay * state.mean_square + (1 - decay) * square, decay * state.weight + (1 - decay))
@@ -142,7 +148,7 @@ def geco(*, step_size: float = 1e-3, max_step: float = 0.01, decay: float = 0.99
         encode: Encode,
         decode: Decode,
         log_prob: LogProb,
-        x: Array,
+        x: Batch,
         hyperparams: HyperparamsLike,
         state: GecoState,
     ) -> tuple[Terms, GecoState]:

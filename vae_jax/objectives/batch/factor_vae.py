@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Terms
-from vae_jax.objectives.batch.base import BatchObjective, forward
+from vae_jax.objectives.batch.base import Batch, BatchObjective, forward
 
 
 class Discriminator(Protocol):
@@ -110,7 +110,7 @@ def factor(discriminator: Discriminator, optimizer: DiscriminatorOptimizer) -> B
         encode: Encode,
         decode: Decode,
         log_prob: LogProb,
-        x: Array,
+        x: Batch,
         hyperparams: HyperparamsLike,
         state: FactorState,
     ) -> tuple[Terms, FactorState]:
