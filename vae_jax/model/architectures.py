@@ -65,9 +65,7 @@ def mlp_vae(
       (5, 2)
     """
     reverse = tuple(reversed(hidden))
-    options: dict[str, Any] = {"activation": activation, "dtype": dtype}
-    if condition_dim:
-        options["condition_dim"] = condition_dim
+    options: dict[str, Any] = {"activation": activation, "dtype": dtype, "condition_dim": condition_dim}
     return assemble_vae(
         networks.mlp_encoder(encoder_shape(data_shape, mask_input), latent_dim, hidden=hidden, **options),
         partial(networks.mlp_decoder, latent_dim, data_shape, hidden=reverse, **options),
@@ -127,7 +125,7 @@ def conv_vae(
             norm=norm,
             activation=activation,
             dtype=dtype,
-            **({"condition_dim": condition_dim} if condition_dim else {}),
+            condition_dim=condition_dim,
         )
 
     return assemble_vae(

@@ -93,7 +93,7 @@ def bind(vae: VAE, params: Params, x: Array | Example) -> BoundModel:
         return BoundModel(
             lambda x: vae.encode(params, x), lambda z: vae.decode(params, z), vae.likelihood.log_prob, log_prior, x
         )
-    condition, mask = x.condition, x.mask
+    condition, mask = x.condition, checks.check_mask("bind", vae.data_shape, x.mask)
     return BoundModel(
         lambda event: vae.encode(params, with_event(x, event)),
         lambda z: decode_given(vae, params, z, condition),
@@ -186,13 +186,14 @@ def make_vae(
     """
     networks.check_network("encoder", encoder)
     networks.check_network("decoder", decoder)
+    condition_dim = networks.check_condition_dim(condition_dim)
+    checks.check_signatures(encoder, decoder, condition_dim)
+    checks.check_prior_type(prior, condition_dim)
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
     data_shape = tuple(data_shape)
     likelihood = likelihood._replace(log_prob=checks.checked_log_prob(likelihood, data_shape))
     given, prior = (prior, None) if isinstance(prior, ConditionalGaussian) else (None, prior)
-    if given is not None and not condition_dim:
-        raise ValueError("make_vae: a prior p(z|c) needs a condition. Pass condition_dim=, or leave out the prior.")
 
     def init(key: Array) -> Params:
         params = {
@@ -218,12 +219,13 @@ def make_vae(
     params = checks.parameter_shapes(init, encoder, decoder)
     condition = checks.condition_shapes(condition_dim)
     seen = (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
-    inner_dim = checks.infer_latent_dim(encoder, params["encoder"], jax.ShapeDtypeStruct(seen, jnp.float32), condition)
+    x = jax.ShapeDtypeStruct(seen, jnp.float32)
+    inner_dim = checks.infer_latent_dim(encoder, params["encoder"], x, condition, mask_input)
     latent_dim = inner_dim + num_auxiliary
 
     def decode(params: Params, z: Array, condition: Array | None = None) -> DecoderOutput:
         if jnp.shape(z) != (latent_dim,):
-            raise ValueError(checks.wrong_shape("decode", "code", (latent_dim,), jnp.shape(z)))
+            raise ValueError(checks.wrong_shape("decode", "code", (latent_dim,), jnp.shape(z), condition_dim))
         arguments = checks.condition_arguments("decode", condition_dim, condition)
         if given is not None:
             mean, log_scale = given.apply(params["prior"], *arguments)
