@@ -12,7 +12,7 @@ from vae_jax import networks
 from vae_jax.data.moments import Moments
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
 from vae_jax.model.scaling import FROM_DATA, Standardize, move_location, scale_by_constants, scale_by_params
-from vae_jax.model.vae import VAE, make_vae
+from vae_jax.model.vae import VAE, encoder_shape, make_vae
 from vae_jax.networks import Network
 from vae_jax.priors import ConditionalGaussian, Prior
 
@@ -139,11 +139,6 @@ def conv_vae(
         condition_dim=condition_dim,
         mask_input=mask_input,
     )
-
-
-def encoder_shape(data_shape: tuple[int, ...], mask_input: bool) -> tuple[int, ...]:
-    """Returns the shape of the events that the encoder takes, which has the mask behind the numbers with `mask_input`."""
-    return (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
 
 
 def assemble_vae(

@@ -56,8 +56,8 @@ def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> 
         takes_condition, takes_none = (_accepts(signature, count) for count in (3, 2))
         if condition_dim and takes_none and not takes_condition:
             raise ValueError(
-                f"make_vae: expected the {role} to be a function (params, {name}, c), because condition_dim is {condition_dim}, "
-                f"got {signature}. Give it the condition as its last argument, or leave out condition_dim."
+                f"make_vae: expected the {role} to be a function (params, {name}, c), because condition_dim is "
+                f"{condition_dim}, got {signature}. Give it the condition as its last argument, or leave out condition_dim."
             )
         if not condition_dim and takes_condition and not takes_none:
             raise ValueError(
@@ -135,8 +135,8 @@ def check_mask(function: str, data_shape: tuple[int, ...], mask: Any) -> Array |
         )
     if mask.dtype != jnp.bool_:
         raise ValueError(
-            f"{function}: expected a mask of booleans, True where an entry is observed, got {mask.dtype}. Pass mask.astype(bool) "
-            "if its ones mark observed entries."
+            f"{function}: expected a mask of booleans, True where an entry is observed, got {mask.dtype}. Pass "
+            "mask.astype(bool) if its ones mark observed entries."
         )
     return mask
 
@@ -299,9 +299,13 @@ def _describe(value: PyTree) -> str:
     return f"an array of shape {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 
-def wrong_shape(
-    function: str, kind: str, expected: tuple[int, ...], got: tuple[int, ...], condition_dim: int = 0
-) -> str:
+def check_code(z: Array, latent_dim: int, condition_dim: int) -> None:
+    """Raises `ValueError` unless z is one code."""
+    if jnp.shape(z) != (latent_dim,):
+        raise ValueError(wrong_shape("decode", "code", (latent_dim,), jnp.shape(z), condition_dim))
+
+
+def wrong_shape(function: str, kind: str, expected: tuple[int, ...], got: tuple[int, ...], condition_dim: int = 0) -> str:
     """Returns the message for an array of the wrong shape, with the advice to use `vmap` if it is a batch."""
     message = f"{function}: expected one {kind} of shape {expected}, got shape {got}."
     if got[1:] != expected:
@@ -322,8 +326,8 @@ def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, 
     if isinstance(x, Example):
         if function == "log_prob":
             raise ValueError(
-                "log_prob: expected the event as an array, got an Example. Call bind(vae, params, x).log_prob(output, x.event), "
-                "which leaves out missing entries."
+                "log_prob: expected the event as an array, got an Example. Call "
+                "model.bind(vae, params, x).log_prob(output, x.event), which leaves out missing entries."
             )
         event = check_example(function, likelihood, data_shape, x.event)
         return dataclasses.replace(x, event=event, mask=check_mask(function, data_shape, x.mask))

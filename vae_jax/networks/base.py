@@ -64,7 +64,7 @@ class Network(NamedTuple):
       >>> def apply(params, z): return (params["kernel"] @ z).reshape(8, 8, 1)
       >>> linear = model.make_vae(encoder, networks.Network(init, apply), likelihoods.bernoulli(), (8, 8, 1))
 
-    Example: networks of a conditional model, whose second argument is the condition, here one of 10 classes as a one-hot vector.
+    Example: networks of a conditional model. Their second argument is the condition, here one of 10 classes as a vector.
       >>> class ConditionalEncoder(linen.Module):
       ...     @linen.compact
       ...     def __call__(self, x, c):  # (8, 8, 1) and (10,)
@@ -201,7 +201,7 @@ def check_condition_dim(condition_dim: object) -> int:
 
 def _check_arguments(adapter: str, module: linen.Module | nnx.Module, *inputs: Array) -> None:
     """Raises `UserError` if a module takes no condition and is given one, or the other way around."""
-    call = getattr(type(module), "__call__")  # noqa: B004
+    call = type(module).__call__
     try:
         signature = inspect.signature(call)
     except (TypeError, ValueError):
@@ -246,8 +246,8 @@ def _wrong_condition(condition_dim: int, got: tuple[tuple[int, ...], ...]) -> st
             f"condition_dim={length} to from_linen."
         )
     return (
-        f"from_linen: expected a condition of length {condition_dim}, for which the module was adapted, got shape {shape}. Pass "
-        "the same condition_dim to from_linen and make_vae."
+        f"from_linen: expected a condition of length {condition_dim}, for which the module was adapted, got shape {shape}. "
+        "Pass the same condition_dim to from_linen and make_vae."
     )
 
 

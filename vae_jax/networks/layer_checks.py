@@ -93,9 +93,7 @@ def _check_nnx_norm(layer: nnx.GroupNorm | nnx.InstanceNorm, x: Input, *_: objec
         _raise_batch_axis_error("from_nnx", layer, x, _NNX_REMEDIES)
 
 
-def _check_nnx_dropout(
-    layer: nnx.Dropout, inputs: Input, *_: object, deterministic: bool | None = None, **__: object
-) -> None:
+def _check_nnx_dropout(layer: nnx.Dropout, inputs: Input, *_: object, deterministic: bool | None = None, **__: object) -> None:
     if _is_active(layer, deterministic):
         raise UserError(f"from_nnx: the module {DROPOUT}")
 
