@@ -59,7 +59,7 @@ def with_condition(prepared: Prepared, condition: PreparedCondition) -> Prepared
         raise UserError(
             "the images of this data set are computed from their factors, and training may draw new ones at every step.",
             field="condition",
-            fix='Load the images with their conditions: data.load(..., condition="factors").',
+            fix="Pass stored images with their conditions: data.from_arrays(images, condition=...).",
         )
     by_part = _columns_by_part(prepared, condition)
     made, stored = make_condition("the data", by_part)
