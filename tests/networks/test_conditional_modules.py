@@ -133,14 +133,14 @@ MISTAKES = {  # encoder, decoder, condition_dim of make_vae, message
         linen_plain,
         decoder,
         0,
-        "from_nnx: NnxGiven.__call__(self, z, c) takes two arguments, but there is no condition. Pass condition_dim= to make_vae",
+        "from_nnx: NnxGiven.__call__(self, z, c) takes two arguments, but there is no condition. Pass condition_dim= to",
     ),
     "NNX for another length": (
         encoder,
         lambda: decoder(condition_dim=5),
         DIM,
-        "and one condition of shape (2,). Make it for 3 latent dimensions and ONE code, without a batch axis. Its second argument"
-        " is the condition, of shape (2,).",
+        "and one condition of shape (2,). Make it for 3 latent dimensions and ONE code, without a batch axis. Its second "
+        "argument is the condition, of shape (2,).",
     ),
     "a function of one argument": (
         encoder,
@@ -152,7 +152,7 @@ MISTAKES = {  # encoder, decoder, condition_dim of make_vae, message
         lambda: networks.Network(lambda key: {}, lambda params, x, c: (jnp.zeros(3), jnp.zeros(3))),
         linen_decoder,
         0,
-        "expected the encoder to be a function (params, x), because there is no condition, got (params, x, c). Pass condition_dim",
+        "expected the encoder to be a function (params, x), because there is no condition, got (params, x, c). Pass",
     ),
     "not a length": (encoder, decoder, (2,), "condition_dim: expected the length of the condition as a whole number"),
     "a boolean": (encoder, decoder, True, "or 0 without one, got True"),
@@ -231,9 +231,12 @@ LAYERS = {
 
 @pytest.mark.parametrize(("make", "message"), LAYERS.values(), ids=LAYERS)
 def test_layers_wrong_for_one_example_are_named_with_two_arguments(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    def shapes(key):
         network = make()
-        jax.eval_shape(lambda key: network.apply(network.init(key), X, C), jax.random.key(0))
+        return network.apply(network.init(key), X, C)
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.eval_shape(shapes, jax.random.key(0))
 
 
 def test_layers_that_take_the_condition_work():
