@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +13,9 @@ from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.preprocessing import Prepared
 from vae_jax.errors import UserError
-from vae_jax.example import Example, event_of, mask_of
+from vae_jax.example import Example, Examples, event_of, mask_of
 
-PreparedCondition = Mapping[str, Any]  # by part: an array, a dictionary of arrays by the name of the column, or a table
+PreparedCondition = Mapping[str, Examples]  # by part: an array, a dictionary of arrays by the name of the column, or a table
 
 
 def with_condition(prepared: Prepared, condition: PreparedCondition) -> Prepared:
@@ -72,7 +71,7 @@ def with_condition(prepared: Prepared, condition: PreparedCondition) -> Prepared
         array = stored[part] if isinstance(event_of(examples), Rows) else jnp.asarray(stored[part])
         return Example(event_of(examples), array, mask_of(examples))
 
-    def to_input(rows: Example, event_input: Callable[[Any], Any]) -> Example:
+    def to_input(rows: Example, event_input: Callable[[Examples], Examples]) -> Example:
         x = event_input(dataclasses.replace(rows, condition=None) if prepared.has_missing else rows.event)
         return Example(event_of(x), made.expand(rows.condition), mask_of(x))
 

@@ -3,16 +3,16 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.networks import Network
 from vae_jax.posteriors import Encode
@@ -75,7 +75,7 @@ def _accepts(signature: inspect.Signature, count: int) -> bool:
     return True
 
 
-def condition_arguments(function: str, condition_dim: int, condition: Any) -> tuple[Array, ...]:
+def condition_arguments(function: str, condition_dim: int, condition: ArrayLike | None) -> tuple[Array, ...]:
     """Returns the condition as a further argument of a network; () for a model without one.
 
     Raises:
@@ -118,7 +118,7 @@ def condition_arguments(function: str, condition_dim: int, condition: Any) -> tu
     return (condition.astype(jnp.float32) if dtype == jnp.bool_ else condition,)
 
 
-def check_mask(function: str, data_shape: tuple[int, ...], mask: Any) -> Array | None:
+def check_mask(function: str, data_shape: tuple[int, ...], mask: ArrayLike | None) -> Array | None:
     """Returns the mask of one example as an array.
 
     Raises:
@@ -126,7 +126,7 @@ def check_mask(function: str, data_shape: tuple[int, ...], mask: Any) -> Array |
     """
     if mask is None:
         return None
-    mask = mask if hasattr(mask, "dtype") else jnp.asarray(mask)
+    mask = jnp.asarray(mask)
     if mask.shape != data_shape:
         batch = " For a batch use jax.vmap over an Example of batches." if mask.shape[1:] == data_shape else ""
         raise ValueError(
@@ -317,7 +317,7 @@ def wrong_shape(function: str, kind: str, expected: tuple[int, ...], got: tuple[
     return f"{message} For a batch use jax.vmap(vae.{function}, in_axes=(None, 0))(params, batch)."
 
 
-def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: PyTree) -> Any:
+def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: PyTree) -> Examples:
     """Returns one example as the model takes it, in floats. Of an `Example`, the event is checked and converted.
 
     Raises:
