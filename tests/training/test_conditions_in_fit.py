@@ -172,6 +172,33 @@ def test_missing_entries_keep_their_masks_beside_an_added_condition():
     np.testing.assert_array_equal(batch.condition, LABELS_BY_PART["test"][:, None] == [3, 5, 7])
 
 
+def streamed(folder):
+    path = folder / "rows.npy"
+    np.save(path, COUNTS.astype(np.float32))
+    made = data.load(str(path), stream=True, split="last", test_fraction=TEST / len(COUNTS))
+    labels = {"train": LABELS[: len(made.train)], "test": LABELS[len(made.train) :]}
+    return data.prepare(made), labels
+
+
+def test_conditions_of_rows_on_disk_stay_beside_them(tmp_path):
+    rows, labels = streamed(tmp_path)
+    added = data.with_condition(rows, labels)
+    assert added.is_on_disk
+    assert isinstance(added.train.condition, np.ndarray)
+    batch = added.train_input(jax.random.key(0), added.train_rows(jnp.array([4, 0])))
+    np.testing.assert_array_equal(batch.event, COUNTS[[4, 0]])
+    np.testing.assert_array_equal(batch.condition, labels["train"][[4, 0], None] == [3, 5, 7])
+
+
+@pytest.mark.slow
+def test_streamed_examples_train_with_added_conditions_as_those_in_memory(tmp_path):
+    rows, labels = streamed(tmp_path)
+    vae = model.mlp_vae((6,), likelihoods.gaussian(1.0), latent_dim=2, hidden=(4,), condition_dim=3)
+    in_memory = data.prepare(data.load(str(tmp_path / "rows.npy"), split="last", test_fraction=TEST / len(COUNTS)))
+    results = [training.fit(vae, prepared, condition=labels, **FIT) for prepared in (rows, in_memory)]
+    chex.assert_trees_all_close(results[0].params, results[1].params, rtol=1e-4, atol=1e-6)
+
+
 # The VampPrior of a conditional model.
 
 
