@@ -9,11 +9,14 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from vae_jax.data.condition_names import parse_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import Layout
 from vae_jax.data.loading import Interpretation, check_settings, checked_dataset
 from vae_jax.data.readers.combining import Piece, assemble
+from vae_jax.data.readers.condition_columns import check_columns_exist
+from vae_jax.data.readers.condition_files import named_columns
 from vae_jax.data.readers.listing import PARTS, joined
 from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
 from vae_jax.data.split import Split
@@ -44,6 +47,7 @@ def from_arrays(
     test_labels: Examples | None = None,
     factors: Examples | None = None,
     test_factors: Examples | None = None,
+    validation_factors: Examples | None = None,
     factor_names: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     column_names: Sequence[str] | None = None,
@@ -78,13 +82,13 @@ def from_arrays(
         the labels in all parts.
       validation_labels, test_labels: labels of the other parts.
       factors: the factors that the training examples were made from, (examples, factors), integers.
-      test_factors: the factors of the test examples.
+      test_factors, validation_factors: the factors of the other parts.
       factor_names: a name for each column of the factors.
       label_names: the name of each label 0, 1, 2, ...; for labels that are words, their order.
       column_names: a name for each column of vectors. Tables bring theirs.
       condition: what a model is conditioned on: an array (examples,) or (examples, columns), a dictionary of arrays by the name
-        of the column, or a table. Whole numbers and words become categories, other numbers are standardized. Or "labels",
-        "factors", or names of columns of the training table, as for `load`.
+        of the column, or a table. Whole numbers and words become categories, other numbers are standardized. Or a text as for
+        `load`: "labels", "factors", names of columns of all parts, which are then no longer part of the examples, or a file.
       validation_condition, test_condition: those of the other parts, with the same columns.
       mask: True where an entry of the training examples is observed, an array of their shape.
       validation_mask, test_mask: masks of the other parts.
@@ -112,8 +116,11 @@ def from_arrays(
         raise unknown("event", event, EVENTS)
     parts = {"train": train, "validation": validation, "test": test}
     labels_by_part = {"train": labels, "validation": validation_labels, "test": test_labels}
-    factors_by_part = {"train": factors, "test": test_factors}
-    for field, values in (("labels", labels_by_part), ("factors", factors_by_part)):
+    factors_by_part = {"train": factors, "validation": validation_factors, "test": test_factors}
+    conditions = {"train": condition, "validation": validation_condition, "test": test_condition}
+    how = condition if isinstance(condition, str) else ""
+    _check_conditions(name, how, conditions)
+    for field, values in (("labels", labels_by_part), ("factors", factors_by_part), ("condition", conditions)):
         _check_belong(name, parts, field, values)
     pieces: dict[str, Piece] = {}
     for part, examples in parts.items():
@@ -121,11 +128,10 @@ def from_arrays(
             given = labels_by_part[part]
             if given is None and isinstance(labels, str):
                 given = labels
-            pieces[part] = _piece(name, part, examples, given, factors_by_part.get(part))
+            pieces[part] = _piece(name, part, examples, given, factors_by_part.get(part), parse_condition(how).names)
     source = assemble(pieces, pieces["train"].source)
     source = _with_names(name, source, label_names, factor_names, column_names)
-    conditions = {"train": condition, "validation": validation_condition, "test": test_condition}
-    how = condition if isinstance(condition, str) else ""
+    source = _without_condition(name, source, parse_condition(how).names)
     if not how:
         source = source._replace(**_condition_columns(name, conditions))
     given = {"train": mask, "validation": validation_mask, "test": test_mask}
@@ -144,35 +150,74 @@ def _condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, 
             continue
         table = _as_table(f"{name}: condition", given)
         if table is not None:
-            named = table.columns
+            named = {column: _as_values(values) for column, values in table.columns.items()}
         elif isinstance(given, dict):
             named = {str(column): np.asarray(values) for column, values in given.items()}
         else:
-            array = np.asarray(given)
-            if array.ndim not in (1, 2):
-                raise UserError(
-                    f"{name}: expected a condition (examples,) or (examples, columns), got shape {array.shape}.",
-                    field="condition",
-                )
-            array = array[:, None] if array.ndim == 1 else array
-            single = array.shape[1] == 1
-            named = {"condition" if single else f"condition_{i}": column for i, column in enumerate(array.T)}
+            named = named_columns(name, np.asarray(given))
         columns[f"{part}_condition"] = named
     return columns
 
 
+def _check_conditions(name: str, text: str, conditions: dict[str, Examples]) -> None:
+    """Raises `UserError` for a text as the condition of one part, or beside one for all parts."""
+    others = [part for part in ("validation", "test") if conditions[part] is not None]
+    texts = [part for part in others if isinstance(conditions[part], str)]
+    if (text and others) or texts:
+        raise UserError(
+            f"{name}: expected arrays as {joined(f'{part}_condition' for part in texts or others)}, or a text such as "
+            '"labels" as `condition` alone, which is for all parts.',
+            field="condition",
+        )
+
+
+def _without_condition(name: str, source: Split, names: Sequence[str]) -> Split:
+    """Takes named columns of arrays out of the examples: those of `column_names`, where the parts are not tables."""
+    columns = source.column_names or ()
+    if not names or source.by_part("condition") or not set(names) & set(columns):
+        return source
+    check_columns_exist(name, names, columns)
+    taken, rest = [columns.index(one) for one in names], [i for i, one in enumerate(columns) if one not in names]
+    if not rest:
+        raise UserError(f"{name}: the condition takes all columns. Leave some as examples.", field="condition")
+    changed: dict[str, Any] = {"column_names": tuple(columns[i] for i in rest)}
+    for part, array in source.images_by_part().items():
+        if not isinstance(array, np.ndarray):
+            raise UserError(
+                f"{name}: expected a dense array for a condition by names of columns, got a sparse matrix.",
+                field="condition",
+                fix="Pass condition=matrix[:, columns].toarray().",
+            )
+        changed[part] = array[:, rest]
+        changed[f"{part}_condition"] = {one: array[:, i] for one, i in zip(names, taken, strict=True)}
+    return source._replace(**changed)
+
+
 def _check_belong(name: str, parts: dict[str, Examples], field: str, values: dict[str, Examples]) -> None:
-    """Raises `UserError` for labels or factors of a part that is not there."""
+    """Raises `UserError` for labels, factors or a condition of a part that is not there."""
     for part, array in values.items():
         if array is not None and parts[part] is None:
             fix = f"Pass {part}= as well, or all {field} as {field}= where the {PARTS[part]} set is split off train."
             raise UserError(f"{name}: got {part}_{field} without {PARTS[part]} examples. {fix}")
 
 
-def _piece(name: str, part: str, examples: Examples, labels: Examples | str | None, factors: Examples | None) -> Piece:
-    """Converts the examples, labels and factors of one part."""
+def _piece(
+    name: str,
+    part: str,
+    examples: Examples,
+    labels: Examples | str | None,
+    factors: Examples | None,
+    condition: Sequence[str] = (),
+) -> Piece:
+    """Converts the examples, labels and factors of one part, and takes the named columns of a table as its condition."""
     text = name if part == "train" else f"{name}: {part}"
     table = _as_table(text, examples)
+    columns = None
+    if table is not None and condition:
+        check_columns_exist(text, condition, list(table.columns))
+        columns = {column: _as_values(table.columns[column]) for column in condition}
+        for column in condition:
+            table = table if column == labels else table.without(column)
     if isinstance(labels, str):
         if table is None:
             raise UserError(
@@ -196,7 +241,13 @@ def _piece(name: str, part: str, examples: Examples, labels: Examples | str | No
         if isinstance(factor_array, SparseRows):
             raise UserError(f"{text}: expected factors as a dense array, got a sparse matrix. Pass factors.toarray().")
     source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names)
-    return Piece(text, array, label_array, factor_array, source)
+    return Piece(text, array, label_array, factor_array, source, columns)
+
+
+def _as_values(values: np.ndarray) -> np.ndarray:
+    """Returns a column of a table as the values of a condition; text of pandas and pyarrow is stripped, as that of files."""
+    is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values)
+    return np.array([value.strip() for value in values], dtype=np.str_) if is_text else values
 
 
 def _as_array(name: str, examples: Examples) -> np.ndarray | SparseRows:
