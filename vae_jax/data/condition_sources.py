@@ -70,8 +70,8 @@ def _from_labels(name: str, source: Split) -> dict[str, Columns]:
         if source.label_names is not None and len(labels) and not 0 <= labels.min() <= labels.max() < len(source.label_names):
             num_outside = int(((labels < 0) | (labels >= len(source.label_names))).sum())
             raise UserError(
-                f"{name}: {num_outside} of {len(labels)} {PARTS[part]} labels have none of the {len(source.label_names)} names, "
-                "such as those of unlabeled examples.",
+                f"{name}: {num_outside} of {len(labels)} {PARTS[part]} labels have none of the {len(source.label_names)} "
+                "names, such as those of unlabeled examples.",
                 field="condition",
                 fix="Leave these examples out.",
             )
@@ -88,7 +88,7 @@ def _no_labels(name: str, source: Split, part: str) -> UserError:
     else:
         fix = "Name the column that has them by `label_column`, pass a file with a row for each example, such as "
         fix += '`condition="labels.npy"`, or leave `condition` out.'
-        if source.factor_names:
+        if source.by_part("factors"):
             fix = f'Use its factors: `condition="factors"`. {fix}'
     return UserError(f"{name}: its {PARTS[part]} examples have no labels.", field="condition", fix=fix)
 
@@ -141,7 +141,7 @@ def _unknown_name(name: str, source: Split, wanted: str, known: Sequence[str]) -
     )
 
 
-def _from_file(name: str, source: Split, path: str) -> tuple[dict[str, Columns], list[str]]:
+def _from_file(name: str, source: Split, path: str) -> tuple[Mapping[str, Columns], list[str]]:
     """Returns the columns of a file by part."""
     by_part, notes = read_condition_file(path)
     counts = {part: len(examples) for part, examples in source.images_by_part().items()}

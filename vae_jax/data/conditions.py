@@ -111,7 +111,7 @@ def make_condition(
         values = {part: checked_values(name, column, by_part[part][column], part) for part in by_part}
         known = (known_names or {}).get(column)
         if known is not None and len(set(known)) == len(known):
-            made.append(ConditionColumn(column, tuple(known[code] for code in np.unique(values["train"]).tolist())))
+            made.append(ConditionColumn(column, tuple(str(known[code]) for code in np.unique(values["train"]))))
             values = {part: np.array(known, dtype=np.str_)[codes] for part, codes in values.items()}
         else:
             made.append(_make_column(name, column, values["train"]))

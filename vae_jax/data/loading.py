@@ -91,13 +91,13 @@ def load(
       label_column: name of the column of a table that has the labels, or "coarse" for those of CIFAR-100.
       validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
         They are read like `name`, into memory. Of a source with several parts the one that is meant is used.
-      condition: what a model is conditioned on, in this order: the words "labels" and "factors"; a file (.npy, .npz, .csv,
-        .tsv, .parquet) with a row for each example in the order of the source, or a folder of such files, written with a slash; or
-        names with commas between them, of columns of a table or of `obs` of an .h5ad file, which are then no longer part of the
-        examples, or of factors. A name in double quotes is always a column, and may have commas in it. A source with several
-        parts needs the arrays train, validation and test in an .npz file, or files named train.csv, test.csv ... in a folder.
-        Whole numbers, booleans and words become categories, in sorted order; other numbers are standardized by the moments of
-        the training set. "": no condition.
+      condition: what a model is conditioned on. "labels" and "factors" are those of the source. A file (.npy, .npz, .csv, .tsv,
+        .parquet) has a row for each example in the order of the source. Where the source has several parts, it is an .npz file
+        with the arrays train, validation and test, or a folder, written with a slash, with train.csv, test.csv ... Anything
+        else is names with commas between them: of columns of a table or of `obs` of an .h5ad file, which are then no longer
+        part of the examples, or of factors. A name in double quotes is always a column, and may have commas in it. Whole
+        numbers, booleans and words become categories, in sorted order. Other numbers are standardized by the moments of the
+        training set. "": no condition.
       missing: "nan" takes NaN as missing entries, which log-likelihoods leave out; "refuse" refuses NaN.
 
     Returns:
