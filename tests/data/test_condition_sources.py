@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from published_files import NORB, norb_bytes
 from sources import write_idx, write_pictures, write_tfds
 
 from vae_jax import data
@@ -188,6 +189,31 @@ def test_validation_factors_of_their_own(tmp_path):
     np.savez(tmp_path / "x.npz", **arrays, **{**codes, "val_factors": factors[20:24]})
     with pytest.raises(UserError, match=r"a row for each of 5 examples, got shape \(4, 2\)"):
         data.load(tmp_path / "x.npz")
+
+
+@pytest.mark.filterwarnings("ignore:.*one value in all images")
+def test_factors_of_small_norb(tmp_path):
+    """Both parts, with categories that both have."""
+    for part, name in enumerate(NORB):
+        information = np.stack([np.arange(10) % 5, np.arange(10) % 2, 2 * (np.arange(10) % 3), np.arange(10) % 6], axis=1)
+        files = {"dat": RNG.integers(0, 256, (10, 2, 4, 4), np.uint8), "cat": np.arange(10) % 5, "info": information}
+        for kind, array in files.items():
+            stored = array if kind == "dat" else array.astype(np.int32)
+            (tmp_path / f"{name}-{kind}.mat").write_bytes(norb_bytes(stored[part:] if part else stored))
+    dataset = data.load(tmp_path, condition="azimuth,category")
+    assert [column.name for column in dataset.condition.columns] == ["azimuth", "category"]
+    np.testing.assert_array_equal(dataset.train_condition[:, 0], np.arange(10) % 3)
+    np.testing.assert_array_equal(dataset.test_condition[:, 1], np.arange(1, 10) % 5)
+
+
+def test_factors_of_3d_shapes(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    labels = np.stack([np.arange(12) % 3 / 10, np.arange(12) % 2 * 30.0, *RNG.random((4, 12))], axis=1)
+    with h5py.File(tmp_path / "3dshapes.h5", "w") as file:
+        file["images"], file["labels"] = RNG.integers(0, 256, (12, 64, 64, 3), np.uint8), labels
+    for stream in (False, True):
+        dataset = data.load(tmp_path / "3dshapes.h5", condition="wall_hue, floor_hue", split="last", stream=stream)
+        np.testing.assert_array_equal(dataset.train_condition, np.stack([np.arange(10) % 2, np.arange(10) % 3], axis=1))
 
 
 def test_drawn_sprites_have_the_condition_of_the_row_that_is_drawn():

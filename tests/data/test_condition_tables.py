@@ -119,7 +119,7 @@ def test_a_table_of_each_part(tmp_path):
         np.testing.assert_array_equal(dataset.test_condition[:, 1], COLUMNS["is_old"][16:])
     assert folder.fingerprint() == single.fingerprint()
     np.savez(tmp_path / "other.npz", x=np.zeros((3, 2)))
-    with pytest.raises(UserError, match="its test examples have no condition"):
+    with pytest.raises(UserError, match="its test examples have no condition. Save these columns"):
         data.load(tmp_path / "train.csv", condition="age,cell type,batch,is_old", test_dataset=tmp_path / "other.npz")
 
 
@@ -154,6 +154,19 @@ def test_columns_that_cannot_be_conditions_are_refused(tmp_path, columns, condit
     path = write(tmp_path / "t.parquet", {**COLUMNS, **columns})
     with pytest.raises(UserError, match=message):
         data.load(path, condition=condition)
+
+
+def test_a_table_without_names_has_numbers_as_names(tmp_path):
+    (tmp_path / "t.csv").write_text("".join(f"{x},{i % 2},{x + 1}\n" for i, x in enumerate(COLUMNS["x"])))
+    dataset = data.load(tmp_path / "t.csv", condition="1", split="last")
+    assert dataset.condition.columns[0][:2] == ("1", ("0", "1"))
+    assert dataset.data_shape == (2,)
+
+
+def test_ratings_have_no_condition_by_columns(tmp_path):
+    (tmp_path / "r.csv").write_text("userId,movieId,rating\n" + "".join(f"{i // 6},{i % 6},5\n" for i in range(60)))
+    with pytest.raises(UserError, match="its rows are ratings.*Pass a file with a row for each user"):
+        data.load(tmp_path / "r.csv", condition="rating")
 
 
 def test_texts_beside_arrays_of_a_part_are_refused():

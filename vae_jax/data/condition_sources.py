@@ -41,14 +41,16 @@ def with_condition(name: str, source: Split, text: str) -> Split:
     else:
         columns = source.by_part("condition")
     source = source._replace(notes=(*source.notes, *_notes_on_names(name, source, text, meaning)))
-    return source._replace(**{f"{part}_condition": _checked(name, source, part, columns) for part in source.images_by_part()})
+    fix = "Pass {part}_condition as well." if meaning.kind == "none" else "Save these columns for them as well."
+    checked = {f"{part}_condition": _checked(name, source, part, columns, fix) for part in source.images_by_part()}
+    return source._replace(**checked)
 
 
-def _checked(name: str, source: Split, part: str, by_part: Mapping[str, Columns]) -> Columns:
+def _checked(name: str, source: Split, part: str, by_part: Mapping[str, Columns], fix: str) -> Columns:
     """Returns the columns of a part, which are there and have a value for each example."""
     columns = by_part.get(part)
     if not columns:
-        fix = f"Pass {part}_condition as well."
+        fix = fix.format(part=part)
         raise UserError(f"{name}: its {PARTS[part]} examples have no condition.", field="condition", fix=fix)
     count = len(source.images_by_part()[part])
     for column, values in columns.items():
