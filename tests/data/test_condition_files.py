@@ -54,7 +54,7 @@ def test_a_row_for_each_example(single, tmp_path, name, stream):
     assert dataset.condition.describe() == "age, sex (2 categories)"
     for part in ("train", "validation", "test"):
         examples = getattr(dataset, part)[:]
-        rows = [int(np.flatnonzero((X == one).all(axis=1))[0]) for one in examples]
+        rows = [int(np.flatnonzero((one == X).all(axis=1))[0]) for one in examples]
         expected = np.stack([AGE[rows], SEX[rows] == "m"], axis=1)
         np.testing.assert_allclose(getattr(dataset, f"{part}_condition"), expected, rtol=1e-6)
 
@@ -191,7 +191,7 @@ def test_files_beside_arrays_and_computed_images(tmp_path):
     np.save(tmp_path / "c.npy", SEX)
     dataset = data.from_arrays(X, condition=str(tmp_path / "c.npy"), split="last")
     np.testing.assert_array_equal(dataset.train_condition[:, 0], SEX[:16] == "m")
-    with pytest.raises(UserError, match='drawn anew at every step.*`condition="factors"`'):
+    with pytest.raises(UserError, match=r'drawn anew at every step.*`condition="factors"`'):
         data.load("sprites", condition=str(tmp_path / "c.npy"))
     np.savez(tmp_path / "c.npz", train=np.arange(sprites.NUM_IMAGES) % 2, test=np.arange(10_000) % 2)
     assert data.load("sprites_grid", condition=str(tmp_path / "c.npz")).condition.dim == 2

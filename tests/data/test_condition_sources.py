@@ -227,7 +227,7 @@ def test_drawn_sprites_have_the_condition_of_the_row_that_is_drawn():
     shape, x_position = np.split(np.asarray(batch.condition), [3], axis=1)
     assert (shape.sum(axis=1) == 1).all()
     assert (x_position.sum(axis=1) == 1).all()
-    # Shapes are symmetric about their center, except for the heart's height, so the mean column tells the position of the others.
+    # Squares and ellipses are symmetric about their center, so the mean column of their pixels tells the position.
     image = np.asarray(batch.event)[..., 0]
     across = (image.sum(axis=1) * np.arange(64)).sum(axis=1) / image.sum(axis=(1, 2))
     error = np.abs(across - (x_position.argmax(axis=1) + 16))

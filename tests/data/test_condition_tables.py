@@ -119,7 +119,7 @@ def test_a_table_of_each_part(tmp_path):
         np.testing.assert_array_equal(dataset.test_condition[:, 1], COLUMNS["is_old"][16:])
     assert folder.fingerprint() == single.fingerprint()
     np.savez(tmp_path / "other.npz", x=np.zeros((3, 2)))
-    with pytest.raises(UserError, match="its test examples have no condition. Save these columns"):
+    with pytest.raises(UserError, match=r"its test examples have no condition. Save these columns"):
         data.load(tmp_path / "train.csv", condition="age,cell type,batch,is_old", test_dataset=tmp_path / "other.npz")
 
 
@@ -165,7 +165,7 @@ def test_a_table_without_names_has_numbers_as_names(tmp_path):
 
 def test_ratings_have_no_condition_by_columns(tmp_path):
     (tmp_path / "r.csv").write_text("userId,movieId,rating\n" + "".join(f"{i // 6},{i % 6},5\n" for i in range(60)))
-    with pytest.raises(UserError, match="its rows are ratings.*Pass a file with a row for each user"):
+    with pytest.raises(UserError, match=r"its rows are ratings.*Pass a file with a row for each user"):
         data.load(tmp_path / "r.csv", condition="rating")
 
 
@@ -175,7 +175,7 @@ def test_texts_beside_arrays_of_a_part_are_refused():
         data.from_arrays(x, x, condition="labels", labels=c, test_labels=c, test_condition=c)
     with pytest.raises(UserError, match="expected arrays as test_condition"):
         data.from_arrays(x, x, condition=c, test_condition="labels")
-    with pytest.raises(UserError, match="test examples have no condition. Pass test_condition"):
+    with pytest.raises(UserError, match=r"test examples have no condition. Pass test_condition"):
         data.from_arrays(x, x, condition=c)
     with pytest.raises(UserError, match="got test_condition without test examples"):
         data.from_arrays(x, condition=c, test_condition=c)

@@ -44,7 +44,7 @@ def test_the_columns_and_their_categories_are_recorded(trained):
     kind, age = content["data"]["condition"]["columns"]
     assert kind == {"name": "kind", "categories": ["a", "b", "c"]}
     assert age["name"] == "age"
-    rows = [int(np.flatnonzero((X == one).all(axis=1))[0]) for one in data.load(folder / "x.npy").train]
+    rows = [int(np.flatnonzero((one == X).all(axis=1))[0]) for one in data.load(folder / "x.npy").train]
     assert age["mean"] == pytest.approx(AGE[rows].mean(), rel=1e-6)
     assert age["standard_deviation"] == pytest.approx(AGE[rows].std(), rel=1e-6)
     assert content["data"]["treatment"].endswith("; given kind (3 categories), age")

@@ -138,8 +138,8 @@ def remarks(numbers: JsonObject) -> list[str]:
     texts.append(_explain_open_interval(numbers))
     if numbers.get("labels_in_condition"):
         texts.append(
-            "the labels follow from the condition, so kNN and the linear probe measure what z still has of the labels beside c. "
-            f"A code without any is as accurate as the most frequent label, {numbers['majority_accuracy']:.4f}."
+            "the labels follow from the condition, so kNN and the linear probe measure what z still has of the labels beside "
+            f"c. A code without any is as accurate as the most frequent label, {numbers['majority_accuracy']:.4f}."
         )
     if (information := numbers["mutual_information"]) is not None and information > numbers["mutual_information_cap"] - 1:
         texts.append(

@@ -181,7 +181,9 @@ def test_columns_of_the_cells_become_conditions(tmp_path):
     names = ("cell_type", "batch", "sample", "percent", "donor")
     dataset = data.load(path, condition=",".join(names), split="last", test_fraction=0.25)
     categories = (tuple(sorted(CELL_TYPES)), ("False", "True"), ("a", "b"), None, ("0", "1", "2"))
-    assert tuple((column.name, column.categories) for column in dataset.condition.columns) == tuple(zip(names, categories))
+    assert tuple((column.name, column.categories) for column in dataset.condition.columns) == tuple(
+        zip(names, categories, strict=True)
+    )
     expected = np.stack([CODES, np.arange(12) % 2, 1 - np.arange(12) % 2, np.linspace(0.5, 9.5, 12), CODES], axis=1)
     np.testing.assert_allclose(dataset.train_condition, expected[:9], rtol=1e-6)
     np.testing.assert_allclose(dataset.test_condition, expected[9:], rtol=1e-6)
