@@ -3,17 +3,17 @@
 import contextlib
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from vae_jax.data.condition_arguments import as_values, check_condition_arguments, without_condition
 from vae_jax.data.condition_names import parse_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import Layout
-from vae_jax.data.loading import Interpretation, check_settings, checked_dataset
+from vae_jax.data.loading import Interpretation, check_settings, checked_dataset, with_warnings
 from vae_jax.data.readers.combining import Piece, assemble
 from vae_jax.data.readers.condition_columns import check_columns_exist
 from vae_jax.data.readers.condition_files import named_columns
@@ -21,7 +21,7 @@ from vae_jax.data.readers.listing import PARTS, joined
 from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
 from vae_jax.data.split import Split
 from vae_jax.data.splitting import DEFAULT_TEST_FRACTION, SplitMethod, SplitSettings
-from vae_jax.errors import DataWarning, UserError, unknown
+from vae_jax.errors import UserError, unknown
 
 Examples = Any  # of NumPy, JAX, pandas, pyarrow or scipy, which are not imported here
 _NUMBERS = "fbui"
@@ -87,8 +87,7 @@ def from_arrays(
       label_names: the name of each label 0, 1, 2, ...; for labels that are words, their order.
       column_names: a name for each column of vectors. Tables bring theirs.
       condition: what a model is conditioned on: an array (examples,) or (examples, columns), a dictionary of arrays by the name
-        of the column, or a table. Whole numbers and words become categories, other numbers are standardized. Or a text as for
-        `load`: "labels", "factors", names of columns of all parts, which are then no longer part of the examples, or a file.
+        of the column, or a table; or a text as for `load`, for all parts.
       validation_condition, test_condition: those of the other parts, with the same columns.
       mask: True where an entry of the training examples is observed, an array of their shape.
       validation_mask, test_mask: masks of the other parts.
@@ -108,89 +107,67 @@ def from_arrays(
       >>> dataset.data_shape, len(dataset.train), dataset.test_labels, dataset.label_names
       ((2,), 8, array([0, 1]), ('a', 'b'))
     """
+    given = _Given(
+        _by_part(train, validation, test),
+        _by_part(labels, validation_labels, test_labels),
+        _by_part(factors, validation_factors, test_factors),
+        _by_part(condition, validation_condition, test_condition),
+        _by_part(mask, validation_mask, test_mask),
+        (label_names, factor_names, column_names),
+    )
+    settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
+    return with_warnings(_dataset(name, given, settings, Interpretation(layout, event, max_level, missing=missing)))
+
+
+class _Given(NamedTuple):
+    """Arguments of `from_arrays`, by part; keys train, validation, test."""
+
+    examples: dict[str, Examples]
+    labels: dict[str, Examples]
+    factors: dict[str, Examples]
+    conditions: dict[str, Examples]
+    masks: dict[str, Examples]
+    names: tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]  # of labels, factors and columns
+
+
+def _by_part(train: Examples, validation: Examples, test: Examples) -> dict[str, Examples]:
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpretation) -> Dataset:
+    """Returns the data set of `from_arrays`."""
     if not isinstance(name, str) or not name:
         raise UserError(field="name", expected="a name", got=repr(name))
-    settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
-    check_settings(name, settings, max_level, layout)
-    if event not in EVENTS:
-        raise unknown("event", event, EVENTS)
-    parts = {"train": train, "validation": validation, "test": test}
-    labels_by_part = {"train": labels, "validation": validation_labels, "test": test_labels}
-    factors_by_part = {"train": factors, "validation": validation_factors, "test": test_factors}
-    conditions = {"train": condition, "validation": validation_condition, "test": test_condition}
-    how = condition if isinstance(condition, str) else ""
-    _check_conditions(name, how, conditions)
-    for field, values in (("labels", labels_by_part), ("factors", factors_by_part), ("condition", conditions)):
-        _check_belong(name, parts, field, values)
+    check_settings(name, settings, meaning.max_level, meaning.layout)
+    if meaning.event not in EVENTS:
+        raise unknown("event", meaning.event, EVENTS)
+    text = check_condition_arguments(name, given.conditions)
+    for field, values in (("labels", given.labels), ("factors", given.factors), ("condition", given.conditions)):
+        _check_belong(name, given.examples, field, values)
     pieces: dict[str, Piece] = {}
-    for part, examples in parts.items():
+    for part, examples in given.examples.items():
         if examples is not None:
-            given = labels_by_part[part]
-            if given is None and isinstance(labels, str):
-                given = labels
-            pieces[part] = _piece(name, part, examples, given, factors_by_part.get(part), parse_condition(how).names)
-    source = assemble(pieces, pieces["train"].source)
-    source = _with_names(name, source, label_names, factor_names, column_names)
-    source = _without_condition(name, source, parse_condition(how).names)
-    if not how:
-        source = source._replace(**_condition_columns(name, conditions))
-    given = {"train": mask, "validation": validation_mask, "test": test_mask}
-    source = source._replace(**{f"{part}_mask": np.asarray(array) for part, array in given.items() if array is not None})
-    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, condition=how, missing=missing))
-    for note in dataset.notes:
-        warnings.warn(note, DataWarning, stacklevel=2)
-    return dataset
+            labels = given.labels[part]
+            if labels is None and isinstance(given.labels["train"], str):
+                labels = given.labels["train"]
+            pieces[part] = _piece(name, part, examples, labels, given.factors[part], parse_condition(text).names)
+    source = _with_names(name, assemble(pieces, pieces["train"].source), *given.names)
+    source = without_condition(name, source, parse_condition(text).names)
+    if not text:
+        columns = {part: _condition_columns(name, array) for part, array in given.conditions.items() if array is not None}
+        source = source._replace(**{f"{part}_condition": values for part, values in columns.items()})
+    masks = {f"{part}_mask": np.asarray(array) for part, array in given.masks.items() if array is not None}
+    return checked_dataset(name, source._replace(**masks), settings, meaning._replace(condition=text))
 
 
-def _condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the conditions of the parts as columns by name, by the field of a `Split`."""
-    columns: dict[str, dict[str, np.ndarray]] = {}
-    for part, given in conditions.items():
-        if given is None:
-            continue
-        table = _as_table(f"{name}: condition", given)
-        if table is not None:
-            named = {column: _as_values(values) for column, values in table.columns.items()}
-        elif isinstance(given, dict):
-            named = {str(column): np.asarray(values) for column, values in given.items()}
-        else:
-            named = named_columns(name, np.asarray(given))
-        columns[f"{part}_condition"] = named
-    return columns
-
-
-def _check_conditions(name: str, text: str, conditions: dict[str, Examples]) -> None:
-    """Raises `UserError` for a text as the condition of one part, or beside one for all parts."""
-    others = [part for part in ("validation", "test") if conditions[part] is not None]
-    texts = [part for part in others if isinstance(conditions[part], str)]
-    if (text and others) or texts:
-        raise UserError(
-            f"{name}: expected arrays as {joined(f'{part}_condition' for part in texts or others)}, or a text such as "
-            '"labels" as `condition` alone, which is for all parts.',
-            field="condition",
-        )
-
-
-def _without_condition(name: str, source: Split, names: Sequence[str]) -> Split:
-    """Takes named columns of arrays out of the examples: those of `column_names`, where the parts are not tables."""
-    columns = source.column_names or ()
-    if not names or source.by_part("condition") or not set(names) & set(columns):
-        return source
-    check_columns_exist(name, names, columns)
-    taken, rest = [columns.index(one) for one in names], [i for i, one in enumerate(columns) if one not in names]
-    if not rest:
-        raise UserError(f"{name}: the condition takes all columns. Leave some as examples.", field="condition")
-    changed: dict[str, Any] = {"column_names": tuple(columns[i] for i in rest)}
-    for part, array in source.images_by_part().items():
-        if not isinstance(array, np.ndarray):
-            raise UserError(
-                f"{name}: expected a dense array for a condition by names of columns, got a sparse matrix.",
-                field="condition",
-                fix="Pass condition=matrix[:, columns].toarray().",
-            )
-        changed[part] = array[:, rest]
-        changed[f"{part}_condition"] = {one: array[:, i] for one, i in zip(names, taken, strict=True)}
-    return source._replace(**changed)
+def _condition_columns(name: str, given: Examples) -> dict[str, np.ndarray]:
+    """Returns the condition of a part as columns by name."""
+    table = _as_table(f"{name}: condition", given)
+    if table is not None:
+        return {column: as_values(values) for column, values in table.columns.items()}
+    if isinstance(given, dict):
+        return {str(column): np.asarray(values) for column, values in given.items()}
+    return named_columns(name, np.asarray(given))
 
 
 def _check_belong(name: str, parts: dict[str, Examples], field: str, values: dict[str, Examples]) -> None:
@@ -215,7 +192,7 @@ def _piece(
     columns = None
     if table is not None and condition:
         check_columns_exist(text, condition, list(table.columns))
-        columns = {column: _as_values(table.columns[column]) for column in condition}
+        columns = {column: as_values(table.columns[column]) for column in condition}
         for column in condition:
             table = table if column == labels else table.without(column)
     if isinstance(labels, str):
@@ -241,13 +218,7 @@ def _piece(
         if isinstance(factor_array, SparseRows):
             raise UserError(f"{text}: expected factors as a dense array, got a sparse matrix. Pass factors.toarray().")
     source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names)
-    return Piece(text, array, label_array, factor_array, source, columns)
-
-
-def _as_values(values: np.ndarray) -> np.ndarray:
-    """Returns a column of a table as the values of a condition; text of pandas and pyarrow is stripped, as that of files."""
-    is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values)
-    return np.array([value.strip() for value in values], dtype=np.str_) if is_text else values
+    return Piece(text, array, label_array, factor_array, source, condition=columns)
 
 
 def _as_array(name: str, examples: Examples) -> np.ndarray | SparseRows:

@@ -91,13 +91,10 @@ def load(
       label_column: name of the column of a table that has the labels, or "coarse" for those of CIFAR-100.
       validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
         They are read like `name`, into memory. Of a source with several parts the one that is meant is used.
-      condition: what a model is conditioned on. "labels" and "factors" are those of the source. A file (.npy, .npz, .csv, .tsv,
-        .parquet) has a row for each example in the order of the source. Where the source has several parts, it is an .npz file
-        with the arrays train, validation and test, or a folder, written with a slash, with train.csv, test.csv ... Anything
-        else is names with commas between them: of columns of a table or of `obs` of an .h5ad file, which are then no longer
-        part of the examples, or of factors. A name in double quotes is always a column, and may have commas in it. Whole
-        numbers, booleans and words become categories, in sorted order. Other numbers are standardized by the moments of the
-        training set. "": no condition.
+      condition: what a model is conditioned on: "labels"; "factors"; a file (.npy, .npz, .csv, .tsv, .parquet) with a row for
+        each example of the source, or with one for each part (see `readers.condition_files`); or names with commas between
+        them, of columns of a table or of `obs` of an .h5ad file, which then leave the examples, or of factors. A name in double
+        quotes is always a column. Whole numbers, booleans and words become categories; other numbers are standardized.
       missing: "nan" takes NaN as missing entries, which log-likelihoods leave out; "refuse" refuses NaN.
 
     Returns:
@@ -115,9 +112,14 @@ def load(
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
-    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, transpose, condition, missing))
+    meaning = Interpretation(layout, event, max_level, transpose, condition, missing)
+    return with_warnings(checked_dataset(name, source, settings, meaning))
+
+
+def with_warnings(dataset: Dataset) -> Dataset:
+    """Gives the notes of a data set as warnings to the caller of the function that calls this one, and returns the data set."""
     for note in dataset.notes:
-        warnings.warn(note, DataWarning, stacklevel=2)
+        warnings.warn(note, DataWarning, stacklevel=3)
     return dataset
 
 

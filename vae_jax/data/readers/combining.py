@@ -76,7 +76,7 @@ def pieces_of(source: Split, name: str) -> dict[str, Piece]:
     labels = {"train": source.train_labels, "validation": source.validation_labels, "test": source.test_labels}
     factors, conditions = source.by_part("factors"), source.by_part("condition")
     return {
-        part: Piece(name, examples, labels[part], factors.get(part), source, conditions.get(part))
+        part: Piece(name, examples, labels[part], factors.get(part), source, condition=conditions.get(part))
         for part, examples in source.images_by_part().items()
     }
 
@@ -190,7 +190,7 @@ def join_pieces(folder: str, part: str, pieces: list[Piece]) -> Piece:
     condition = joined_columns(folder, [(piece.name, piece.condition) for piece in pieces])
     examples = _joined_examples(folder, [piece.examples for piece in pieces])
     source = pieces[0].source._replace(label_names=label_names, notes=tuple(notes))
-    return Piece(folder, examples, labels, factors, source, condition)
+    return Piece(folder, examples, labels, factors, source, condition=condition)
 
 
 def _joined_examples(folder: str, arrays: Sequence[np.ndarray | Rows | SparseRows]) -> np.ndarray | SparseRows:
