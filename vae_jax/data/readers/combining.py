@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax.data.on_disk import Rows
+from vae_jax.data.readers.condition_columns import joined_columns
 from vae_jax.data.readers.listing import PARTS, be, joined
 from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
@@ -21,6 +22,7 @@ class Piece(NamedTuple):
       labels: a label for each example, or None.
       factors: the factors of each example, or None.
       source: the whole source, for what does not belong to a part.
+      condition: the columns of the condition by name, or None.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Piece(NamedTuple):
     labels: np.ndarray | None
     factors: np.ndarray | None
     source: Split
+    condition: Mapping[str, np.ndarray] | None = None
 
 
 def with_other_sources(source: Split, name: str, others: Mapping[str, str], read: Callable[[str], Split]) -> Split:
@@ -71,9 +74,9 @@ def with_other_sources(source: Split, name: str, others: Mapping[str, str], read
 def pieces_of(source: Split, name: str) -> dict[str, Piece]:
     """Returns the parts that a source has; keys train, validation, test."""
     labels = {"train": source.train_labels, "validation": source.validation_labels, "test": source.test_labels}
-    factors = {"train": source.train_factors, "test": source.test_factors}
+    factors, conditions = source.by_part("factors"), source.by_part("condition")
     return {
-        part: Piece(name, examples, labels[part], factors.get(part), source)
+        part: Piece(name, examples, labels[part], factors.get(part), source, condition=conditions.get(part))
         for part, examples in source.images_by_part().items()
     }
 
@@ -105,12 +108,14 @@ def assemble(pieces: Mapping[str, Piece], base: Split) -> Split:
     common, label_names = _with_common_labels(pieces)
     images = {part: piece.examples for part, piece in common.items()}
     labels = {f"{part}_labels": piece.labels for part, piece in common.items()}
-    factors = {f"{part}_factors": piece.factors for part, piece in common.items() if part != "validation"}
+    factors = {f"{part}_factors": piece.factors for part, piece in common.items()}
+    conditions = {f"{part}_condition": piece.condition for part, piece in common.items()}
     column_names = next((source.column_names for source in sources if source.column_names), None)
     return base._replace(
         **images,
         **labels,
         **factors,
+        **conditions,
         label_names=label_names,
         column_names=column_names,
         factor_names=next((source.factor_names for source in sources if source.factor_names), None),
@@ -182,9 +187,10 @@ def join_pieces(folder: str, part: str, pieces: list[Piece]) -> Piece:
         return None
 
     labels, factors = join("labels"), join("factors")
+    condition = joined_columns(folder, [(piece.name, piece.condition) for piece in pieces])
     examples = _joined_examples(folder, [piece.examples for piece in pieces])
     source = pieces[0].source._replace(label_names=label_names, notes=tuple(notes))
-    return Piece(folder, examples, labels, factors, source)
+    return Piece(folder, examples, labels, factors, source, condition=condition)
 
 
 def _joined_examples(folder: str, arrays: Sequence[np.ndarray | Rows | SparseRows]) -> np.ndarray | SparseRows:

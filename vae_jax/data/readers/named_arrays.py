@@ -130,7 +130,7 @@ def split_of_arrays(
     arrays: dict[Role, np.ndarray] = {}
     lengths = {"train": train.shape[0] if train.shape else 0}
     for role, name in sorted(roles.items(), key=lambda item: item[0].kind != "images"):  # labels after their images
-        if role == TRAIN_IMAGES or (role.part == "validation" and role.kind == "factors"):
+        if role == TRAIN_IMAGES:
             continue
         array = read(name)
         length = len(array) if array.ndim else 0
@@ -152,5 +152,6 @@ def split_of_arrays(
         test_factors=arrays.get(Role("test", "factors")),
         part_names=part_names,
         validation_labels=arrays.get(Role("validation", "labels")),
+        validation_factors=arrays.get(Role("validation", "factors")),
     )
     return split, used

@@ -26,6 +26,8 @@ class ReadOptions(NamedTuple):
       array: name of the array, or of the data set, to read where there are several, such as "layers/counts"; None: the reader
         chooses.
       label_column: name of the column, or of the kind of labels, that is used; None: the reader chooses.
+      condition: names of columns of a table, or of factors, that are the condition. A reader of tables takes its columns out of
+        the examples.
     """
 
     event: Event = "auto"
@@ -34,6 +36,7 @@ class ReadOptions(NamedTuple):
     transpose: bool = False
     array: str | None = None
     label_column: str | None = None
+    condition: tuple[str, ...] = ()
 
 
 class Request(NamedTuple):
