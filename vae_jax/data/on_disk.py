@@ -124,6 +124,9 @@ class _View(NamedTuple):
     nan_is_missing: bool = False
 
 
+_AS_STORED = _View()
+
+
 class Rows:
     """Examples on disk, (examples, ...), as they are stored, or converted by `as_events`.
 
@@ -137,7 +140,7 @@ class Rows:
         are stored, and `scan` leaves missing entries out.
     """
 
-    def __init__(self, file: _File, view: _View = _View(), mask: "Rows | None" = None):  # noqa: B008
+    def __init__(self, file: _File, view: _View = _AS_STORED, mask: "Rows | None" = None):
         shape, stored = file.through.shape, file.through.dtype
         check_type(str(file.path), stored)
         self._file, self._view, self.mask = file, view, mask
