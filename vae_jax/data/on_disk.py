@@ -175,7 +175,7 @@ class Rows:
         return self._take(self._file.through, self.indices_in_file(key))
 
     def stored_range(self) -> tuple[float, float]:
-        """Returns the lowest and the highest stored number, from a pass over the file. Hidden by the mask, they do not count."""
+        """Returns the lowest and the highest stored number that is not hidden by the mask, from a pass over the file."""
         ranges = []
         for part in slices(self):
             numbers = self.stored(part)
