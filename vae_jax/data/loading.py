@@ -56,9 +56,8 @@ def load(
     """Loads a data set by name or path.
 
     All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. `data.readers.help_lines()`
-    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means.
-
-    The docstring of `data.readers` says which files and arrays of a folder or an archive are the parts, labels and factors.
+    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means. The docstring of
+    `data.readers` says which files and arrays of a folder or an archive are the parts, labels, factors and masks.
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
@@ -91,10 +90,8 @@ def load(
       condition: what a model is conditioned on: "labels", "factors", names of columns of a table with commas between them,
         which are then no longer part of the examples, or a file with a row for each example. Whole numbers and words become
         categories, other numbers are standardized. "": no condition.
-      missing: "nan" takes NaN, and empty fields of tables, as missing entries, which log-likelihoods leave out; "refuse"
-        refuses them. Masks in files are used in any case: an array named mask, train_mask, x_test_mask ... beside the examples,
-        True or 1 where an entry is observed, in the shape of the examples as stored or, for images with channels, (examples,
-        height, width).
+      missing: "nan" takes NaN and empty fields of tables as missing entries, which log-likelihoods leave out; "refuse" refuses
+        them. Masks in files are used under both.
 
     Returns:
       Checked examples of all parts, on the host.

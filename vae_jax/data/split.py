@@ -89,8 +89,8 @@ class Split(NamedTuple):
     validation_condition: Mapping[str, np.ndarray] | None = None
     test_condition: Mapping[str, np.ndarray] | None = None
     train_mask: np.ndarray | Rows | None = None
-    validation_mask: np.ndarray | None = None
-    test_mask: np.ndarray | None = None
+    validation_mask: np.ndarray | Rows | None = None
+    test_mask: np.ndarray | Rows | None = None
 
     def images_by_part(self) -> dict[str, np.ndarray | Rows | SparseRows]:
         """Returns the images of the parts that the source has; keys train, validation, test."""

@@ -349,7 +349,7 @@ register(
         "a .csv or .tsv table (needs vae_jax[tables]), raw or gzipped: a row for each example, one column may have the labels",
         _read_csv,
         endings=(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
-        uses=("label_column", "missing"),
+        uses=("label_column",),
         extra="tables",
         published=("Kaggle", "MovieLens"),
     )
@@ -362,7 +362,7 @@ register(
         _read_parquet,
         endings=(".parquet", ".parq"),
         starts_with=lambda start: start.startswith(b"PAR1"),
-        uses=("label_column", "missing", "resize", "crop"),
+        uses=("label_column", "resize", "crop"),
         extra="tables",
         published=("Hugging Face",),
     )
