@@ -233,7 +233,7 @@ class Rows:
 
     @property
     def nan_is_missing(self) -> bool:
-        """Whether NaN marks missing entries."""
+        """True where NaN marks missing entries."""
         return self._view.nan_is_missing
 
     def _viewed(self, view: _View) -> "Rows":
