@@ -99,8 +99,9 @@ class Config:
     test_dataset: str = _setting("", "Name or path of the test set, where it has files of its own.")
     condition: str = _setting(
         "",
-        "What the model is conditioned on, for log p(x|c): labels, factors, names of columns of a table with commas between "
-        "them, or a file with one row for each example. Whole numbers and words become categories, other numbers are "
+        "What the model is conditioned on, for log p(x|c): labels, factors, a file (.npy, .npz, .csv, .tsv, .parquet) with a "
+        "row for each example, or names with commas between them: of columns of a table or of obs of an .h5ad file, or of "
+        "factors. A name in double quotes is always a column. Whole numbers and words become categories, other numbers are "
         "standardized.",
     )
     missing: Literal["refuse", "nan"] = _setting(

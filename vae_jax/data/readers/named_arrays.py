@@ -133,7 +133,7 @@ def split_of_arrays(
     masks: dict[str, np.ndarray | Rows] = {}
     lengths = {"train": train.shape[0] if train.shape else 0}
     for role, name in sorted(roles.items(), key=lambda item: item[0].kind != "images"):  # labels after their images
-        if role == TRAIN_IMAGES or (role.part == "validation" and role.kind == "factors"):
+        if role == TRAIN_IMAGES:
             continue
         if role.kind == "masks":  # checked with their examples
             masks[f"{role.part}_mask"] = open_rows(name) if open_rows is not None and role == TRAIN_MASK else read(name)
@@ -162,5 +162,6 @@ def split_of_arrays(
         train_mask=masks.get("train_mask"),
         validation_mask=masks.get("validation_mask"),
         test_mask=masks.get("test_mask"),
+        validation_factors=arrays.get(Role("validation", "factors")),
     )
     return split, used
