@@ -106,8 +106,8 @@ class Config:
     )
     missing: Literal["refuse", "nan"] = _setting(
         "refuse",
-        "Whether NaN marks a missing entry (nan), which the log-likelihood leaves out, or is an error. A mask in an .npz file "
-        "marks missing entries without this.",
+        "Whether NaN, or an empty field of a table, marks a missing entry (nan), which the log-likelihood leaves out, or is an "
+        "error. A mask in a file, such as x_train_mask beside x_train in an .npz file, is used without this.",
     )
     mask_input: bool = _setting(False, "Give the encoder the mask of the observed entries as well.")
     layout: Literal["auto", "channels_last", "channels_first"] = _setting(

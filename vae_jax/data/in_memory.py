@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import Layout
 from vae_jax.data.loading import Interpretation, check_settings, checked_dataset, with_warnings
+from vae_jax.data.masks import Missing
 from vae_jax.data.readers.combining import Piece, assemble
 from vae_jax.data.readers.condition_columns import check_columns_exist
 from vae_jax.data.readers.condition_files import named_columns
@@ -57,7 +58,7 @@ def from_arrays(
     mask: Examples | None = None,
     validation_mask: Examples | None = None,
     test_mask: Examples | None = None,
-    missing: Literal["refuse", "nan"] = "refuse",
+    missing: Missing = "refuse",
     name: str = "arrays",
     split: SplitMethod = "random",
     test_fraction: float = DEFAULT_TEST_FRACTION,
@@ -89,11 +90,11 @@ def from_arrays(
       condition: what a model is conditioned on: an array (examples,) or (examples, columns), a dictionary of arrays by the name
         of the column, or a table; or a text as for `load`, for all parts.
       validation_condition, test_condition: those of the other parts, with the same columns.
-      mask: True where an entry of the training examples is observed, an array of their shape.
+      mask: True or 1 where a training entry is observed, of the shape of the examples or, for images with channels, (examples,
+        height, width). A masked array of NumPy as `train` brings its mask.
       validation_mask, test_mask: masks of the other parts.
-      missing: "nan" takes NaN as missing entries; "refuse" refuses NaN.
       name: name of the data set in messages, reports and run directories.
-      split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
+      missing, split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
 
     Returns:
       Checked examples of all parts, on the host.
@@ -138,7 +139,7 @@ def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpr
     """Returns the data set of `from_arrays`."""
     if not isinstance(name, str) or not name:
         raise UserError(field="name", expected="a name", got=repr(name))
-    check_settings(name, settings, meaning.max_level, meaning.layout)
+    check_settings(name, settings, meaning.max_level, meaning.layout, meaning.missing)
     if meaning.event not in EVENTS:
         raise unknown("event", meaning.event, EVENTS)
     text = check_condition_arguments(name, given.conditions)
@@ -155,17 +156,34 @@ def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpr
     source = without_condition(name, source, parse_condition(text).names)
     if not text:
         source = source._replace(**condition_columns(name, given.conditions))
-    masks = {f"{part}_mask": np.asarray(array) for part, array in given.masks.items() if array is not None}
-    return checked_dataset(name, source._replace(**masks), settings, meaning._replace(condition=text))
+    source = source._replace(**_masks(name, given.examples, given.masks))
+    return checked_dataset(name, source, settings, meaning._replace(condition=text))
+
+
+def _masks(name: str, parts: dict[str, Examples], given: dict[str, Examples]) -> dict[str, np.ndarray]:
+    """Returns the masks of the parts by the field of a `Split`. Masked arrays, True at missing entries, bring theirs."""
+    masks: dict[str, np.ndarray] = {}
+    for part, examples in parts.items():
+        if given[part] is not None and examples is None:
+            fix = f"Pass {part}= as well, or all masks as mask= where the {PARTS[part]} set is split off train."
+            raise UserError(f"{name}: got {part}_mask without {PARTS[part]} examples. {fix}", field="mask")
+        if isinstance(examples, np.ma.MaskedArray):
+            if given[part] is not None:
+                raise UserError(
+                    f"{name}: the {PARTS[part]} examples are a masked array already. Leave out the mask.", field="mask"
+                )
+            masks[f"{part}_mask"] = ~np.ma.getmaskarray(examples)
+        elif given[part] is not None:
+            masks[f"{part}_mask"] = np.asarray(given[part])
+    return masks
 
 
 def condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
     """Returns the conditions of the parts as columns by name, by the field of a `Split`."""
-    given = {part: array for part, array in conditions.items() if array is not None}
-    return {f"{part}_condition": _columns_of_part(name, array) for part, array in given.items()}
+    return {f"{part}_condition": _columns_of(name, given) for part, given in conditions.items() if given is not None}
 
 
-def _columns_of_part(name: str, given: Examples) -> dict[str, np.ndarray]:
+def _columns_of(name: str, given: Examples) -> dict[str, np.ndarray]:
     """Returns the condition of a part as columns by name."""
     table = _as_table(f"{name}: condition", given)
     if table is not None:
@@ -257,12 +275,21 @@ def _as_table(name: str, examples: Examples) -> _Table | None:
         columns, drop = [_as_column(examples.iloc[:, i]) for i in range(len(names))], "drop(columns={})"
     elif pyarrow is not None and isinstance(examples, pyarrow.Table | pyarrow.RecordBatch):
         names = list(examples.schema.names)
-        columns, drop = [examples.column(i).to_numpy(zero_copy_only=False) for i in range(len(names))], "drop_columns({})"
+        columns, drop = [_arrow_column(examples.column(i)) for i in range(len(names))], "drop_columns({})"
     else:
         return None
     if twice := sorted({column for column in names if names.count(column) > 1}):
         raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
     return _Table(dict(zip(names, columns, strict=True)), drop)
+
+
+def _arrow_column(column: Examples) -> np.ndarray:
+    """Returns a column of pyarrow as an array. Its missing numbers become NaN, also those of truth values."""
+    if column.null_count == len(column):
+        return np.full(len(column), np.nan)
+    if column.null_count and str(column.type) == "bool":
+        column = column.cast("uint8")
+    return column.to_numpy(zero_copy_only=False)
 
 
 def _as_column(series: Examples) -> np.ndarray:

@@ -4,19 +4,19 @@ import numbers
 import os
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from vae_jax.data import tfds
 from vae_jax.data.annotations import check_factors, with_checked_labels
-from vae_jax.data.companions import masks_as_events, with_masks
 from vae_jax.data.condition_names import parse_condition
 from vae_jax.data.condition_sources import label_categories, with_condition
 from vae_jax.data.conditions import Condition, make_condition, notes_on_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event, event_shape
 from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, name_of_part, top_level
+from vae_jax.data.masks import MISSING, Missing, masks_as_events, notes_on_unobserved, with_complete_parts, with_masks
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.readers import combining, registry
@@ -54,14 +54,13 @@ def load(
     validation_dataset: str | os.PathLike[str] = "",
     test_dataset: str | os.PathLike[str] = "",
     condition: str = "",
-    missing: Literal["refuse", "nan"] = "refuse",
+    missing: Missing = "refuse",
 ) -> Dataset:
     """Loads a data set by name or path.
 
     All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. `data.readers.help_lines()`
-    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means.
-
-    The docstring of `data.readers` says which files and arrays of a folder or an archive are the parts, labels and factors.
+    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means. The docstring of
+    `data.readers` says which files and arrays of a folder or an archive are the parts, labels, factors and masks.
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
@@ -95,7 +94,8 @@ def load(
         each example of the source, or with one for each part (see `readers.condition_files`); or names with commas between
         them, of columns of a table or of `obs` of an .h5ad file, which then leave the examples, or of factors. A name in double
         quotes is always a column. Whole numbers, booleans and words become categories; other numbers are standardized.
-      missing: "nan" takes NaN as missing entries, which log-likelihoods leave out; "refuse" refuses NaN.
+      missing: "nan" takes NaN and empty fields of tables as missing entries, which log-likelihoods leave out; "refuse" refuses
+        them. Masks in files are used under both.
 
     Returns:
       Checked examples of all parts, on the host.
@@ -106,9 +106,9 @@ def load(
     check_pipeline_argument("data.load", name, (str, os.PathLike))
     name = os.fspath(name)
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
-    check_settings(name, settings, max_level, layout)
+    check_settings(name, settings, max_level, layout, missing)
     options = _read_options(event, resize, crop, transpose, array, label_column)
-    options = options._replace(condition=parse_condition(condition).names)
+    options = options._replace(condition=parse_condition(condition).names, missing=missing)
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
@@ -123,13 +123,15 @@ def with_warnings(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str) -> None:
+def check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str, missing: str) -> None:
     """Raises `UserError` for settings of `load` that no data can have."""
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")
     settings.validate()
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
+    if missing not in MISSING:
+        raise unknown("missing", missing, MISSING)
     if not (max_level is None or (isinstance(max_level, numbers.Integral) and 1 <= max_level <= 65535)):
         raise UserError(field="max_level", expected="a whole number from 1 to 65535", got=repr(max_level))
 
@@ -142,7 +144,7 @@ class Interpretation(NamedTuple):
     max_level: int | None = None
     transpose: bool = False
     condition: str = ""
-    missing: Literal["refuse", "nan"] = "refuse"
+    missing: Missing = "refuse"
 
 
 def _read_options(
@@ -198,7 +200,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
     source = with_checked_labels(name, source)
     check_factors(name, source)
     source = with_condition(name, source, condition)
-    source = with_masks(name, source, missing)
+    source, mask_notes = with_masks(name, source, missing, layout)
     if source.rendering:
         check_layout_of_known_format(name, layout)
         if transpose:
@@ -206,11 +208,14 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         converted, notes = source, []
     else:
         arrays, notes = convert(name, source, layout, event, max_level, transpose)
-        masks = masks_as_events(name, source, layout, event, transpose)
+        masks = masks_as_events(source, layout, event, transpose)
         converted = source._replace(**arrays, **masks)
+        if isinstance(converted.train, Rows):
+            converted = converted._replace(train_mask=converted.train.mask)
     parts = split_off_parts(name, converted, settings)
     if isinstance(parts.train, Rows):
         check_rows(name, parts.train, converted.train)
+    parts = with_complete_parts(parts)
     if source.rendering is None:
         parts, clip_notes = clip_rounding(name, parts)
         notes += clip_notes
@@ -218,7 +223,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
     assert parts.test is not None
     made, conditions, condition_notes = _condition(name, parts, condition)
     masks = parts.by_part("mask")
-    return Dataset(
+    dataset = Dataset(
         name,
         parts.train,
         parts.validation,
@@ -230,7 +235,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         parts.test_factors,
         source.factor_names,
         source.rendering,
-        (*source.notes, *notes_on_unused_settings(source, settings), *notes, *level_notes, *condition_notes),
+        (*source.notes, *notes_on_unused_settings(source, settings), *notes, *mask_notes, *level_notes, *condition_notes),
         parts.train_labels,
         parts.validation_labels,
         parts.label_names,
@@ -239,8 +244,10 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         *(conditions.get(part) for part in ("train", "validation", "test")),
         *(masks.get(part) for part in ("train", "validation", "test")),
         validation_factors=parts.validation_factors,
-        missing_on_disk=missing == "nan" and isinstance(parts.train, Rows) and parts.train_mask is None,
+        missing_on_disk=isinstance(parts.train, Rows) and parts.train.nan_is_missing and parts.train.scan.observed is not None,
     )
+    more = notes_on_unobserved(name, dataset.train_counts, dataset.column_names)
+    return dataset._replace(notes=(*dataset.notes, *more)) if more else dataset
 
 
 def _condition(name: str, parts: Split, text: str) -> tuple[Condition | None, dict[str, np.ndarray], list[str]]:

@@ -8,7 +8,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from vae_jax.data.events import Event
 from vae_jax.data.split import Split
@@ -28,6 +28,7 @@ class ReadOptions(NamedTuple):
       label_column: name of the column, or of the kind of labels, that is used; None: the reader chooses.
       condition: names of columns of a table, or of factors, that are the condition. A reader of tables takes its columns out of
         the examples.
+      missing: "nan" takes missing values of tables as NaN; "refuse" refuses them. `data.load` treats NaN in the same way.
     """
 
     event: Event = "auto"
@@ -37,6 +38,7 @@ class ReadOptions(NamedTuple):
     array: str | None = None
     label_column: str | None = None
     condition: tuple[str, ...] = ()
+    missing: Literal["refuse", "nan"] = "refuse"
 
 
 class Request(NamedTuple):

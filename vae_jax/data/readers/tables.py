@@ -24,7 +24,10 @@ if TYPE_CHECKING:  # pyarrow is an optional dependency
 _LABEL_NAMES = ("label", "labels", "target", "targets", "class", "classes", "y", "species", "diagnosis", "category")
 _INDEX = re.compile(r"Unnamed: 0|__index_level_\d+__|")  # names that pandas and R give to row names
 _IDENTIFIERS = ("id", "index", "idx")
-_FIX_MISSING = "Leave these rows out (df.dropna()) or fill them in (df.fillna(df.median()))."
+_FIX_MISSING = (
+    'Pass `missing="nan"` to model the observed entries alone, leave these rows out (df.dropna()), or fill them in '
+    "(df.fillna(df.median()))."
+)
 
 
 class Table(NamedTuple):
@@ -87,7 +90,8 @@ def split_of_table(path: Path, table: "pyarrow.Table", options: ReadOptions, wit
     label = _label_column(str(path), names, options.label_column, with_names)
     if taken := [column for column in options.condition if column != label and names.count(column) == 1]:
         table = table.drop_columns(taken)
-    numbers, labels, column_names, label, notes = arrays_of_table(str(path), table, label, with_names)
+    takes_missing = options.missing == "nan"
+    numbers, labels, column_names, label, notes = arrays_of_table(str(path), table, label, with_names, takes_missing)
     phrase = "" if label is None else f"labels from the column {label!r}"
     return Split(
         numbers, train_labels=labels, column_names=column_names, notes=notes, conversion=phrase, train_condition=conditions
@@ -155,6 +159,10 @@ def _has_names(first: Sequence[str], second: Sequence[str]) -> bool:
     are_numbers = [_is_number(text) for text in first]
     if not any(are_numbers):
         return True
+    blank = [not text.strip() for text in first]
+    if any(blank) and all(is_number or is_blank for is_number, is_blank in zip(are_numbers, blank, strict=True)):
+        # Missing numbers, except where the columns count from 0 behind that of the names of the rows, which has no name.
+        return blank[0] and list(first[1:]) == [str(i) for i in range(len(first) - 1)]
     if any(not is_number and _is_number(text) for is_number, text in zip(are_numbers, second, strict=False)):
         return True
     counts = [str(i) for i in range(len(first))]
@@ -170,20 +178,23 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Table:
+def arrays_of_table(
+    name: str, table: "pyarrow.Table", label_column: str | None, with_names: bool = True, takes_missing: bool = False
+) -> Table:
     """Divides a table of pyarrow into numbers and labels.
 
-    Whole numbers stay whole where all columns of numbers have them, and become float64 otherwise.
+    Whole numbers stay whole where all columns of numbers have them, and become float64 otherwise. Missing ones become NaN.
 
     Args:
       name: the data set, for messages.
       table: the table.
       label_column: name of the column of labels. None: a column named label, target, class ...
       with_names: whether the columns have names.
+      takes_missing: allow missing values in the columns of numbers.
 
     Raises:
-      UserError: no rows, missing values, columns of text or of other things that are not numbers, a `label_column` that is
-        not there.
+      UserError: no rows, missing values that are not allowed, columns of text or of other things that are not numbers, a
+        `label_column` that is not there.
     """
     names = [str(column) for column in table.column_names]
     if len(twice := {column for column in names if names.count(column) > 1}):
@@ -200,18 +211,27 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
         notes.append(f"{name}: {nouns} {joined(map(repr, index))} {verb} the index of the rows and {verb} not used. {fix}")
         columns = [column for column in columns if column not in index]
     notes += _notes_on_identifiers(name, table, columns)
-    _check_columns(name, table, columns, label)
+    _check_columns(name, table, columns, label, takes_missing)
     labels = None if label is None else labels_of_column(name, table, label)
     arrays = [table.column(column) for column in columns]
-    is_whole = all(_kind(array.type) in ("bool", "int") for array in arrays)
+    is_whole = all(_kind(array.type) in ("bool", "int") and not array.null_count for array in arrays)
     check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
     numbers = np.empty((table.num_rows, len(columns)), np.int64 if is_whole else np.float64)
     for i, array in enumerate(arrays):
-        values = array.to_numpy()
+        values = _numbers_of_column(array)
         if is_whole and values.dtype == np.uint64 and values.max() >= 2**63:
             raise UserError(f"{name}: expected integers within the range of int64, got {values.max()} in {columns[i]!r}.")
         numbers[:, i] = values
     return Table(numbers, labels, tuple(columns) if with_names else None, label, tuple(notes))
+
+
+def _numbers_of_column(column: "pyarrow.ChunkedArray") -> np.ndarray:
+    """Returns the numbers of a column, floats with NaN where values are missing."""
+    if column.null_count == len(column):  # its type may be null
+        return np.full(len(column), np.nan)
+    if column.null_count and _kind(column.type) == "bool":
+        column = column.cast("uint8")
+    return column.to_numpy()
 
 
 def _label_column(name: str, names: list[str], wanted: str | None, with_names: bool) -> str | None:
@@ -265,12 +285,14 @@ def _kind(dtype: "pyarrow.DataType") -> str:
     return kind or ("text" if any(test(dtype) for test in text) else "other")
 
 
-def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label: str | None) -> None:
+def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label: str | None, takes_missing: bool) -> None:
     """Raises `UserError` for columns that are not numbers, and for missing values."""
     if not columns:
         raise UserError(f"{name}: expected columns of numbers, got the labels {label!r} alone.")
     empty = [column for column in columns if table.column(column).null_count == table.num_rows]
-    if empty:
+    if empty and takes_missing:  # a note names them
+        columns = [column for column in columns if column not in empty]
+    elif empty:
         raise UserError(f"{name}: the columns {joined(empty)} have no values. Leave them out: df.dropna(axis=1, how='all').")
     text = [column for column in columns if _kind(table.column(column).type) == "text"]
     if text:
@@ -282,7 +304,7 @@ def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label:
         kinds = joined(f"{column} ({table.column(column).type})" for column in other)
         raise UserError(f"{name}: expected columns of numbers, got {kinds}. Leave them out or convert them to numbers.")
     missing = {column: table.column(column).null_count for column in columns if table.column(column).null_count}
-    if missing:
+    if missing and not takes_missing:
         total = sum(missing.values())
         raise UserError(
             f"{name}: expected a number in every row, got {total} missing values in {joined(missing)}. {_FIX_MISSING}"
