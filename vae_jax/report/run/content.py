@@ -15,11 +15,13 @@ from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
-from vae_jax.model import VAE, Params, sample_prior
+from vae_jax.example import condition_of, event_of, mask_of
+from vae_jax.model import VAE, Params, decode_given, sample_prior
 from vae_jax.report.html import Quantity, Record
 from vae_jax.report.run.events.panels import displayed_kind, displayed_shape
 from vae_jax.runs import Run
 from vae_jax.runs.in_words import describe_objective
+from vae_jax.runs.notation import Notation, facts
 from vae_jax.runs.summary_file import test_bits_per_dim
 
 _NUM_SHOWN = 24  # test examples with their reconstructions
@@ -52,20 +54,25 @@ class Pictures(NamedTuple):
 class Views(NamedTuple):
     """Test examples for display, and compiled functions of the parameters that make more of them on the same scale.
 
-    Images are on [0, 1]. Series and vectors keep their numbers, and an image of one row or column becomes one of these.
+    Images are on [0, 1]. Series and vectors keep their numbers, and an image of one row or column becomes one of these. Missing
+    entries are NaN.
     """
 
     originals: np.ndarray  # test examples as the model saw them
     stored: np.ndarray  # the same examples as stored in the dataset
     codes: Callable[[Params], jax.Array]  # params -> posterior means of the originals
-    means: Callable[[Params, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]; given a total, the mean one
-    # (params, z (n, latent), rows (n,)) -> E[x|z]; given a total, that of the original with this index
+    # (params, z (n, latent), c (n, condition) or None) -> E[x|z]; given a total, the mean one. None: the condition of the first
+    # original, if the model has conditions
+    means: Callable[..., np.ndarray]
+    # (params, z (n, latent), rows (n,)) -> E[x|z]; given a total or a condition, that of the original with this index
     means_like: Callable[[Params, jax.Array, np.ndarray], np.ndarray]
     to_displayed: Callable[[ArrayLike], np.ndarray]  # puts other examples on the same scale
     places: np.ndarray  # indices of the originals in the test set
     scale: str  # a sentence for captions that says what black and white are; starts with a space, or is empty
-    # (params, keys (n,), z (n, latent), rows (n,)) -> draws of p(x|z); given a total, that of the original with this index
+    # (params, keys (n,), z (n, latent), rows (n,)) -> draws of p(x|z); given a total or a condition, that of the original with
+    # this index
     samples: Callable[[Params, jax.Array, jax.Array, np.ndarray], np.ndarray]
+    conditions: jax.Array | None = None  # of the originals, as the networks take them, (n, condition)
 
 
 def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> Views:
@@ -80,35 +87,69 @@ def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> V
     # Spread over the test set, because neighbors are often alike (video frames, sorted classes).
     spread = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).round()
     index = np.array([*first, *spread], int)
-    x = data.eval_input(data.test[index])
+    inputs = data.eval_input(data.test[index])
+    x, conditions, observed = event_of(inputs), condition_of(inputs), mask_of(inputs)
     encode = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))
-    mean = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
-    sample = jax.jit(jax.vmap(lambda params, key, z: vae.likelihood.sample(key, vae.decode(params, z)), in_axes=(None, 0, 0)))
-    means_like = lambda params, z, rows: mean(params, z)  # noqa: E731
-    samples_like = lambda params, keys, z, rows: sample(params, keys, z)  # noqa: E731
-    if (given := vae.likelihood.mean_given) and (draw_given := vae.likelihood.sample_given):
-        mean_given = jax.jit(jax.vmap(lambda params, z, x: given(vae.decode(params, z), x), in_axes=(None, 0, 0)))
-        in_axes = (None, 0, 0, 0)
-        sample_given = jax.jit(jax.vmap(lambda params, key, z, x: draw_given(key, vae.decode(params, z), x), in_axes=in_axes))
-        means_like = lambda params, z, rows: mean_given(params, z, x[rows])  # noqa: E731
-        samples_like = lambda params, keys, z, rows: sample_given(params, keys, z, x[rows])  # noqa: E731
-    to_displayed, scale = _display(built, x)
+    mean, means_like, samples_like = _decoders(vae, x, conditions)
+
+    def means(params: Params, z: jax.Array, c: jax.Array | None = None) -> np.ndarray:
+        return to_displayed(mean(params, z, c if conditions is None or c is not None else jnp.tile(conditions[:1], (len(z), 1))))
+
+    to_displayed, scale = _display(built, x if observed is None or not observed.any() else x[observed])
     stored = np.asarray(built.dataset.images(built.dataset.test[index]))
     top = built.dataset.max_level
     if top and (displayed_kind(built.dataset.data_shape) == "image" or vae.likelihood.support != "counts"):
         stored = to_displayed.reshape(stored / top)
     else:
         stored = to_displayed(stored)
+    is_missing = None if observed is None else ~to_displayed.reshape(np.asarray(observed))
+    originals, stored = (x if is_missing is None else np.where(is_missing, np.nan, x) for x in (to_displayed(x), stored))
     return Views(
-        to_displayed(x),
+        originals,
         stored,
-        lambda params: encode(params, x)[0],
-        lambda params, z: to_displayed(mean(params, z)),
+        lambda params: encode(params, inputs)[0],
+        means,
         lambda params, z, rows: to_displayed(means_like(params, z, rows)),
         to_displayed,
         index,
         scale,
         lambda params, keys, z, rows: to_displayed(samples_like(params, keys, z, rows)),
+        conditions,
+    )
+
+
+def _decoders(vae: VAE, x: jax.Array, conditions: jax.Array | None) -> tuple[Callable[..., jax.Array], ...]:
+    """Returns compiled functions of batches of codes.
+
+    Args:
+      vae: the model.
+      x: the originals, (n, *event).
+      conditions: of the originals, or None.
+
+    Returns:
+      mean: (params, z, c) -> E[x|z].
+      means_like: (params, z, rows) -> E[x|z] with total and condition of the originals with these indices.
+      samples_like: (params, keys, z, rows) -> draws of p(x|z), likewise.
+    """
+    likelihood = vae.likelihood
+    output = lambda params, z, c: decode_given(vae, params, z, c)  # noqa: E731
+    for_rows = lambda rows: None if conditions is None else conditions[rows]  # noqa: E731
+    mean = jax.jit(jax.vmap(lambda params, z, c: likelihood.mean(output(params, z, c)), in_axes=(None, 0, 0)))
+    in_axes = (None, 0, 0, 0)
+    sample = jax.jit(jax.vmap(lambda params, key, z, c: likelihood.sample(key, output(params, z, c)), in_axes=in_axes))
+    if (given := likelihood.mean_given) and (draw_given := likelihood.sample_given):
+        mean_given = jax.jit(jax.vmap(lambda params, z, c, x: given(output(params, z, c), x), in_axes=in_axes))
+        draw = lambda params, key, z, c, x: draw_given(key, output(params, z, c), x)  # noqa: E731
+        sample_given = jax.jit(jax.vmap(draw, in_axes=(None, 0, 0, 0, 0)))
+        return (
+            mean,
+            lambda params, z, rows: mean_given(params, z, for_rows(rows), x[rows]),
+            lambda params, keys, z, rows: sample_given(params, keys, z, for_rows(rows), x[rows]),
+        )
+    return (
+        mean,
+        lambda params, z, rows: mean(params, z, for_rows(rows)),
+        lambda params, keys, z, rows: sample(params, keys, z, for_rows(rows)),
     )
 
 
@@ -166,23 +207,37 @@ def num_shown(built: Built) -> int:
     return max(_NUM_SHOWN, min(_MAX_POINTS, _MAX_NUMBERS // math.prod(built.dataset.data_shape)))
 
 
-class Totals(NamedTuple):
-    """Sentences for captions about the total of x, all empty unless the likelihood is given it. They start with a space."""
+class Givens(NamedTuple):
+    """Sentences for captions about what the model is given: the total of x, and the condition. They start with a space.
+
+    They are empty for a model that is given neither.
+    """
 
     reconstructed: str = ""  # for reconstructions
     sampled: str = ""  # for draws from the prior
-    mean: str = ""  # for traversals and interpolations
+    mean: str = ""  # for traversals and other codes of one example
+    between: str = ""  # for interpolations
 
 
-def total_captions(built: Built) -> Totals:
-    """Returns the sentences for captions that say which total of x the likelihood is given."""
-    if built.vae.likelihood.mean_given is None:
-        return Totals()
-    return Totals(
-        " The likelihood is given the total of each example, so E[x|z] is that of an example with the total of x.",
-        " The likelihood is given a total, which is that of one of the test examples for each z.",
-        " E[x|z] is that of an example with the mean total of the training data.",
-    )
+def given_captions(built: Built) -> Givens:
+    """Returns the sentences for captions that say which total of x and which condition the model is given."""
+    totals, conditions = Givens(), Givens()
+    if built.vae.likelihood.mean_given is not None:
+        mean = " E[x|z] is that of an example with the mean total of the training data."
+        totals = Givens(
+            " The likelihood is given the total of each example, so E[x|z] is that of an example with the total of x.",
+            " The likelihood is given a total, which is that of one of the test examples for each z.",
+            mean,
+            mean,
+        )
+    if built.data.condition is not None:
+        conditions = Givens(
+            " Each example is encoded and decoded with its condition.",
+            " The condition is that of one of the test examples for each z.",
+            " The condition is that of this test example throughout.",
+            " The condition is that of the first example of each pair, also at the other end.",
+        )
+    return Givens(*map("".join, zip(totals, conditions, strict=True)))
 
 
 def prior_codes(vae: VAE, params: Params, key: jax.Array, count: int) -> jax.Array:
@@ -267,7 +322,7 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         else f"± is the standard error over {count} test examples."
     )
     kl = "summed over latent dimensions."
-    if config.prior != "normal":
+    if run.built.vae.prior is not None:
         components = config.prior_components
         kl = f"where p(z) is learned and has {components} components. It is estimated with the same draws of z as the ELBO."
     rows = [
@@ -305,6 +360,23 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
                 remark += f" All values are in summary.json, as natural logarithms ({key})."
             rows.append(Quantity(name, value, "", remark))
     return rows
+
+
+def givens(run: Run) -> list[Quantity]:
+    """Returns rows on the condition, the missing entries and the prior p(z|c); none for a model without them."""
+    numbers, notation = facts(run.built), Notation.of(run.built)
+    shares = {part: numbers.get(f"missing_share_of_{part}") for part in ("train", "test")}
+    rows = [
+        ("condition c", numbers.get("conditioned_on", ""), ""),
+        ("missing entries, test", "" if shares["test"] is None else f"{100 * shares['test']:.2f} %", _entries(run)),
+        ("missing entries, training", "" if shares["train"] is None else f"{100 * shares['train']:.2f} %", _entries(run)),
+    ]
+    rows = [row for row in rows if row[1]]
+    if not rows:
+        return []
+    remarks = [*notation.explain(), *[""] * len(rows)]
+    quantities = [Quantity(*row, remark) for row, remark in zip(rows, remarks, strict=False)]
+    return quantities[:-1] + [quantities[-1]._replace(remark=" ".join(filter(None, remarks[len(rows) - 1 :])))]
 
 
 def _entries(run: Run) -> str:

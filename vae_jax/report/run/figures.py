@@ -1,12 +1,13 @@
 """Figures of one run, drawn with matplotlib from plain arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from vae_jax.report.html import Record
@@ -14,6 +15,15 @@ from vae_jax.report.html import Record
 TRAIN, TEST, VALIDATION = "#9aa5b1", "#0b6e99", "#d9822b"
 LABELS, PATH = {"elbo": "ELBO", "log_likelihood": "log-likelihood", "kl": "KL"}, "the path"  # labels of axes, for `cut_off`
 TERMS = (("elbo", "ELBO (β = 1)"), ("log_likelihood", "log-likelihood  E log p(x|z)"), ("kl", "KL(q(z|x) ‖ p(z))"))
+
+
+def rewrite(figure: Figure, translate: Callable[[str], str]) -> Figure:
+    """Translates all texts of a figure in place, such as labels of axes and entries of legends, and returns the figure."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if (content := text.get_text()) != (new := translate(content)):
+            text.set_text(new)
+    return figure
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.report.html import Section
-from vae_jax.report.run.content import Pictures, Views, total_captions
+from vae_jax.report.run.content import Pictures, Views, given_captions
 from vae_jax.report.run.events import series_figures, vector_figures
 from vae_jax.report.run.events.panels import Scale, displayed_shape, entry_names
 from vae_jax.runs import Run
@@ -75,7 +75,7 @@ def _series_sections(run: Run, pictures: Pictures) -> list[Section]:
     count = min(series_figures.num_examples(len(names)), len(pictures.originals))
     # Spread over the test set, because neighbors are often alike.
     chosen = np.linspace(0, len(pictures.originals) - 1, count).round().astype(int)
-    interval, totals = draw_interval(run, views, pictures.codes, chosen), total_captions(built)
+    interval, totals = draw_interval(run, views, pictures.codes, chosen), given_captions(built)
     shown = slice(0, series_figures.num_examples(len(names)))
     return [
         Section(
@@ -111,7 +111,7 @@ def draw_interval(run: Run, views: Views, codes: np.ndarray, chosen: np.ndarray)
 def _vector_sections(run: Run, pictures: Pictures) -> list[Section]:
     built, scale = run.built, number_scale(run.built)
     data, samples, names = pictures.originals, pictures.prior_samples, names_of(built)
-    (chosen, which), totals = vector_figures.shown_columns(data, scale), total_captions(built)
+    (chosen, which), totals = vector_figures.shown_columns(data, scale), given_captions(built)
     shown = tuple(names[j] for j in chosen)
     log = " Axes of counts above 30 are on the scale log(1 + x)." if scale == "counts" else ""
     fits = {
@@ -167,7 +167,7 @@ def traversal_figure(built: Built, data: np.ndarray, moved: Traversal) -> tuple[
       moved: the decoded examples.
     """
     names = names_of(built)
-    unit, total = "prior standard deviations", total_captions(built).mean
+    unit, total = "prior standard deviations", given_captions(built).mean
     if is_series(built):
         text = f"Lines are shaded from low to high values. The dotted line is the test series.{total}{_shown_channels(names)}"
         return series_figures.traversal(moved.values, moved.rows, moved.offsets, moved.reference, names, unit), text
@@ -192,7 +192,7 @@ def _changes(scale: Scale, values: np.ndarray, base: np.ndarray, spread: np.ndar
 
 def interpolation_figure(built: Built, data: np.ndarray, between: Interpolation) -> tuple[Figure, str]:
     """Draws interpolations, and returns the figure and the sentences of its caption that explain it."""
-    names, total = names_of(built), total_captions(built).mean
+    names, total = names_of(built), given_captions(built).between
     if is_series(built):
         text = "Lines are shaded from the first to the second series, which are dotted and dashed."
         text += f"{total}{_shown_channels(names)}"
