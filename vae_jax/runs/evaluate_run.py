@@ -101,7 +101,7 @@ def assess(
       defined, such as the standard error over a single example, or not finite, such as the upper end of the interval of
       log p(x) if only a lower end is known (see `evaluation.log_px_means`).
     """
-    test, params = run.built.data.test, run.params
+    test = run.built.data.test
     elbo = _evaluate_elbo(run, options)
     log_px = _evaluate_log_px(run, options, progress)
     numbers, examples = _elbo_and_log_px_numbers(run, options, elbo, log_px)

@@ -69,8 +69,8 @@ class Notation(NamedTuple):
             texts.append("Missing entries of x are left out of every likelihood, so x_observed are the observed entries.")
         if self.has_conditional_prior:
             texts.append(
-                "The prior p(z|c) = N(m(c), s(c)²) is learned. Codes are u = (z − m(c)) / s(c), which are N(0, I) under it, and "
-                "KL(q(u|x,c) ‖ N(0, I)) = KL(q(z|x,c) ‖ p(z|c))."
+                "The prior p(z|c) = N(m(c), s(c)²) is learned. Codes are u = (z − m(c)) / s(c), which are N(0, I) under it, "
+                "and KL(q(u|x,c) ‖ N(0, I)) = KL(q(z|x,c) ‖ p(z|c))."
             )
         return texts
 

@@ -13,7 +13,8 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.data import ConditionColumn
 from vae_jax.model import Params
-from vae_jax.report.run.content import Views, prior_codes
+from vae_jax.report.run.content import prior_codes
+from vae_jax.report.run.displayed_examples import Views
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.figures import label_name
 

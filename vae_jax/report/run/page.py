@@ -11,6 +11,7 @@ from vae_jax.model import num_parameters
 from vae_jax.report import html
 from vae_jax.report.html import Section
 from vae_jax.report.run import content, evaluation_table, figures, latent, latent_figures
+from vae_jax.report.run.conditions import condition_sections
 from vae_jax.report.run.content import Pictures, given_captions
 from vae_jax.report.run.events import sections as event_sections
 from vae_jax.report.run.events.panels import displayed_kind
@@ -64,6 +65,7 @@ def _sections(run: Run) -> list[Section]:
     return [
         *_training_sections(run),
         *(_image_sections(run, pictures) if _has_images(run) else event_sections.example_sections(run, pictures)),
+        *condition_sections(run, pictures.views, pictures.codes),
         _kl_section(run, pictures.kl_per_dimension),
         *_latent_sections(run, pictures),
         *_code_sections(run, pictures),
@@ -97,8 +99,8 @@ def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
             "reconstructions",
             "Reconstructions",
             f"Test images as the model sees them ({run.built.data.description}), each above the mean E[x|z] of the likelihood "
-            f"at the posterior mean of z.{totals.reconstructed}{scale}",
-            figures.reconstructions(pictures.originals, pictures.reconstructions),
+            f"at the posterior mean of z.{totals.reconstructed}{imputed_caption(pictures)}{scale}",
+            figures.reconstructions(pictures.originals, pictures.reconstructions, *imputed(pictures)),
         ),
         Section(
             "prior_means",
@@ -113,6 +115,22 @@ def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
             figures.grid(pictures.prior_samples, 16),
         ),
     ]
+
+
+def imputed(pictures: Pictures) -> list[np.ndarray]:
+    """Returns the originals with E[x|z] in place of missing entries; [] where no entry is missing."""
+    is_missing = np.isnan(pictures.originals)
+    return [np.where(is_missing, pictures.reconstructions, pictures.originals)] if is_missing.any() else []
+
+
+def imputed_caption(pictures: Pictures) -> str:
+    """Returns sentences about missing pixels, or "" where there are none."""
+    if not imputed(pictures):
+        return ""
+    return (
+        " Missing pixels are orange. The third row has the observed pixels, and E[x|z] at the posterior mean in place of the "
+        "missing ones. It is the mean at one z, not E[x_missing|x_observed]."
+    )
 
 
 def _kl_section(run: Run, kl: np.ndarray) -> Section:

@@ -13,7 +13,8 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.config import Config, settings_of
 from vae_jax.model import Params
-from vae_jax.report.run.content import Views, num_shown, prior_codes, views
+from vae_jax.report.run.content import num_shown, prior_codes
+from vae_jax.report.run.displayed_examples import Views, views
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.sweep.members import groups, varying
 from vae_jax.sweep.results import Results, load_params
