@@ -105,6 +105,12 @@ def _number_labels(values: Iterable[float]) -> dict[float, str]:
     return labels
 
 
+def _has_learned_prior(config: Config) -> bool:
+    """Returns whether codes have a prior that is not N(0, I). Those of p(z|c) are N(0, I) by their definition."""
+    entry = config.entry("prior")
+    return config.prior != "normal" and not (entry is not None and entry.any_objective)
+
+
 def _unit(config: Config) -> str:
     binarized = f", binarized ({config.binarization})" if config.binarization != "none" else ""
     # Log-likelihoods given the total of the row leave the total out.
@@ -159,7 +165,7 @@ def summarize(results: Results) -> Overview:
         }
         if settings:
             config = group.configs[0]
-            parts.append(Part(_program_label(group.label), _unit(config), config.prior != "normal", settings, members))
+            parts.append(Part(_program_label(group.label), _unit(config), _has_learned_prior(config), settings, members))
     return Overview(names, parts)
 
 
@@ -251,7 +257,7 @@ def strips(members: Sequence[ShownMember]) -> list[Strip]:
         drawn = prior_codes(built.vae, params, key_z, columns)
         examples = (
             view.means_like(params, codes, np.arange(len(codes))),
-            view.means(params, drawn),
+            view.means(params, drawn, None if view.conditions is None else view.conditions[np.arange(columns) % len(codes)]),
             view.means(params, across),
         )
         for rows, strip, suffix in zip(blocks.values(), examples, ("", "", f", z[{widest}]"), strict=True):

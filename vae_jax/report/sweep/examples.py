@@ -59,6 +59,11 @@ def example_section(results: Results, overview: Overview, data_dir: str | None, 
         yield Section("by_beta", f"Samples by {by}", caption, figure)
         return
     rows = strips(members)
+    if members[0].views.conditions is not None:
+        which += (
+            " Reconstructions have the condition of each example, means from the prior those of the test examples in the first "
+            "row, and the last block that of the first example."
+        )
     from_prior = "with the same z for all settings with the same number of latent dimensions"
     from_prior += ", or with z from the learned prior where there is one" if learned else ""
     if kind == "series":

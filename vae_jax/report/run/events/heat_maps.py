@@ -81,7 +81,8 @@ def transfer(
     """
     everything = np.concatenate([originals[:, None], values], axis=1)
     norm, colors = _value_colors(everything)
-    figure, panels = _heat_maps(everything, labels[0], names, (-1.5, values.shape[1] - 0.5), norm, colors)
+    extent, below = (-1.5, values.shape[1] - 0.5), 0.075 * max(map(len, labels[1]))
+    figure, panels = _heat_maps(everything, labels[0], names, extent, norm, colors, below)
     for axes in panels:
         axes.axvline(-0.5, color="white", lw=3)
         axes.set_xticks(range(-1, values.shape[1]), ["x", *labels[1]], rotation=90)
@@ -98,11 +99,20 @@ def _value_colors(values: np.ndarray) -> tuple[Normalize, str]:
 
 
 def _heat_maps(
-    values: np.ndarray, rows: Sequence[str], names: Sequence[str], extent: tuple[float, float], norm: Normalize, colors: str
+    values: np.ndarray,
+    rows: Sequence[str],
+    names: Sequence[str],
+    extent: tuple[float, float],
+    norm: Normalize,
+    colors: str,
+    below: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
-    """Draws (panels, steps, columns) as one heat map for each panel, with the names of the columns on the left."""
+    """Draws (panels, steps, columns) as one heat map for each panel, with the names of the columns on the left.
+
+    `below` is the height in inches of long names of steps.
+    """
     count = len(names)
-    figure, panels = grid_of_panels(len(rows), 3, (3.3, max(1.0, 0.2 * count + 0.45)), sharey=True)
+    figure, panels = grid_of_panels(len(rows), 3, (3.3, max(1.0, 0.2 * count + 0.45) + below), sharey=True)
     for axes, row, name in zip(panels, values, rows, strict=True):
         axes.imshow(row.T, aspect="auto", extent=(*extent, count - 0.5, -0.5), cmap=colors, norm=norm, interpolation="nearest")
         axes.set_title(name, fontsize=9)
