@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from vae_jax.report.html import Record
 
@@ -24,6 +24,10 @@ def rewrite(figure: Figure, translate: Callable[[str], str]) -> Figure:
         assert isinstance(text, Text)
         if (content := text.get_text()) != (new := translate(content)):
             text.set_text(new)
+    # Names of ticks would be written anew when the figure is drawn.
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_locator(), FixedLocator):
+            axis.set_ticklabels([translate(text.get_text()) for text in axis.get_ticklabels()])
     return figure
 
 
