@@ -54,6 +54,12 @@ def describe_objective(config: Config) -> str:
     return ", ".join([config.objective, *texts])
 
 
+def has_learned_prior(config: Config) -> bool:
+    """Returns whether codes have a prior other than N(0, I). Those of a model with p(z|c) are N(0, I) by their definition."""
+    entry = config.entry("prior")
+    return config.prior != "normal" and not (entry is not None and entry.any_objective)
+
+
 def repeat_command(
     config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("vae-jax", "train")
 ) -> str:

@@ -18,7 +18,7 @@ from vae_jax.report.html import Quantity, Record
 from vae_jax.report.run.displayed_examples import NUM_SHOWN, Views, views
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.runs import Run
-from vae_jax.runs.in_words import describe_objective
+from vae_jax.runs.in_words import describe_objective, has_learned_prior
 from vae_jax.runs.notation import Notation, facts
 from vae_jax.runs.summary_file import test_bits_per_dim
 
@@ -176,7 +176,7 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         else f"± is the standard error over {count} test examples."
     )
     kl = "summed over latent dimensions."
-    if run.built.vae.prior is not None:
+    if has_learned_prior(config):
         components = config.prior_components
         kl = f"where p(z) is learned and has {components} components. It is estimated with the same draws of z as the ELBO."
     rows = [
@@ -229,7 +229,7 @@ def givens(run: Run) -> list[Quantity]:
     if not rows:
         return []
     remarks = [*notation.explain(), *[""] * len(rows)]
-    quantities = [Quantity(*row, remark) for row, remark in zip(rows, remarks, strict=False)]
+    quantities = [Quantity(name, value, unit, remark) for (name, value, unit), remark in zip(rows, remarks, strict=False)]
     rest = " ".join(filter(None, remarks[len(rows) - 1 :]))
     return [*quantities[:-1], quantities[-1]._replace(remark=rest)]
 

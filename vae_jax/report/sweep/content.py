@@ -16,6 +16,7 @@ from vae_jax.model import Params
 from vae_jax.report.run.content import num_shown, prior_codes
 from vae_jax.report.run.displayed_examples import Views, views
 from vae_jax.report.run.events.panels import displayed_kind
+from vae_jax.runs.in_words import has_learned_prior
 from vae_jax.sweep.members import groups, varying
 from vae_jax.sweep.results import Results, load_params
 from vae_jax.sweep.statistics import DONE, UNBOUNDED, Point, Range, Row, within
@@ -105,12 +106,6 @@ def _number_labels(values: Iterable[float]) -> dict[float, str]:
     return labels
 
 
-def _has_learned_prior(config: Config) -> bool:
-    """Returns whether codes have a prior that is not N(0, I). Those of p(z|c) are N(0, I) by their definition."""
-    entry = config.entry("prior")
-    return config.prior != "normal" and not (entry is not None and entry.any_objective)
-
-
 def _unit(config: Config) -> str:
     binarized = f", binarized ({config.binarization})" if config.binarization != "none" else ""
     # Log-likelihoods given the total of the row leave the total out.
@@ -165,7 +160,7 @@ def summarize(results: Results) -> Overview:
         }
         if settings:
             config = group.configs[0]
-            parts.append(Part(_program_label(group.label), _unit(config), _has_learned_prior(config), settings, members))
+            parts.append(Part(_program_label(group.label), _unit(config), has_learned_prior(config), settings, members))
     return Overview(names, parts)
 
 
