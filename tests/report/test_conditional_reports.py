@@ -151,7 +151,7 @@ def test_captions_and_figures_of_a_run_name_its_densities(image_run):
     texts = " ".join(f"{section.title} {section.caption}" for section in sections_of_page)
     assert "E[x|u,c]" in texts
     assert "E[x|z]" not in texts
-    assert "q(u_j|x_n,c)" in texts
+    assert "q(u_j|x_n,c_n)" in texts
     assert "The condition is that of this test example throughout." in texts
     traversal = next(section for section in sections_of_page if section.name == "traversal")
     traversal.picture.canvas.draw()

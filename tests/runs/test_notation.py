@@ -20,7 +20,7 @@ WHITENED = Notation("age", has_missing=True, has_conditional_prior=True)
         ("E log p(x|z)", "E log p(x|z,c)", "E log p(x_observed|z)", "E log p(x_observed|u,c)"),
         ("draws from p(x|z)", "draws from p(x|z,c)", "draws from p(x|z)", "draws from p(x|u,c)"),
         ("KL(q(z|x) ‖ p(z))", "KL(q(z|x,c) ‖ p(z))", "KL(q(z|x_observed) ‖ p(z))", "KL(q(u|x_observed,c) ‖ p(u))"),
-        ("q(z_j) = Σ q(z_j|x_n)", "q(z_j) = Σ q(z_j|x_n,c)", "q(z_j) = Σ q(z_j|x_n)", "q(u_j) = Σ q(u_j|x_n,c)"),
+        ("q(z_j) = Σ q(z_j|x_n)", "q(z_j) = Σ q(z_j|x_n,c_n)", "q(z_j) = Σ q(z_j|x_n)", "q(u_j) = Σ q(u_j|x_n,c_n)"),
         ("E[x|z] and z[3]", "E[x|z,c] and z[3]", "E[x|z] and z[3]", "E[x|u,c] and u[3]"),
         ("Var_x(E[z|x])", "Var_x(E[z|x,c])", "Var_x(E[z|x])", "Var_x(E[u|x,c])"),
         ("zebras, size and x.z", "zebras, size and x.z", "zebras, size and x.z", "zebras, size and x.z"),

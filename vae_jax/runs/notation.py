@@ -56,7 +56,7 @@ class Notation(NamedTuple):
             text = _LOG_LIKELIHOOD.sub("p(x_observed", text)
             text = _POSTERIOR.sub(r"\g<0>_observed", text)
         if self.condition:
-            text = _GIVEN.sub(r"\g<0>,c", text)
+            text = _GIVEN.sub(lambda match: f"{match[0]},{'c_n' if match[0].endswith('x_n') else 'c'}", text)
             text = _MARGINAL.sub(r"\g<0>|c", text)
         return _CODE.sub("u", text) if self.has_conditional_prior else text
 

@@ -277,4 +277,6 @@ def _code_sections(run: Run, pictures: Pictures) -> Iterator[Section]:
         yield Section("latent_space", "Latent space", caption, scatter)
     if pictures.manifold is not None:
         caption = "E[x|z] on a grid of prior quantiles, so that each tile has the same prior probability."
+        if pictures.views.conditions is not None:
+            caption += f" The condition is that of {latent.example_name(run.built, int(pictures.views.places[0]))}."
         yield Section("manifold", "Latent manifold", caption, figures.grid(pictures.manifold, 15))
