@@ -182,7 +182,7 @@ def test_the_most_frequent_categories_and_quantiles_of_real_conditions_are_varie
     np.testing.assert_allclose(given[2, :, 25], (real.rows[2].value - column.mean) / column.std, rtol=1e-5)
 
 
-def test_histograms_of_a_class_hold_its_examples_and_draws_given_their_conditions(vector_run, monkeypatch):
+def test_histograms_of_a_class_hold_its_examples_and_draws(vector_run, monkeypatch):
     drawn = recorded(monkeypatch, vector_figures, "labeled_histograms")
     recorded(monkeypatch, heat_maps, "transfer")
     shown = views(vector_run.built, content.num_shown(vector_run.built))

@@ -16,7 +16,7 @@ from vae_jax.runs.codes_and_factors import codes_and_factors
 SETTINGS = {"hidden": (4,), "latent_dim": 2, "batch_size": 8, "epochs": 1}
 
 
-def test_factors_come_with_the_codes_of_their_examples_given_their_conditions_and_masks():
+def test_factors_come_with_codes_given_conditions_and_masks():
     rng = np.random.default_rng(0)
     factors = np.stack([np.arange(60), np.arange(60) % 3], axis=1)
     x = rng.normal(size=(60, 3)).astype(np.float32)
