@@ -122,14 +122,14 @@ def categorical_log_prob(logits: Float[ArrayLike, "*event classes"], x: Real[Arr
       Van den Oord et al. (2016), section 2.2, who use it as PixelCNN's output.
     """
     (logits, x), dtype = one_event("categorical_log_prob", extra_axes={"logits": 1}, logits=logits, x=x)
-    return jnp.sum(_categorical_terms(logits, x)).astype(dtype)
+    return -jnp.sum(_categorical_cross_entropy(logits, x)).astype(dtype)
 
 
-def _categorical_terms(logits: Array, x: Array) -> Array:
+def _categorical_cross_entropy(logits: Array, x: Array) -> Array:
     level = x.astype(jnp.int32)[:, None]
     others = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None] != level
     relative = jnp.where(others, logits - jnp.take_along_axis(logits, level, axis=-1), -jnp.inf)
-    return -jax.nn.softplus(jax.nn.logsumexp(relative, axis=-1))
+    return jax.nn.softplus(jax.nn.logsumexp(relative, axis=-1))
 
 
 def expected_level(
@@ -248,7 +248,7 @@ def categorical(num_bins: int = 256) -> Likelihood:
     return Likelihood(
         name="categorical",
         log_prob=lambda logits, x: categorical_log_prob(logits, to_levels(x, num_bins)),
-        log_prob_per_entry=lambda logits, x: entrywise(_categorical_terms, logits, to_levels(x, num_bins)),
+        log_prob_per_entry=lambda logits, x: -entrywise(_categorical_cross_entropy, logits, to_levels(x, num_bins)),
         mean=mean,
         sample=lambda key, logits: jax.random.categorical(key, logits).astype(logits.dtype) / (num_bins - 1),
         support="levels",
