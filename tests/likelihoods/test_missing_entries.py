@@ -132,7 +132,7 @@ def test_the_sum_of_the_entries_is_the_log_prob(name, setting):
 
 
 def check_masks(bundle, observed):
-    """Ones, zeros, and half of the entries against the entries themselves; permuted; with nonsense in missing entries."""
+    """Compares masks of ones, of zeros and of half of the entries with the entries themselves. Missing entries hold nonsense."""
     output, shared, x, masks = _draw(bundle, 1, count=6)
     masks[0], masks[1] = True, False
     joined = [_joined(bundle, *_cast(jnp.float32, one, shared)) for one in output]
@@ -143,9 +143,9 @@ def check_masks(bundle, observed):
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
     assert float(value[1]) == 0.0
     chex.assert_tree_all_finite(gradients)
-    of_outputs = np.asarray(gradients[0]).reshape(*masks.shape, -1)
-    np.testing.assert_array_equal(of_outputs[~masks], 0.0)
-    assert np.any(of_outputs[masks] != 0.0)
+    output_gradients = np.asarray(gradients[0]).reshape(*masks.shape, -1)
+    np.testing.assert_array_equal(output_gradients[~masks], 0.0)
+    assert np.any(output_gradients[masks] != 0.0)
     np.testing.assert_array_equal(np.asarray(gradients[1])[1], 0.0)
 
 
@@ -280,7 +280,7 @@ def test_likelihoods_of_users():
         make(log_prob_per_entry=lambda mean: mean)
 
 
-def test_a_batch_of_outputs_by_mistake_is_an_error_that_says_vmap():
+def test_a_batch_output_gradients_by_mistake_is_an_error_that_says_vmap():
     for name, setting in (("gaussian", "0.7"), ("categorical", None), ("poisson", None)):
         bundle = _bundle(name, setting)
         output, _, x, _ = _draw(bundle, count=4)
