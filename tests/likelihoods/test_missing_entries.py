@@ -132,7 +132,7 @@ def test_the_sum_of_the_entries_is_the_log_prob(name, setting):
 
 
 def check_masks(bundle, observed):
-    """Compares masks of ones, of zeros and of half of the entries with the entries themselves. Missing entries hold nonsense."""
+    """Compares masks of ones, of zeros and of half of the entries with the entries. Missing entries hold nonsense."""
     output, shared, x, masks = _draw(bundle, 1, count=6)
     masks[0], masks[1] = True, False
     joined = [_joined(bundle, *_cast(jnp.float32, one, shared)) for one in output]
