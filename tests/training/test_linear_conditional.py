@@ -16,7 +16,7 @@ from vae_jax.priors import ConditionalGaussian
 from vae_jax.training import schedules
 
 SIGMA, DATA_DIM, LATENT = 0.5, 6, 2
-NUM_TRAIN, EPOCHS = 4096, 400
+NUM_TRAIN = 4096
 
 
 def draw(count, seed):
@@ -32,8 +32,8 @@ def draw(count, seed):
     return x.astype(np.float32), {"category": category, "number": number.astype(np.float32)}, truth.logpdf(x - center).mean()
 
 
-@pytest.mark.parametrize("learned_prior", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_trained_linear_encoder_is_within_a_hundredth_of_a_nat(learned_prior):
+@pytest.mark.parametrize(("learned_prior", "epochs"), [(False, 300), pytest.param(True, 1200, marks=pytest.mark.slow)])
+def test_a_trained_linear_encoder_is_within_a_hundredth_of_a_nat(learned_prior, epochs):
     x, condition, _ = draw(NUM_TRAIN, seed=0)
     test, test_condition, truth = draw(500, seed=1)
     dataset = data.from_arrays(x, test, condition=condition, test_condition=test_condition)
@@ -52,12 +52,12 @@ def test_a_trained_linear_encoder_is_within_a_hundredth_of_a_nat(learned_prior):
     fit = training.fit(
         vae,
         prepared,
-        epochs=EPOCHS,
+        epochs=epochs,
         batch_size=256,
         seed=0,
         hyperparams=Hyperparams(learning_rate=1e-2),
         objective=with_hyperparams(elbo, "beta", num_samples=8, estimator="stl"),
-        schedules={"learning_rate": schedules.learning_rate_schedule("cosine", 0, EPOCHS * (NUM_TRAIN // 256))},
+        schedules={"learning_rate": schedules.learning_rate_schedule("cosine", 0, epochs * (NUM_TRAIN // 256))},
     )
     batch = jax.jit(prepared.eval_input)(prepared.test)
 
@@ -80,7 +80,6 @@ def test_a_trained_linear_encoder_is_within_a_hundredth_of_a_nat(learned_prior):
         [stats.multivariate_normal(m, s).logpdf(x) for m, s, x in zip(center, covariances, test.astype(np.float64), strict=True)]
     )
     gap = log_px.mean() - bound.mean()
-    print(gap, log_px.mean() - truth, fit.test.elbo - bound.mean())
     assert -1e-4 < gap < 1e-2
     # The fitted model is the one that made the data, up to the noise of about 40 parameters: 40 / (2 * 4096) nats.
     assert abs(log_px.mean() - truth) < 0.03
