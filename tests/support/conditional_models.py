@@ -20,7 +20,9 @@ OFF = {"shift": 0.2, "log_factor": 0.25}
 class Linear:
     """X = W z + V c + b + noise with z ~ N(0, I), or z ~ N(A c, exp(B c)^2). The encoder is off by (shift, log_factor)."""
 
-    def __init__(self, conditional=True, masked=False, learned_prior=False, shift=0.0, log_factor=0.0, rotated=False, sigma=0.6):
+    def __init__(
+        self, conditional=True, masked=False, learned_prior=False, shift=0.0, log_factor=0.0, rotated=False, sigma=0.6
+    ):
         rng = np.random.default_rng(7)
         self.conditional, self.masked, self.learned_prior = conditional, masked, learned_prior
         self.sigma = sigma

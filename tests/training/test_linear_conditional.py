@@ -1,6 +1,5 @@
 """A linear encoder that is trained given a condition, and with missing entries, reaches the exact log-likelihood."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +76,10 @@ def test_a_trained_linear_encoder_is_within_a_hundredth_of_a_nat(learned_prior, 
     bound, weights, center = (np.asarray(values, np.float64) for values in linear(batch))
     covariances = weights @ weights.transpose(0, 2, 1) + SIGMA**2 * np.eye(DATA_DIM)
     log_px = np.array(
-        [stats.multivariate_normal(m, s).logpdf(x) for m, s, x in zip(center, covariances, test.astype(np.float64), strict=True)]
+        [
+            stats.multivariate_normal(m, s).logpdf(x)
+            for m, s, x in zip(center, covariances, test.astype(np.float64), strict=True)
+        ]
     )
     gap = log_px.mean() - bound.mean()
     assert -1e-4 < gap < 1e-2
@@ -85,4 +87,3 @@ def test_a_trained_linear_encoder_is_within_a_hundredth_of_a_nat(learned_prior, 
     assert abs(log_px.mean() - truth) < 0.03
     # The reported ELBO has one draw of each test example.
     assert fit.test.elbo == pytest.approx(bound.mean(), abs=6 * np.sqrt(LATENT / 2 + DATA_DIM) / np.sqrt(len(test)))
-

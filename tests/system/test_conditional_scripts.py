@@ -1,11 +1,11 @@
-"""Runs with conditions and with missing values that are killed and resumed are, bit for bit, the runs that were left alone."""
+"""Conditional runs and runs on missing values by the scripts: killed and resumed, and spread over two devices."""
 
 import signal
 import time
 
 import numpy as np
 import pytest
-from scripts import assert_same_run, run, start
+from scripts import assert_same_run, rows, run, start
 
 SMALL = ("--hidden", 64, "--latent-dim", 4, "--batch-size", 16, "--epochs", 60, "--validation-fraction", 0.1, "--no-report")
 
@@ -42,3 +42,14 @@ def test_a_killed_run_is_continued_bit_for_bit(kind, tmp_path):
     assert process.returncode == -signal.SIGKILL
     run("train.py", "--no-report", "--out", out, "--resume")
     assert_same_run(tmp_path / "alone", out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["conditional", "missing"])
+def test_two_devices_share_the_batches_of_a_sweep(kind, tmp_path):
+    flags = [*settings(kind, tmp_path)[: -len(SMALL)], "--hidden", 16, "--latent-dim", 2, "--epochs", 2, "--no-report"]
+    for name, devices in (("one", ("--devices", 1)), ("two", ("--devices", 2, "--data-parallel", 2))):
+        run("sweep.py", *flags, "--betas", 0.5, 2, *devices, "--out", tmp_path / name)
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert one["status"] == two["status"] == "finished"
+        assert float(one["test_elbo"]) == pytest.approx(float(two["test_elbo"]), rel=1e-4)
