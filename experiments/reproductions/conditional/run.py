@@ -108,8 +108,8 @@ def estimate_unconditional(built: Any, params: Any, arguments: Arguments) -> dic
 def estimate_conditional(built: Any, params: Any, arguments: Arguments) -> dict[str, Any]:
     """Returns log p(x|c) of the true class, the mean log p(c|x) and log p(c) of that class, and the accuracy of p(c|x).
 
-    p(c) is the share of the class in the training set. p(c|x) is proportional to p(c) p(x|c), with fewer samples of p(x|c) for each
-    class. The bias of these estimates is much the same for all classes, so that it cancels.
+    p(c) is the class share in the training set, and p(c|x) is proportional to p(c) p(x|c), with fewer samples for each class.
+    The bias of these estimates is much the same for all classes, so that it cancels.
     """
     import numpy as np
     from scipy.special import logsumexp
