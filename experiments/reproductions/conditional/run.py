@@ -197,6 +197,7 @@ def draw_figure(arguments: Arguments, number: int, path: Path) -> None:
     from vae_jax.sweep.results import load_params, load_sweep
 
     built, params = load_params(load_sweep(arguments.runs), [number], arguments.data_dir)[number]
+    assert built.data.condition is not None
     z = jax.random.normal(stream(0, Stream.REPRODUCTION), (12, built.vae.latent_dim))
     classes = built.data.condition.expand(jnp.arange(built.data.condition_dim)[:, None])
     decode = jax.vmap(jax.vmap(built.vae.decode, in_axes=(None, 0, None)), in_axes=(None, None, 0))
