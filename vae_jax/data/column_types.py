@@ -1,5 +1,6 @@
 """Types of the columns of a mixed table, and tables of examples with the original names, categories and types."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -7,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vae_jax.data.readers.extras import optional_module
 from vae_jax.errors import UserError
 from vae_jax.storage.atomic import written_file
 
@@ -59,12 +59,20 @@ def to_table(types: Sequence[ColumnType], rows: np.ndarray) -> "pyarrow.Table":
       >>> to_table(types, np.array([[1.0, 2.9], [0.0, np.nan]])).to_pydict()
       {'city': ['Rome', 'Oslo'], 'rooms': [3, None]}
     """
-    pyarrow = optional_module(Path("to_table"), "pyarrow", "tables", "tables")
+    pyarrow = _module("pyarrow")
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] != len(types):
         raise UserError(f"to_table: expected rows of shape (examples, {len(types)}), got {rows.shape}.")
     arrays = [_column(pyarrow, kind, rows[:, i].astype(np.float64)) for i, kind in enumerate(types)]
     return pyarrow.table(dict(zip([kind.name for kind in types], arrays, strict=True)))
+
+
+def _module(name: str) -> ModuleType:
+    """Imports pyarrow or a module of it, which is an optional dependency."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError("tables need pyarrow. Install it by: pip install 'vae_jax[tables]'") from None
 
 
 def _column(pyarrow: ModuleType, kind: ColumnType, values: np.ndarray) -> "pyarrow.Array":
@@ -102,9 +110,9 @@ def write_table(table: "pyarrow.Table", path: str | Path) -> Path:
     try:
         with written_file(path) as file:
             if path.suffix.lower() == ".csv":
-                optional_module(path, "pyarrow.csv", "tables", "tables").write_csv(_plain(table), file)
+                _module("pyarrow.csv").write_csv(_plain(table), file)
             else:
-                optional_module(path, "pyarrow.parquet", "tables", "tables").write_table(table, file)
+                _module("pyarrow.parquet").write_table(table, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}.") from None
     return path

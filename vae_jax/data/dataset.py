@@ -1,7 +1,8 @@
 """`Dataset`: checked examples on the host, split into training, validation and test."""
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax._numerics.short_repr import short_repr
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.conditions import Condition
 from vae_jax.data.on_disk import Digest, Rows, chunks, header, sum_images, sum_squares, value_range
 from vae_jax.data.sparse import SparseRows
@@ -58,6 +60,8 @@ class Dataset(NamedTuple):
       train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part, bool; None in all parts
         where no entry is missing. The examples hold 0 at missing entries. The mean and the spread are over observed entries.
       missing_on_disk: NaN marks missing entries of the training `Rows`, which have no mask in memory.
+      column_types: types of the columns of a mixed table, whose text is stored as category codes. `data.to_table` turns examples
+        into a table of these types. None: the data are no mixed table.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Dataset(NamedTuple):
     validation_mask: np.ndarray | None = None
     test_mask: np.ndarray | None = None
     missing_on_disk: bool = False
+    column_types: tuple[ColumnType, ...] | None = None
 
     @property
     def has_missing(self) -> bool:
@@ -115,6 +120,18 @@ class Dataset(NamedTuple):
           (examples, height, width, channels), as levels or floats.
         """
         return rows if self.rendering is None else jax.vmap(self.rendering.render)(jnp.asarray(rows))
+
+    def with_columns(self, index: Sequence[int]) -> "Dataset":
+        """Returns the data set with some of the columns of its vectors, which are in memory."""
+        index = list(index)
+        changes: dict[str, Any] = {part: array[:, index] for part, array in self.images_by_part().items()}  # pyright: ignore
+        for part in ("train", "validation", "test"):
+            if (mask := getattr(self, f"{part}_mask")) is not None:
+                changes[f"{part}_mask"] = mask[:, index]
+        for field in ("column_names", "column_types"):
+            if (values := getattr(self, field)) is not None:
+                changes[field] = tuple(values[i] for i in index)
+        return self._replace(**changes)
 
     @property
     def train_mean(self) -> np.ndarray:

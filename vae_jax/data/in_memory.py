@@ -5,16 +5,20 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import Layout
 from vae_jax.data.loading import Interpretation, check_settings, checked_dataset
 from vae_jax.data.readers.combining import Piece, assemble
+from vae_jax.data.readers.extras import optional_module
 from vae_jax.data.readers.listing import PARTS, joined
+from vae_jax.data.readers.mixed_tables import mixed_columns
 from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
 from vae_jax.data.split import Split
 from vae_jax.data.splitting import DEFAULT_TEST_FRACTION, SplitMethod, SplitSettings
@@ -29,6 +33,15 @@ class _Table(NamedTuple):
 
     columns: dict[str, np.ndarray]
     drop: str
+    mixed: dict[str, ColumnType] | None = None  # types of the columns of a mixed table, whose text is stored as codes
+
+    def labels(self, name: str) -> np.ndarray:
+        """Returns a column as labels; those of text as text."""
+        categories = None if self.mixed is None else self.mixed[name].categories
+        values = self.columns[name]
+        if categories is None or np.isnan(values).any():
+            return values
+        return np.array(categories)[values.astype(int)]
 
     def without(self, name: str) -> "_Table":
         return self._replace(columns={column: values for column, values in self.columns.items() if column != name})
@@ -54,6 +67,7 @@ def from_arrays(
     validation_mask: Examples | None = None,
     test_mask: Examples | None = None,
     missing: Literal["refuse", "nan"] = "refuse",
+    mixed: bool = False,
     name: str = "arrays",
     split: SplitMethod = "random",
     test_fraction: float = DEFAULT_TEST_FRACTION,
@@ -89,6 +103,8 @@ def from_arrays(
       mask: True where an entry of the training examples is observed, an array of their shape.
       validation_mask, test_mask: masks of the other parts.
       missing: "nan" takes NaN as missing entries; "refuse" refuses NaN.
+      mixed: the examples are tables of pandas or pyarrow with text, booleans or missing values, for `likelihoods.columns` (see
+        `load`). Categorical columns of pandas keep the order of their categories.
       name: name of the data set in messages, reports and run directories.
       split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
 
@@ -121,7 +137,8 @@ def from_arrays(
             given = labels_by_part[part]
             if given is None and isinstance(labels, str):
                 given = labels
-            pieces[part] = _piece(name, part, examples, given, factors_by_part.get(part))
+            rows = _as_mixed_table(name if part == "train" else f"{name}: {part}", examples) if mixed else examples
+            pieces[part] = _piece(name, part, rows, given, factors_by_part.get(part))
     source = assemble(pieces, pieces["train"].source)
     source = _with_names(name, source, label_names, factor_names, column_names)
     conditions = {"train": condition, "validation": validation_condition, "test": test_condition}
@@ -172,7 +189,7 @@ def _check_belong(name: str, parts: dict[str, Examples], field: str, values: dic
 def _piece(name: str, part: str, examples: Examples, labels: Examples | str | None, factors: Examples | None) -> Piece:
     """Converts the examples, labels and factors of one part."""
     text = name if part == "train" else f"{name}: {part}"
-    table = _as_table(text, examples)
+    table = examples if isinstance(examples, _Table) else _as_table(text, examples)
     if isinstance(labels, str):
         if table is None:
             raise UserError(
@@ -181,13 +198,15 @@ def _piece(name: str, part: str, examples: Examples, labels: Examples | str | No
             )
         if labels not in table.columns:
             raise UserError(f"{text}: has no column {labels!r} for the labels. It has {joined(table.columns)}.")
-        label_array, table = _as_labels(text, table.columns[labels]), table.without(labels)
+        label_array = _as_labels(text, table.labels(labels))
+        table = table.without(labels)
     else:
         label_array = None if labels is None else _as_labels(text, labels)
     if table is None:
         array, column_names = _as_array(text, examples), None
     else:
         array, column_names = _stack(text, table), tuple(table.columns)
+    types = None if table is None or table.mixed is None else tuple(map(table.mixed.__getitem__, table.columns))
     factor_table = None if factors is None else _as_table(f"{text}: factors", factors)
     factor_names = None if factor_table is None else tuple(factor_table.columns)
     factor_array = None
@@ -195,7 +214,7 @@ def _piece(name: str, part: str, examples: Examples, labels: Examples | str | No
         factor_array = _stack(text, factor_table) if factor_table else _as_array(f"{text}: factors", factors)
         if isinstance(factor_array, SparseRows):
             raise UserError(f"{text}: expected factors as a dense array, got a sparse matrix. Pass factors.toarray().")
-    source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names)
+    source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names, column_types=types)
     return Piece(text, array, label_array, factor_array, source)
 
 
@@ -236,6 +255,30 @@ def _as_table(name: str, examples: Examples) -> _Table | None:
     if twice := sorted({column for column in names if names.count(column) > 1}):
         raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
     return _Table(dict(zip(names, columns, strict=True)), drop)
+
+
+def _as_mixed_table(name: str, examples: Examples) -> _Table:
+    """Returns a DataFrame of pandas or a table of pyarrow as numbers, with the types of its columns."""
+    pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
+    if pandas is not None and isinstance(examples, pandas.DataFrame):
+        pyarrow = optional_module(Path(name), "pyarrow", "tables", "tables")
+        try:
+            examples = pyarrow.Table.from_pandas(examples.rename(columns=str), preserve_index=False)
+        except (TypeError, ValueError) as error:  # a column of objects of several kinds
+            raise UserError(f"{name}: a column has values of several types. {' '.join(str(error).split())[:200]}.") from None
+    if pyarrow is not None and isinstance(examples, pyarrow.RecordBatch):
+        examples = pyarrow.Table.from_batches([examples])
+    if pyarrow is None or not isinstance(examples, pyarrow.Table):
+        got = type(examples).__name__
+        raise UserError(f"{name}: expected a table of pandas or pyarrow with `mixed=True`, got a {got}. Leave it out.")
+    names = [str(column) for column in examples.column_names]
+    if twice := sorted({column for column in names if names.count(column) > 1}):
+        raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
+    if not names or not examples.num_rows:
+        raise UserError(f"{name}: expected a table with rows and columns, got {examples.num_rows} x {len(names)}.")
+    numbers, types = mixed_columns(name, examples, names)
+    columns = {column: numbers[:, i] for i, column in enumerate(names)}
+    return _Table(columns, "drop(columns={})", {kind.name: kind for kind in types})
 
 
 def _as_column(series: Examples) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numbers
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -51,6 +52,7 @@ def load(
     test_dataset: str | os.PathLike[str] = "",
     condition: str = "",
     missing: Literal["refuse", "nan"] = "refuse",
+    mixed: bool | Sequence[str] = False,
 ) -> Dataset:
     """Loads a data set by name or path.
 
@@ -91,6 +93,9 @@ def load(
         which are then no longer part of the examples, or a file with a row for each example. Whole numbers and words become
         categories, other numbers are standardized. "": no condition.
       missing: "nan" takes NaN as missing entries, which log-likelihoods leave out; "refuse" refuses NaN.
+      mixed: read a table with text, booleans and missing values, for `likelihoods.columns`. Text becomes category codes, and
+        `Dataset.column_types` has the categories and the types. Or names of columns that are no labels, whatever they are
+        called. Formats without tables ignore it.
 
     Returns:
       Checked examples of all parts, on the host.
@@ -102,7 +107,7 @@ def load(
     name = os.fspath(name)
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
     check_settings(name, settings, max_level, layout)
-    options = _read_options(event, resize, crop, transpose, array, label_column)
+    options = _read_options(event, resize, crop, transpose, array, label_column)._replace(mixed=names_of_mixed(mixed))
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
@@ -110,6 +115,13 @@ def load(
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return dataset
+
+
+def names_of_mixed(mixed: bool | Sequence[str]) -> tuple[str, ...] | None:
+    """Returns the argument `mixed` of `load` as the option of the readers."""
+    if isinstance(mixed, bool):
+        return () if mixed else None
+    return tuple(map(str, mixed))
 
 
 def check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str) -> None:
@@ -231,4 +243,5 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         *(conditions.get(part) for part in ("train", "validation", "test")),
         *(masks.get(part) for part in ("train", "validation", "test")),
         missing_on_disk=missing == "nan" and isinstance(parts.train, Rows) and parts.train_mask is None,
+        column_types=parts.column_types,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.sparse import SparseRows
 
@@ -63,6 +64,7 @@ class Split(NamedTuple):
       conversion: a phrase that says how the stored numbers became images, where a reader turned, inverted or chose some.
       train_condition, validation_condition, test_condition: the columns of the condition, (examples,) each, by name.
       train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part.
+      column_types: types of the columns of a mixed table, in which NaN marks missing values.
     """
 
     train: np.ndarray | Rows | SparseRows
@@ -90,6 +92,7 @@ class Split(NamedTuple):
     train_mask: np.ndarray | Rows | None = None
     validation_mask: np.ndarray | None = None
     test_mask: np.ndarray | None = None
+    column_types: tuple[ColumnType, ...] | None = None
 
     def images_by_part(self) -> dict[str, np.ndarray | Rows | SparseRows]:
         """Returns the images of the parts that the source has; keys train, validation, test."""

@@ -1,4 +1,5 @@
 from .base import DISCRETE as DISCRETE
+from .base import ColumnGroup as ColumnGroup
 from .base import DecoderOutput as DecoderOutput
 from .base import Likelihood as Likelihood
 from .base import Support as Support
@@ -9,6 +10,10 @@ from .base import outside_support as outside_support
 from .binary import bernoulli as bernoulli
 from .binary import bernoulli_log_prob as bernoulli_log_prob
 from .binary import bernoulli_log_prob_from_probs as bernoulli_log_prob_from_probs
+from . import mixed as mixed
+from .mixed import category_probs as category_probs
+from .mixed import columns as columns
+from .mixed import outside_columns as outside_columns
 from .counts import negative_binomial as negative_binomial
 from .counts import negative_binomial_log_prob as negative_binomial_log_prob
 from .counts import poisson as poisson

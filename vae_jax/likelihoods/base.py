@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Real, Shaped
 from vae_jax._numerics.arrays import promote
 from vae_jax.errors import UserError, check_signature
 
-Support = Literal["binary", "unit_interval", "levels", "counts", "real"]
+Support = Literal["binary", "unit_interval", "levels", "counts", "real", "mixed"]
 DISCRETE: tuple[Support, ...] = ("binary", "levels", "counts")  # probabilities rather than densities: bits per dimension exist
 
 DecoderOutput: TypeAlias = PyTree[Float[Array, "..."]]  # an array, or a tuple of an array and the learned shared numbers
@@ -58,6 +58,9 @@ class Likelihood(NamedTuple):
       sample_given: (key, decoder_output, x) -> one draw for a row with the total of x, or None.
       log_prob_per_entry: (decoder_output, x) -> log p(x_d|z) of each entry, in the shape of the event, nats; `log_prob` is its
         sum. Missing entries need it (see `observed_log_prob`). None: the entries are not independent given z.
+      num_outputs: length of the decoder output, where it is one flat array that is not in the event's shape.
+      inside: a number in the support of each entry, in the order of the flat event. (): one number by `support`.
+      groups: for support "mixed", the likelihoods of groups of columns (see `columns`).
 
     Example: a Cauchy likelihood of scale 1.
       >>> cauchy = Likelihood(
@@ -87,6 +90,27 @@ class Likelihood(NamedTuple):
     mean_given: Callable[[DecoderOutput, Array], Array] | None = None
     sample_given: Callable[[Array, DecoderOutput, Array], Array] | None = None
     log_prob_per_entry: Callable[[DecoderOutput, Array], Array] | None = None
+    num_outputs: int | None = None
+    inside: tuple[float, ...] = ()
+    groups: "tuple[ColumnGroup, ...]" = ()
+
+
+class ColumnGroup(NamedTuple):
+    """Columns of a table that one likelihood models (see `columns`).
+
+    Attributes:
+      likelihood: of the vector of these columns.
+      columns: their positions in the event.
+      values: for integer levels, the increasing numbers in x that the levels 0 ... K - 1 stand for, K of them for each column.
+        (): the numbers 0 ... K - 1 themselves.
+      frequencies: for a categorical likelihood, the share of each level in the data, K for each column. The decoder's bias may
+        start there. (): not known.
+    """
+
+    likelihood: Likelihood
+    columns: tuple[int, ...]
+    values: tuple[tuple[float, ...], ...] = ()
+    frequencies: tuple[tuple[float, ...], ...] = ()
 
 
 class ParameterFields(TypedDict, total=False):
@@ -110,10 +134,12 @@ class LikelihoodFields(ParameterFields, total=False):
     mean_given: Callable[[DecoderOutput, Array], Array] | None
     sample_given: Callable[[Array, DecoderOutput, Array], Array] | None
     log_prob_per_entry: Callable[[DecoderOutput, Array], Array] | None
+    num_outputs: int | None
+    inside: tuple[float, ...]
 
 
 # Numbers in the interior of each support. They replace missing entries, so that neither a value nor a gradient is NaN there.
-_INSIDE: dict[Support, float] = {"binary": 0.0, "unit_interval": 0.5, "levels": 0.0, "counts": 0.0, "real": 0.0}
+INSIDE: dict[Support, float] = {"binary": 0, "unit_interval": 0.5, "levels": 0, "counts": 0, "real": 0, "mixed": 0}
 
 
 def observed_log_prob(
@@ -144,7 +170,7 @@ def observed_log_prob(
     check_factorizes(likelihood)
     assert likelihood.log_prob_per_entry is not None
     flat = mask.reshape(-1)  # with a trailing axis of one channel XLA does not vectorize on CPU
-    inside = jnp.where(flat, x.reshape(-1), jnp.asarray(_INSIDE[likelihood.support], x.dtype)).reshape(x.shape)
+    inside = jnp.where(flat, x.reshape(-1), jnp.asarray(likelihood.inside or INSIDE[likelihood.support], x.dtype)).reshape(x.shape)
     per_entry = likelihood.log_prob_per_entry(output, inside)
     if per_entry.shape != mask.shape:
         raise ValueError(f"log_prob_per_entry: expected the shape {mask.shape} of the event, got {per_entry.shape}.")

@@ -12,7 +12,7 @@ from vae_jax import networks
 from vae_jax.data.moments import Moments
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
 from vae_jax.model.scaling import FROM_DATA, Standardize, move_location, scale_by_constants, scale_by_params
-from vae_jax.model.vae import VAE, make_vae
+from vae_jax.model.vae import VAE, encoder_shape, make_vae
 from vae_jax.networks import Network
 from vae_jax.priors import ConditionalGaussian, Prior
 
@@ -64,13 +64,14 @@ def mlp_vae(
       >>> jax.vmap(vae.encode, in_axes=(None, 0))(params, jnp.zeros((5, 8, 8, 1)))[0].shape
       (5, 2)
     """
+    likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
     reverse = tuple(reversed(hidden))
     options: dict[str, Any] = {"activation": activation, "dtype": dtype}
     if condition_dim:
         options["condition_dim"] = condition_dim
     return assemble_vae(
-        networks.mlp_encoder(encoder_shape(data_shape, mask_input), latent_dim, hidden=hidden, **options),
-        partial(networks.mlp_decoder, latent_dim, data_shape, hidden=reverse, **options),
+        networks.mlp_encoder(encoder_shape(data_shape, mask_input, likelihood), latent_dim, hidden=hidden, **options),
+        partial(networks.mlp_decoder, latent_dim, decoder_shape(data_shape, likelihood), hidden=reverse, **options),
         data_shape,
         likelihood,
         train_mean,
@@ -143,9 +144,9 @@ def conv_vae(
     )
 
 
-def encoder_shape(data_shape: tuple[int, ...], mask_input: bool) -> tuple[int, ...]:
-    """Returns the shape of the events that the encoder takes, which has the mask behind the numbers with `mask_input`."""
-    return (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
+def decoder_shape(data_shape: tuple[int, ...], likelihood: Likelihood) -> tuple[int, ...]:
+    """Returns the shape of the decoder's array before `outputs_per_dim`, which is flat for a mixed likelihood."""
+    return data_shape if likelihood.num_outputs is None else (likelihood.num_outputs,)
 
 
 def assemble_vae(
@@ -170,11 +171,11 @@ def assemble_vae(
     """
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
-    takes_moments = standardize == FROM_DATA and likelihood.support in ("real", "counts")
+    takes_moments = standardize == FROM_DATA and likelihood.support in ("real", "counts", "mixed")
     is_known = standardize is not None and standardize != FROM_DATA
     moments = Moments(*standardize) if is_known else Moments(0.0, 1.0)  # pyright: ignore
     center, spread = moments.mean, moments.std
-    moves_location = is_known and likelihood.support == "real"
+    moves_location = is_known and likelihood.support in ("real", "mixed")
 
     output_bias = None
     if train_mean is not None:

@@ -26,6 +26,8 @@ class ReadOptions(NamedTuple):
       array: name of the array, or of the data set, to read where there are several, such as "layers/counts"; None: the reader
         chooses.
       label_column: name of the column, or of the kind of labels, that is used; None: the reader chooses.
+      mixed: not None: read tables with text, booleans and missing values (see `mixed_tables`); the names are of columns that
+        are no labels. Readers of other formats ignore it.
     """
 
     event: Event = "auto"
@@ -34,6 +36,7 @@ class ReadOptions(NamedTuple):
     transpose: bool = False
     array: str | None = None
     label_column: str | None = None
+    mixed: tuple[str, ...] | None = None
 
 
 class Request(NamedTuple):
@@ -71,6 +74,7 @@ class Reader(NamedTuple):
       uses: the fields of `ReadOptions` that the reader uses. Others are refused where the user sets them.
       extra: the optional dependencies of this package that the format needs, such as "hdf5"; "" for none.
       published: names of published data sets in this format, for the documentation.
+      is_table: whether the format has tables with columns of different types, for which likelihoods are proposed.
 
     Example: a format that is one function.
       >>> import numpy as np
@@ -94,6 +98,7 @@ class Reader(NamedTuple):
     uses: tuple[str, ...] = ()
     extra: str = ""
     published: tuple[str, ...] = ()
+    is_table: bool = False
 
 
 class Bundled(NamedTuple):

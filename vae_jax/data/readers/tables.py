@@ -9,10 +9,12 @@ from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.events import Event
+from vae_jax.data.readers import mixed_tables
 from vae_jax.data.readers.extras import is_gzipped, optional_module, unpacked_size
 from vae_jax.data.readers.listing import UNREADABLE, be, check_fits_in_memory, joined
-from vae_jax.data.readers.registry import Reader, Request, register
+from vae_jax.data.readers.registry import Reader, ReadOptions, Request, register
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError, unknown
 
@@ -35,6 +37,7 @@ class Table(NamedTuple):
       column_names: the name of each column of numbers; None where the table has no names.
       label_column: name of the column of labels, if there is one.
       notes: sentences on columns that were left out.
+      column_types: types of the columns of a mixed table; None: all columns have numbers without missing values.
     """
 
     numbers: np.ndarray
@@ -42,6 +45,7 @@ class Table(NamedTuple):
     column_names: tuple[str, ...] | None
     label_column: str | None
     notes: tuple[str, ...]
+    column_types: tuple[ColumnType, ...] | None = None
 
 
 def _read_csv(request: Request) -> Split:
@@ -52,7 +56,7 @@ def _read_csv(request: Request) -> Split:
 
     if ratings.is_ratings(table.column_names):
         return ratings.read_ratings(request, table)
-    split = split_of_table(path, table, request.options.label_column, with_names)
+    split = split_of_table(path, table, request.options, with_names)
     return split._replace(notes=(*split.notes, *_notes_on_labelled_images(path, split, request.options.event)))
 
 
@@ -73,11 +77,18 @@ def _notes_on_labelled_images(path: Path, split: Split, event: Event) -> tuple[s
     return (f"{text}, and all are used. {fix}",)
 
 
-def split_of_table(path: Path, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Split:
+def split_of_table(path: Path, table: "pyarrow.Table", options: ReadOptions, with_names: bool = True) -> Split:
     """Returns the split of a table of pyarrow."""
-    numbers, labels, names, label_column, notes = arrays_of_table(str(path), table, label_column, with_names)
-    phrase = "" if label_column is None else f"labels from the column {label_column!r}"
-    return Split(numbers, train_labels=labels, column_names=names, notes=notes, conversion=phrase)
+    read = arrays_of_table(str(path), table, options.label_column, with_names, options.mixed)
+    phrase = "" if read.label_column is None else f"labels from the column {read.label_column!r}"
+    return Split(
+        read.numbers,
+        train_labels=read.labels,
+        column_names=read.column_names,
+        notes=read.notes,
+        conversion=phrase,
+        column_types=read.column_types,
+    )
 
 
 def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
@@ -156,7 +167,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Table:
+def arrays_of_table(
+    name: str,
+    table: "pyarrow.Table",
+    label_column: str | None,
+    with_names: bool = True,
+    mixed: tuple[str, ...] | None = None,
+) -> Table:
     """Divides a table of pyarrow into numbers and labels.
 
     Whole numbers stay whole where all columns of numbers have them, and become float64 otherwise.
@@ -166,6 +183,8 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
       table: the table.
       label_column: name of the column of labels. None: a column named label, target, class ...
       with_names: whether the columns have names.
+      mixed: not None: take text, booleans and missing values as columns of a mixed table (see `mixed_tables`). The names are of
+        columns that are no labels, whatever they are called.
 
     Raises:
       UserError: no rows, missing values, columns of text or of other things that are not numbers, a `label_column` that is
@@ -177,7 +196,7 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
     if not table.num_rows or not names:
         raise UserError(f"{name}: expected a table with rows and columns, got {table.num_rows} x {len(names)}.")
     notes = []
-    label = _label_column(name, names, label_column, with_names)
+    label = _label_column(name, [column for column in names if column not in (mixed or ())], label_column, with_names)
     columns = [column for column in names if column != label]
     index = _index_columns(table, columns) if with_names else []
     if index and len(index) < len(columns):
@@ -185,6 +204,13 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
         verb, nouns = be(index), "the column" if len(index) == 1 else "the columns"
         notes.append(f"{name}: {nouns} {joined(map(repr, index))} {verb} the index of the rows and {verb} not used. {fix}")
         columns = [column for column in columns if column not in index]
+    if mixed is not None:
+        if not columns:
+            raise UserError(f"{name}: expected columns beside the labels {label!r}, got none.")
+        check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
+        array, types = mixed_tables.mixed_columns(name, table, columns)
+        labels = None if label is None else labels_of_column(name, table, label)
+        return Table(array, labels, tuple(columns) if with_names else None, label, tuple(notes), types)
     notes += _notes_on_identifiers(name, table, columns)
     _check_columns(name, table, columns, label)
     labels = None if label is None else labels_of_column(name, table, label)
@@ -261,6 +287,7 @@ def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label:
     text = [column for column in columns if _kind(table.column(column).type) == "text"]
     if text:
         fix = f"Leave them out or number them: df[{text[0]!r}].astype('category').cat.codes."
+        fix += ' For a likelihood for each column, use `likelihood="columns"`.'
         if label is None:
             fix += f' If {text[0]} has the labels, pass `label_column="{text[0]}"`.'
         raise UserError(f"{name}: expected columns of numbers, got text in {joined(text)}. {fix}")
@@ -315,7 +342,7 @@ def _read_parquet(request: Request) -> Split:
         raise
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable Parquet file. {' '.join(str(error).split())[:200]}. It is damaged.") from None
-    return split_of_table(path, table, request.options.label_column)
+    return split_of_table(path, table, request.options)
 
 
 register(
@@ -325,9 +352,10 @@ register(
         "a .csv or .tsv table (needs vae_jax[tables]), raw or gzipped: a row for each example, one column may have the labels",
         _read_csv,
         endings=(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
-        uses=("label_column",),
+        uses=("label_column", "mixed"),
         extra="tables",
         published=("Kaggle", "MovieLens"),
+        is_table=True,
     )
 )
 register(
@@ -338,8 +366,9 @@ register(
         _read_parquet,
         endings=(".parquet", ".parq"),
         starts_with=lambda start: start.startswith(b"PAR1"),
-        uses=("label_column", "resize", "crop"),
+        uses=("label_column", "resize", "crop", "mixed"),
         extra="tables",
+        is_table=True,
         published=("Hugging Face",),
     )
 )
