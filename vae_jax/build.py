@@ -1,7 +1,7 @@
 """`build` makes the data, the model and the arguments of `training.fit` from a `Config`, and refuses what does not fit."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -202,11 +202,19 @@ def with_planned_columns(
     return config, dataset if len(kept) == len(plans) else dataset.with_columns(kept), plans
 
 
-def resolve_columns(config: Config, data_dir: str | None = None, dataset: Dataset | None = None) -> Config:
-    """Returns a configuration that names the likelihood of every column of a mixed table; others are returned as they are."""
-    if config.likelihood != "columns":
-        return config
-    return with_planned_columns(config, load_dataset(config, data_dir) if dataset is None else dataset, data_dir)[0]
+def resolve_columns(members: Sequence[Config], data_dir: str | None = None, dataset: Dataset | None = None) -> list[Config]:
+    """Returns configurations that name the likelihood of every column of a mixed table; others are returned as they are."""
+    planned: dict[Config, Config] = {}
+    resolved = []
+    for member in members:
+        # Everything that reading and planning depend on, which members of a sweep share.
+        key = dataclasses.replace(Config(), **{name: getattr(member, name) for name in _DATA_SETTINGS}, dataset=member.dataset)
+        key = dataclasses.replace(key, likelihood=member.likelihood, columns=member.columns)
+        if key.likelihood == "columns" and key not in planned:
+            planned[key] = with_planned_columns(key, dataset or load_dataset(key, data_dir), data_dir)[0]
+        chosen = planned.get(key, key)
+        resolved.append(dataclasses.replace(member, likelihood=chosen.likelihood, columns=chosen.columns))
+    return resolved
 
 
 def build(

@@ -10,8 +10,8 @@ from vae_jax.cli.messages import with_options
 from vae_jax.cli.tables import markdown
 
 if TYPE_CHECKING:
-    from vae_jax.build import Built
     from vae_jax.config import Config
+    from vae_jax.data.column_proposals import ColumnPlan
 
 _MAX_SHOWN = 30  # columns
 
@@ -43,17 +43,35 @@ def _absolute(word: str) -> str:
     return os.path.abspath(path) if os.path.isfile(path) else word
 
 
-def describe_columns(built: "Built") -> str:
-    """Returns the likelihoods of the columns as a table, with the way to change them; "" for other likelihoods."""
-    plans = built.column_plans
-    if not plans:
-        return ""
+def resolved_columns(config: "Config", data_dir: str | None, shown: bool) -> "Config":
+    """Returns the configuration with the likelihood of every column of a mixed table, and prints them as a table if `shown`."""
+    if config.likelihood != "columns":
+        return config
+    from vae_jax.build import load_dataset, with_planned_columns
+
+    config.validate()
+    dataset = load_dataset(config, data_dir)
+    config, dataset, plans = with_planned_columns(config, dataset, data_dir)
+    if plans and shown:
+        print(describe_columns(plans, dataset.train_labels is not None), flush=True)
+    return config
+
+
+def describe_columns(plans: "Sequence[ColumnPlan]", has_labels: bool) -> str:
+    """Returns the likelihoods of the columns of a mixed table as a table, with the way to change them.
+
+    Args:
+      plans: one for each column.
+      has_labels: whether a column of the table has the labels.
+    """
     rows = [(plan.name, plan.seen, plan.likelihood) for plan in plans[:_MAX_SHOWN]]
     lines = [markdown(("column", "values seen", "likelihood"), [[cell.replace("|", "\\|") for cell in row] for row in rows])]
     if len(plans) > _MAX_SHOWN:
         lines.append(f"The first {_MAX_SHOWN} of {len(plans)} columns are shown. config.json has all of them.")
     lines += [f"{plan.name}: {plan.reason}" for plan in plans[:_MAX_SHOWN] if plan.reason and plan.reason != "as chosen"]
-    if built.dataset.train_labels is not None:
+    if has_labels:
         lines.append("The column of labels is not part of the examples. Name it with a likelihood to model it as well.")
-    lines.append("To change a likelihood use `columns=COLUMN=LIKELIHOOD`, or a JSON file {column: likelihood}; none leaves it out.")
+    lines.append(
+        "To change a likelihood use `columns=COLUMN=LIKELIHOOD`, or a JSON file {column: likelihood}; none leaves it out."
+    )
     return with_options("\n".join(lines))

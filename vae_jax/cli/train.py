@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.arguments import parse_with_config
-from vae_jax.cli.columns import describe_columns, with_proposed_columns
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
+from vae_jax.cli.columns import describe_columns, with_proposed_columns
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import EpochProgress, Interrupt
@@ -216,8 +216,8 @@ def print_plan(built: "Built", out: Path) -> None:
         f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )
-    if columns := describe_columns(built):
-        print(columns, flush=True)
+    if built.column_plans:
+        print(describe_columns(built.column_plans, dataset.train_labels is not None), flush=True)
     first_epoch = first_epoch_at_full_values(built.fit_arguments["schedules"], config.epochs, num_steps)
     if config.early_stopping and first_epoch > 1:
         print(f"early stopping counts from epoch {first_epoch} on, when every warm-up has ended", flush=True)

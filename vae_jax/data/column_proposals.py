@@ -26,9 +26,9 @@ LIKELIHOODS: dict[str, str] = {
     "zero_inflated_negative_binomial": "",
     "continuous_bernoulli": "",
 }
-# Integers are categories where there are at most this many different ones, and each occurs in 20 rows on average. Ratings, months,
-# and codes of levels are such; ages and most counts are not. A category costs one decoder output and is learned by itself,
-# so it needs rows to be learned from.
+# Integers are categories where there are at most this many different ones, and each occurs in 20 rows on average. Ratings,
+# months and codes of levels are such; ages and most counts are not. A category costs one decoder output and is learned by
+# itself, so it needs rows to be learned from.
 _MAX_INTEGER_CATEGORIES, _ROWS_PER_CATEGORY = 12, 20
 # Text has no other likelihood, so more categories are allowed. Text that differs in more than half of the rows names them.
 _MAX_TEXT_CATEGORIES, _MAX_TEXT_SHARE = 1000, 0.5
@@ -206,7 +206,9 @@ def parse_columns(settings: Sequence[str]) -> dict[str, str]:
     """
     chosen: dict[str, str] = {}
     for setting in settings:
-        pairs = [setting.rsplit("=", 1)] if "=" in setting and not Path(setting).is_file() else list(_read_file(setting).items())
+        pairs = (
+            [setting.rsplit("=", 1)] if "=" in setting and not Path(setting).is_file() else list(_read_file(setting).items())
+        )
         for name, likelihood in pairs:
             name, likelihood = name.strip(), likelihood.strip()
             if name in chosen and chosen[name] != likelihood:

@@ -60,8 +60,8 @@ class Dataset(NamedTuple):
       train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part, bool; None in all parts
         where no entry is missing. The examples hold 0 at missing entries. The mean and the spread are over observed entries.
       missing_on_disk: NaN marks missing entries of the training `Rows`, which have no mask in memory.
-      column_types: types of the columns of a mixed table, whose text is stored as category codes. `data.to_table` turns examples
-        into a table of these types. None: the data are no mixed table.
+      column_types: types of the columns of a mixed table, whose text is stored as category codes. `data.to_table` turns
+        examples into a table of these types. None: the data are not a mixed table.
     """
 
     name: str

@@ -1,3 +1,4 @@
+from . import mixed as mixed
 from .base import DISCRETE as DISCRETE
 from .base import ColumnGroup as ColumnGroup
 from .base import DecoderOutput as DecoderOutput
@@ -5,15 +6,12 @@ from .base import Likelihood as Likelihood
 from .base import Support as Support
 from .base import check_factorizes as check_factorizes
 from .base import from_log_prob as from_log_prob
+from .base import inside_support as inside_support
 from .base import observed_log_prob as observed_log_prob
 from .base import outside_support as outside_support
 from .binary import bernoulli as bernoulli
 from .binary import bernoulli_log_prob as bernoulli_log_prob
 from .binary import bernoulli_log_prob_from_probs as bernoulli_log_prob_from_probs
-from . import mixed as mixed
-from .mixed import category_probs as category_probs
-from .mixed import columns as columns
-from .mixed import outside_columns as outside_columns
 from .counts import negative_binomial as negative_binomial
 from .counts import negative_binomial_log_prob as negative_binomial_log_prob
 from .counts import poisson as poisson
@@ -22,6 +20,9 @@ from .levels import categorical as categorical
 from .levels import categorical_log_prob as categorical_log_prob
 from .levels import discretized_logistic as discretized_logistic
 from .levels import discretized_logistic_log_prob as discretized_logistic_log_prob
+from .mixed import category_probs as category_probs
+from .mixed import columns as columns
+from .mixed import outside_columns as outside_columns
 from .mixtures import logistic_mixture as logistic_mixture
 from .mixtures import logistic_mixture_log_prob as logistic_mixture_log_prob
 from .mixtures import logistic_mixture_rgb as logistic_mixture_rgb

@@ -170,11 +170,17 @@ def observed_log_prob(
     check_factorizes(likelihood)
     assert likelihood.log_prob_per_entry is not None
     flat = mask.reshape(-1)  # with a trailing axis of one channel XLA does not vectorize on CPU
-    inside = jnp.where(flat, x.reshape(-1), jnp.asarray(likelihood.inside or INSIDE[likelihood.support], x.dtype)).reshape(x.shape)
+    inside = inside_support(likelihood, x, mask)
     per_entry = likelihood.log_prob_per_entry(output, inside)
     if per_entry.shape != mask.shape:
         raise ValueError(f"log_prob_per_entry: expected the shape {mask.shape} of the event, got {per_entry.shape}.")
     return jnp.sum(jnp.where(flat, per_entry.reshape(-1), 0))
+
+
+def inside_support(likelihood: Likelihood, x: Real[Array, "*event"], mask: Bool[Array, "*event"]) -> Real[Array, "*event"]:
+    """Returns the example with numbers inside the support of the likelihood in place of missing entries."""
+    numbers = jnp.asarray(likelihood.inside or INSIDE[likelihood.support], x.dtype)
+    return jnp.where(mask.reshape(-1), x.reshape(-1), numbers).reshape(x.shape)
 
 
 def entrywise(terms: Callable[..., Array], *inputs: ArrayLike) -> Array:

@@ -47,9 +47,9 @@ COLUMNS = Setting(
     "columns",
     tuple[str, ...],
     (),
-    "Likelihood of each column of a table, as COLUMN=LIKELIHOOD, such as age=gaussian, or a JSON file {column: likelihood}; none "
-    "leaves a column out. Columns that are not named get the likelihood that their values suggest. auto: the same, or bernoulli "
-    "where it suits every column.",
+    "Likelihood of each column of a table, as COLUMN=LIKELIHOOD, such as age=gaussian, or a JSON file {column: likelihood}. "
+    "COLUMN=none leaves a column out. Columns that are not named get the likelihood that their values suggest. auto: the same, "
+    "or bernoulli where it suits every column.",
 )
 _LEARNED = ("shared", "per_column", "per_pixel")
 

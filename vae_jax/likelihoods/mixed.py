@@ -149,7 +149,9 @@ def _checked_order(parts: Sequence[_Part]) -> np.ndarray:
             )
         for name, numbers in (("values", group.values), ("frequencies", group.frequencies)):
             if numbers and [len(row) for row in numbers] != [likelihood.num_levels] * len(group.columns):
-                raise UserError(f"columns: expected {name} with {likelihood.num_levels} numbers for each column of {group.columns}.")
+                raise UserError(
+                    f"columns: expected {name} with {likelihood.num_levels} numbers for each column of {group.columns}."
+                )
     return order
 
 
@@ -367,4 +369,3 @@ def outside_columns(
         if len(others := np.setdiff1d(present, np.asarray(allowed, np.float32))):
             return f"{name}: {own.name} expects one of {own.num_levels} values that it knows, got {others[0]:g}"
     return None
-

@@ -15,9 +15,7 @@ if TYPE_CHECKING:  # pyarrow is an optional dependency
 _LARGEST_EXACT = 2**24  # of float32
 
 
-def mixed_columns(
-    name: str, table: "pyarrow.Table", columns: Sequence[str]
-) -> tuple[np.ndarray, tuple[ColumnType, ...]]:
+def mixed_columns(name: str, table: "pyarrow.Table", columns: Sequence[str]) -> tuple[np.ndarray, tuple[ColumnType, ...]]:
     """Returns columns of a table as numbers, with their types.
 
     Text becomes the codes 0, 1, 2, ... of its categories, in sorted order, or in the order of a categorical column of pandas.
@@ -82,9 +80,7 @@ def _column(name: str, column: str, values: "pyarrow.ChunkedArray") -> tuple[np.
     return np.where(is_missing, np.nan, np.asarray(filled.to_numpy(), np.float64)), ColumnType(column, None, dtype)
 
 
-def _text_column(
-    name: str, column: str, values: "pyarrow.ChunkedArray", is_dictionary: bool
-) -> tuple[np.ndarray, ColumnType]:
+def _text_column(name: str, column: str, values: "pyarrow.ChunkedArray", is_dictionary: bool) -> tuple[np.ndarray, ColumnType]:
     """Returns the codes of a column of text, and its type with the categories."""
     try:
         encoded = (values if is_dictionary else values.dictionary_encode()).unify_dictionaries().combine_chunks()

@@ -15,6 +15,7 @@ from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
+from vae_jax.example import event_of
 from vae_jax.model import VAE, Params, sample_prior
 from vae_jax.report.html import Quantity, Record
 from vae_jax.report.run.events.panels import displayed_kind, displayed_shape
@@ -120,7 +121,7 @@ class _Display(NamedTuple):
     shape: tuple[int, ...]
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
-        return self.reshape((np.asarray(x, np.float64) - self.low) / max(self.high - self.low, 1e-12))
+        return self.reshape((np.asarray(event_of(x), np.float64) - self.low) / max(self.high - self.low, 1e-12))
 
     def reshape(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), *self.shape)

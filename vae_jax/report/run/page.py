@@ -14,6 +14,7 @@ from vae_jax.report.run import content, evaluation_table, figures, latent, laten
 from vae_jax.report.run.content import Pictures, total_captions
 from vae_jax.report.run.events import sections as event_sections
 from vae_jax.report.run.events.panels import displayed_kind
+from vae_jax.report.run.events.table_sections import table_sections
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.runs import Run, read_config
 from vae_jax.runs.in_words import describe_network, repeat_command
@@ -29,11 +30,13 @@ def write_report(run: Run) -> Path:
     network = f"{describe_network(config)}, {config.likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
     lead = f"{html.describe_data(dataset, description['data'])} {network}"
     command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
+    pictures = content.pictures(run)
     body = [
         html.notes([*run.notes, *_observations(run), *evaluation_table.warnings(run)]),
         html.quantity_table(content.quantities(run)),
         evaluation_table.section(run),
-        html.write_sections(_sections(run), run.path / "figures"),
+        table_sections(run, pictures),
+        html.write_sections(_sections(run, pictures), run.path / "figures"),
         html.repeat_section("run", command, description),
     ]
     title = f"{dataset} · {config.likelihood} · vae_jax"
@@ -47,9 +50,8 @@ def _observations(run: Run) -> list[str]:
     return [f"{text[0].upper()}{text[1:]}"] if text else []
 
 
-def _sections(run: Run) -> list[Section]:
+def _sections(run: Run, pictures: Pictures) -> list[Section]:
     """Returns the figures in the order of the page."""
-    pictures = content.pictures(run)
     return [
         *_training_sections(run),
         *(_image_sections(run, pictures) if _has_images(run) else event_sections.example_sections(run, pictures)),
