@@ -72,6 +72,6 @@ def describe_columns(plans: "Sequence[ColumnPlan]", has_labels: bool) -> str:
     if has_labels:
         lines.append("The column of labels is not part of the examples. Name it with a likelihood to model it as well.")
     lines.append(
-        "To change a likelihood use `columns=COLUMN=LIKELIHOOD`, or a JSON file {column: likelihood}; none leaves it out."
+        "To change one use `columns=COLUMN=LIKELIHOOD`, or a JSON file {column: likelihood}. none leaves a column out."
     )
     return with_options("\n".join(lines))

@@ -175,8 +175,8 @@ def _to_levels(group: ColumnGroup, x: Float[Array, "columns"]) -> Float[Array, "
     """Converts the numbers of a group of integer levels to positions 0 ... K - 1, linearly between its values."""
     if not group.values:
         return x
-    values = jnp.asarray(group.values, x.dtype)
-    return jax.vmap(jnp.interp, in_axes=(0, 0, None))(x, values, jnp.arange(values.shape[1], dtype=x.dtype))
+    values = jnp.asarray(group.values, jnp.float32)
+    return _interpolate(x, values, jnp.broadcast_to(jnp.arange(values.shape[1]), values.shape))
 
 
 def _to_values(group: ColumnGroup, x: Float[Array, "columns"]) -> Float[Array, "columns"]:
@@ -187,8 +187,15 @@ def _to_values(group: ColumnGroup, x: Float[Array, "columns"]) -> Float[Array, "
     levels = x * (num_levels - 1)
     if not group.values:
         return levels
-    numbers = jnp.asarray(group.values, levels.dtype)
-    return jax.vmap(jnp.interp, in_axes=(0, None, 0))(levels, jnp.arange(num_levels, dtype=levels.dtype), numbers)
+    numbers = jnp.asarray(group.values, jnp.float32)
+    return _interpolate(levels, jnp.broadcast_to(jnp.arange(num_levels), numbers.shape), numbers)
+
+
+def _interpolate(x: Float[Array, "columns"], old: Array, new: Array) -> Float[Array, "columns"]:
+    """Maps the number of each column from the old scale to the new one, which are tables (columns, points)."""
+    # In float32, because jnp.interp of JAX 0.10 fails on bfloat16 ("data type bfloat16 not inexact").
+    wide = (x.astype(jnp.float32), old.astype(jnp.float32), new.astype(jnp.float32))
+    return jax.vmap(jnp.interp)(*wide).astype(x.dtype)
 
 
 def _log_prob(part: _Part, output: DecoderOutput, x: Array) -> Array:

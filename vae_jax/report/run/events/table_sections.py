@@ -72,7 +72,7 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def column_nats(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the log-likelihood of each entry of the test set in nats, and the mask of observed entries, (examples, columns)."""
+    """Returns the log-likelihood of each entry of the test set in nats and the mask of observed ones, (examples, columns)."""
     built = run.built
     key = evaluation_key(built.config.test_seed)
     nats = jax.jit(lambda params, test: entry_log_likelihoods(key, built.vae, params, test, to_input=built.data.eval_input))(
@@ -103,9 +103,9 @@ def _nats_section(run: Run, names: Sequence[str]) -> str:
     header = ("column", "likelihood", "nats per example", "nats per observed entry", "observed")
     total = f"{per_example.sum():z.3f}".replace("-", "−")
     caption = (
-        f"E log p(x_d|z) of each column d on the {len(nats):,} test examples, with one draw of z for each. The columns add up to "
-        f"{total} nats per example, the log-likelihood at the top. Columns of real numbers have densities, whose nats depend on "
-        f"the unit of the column; those of the other columns are at most 0.{_shown(names)}"
+        f"E log p(x_d|z) of each column d on the {len(nats):,} test examples, with one draw of z for each. The columns add up "
+        f"to {total} nats per example, the log-likelihood at the top. Columns of real numbers have densities, whose nats depend "
+        f"on the unit of the column. Nats of the other columns are at most 0.{_shown(names)}"
     )
     figure = _bars([per_entry[i] for i in shown], entry_names((len(names),), tuple(names))[: len(shown)])
     section = Section("column_nats", "Log-likelihood of each column", caption, figure)
