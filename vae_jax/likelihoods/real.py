@@ -15,11 +15,10 @@ from vae_jax.likelihoods.base import (
     DecoderOutput,
     Likelihood,
     check_positive,
-    column_starts,
     entrywise,
     natural_log,
-    second_parameter,
 )
+from vae_jax.likelihoods.second_parameter import column_starts, second_parameter
 
 Scale = float | Literal["shared", "per_column", "per_pixel"]
 # A scale for each column or pixel is kept above exp(-6) times its initial value, because the density of a pixel that never
