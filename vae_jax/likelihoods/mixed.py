@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from vae_jax._numerics.arrays import promote
 from vae_jax.errors import UserError
-from vae_jax.likelihoods.base import INSIDE, ColumnGroup, DecoderOutput, Likelihood, check_factorizes, outside_support
+from vae_jax.likelihoods.base import INSIDE, ColumnGroup, DecoderOutput, Likelihood, outside_support
 
 _STANDARDIZED = ("real", "levels")  # supports of columns that the encoder sees standardized
 
@@ -73,7 +73,9 @@ def columns(groups: Sequence[ColumnGroup | tuple[Likelihood, Sequence[int]]]) ->
     num_outputs, shared_start = parts[-1].outputs.stop, sum((part.group.likelihood.shared_start for part in parts), ())
     values: dict[int, float] = {}
     for part in parts:
-        lowest = part.group.values or ((INSIDE[part.group.likelihood.support],),) * len(part.group.columns)
+        inside = part.group.likelihood.inside or (INSIDE[part.group.likelihood.support],)
+        inside = inside * len(part.group.columns) if len(inside) == 1 else inside
+        lowest = part.group.values or [(number,) for number in inside]
         values |= {column: numbers[0] for column, numbers in zip(part.group.columns, lowest, strict=True)}
 
     def joined(arrays: Sequence[Array]) -> Array:
@@ -142,10 +144,10 @@ def _checked_order(parts: Sequence[_Part]) -> np.ndarray:
         )
     for part in parts:
         group, likelihood = part.group, part.group.likelihood
-        check_factorizes(likelihood)
-        if likelihood.mean_given is not None or likelihood.groups:
+        if likelihood.log_prob_per_entry is None or likelihood.groups:
             raise UserError(
-                f"columns: {likelihood.name} does not factorize over the columns. Use exposure='none', and one level of groups."
+                f"columns: {likelihood.name} does not factorize over the columns of a group. {likelihood.dependence}",
+                fix="Use a likelihood whose entries are independent given z.",
             )
         for name, numbers in (("values", group.values), ("frequencies", group.frequencies)):
             if numbers and [len(row) for row in numbers] != [likelihood.num_levels] * len(group.columns):

@@ -133,7 +133,7 @@ def recoded(name: str, examples: np.ndarray, types: Sequence[ColumnType], common
         lookup = np.array([codes.get(category, -1) for category in own.categories], np.float64)
         changed = examples.astype(np.float64) if changed is None else changed
         changed[:, i] = np.where(np.isnan(values), np.nan, lookup[np.where(np.isnan(values), 0, values).astype(int)])
-    return examples if changed is None else changed
+    return examples if changed is None else changed.astype(examples.dtype)
 
 
 def union_of_types(types: Sequence[Sequence[ColumnType]]) -> tuple[ColumnType, ...]:

@@ -104,8 +104,8 @@ def _nats_section(run: Run, names: Sequence[str]) -> str:
     total = f"{per_example.sum():z.3f}".replace("-", "−")
     caption = (
         f"E log p(x_d|z) of each column d on the {len(nats):,} test examples, with one draw of z for each. The columns add up "
-        f"to {total} nats per example, the log-likelihood at the top. Columns of real numbers have densities, whose nats depend "
-        f"on the unit of the column. Nats of the other columns are at most 0.{_shown(names)}"
+        f"to {total} nats per example, the log-likelihood at the top. Columns of real numbers have densities, so their nats "
+        f"depend on the unit of the column. Nats of the other columns are at most 0.{_shown(names)}"
     )
     figure = _bars([per_entry[i] for i in shown], entry_names((len(names),), tuple(names))[: len(shown)])
     section = Section("column_nats", "Log-likelihood of each column", caption, figure)
