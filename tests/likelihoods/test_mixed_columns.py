@@ -122,8 +122,10 @@ def test_permuting_columns_permutes_their_nats():
 def test_draws_and_means_are_values_of_the_table():
     keys = jax.random.split(jax.random.key(0), 4000)
     draws = np.asarray(jax.jit(jax.vmap(lambda key: LIKELIHOOD.sample(key, (jnp.asarray(OUTPUT), jnp.asarray(SHARED)))))(keys))
-    assert set(np.unique(draws[:, 0])) == {0, 1} and set(np.unique(draws[:, 5])) == {1, 3, 7}
-    assert set(np.unique(draws[:, 2])) == {0, 1, 2} and (draws[:, 3] == np.round(draws[:, 3])).all()
+    assert set(np.unique(draws[:, 0])) == {0, 1}
+    assert set(np.unique(draws[:, 5])) == {1, 3, 7}
+    assert set(np.unique(draws[:, 2])) == {0, 1, 2}
+    assert (draws[:, 3] == np.round(draws[:, 3])).all()
     frequencies = [np.mean(draws[:, 5] == value) for value in (1, 3, 7)]
     probs = np.exp(softmax(OUTPUT[2:5]))
     assert (np.abs(frequencies - probs) < 5 * np.sqrt(probs * (1 - probs) / 4000)).all()  # fails once in 10^6 keys
