@@ -98,11 +98,8 @@ def _make(kind: Any, config: Config, facts: TrainingData) -> Any:
 def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     """Makes the likelihood that the configuration names; a learned scale starts at the spread of the training data."""
     config, dataset, plans = with_planned_columns(config, dataset)
-    if plans:
-        kept = [plan for plan in plans if plan.likelihood != column_proposals.LEFT_OUT]
-        facts = training_data(config, dataset)._replace(columns=column_proposals.column_facts(dataset, kept))
-        return _make("likelihood", config, facts)
-    return _make("likelihood", config, training_data(config, dataset))
+    facts = training_data(config, dataset)._replace(columns=column_proposals.column_facts(dataset, plans))
+    return _make("likelihood", config, facts)
 
 
 # Settings of `data.load` in a configuration. A data set that is passed to `build` has them already.
@@ -254,10 +251,7 @@ def build(
     dataset = load_dataset(config, data_dir) if dataset is None else dataset
     config, dataset, plans = with_planned_columns(config, dataset, data_dir)
     config = _with_channels(config, dataset.data_shape)
-    facts = training_data(config, dataset)
-    if plans:
-        kept = [plan for plan in plans if plan.likelihood != column_proposals.LEFT_OUT]
-        facts = facts._replace(columns=column_proposals.column_facts(dataset, kept))
+    facts = training_data(config, dataset)._replace(columns=column_proposals.column_facts(dataset, plans))
     bundle: Likelihood = _make("likelihood", config, facts) if likelihood is None else _as_likelihood(likelihood)
     loss: AnyObjective = _make("objective", config, facts) if objective is None else objective
     data.check_support(dataset, bundle, config.binarization, config.dequantize)

@@ -12,6 +12,7 @@ import scipy.special
 import scipy.stats
 
 from vae_jax import likelihoods
+from vae_jax.data import outside_columns
 from vae_jax.errors import UserError
 from vae_jax.example import Example
 from vae_jax.likelihoods import ColumnGroup, mixed
@@ -185,11 +186,11 @@ def test_groups_that_are_no_table_are_refused(groups, message):
 
 
 def test_values_outside_of_a_column_are_named():
-    assert likelihoods.outside_columns(LIKELIHOOD, X) is None
+    assert outside_columns(LIKELIHOOD, X) is None
     wrong = X.copy()
     wrong[1, 5] = 2
-    assert "'stars': categorical" in str(likelihoods.outside_columns(LIKELIHOOD, wrong, names=[*"abcde", "stars"]))
-    assert likelihoods.outside_columns(LIKELIHOOD, wrong, mask=wrong != 2) is None
+    assert "'stars': categorical" in str(outside_columns(LIKELIHOOD, wrong, names=[*"abcde", "stars"]))
+    assert outside_columns(LIKELIHOOD, wrong, mask=wrong != 2) is None
     wrong = X.copy()
     wrong[0, 3] = -1
-    assert "column 3: negative_binomial expects counts" in str(likelihoods.outside_columns(LIKELIHOOD, wrong))
+    assert "column 3: negative_binomial expects counts" in str(outside_columns(LIKELIHOOD, wrong))

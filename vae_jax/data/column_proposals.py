@@ -172,8 +172,8 @@ def _identifies_rows(name: str, observed: np.ndarray, distinct: np.ndarray) -> b
     """Returns whether whole numbers only identify the rows."""
     if len(distinct) < len(observed) or len(observed) < _MIN_IDENTIFIED_ROWS:
         return False
-    words = name.strip().lower().replace("-", "_").replace(" ", "_")
-    is_named = words in _IDENTIFIERS or words.endswith("_id")
+    text = name.strip().lower().replace("-", "_").replace(" ", "_")
+    is_named = text in _IDENTIFIERS or text.endswith("_id")
     return is_named or float(distinct[-1]) - float(distinct[0]) == len(distinct) - 1
 
 
@@ -292,45 +292,43 @@ def plan_columns(dataset: Dataset, settings: Sequence[str]) -> tuple[ColumnPlan,
 
 def _check_suits(name: str, kind: ColumnType, likelihood: str, distinct: np.ndarray) -> None:
     """Raises `UserError` where the values of a column are not those of its likelihood."""
-    own, _ = split_likelihood(kind.name, likelihood)
-    if own == LEFT_OUT:
+    family, _ = split_likelihood(kind.name, likelihood)
+    if family == LEFT_OUT:
         return
     if not len(distinct):
         raise UserError(f"{name}: the column {kind.name!r} has no values.", field="columns", fix=f"Use {kind.name}={LEFT_OUT}.")
     is_whole, low, high = bool(np.array_equal(distinct, np.round(distinct))), float(distinct[0]), float(distinct[-1])
     problem, expected = "", ""
-    if kind.categories is not None and own != "categorical" and not (own == "bernoulli" and len(kind.categories) == 2):
+    if kind.categories is not None and family != "categorical" and not (family == "bernoulli" and len(kind.categories) == 2):
         problem, expected = "text", "numbers"
-    elif own == "bernoulli" and not set(distinct.tolist()) <= {0, 1}:
+    elif family == "bernoulli" and not set(distinct.tolist()) <= {0, 1}:
         problem, expected = f"{low:g} to {high:g}" + ("" if is_whole else " with fractions"), "zeros and ones"
-    elif own == "categorical" and (not 2 <= len(distinct) <= _MAX_CATEGORIES or not is_whole):
+    elif family == "categorical" and (not 2 <= len(distinct) <= _MAX_CATEGORIES or not is_whole):
         what = f"{len(distinct)} different values" if is_whole else f"numbers with fractions, {low:g} to {high:g}"
         problem, expected = what, f"2 to {_MAX_CATEGORIES:,} different whole numbers or texts"
-    elif own in ("poisson", "negative_binomial", "zero_inflated_negative_binomial") and (low < 0 or not is_whole):
+    elif family in ("poisson", "negative_binomial", "zero_inflated_negative_binomial") and (low < 0 or not is_whole):
         problem, expected = f"{low:g} to {high:g}" + ("" if is_whole else " with fractions"), "counts (whole numbers >= 0)"
-    elif own == "continuous_bernoulli" and (low < 0 or high > 1):
+    elif family == "continuous_bernoulli" and (low < 0 or high > 1):
         problem, expected = f"{low:g} to {high:g}", "numbers in [0, 1]"
     if problem:
-        text = f"{name}: the column {kind.name!r} has {problem}, and {own} expects {expected}."
+        text = f"{name}: the column {kind.name!r} has {problem}, and {family} expects {expected}."
         raise UserError(text, field="columns", fix=f"Choose a different likelihood for it, or {kind.name}={LEFT_OUT}.")
 
 
 def column_facts(dataset: Dataset, plans: Sequence[ColumnPlan]) -> tuple[ColumnFacts, ...]:
-    """Returns the facts about the columns of a data set that has the planned columns, in their order."""
+    """Returns the facts about the columns of a data set, from which those without a likelihood are left out already."""
     facts = []
-    for i, plan in enumerate(plans):
-        own, number = split_likelihood(plan.name, plan.likelihood)
+    for i, plan in enumerate(plan for plan in plans if plan.likelihood != LEFT_OUT):
+        family, number = split_likelihood(plan.name, plan.likelihood)
         train = _observed(dataset, i, ("train",)).astype(np.float64)
         mean, std = (float(train.mean()), float(train.std())) if len(train) else (0.0, 1.0)
         std = std if std > 1e-9 * abs(mean) else 1.0
         values, counts = (), ()
-        if own == "categorical":
+        if family == "categorical":
             kind = types_of(dataset)[i]
             present = np.unique(_observed(dataset, i))
             values = np.arange(len(kind.categories)) if kind.categories is not None else present
             counts = [(train == value).sum() for value in values]
-        total = max(len(train), 1)
-        facts.append(
-            ColumnFacts(plan.name, own, number, mean, std, tuple(map(float, values)), tuple(float(c / total) for c in counts))
-        )
+        shares = tuple(float(count / max(len(train), 1)) for count in counts)
+        facts.append(ColumnFacts(plan.name, family, number, mean, std, tuple(map(float, values)), shares))
     return tuple(facts)

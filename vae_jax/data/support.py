@@ -5,13 +5,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from vae_jax.data.column_support import outside_columns
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import is_image
 from vae_jax.data.on_disk import Rows, chunks, value_range
 from vae_jax.data.readers.listing import joined
 from vae_jax.data.sparse import SparseRows
 from vae_jax.errors import UserError
-from vae_jax.likelihoods import Likelihood, outside_columns, outside_support
+from vae_jax.likelihoods import Likelihood, outside_support
 
 _USE_GAUSSIAN, _USE_COUNTS = '`likelihood="gaussian"`', '`likelihood="negative_binomial"`'
 _NOT_COUNTS = f"Use {_USE_GAUSSIAN} for data that are not counts."

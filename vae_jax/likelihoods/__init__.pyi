@@ -22,7 +22,6 @@ from .levels import discretized_logistic as discretized_logistic
 from .levels import discretized_logistic_log_prob as discretized_logistic_log_prob
 from .mixed import category_probs as category_probs
 from .mixed import columns as columns
-from .mixed import outside_columns as outside_columns
 from .mixtures import logistic_mixture as logistic_mixture
 from .mixtures import logistic_mixture_log_prob as logistic_mixture_log_prob
 from .mixtures import logistic_mixture_rgb as logistic_mixture_rgb

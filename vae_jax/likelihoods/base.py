@@ -322,8 +322,9 @@ def from_log_prob(log_prob: Callable[[DecoderOutput, Array], Array], **fields: U
     name: str = getattr(log_prob, "__name__", "custom")
     likelihood = Likelihood(name, log_prob, mean=identity, sample=lambda key, output: output, support="real")
     likelihood = likelihood._replace(**fields)
-    if likelihood.support not in get_args(Support):
-        raise ValueError(f"from_log_prob: expected support among {', '.join(get_args(Support))}, got {likelihood.support!r}.")
+    supports = [support for support in get_args(Support) if support != "mixed"]  # which needs groups, see `columns`
+    if likelihood.support not in supports:
+        raise ValueError(f"from_log_prob: expected support among {', '.join(supports)}, got {likelihood.support!r}.")
     return likelihood
 
 

@@ -1,17 +1,17 @@
 """Likelihood of mixed tables: each column, or group of columns, has a likelihood of its own."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Real
+from jaxtyping import Array, Float, Real
 
 from vae_jax._numerics.arrays import promote
 from vae_jax.errors import UserError
-from vae_jax.likelihoods.base import INSIDE, ColumnGroup, DecoderOutput, Likelihood, outside_support
+from vae_jax.likelihoods.base import INSIDE, ColumnGroup, DecoderOutput, Likelihood
 
 _STANDARDIZED = ("real", "levels")  # supports of columns that the encoder sees standardized
 
@@ -69,51 +69,66 @@ def columns(groups: Sequence[ColumnGroup | tuple[Likelihood, Sequence[int]]]) ->
       Nazabal et al. (2020), "Handling incomplete heterogeneous data using VAEs", equation 5.
     """
     parts = list(_parts(tuple(ColumnGroup(*group) for group in groups)))
-    order = _checked_order(parts)
-    num_outputs, shared_start = parts[-1].outputs.stop, sum((part.group.likelihood.shared_start for part in parts), ())
-    values: dict[int, float] = {}
-    for part in parts:
-        inside = part.group.likelihood.inside or (INSIDE[part.group.likelihood.support],)
-        inside = inside * len(part.group.columns) if len(inside) == 1 else inside
-        lowest = part.group.values or [(number,) for number in inside]
-        values |= {column: numbers[0] for column, numbers in zip(part.group.columns, lowest, strict=True)}
-
-    def joined(arrays: Sequence[Array]) -> Array:
-        return jnp.concatenate(arrays)[np.argsort(order)]
-
-    def per_entry(output: DecoderOutput, x: Array) -> Array:
-        return joined([_log_prob(part, own, x) for part, own in _outputs(parts, output)])
-
-    def log_prob(output: DecoderOutput, x: Real[ArrayLike, "columns"]) -> Float[Array, ""]:
-        (x,), dtype = promote(x)
-        if x.shape != order.shape:
-            raise ValueError(f"columns: expected one example of shape {order.shape}, got shape {x.shape}. Use jax.vmap.")
-        return jnp.sum(per_entry(output, x)).astype(dtype)
-
-    def sample(key: Array, output: DecoderOutput) -> Array:
-        keys = jax.random.split(key, len(parts))
-        draws = [part.group.likelihood.sample(keys[i], own) for i, (part, own) in enumerate(_outputs(parts, output))]
-        return joined([_to_values(part.group, draw) for part, draw in zip(parts, draws, strict=True)])
-
-    def output_for_mean(mean: Array) -> Array:
-        return jnp.concatenate([_start(part.group, mean[np.array(part.group.columns)]).reshape(-1) for part in parts])
-
+    _check_groups(parts)
     return Likelihood(
         name="columns",
-        log_prob=log_prob,
-        mean=lambda output: joined([_mean(part.group, own) for part, own in _outputs(parts, output)]),
-        sample=sample,
+        log_prob=partial(_sum_of_columns, parts),
+        mean=lambda output: _in_order(parts, [_mean(part.group, decoded) for part, decoded in _outputs(parts, output)]),
+        sample=partial(_sample, parts),
         support="mixed",
-        shared_start=shared_start,
-        output_for_mean=output_for_mean,
+        shared_start=sum((part.group.likelihood.shared_start for part in parts), ()),
+        output_for_mean=lambda mean: jnp.concatenate([_start(part.group, mean).reshape(-1) for part in parts]),
         shared_values=lambda learned: jnp.concatenate(
             [jnp.ravel(part.group.likelihood.shared_values(learned[part.shared])) for part in parts if _num_shared(part.group)]
         ),
-        log_prob_per_entry=per_entry,
-        num_outputs=num_outputs,
-        inside=tuple(values[column] for column in range(len(order))),
+        log_prob_per_entry=partial(_per_column, parts),
+        num_outputs=parts[-1].outputs.stop,
+        inside=_inside(parts),
         groups=tuple(part.group for part in parts),
     )
+
+
+def _width(parts: Sequence[_Part]) -> int:
+    return sum(len(part.group.columns) for part in parts)
+
+
+def _in_order(parts: Sequence[_Part], arrays: Sequence[Array]) -> Array:
+    """Joins the numbers of the groups in the order of the columns."""
+    order = [column for part in parts for column in part.group.columns]
+    return jnp.concatenate(arrays)[jnp.asarray(sorted(range(len(order)), key=order.__getitem__))]
+
+
+def _per_column(parts: Sequence[_Part], output: DecoderOutput, x: Array) -> Array:
+    """Computes log p(x_d|z) of each column."""
+    return _in_order(parts, [_log_prob(part, decoded, x) for part, decoded in _outputs(parts, output)])
+
+
+def _sum_of_columns(parts: Sequence[_Part], output: DecoderOutput, x: Real[ArrayLike, "columns"]) -> Float[Array, ""]:
+    """Computes log p(x|z) of one example."""
+    (x,), dtype = promote(x)
+    if x.shape != (_width(parts),):
+        raise ValueError(f"columns: expected one example of shape {(_width(parts),)}, got shape {x.shape}. Use jax.vmap.")
+    return jnp.sum(_per_column(parts, output, x)).astype(dtype)
+
+
+def _sample(parts: Sequence[_Part], key: Array, output: DecoderOutput) -> Array:
+    """Draws one example."""
+    keys = jax.random.split(key, len(parts))
+    decoded_parts = zip(keys, _outputs(parts, output), strict=True)
+    draws = [_to_values(part.group, part.group.likelihood.sample(key, decoded)) for key, (part, decoded) in decoded_parts]
+    return _in_order(parts, draws)
+
+
+def _inside(parts: Sequence[_Part]) -> tuple[float, ...]:
+    """Returns a number in the support of each column."""
+    numbers: dict[int, float] = {}
+    for part in parts:
+        group = part.group
+        default = group.likelihood.inside or (INSIDE[group.likelihood.support],)
+        default = default * len(group.columns) if len(default) == 1 else default
+        lowest = [values[0] for values in group.values] or default
+        numbers |= dict(zip(group.columns, lowest, strict=True))
+    return tuple(numbers[column] for column in range(len(numbers)))
 
 
 def _parts(groups: tuple[ColumnGroup, ...]) -> Iterator[_Part]:
@@ -130,17 +145,12 @@ def _num_shared(group: ColumnGroup) -> int:
     return len(group.likelihood.shared_start)
 
 
-def _checked_order(parts: Sequence[_Part]) -> np.ndarray:
-    """Returns the columns of all groups one after the other.
-
-    Raises:
-      UserError: see `columns`.
-    """
-    order = np.array([column for part in parts for column in part.group.columns], int)
-    if not len(order) or sorted(order.tolist()) != list(range(len(order))):
+def _check_groups(parts: Sequence[_Part]) -> None:
+    """Raises `UserError` for groups that do not make up a table (see `columns`)."""
+    order = [column for part in parts for column in part.group.columns]
+    if not order or sorted(order) != list(range(len(order))):
         raise UserError(
-            f"columns: expected each of the columns 0 to D - 1 in one group, got {sorted(order.tolist())}. Name every column "
-            "once."
+            f"columns: expected each of the columns 0 to D - 1 in one group, got {sorted(order)}. Name every column once."
         )
     for part in parts:
         group, likelihood = part.group, part.group.likelihood
@@ -154,7 +164,6 @@ def _checked_order(parts: Sequence[_Part]) -> np.ndarray:
                 raise UserError(
                     f"columns: expected {name} with {likelihood.num_levels} numbers for each column of {group.columns}."
                 )
-    return order
 
 
 def _outputs(parts: Sequence[_Part], output: DecoderOutput) -> list[tuple[_Part, DecoderOutput]]:
@@ -202,11 +211,11 @@ def _interpolate(x: Float[Array, "columns"], old: Array, new: Array) -> Float[Ar
 
 def _log_prob(part: _Part, output: DecoderOutput, x: Array) -> Array:
     """Computes log p of each column of a group."""
-    group, own = part.group, x[np.array(part.group.columns)]
+    group, numbers = part.group, x[jnp.asarray(part.group.columns)]
     assert group.likelihood.log_prob_per_entry is not None
     if group.likelihood.num_levels is not None:
-        own = jnp.round(_to_levels(group, own)) / (group.likelihood.num_levels - 1)
-    return group.likelihood.log_prob_per_entry(output, own)
+        numbers = jnp.round(_to_levels(group, numbers)) / (group.likelihood.num_levels - 1)
+    return group.likelihood.log_prob_per_entry(output, numbers)
 
 
 def _mean(group: ColumnGroup, output: DecoderOutput) -> Array:
@@ -219,7 +228,8 @@ def _mean(group: ColumnGroup, output: DecoderOutput) -> Array:
 
 
 def _start(group: ColumnGroup, mean: Array) -> Array:
-    """Returns the decoder outputs of a group that predict the mean, or the frequencies where they are known."""
+    """Returns the decoder outputs of a group that predict the mean of all columns, or the frequencies where they are known."""
+    mean = mean[jnp.asarray(group.columns)]
     if group.frequencies:
         # A category that is in the test set alone starts at 1/1000 of the most frequent one rather than at minus infinity.
         frequencies = jnp.asarray(group.frequencies, mean.dtype)
@@ -258,9 +268,9 @@ def category_probs(likelihood: Likelihood, output: DecoderOutput) -> dict[int, F
       The probabilities by column, in the order of `ColumnGroup.values`. They sum to one.
     """
     probs: dict[int, Array] = {}
-    for part, own in _outputs(list(_parts(likelihood.groups)), output):
+    for part, logits in _outputs(list(_parts(likelihood.groups)), output):
         if is_nominal(part.group):
-            probs |= dict(zip(part.group.columns, jax.nn.softmax(own, axis=-1), strict=True))  # pyright: ignore
+            probs |= dict(zip(part.group.columns, jax.nn.softmax(logits, axis=-1), strict=True))  # pyright: ignore
     return probs
 
 
@@ -269,12 +279,14 @@ def num_features(likelihood: Likelihood) -> int:
     return len(feature_columns(likelihood))
 
 
-def feature_columns(likelihood: Likelihood) -> np.ndarray:
-    """Returns the column that each input of the encoder belongs to, (features,)."""
-    repeats = [
-        np.repeat(group.columns, group.likelihood.num_levels or 1 if is_nominal(group) else 1) for group in likelihood.groups
-    ]
-    return np.concatenate(repeats)
+def feature_columns(likelihood: Likelihood) -> tuple[int, ...]:
+    """Returns the column that each input of the encoder belongs to."""
+    return tuple(
+        column
+        for group in likelihood.groups
+        for column in group.columns
+        for _ in range((group.likelihood.num_levels or 1) if is_nominal(group) else 1)
+    )
 
 
 def features(likelihood: Likelihood, x: Float[Array, "columns"]) -> Float[Array, "features"]:
@@ -290,11 +302,11 @@ def features(likelihood: Likelihood, x: Float[Array, "columns"]) -> Float[Array,
     """
     parts = []
     for group in likelihood.groups:
-        own = x[np.array(group.columns)]
+        numbers = x[jnp.asarray(group.columns)]
         if is_nominal(group):
-            level = jnp.arange(group.likelihood.num_levels or 1, dtype=own.dtype)
-            own = jax.nn.relu(1 - jnp.abs(_to_levels(group, own)[:, None] - level)).reshape(-1)
-        parts.append(own)
+            level = jnp.arange(group.likelihood.num_levels or 1, dtype=numbers.dtype)
+            numbers = jax.nn.relu(1 - jnp.abs(_to_levels(group, numbers)[:, None] - level)).reshape(-1)
+        parts.append(numbers)
     return jnp.concatenate(parts)
 
 
@@ -312,10 +324,9 @@ def standardize(
       moments: mean and standard deviation of each column.
       log1p: those of log(1 + x). None: counts are standardized as they are.
     """
-    supports = [group.likelihood.support for group in group_of_column(likelihood)]
-    nominal = np.array([is_nominal(group) for group in group_of_column(likelihood)])
-    is_count = np.array([support == "counts" for support in supports])
-    is_real = np.array([support in _STANDARDIZED for support in supports]) & ~nominal
+    groups = group_of_column(likelihood)
+    is_count = jnp.asarray([group.likelihood.support == "counts" for group in groups])
+    is_real = jnp.asarray([group.likelihood.support in _STANDARDIZED and not is_nominal(group) for group in groups])
     real, counts = (x - moments[0]) / moments[1], (x - moments[0]) / moments[1]
     if log1p is not None:
         counts = (jnp.log1p(jnp.maximum(x, 0)) - log1p[0]) / log1p[1]
@@ -323,7 +334,11 @@ def standardize(
 
 
 def rescale_output(
-    likelihood: Likelihood, flat: Float[Array, "outputs"], mean: ArrayLike, std: ArrayLike, scale_counts: bool = True
+    likelihood: Likelihood,
+    flat: Float[Array, "outputs"],
+    mean: Float[ArrayLike, "*#columns"],
+    std: Float[ArrayLike, "*#columns"],
+    scale_counts: bool = True,
 ) -> Float[Array, "outputs"]:
     """Moves the decoder's locations of real columns to mean + std h, and multiplies the means of counts by the mean.
 
@@ -336,45 +351,10 @@ def rescale_output(
     width = num_columns(likelihood)
     mean, std = jnp.broadcast_to(jnp.asarray(mean), (width,)), jnp.broadcast_to(jnp.asarray(std), (width,))
     for part in _parts(likelihood.groups):
-        own, chosen = part.group.likelihood, np.array(part.group.columns)
-        first = np.arange(part.outputs.start, part.outputs.stop, own.outputs_per_dim)
-        if own.support == "real":
+        inner, chosen = part.group.likelihood, jnp.asarray(part.group.columns)
+        first = jnp.arange(part.outputs.start, part.outputs.stop, inner.outputs_per_dim)
+        if inner.support == "real":
             flat = flat.at[first].set(mean[chosen] + std[chosen] * flat[first])
-        elif scale_counts and own.scale_mean is not None:
-            flat = flat.at[first].set(own.scale_mean(flat[first], jnp.maximum(mean[chosen], 1e-3)))
+        elif scale_counts and inner.scale_mean is not None:
+            flat = flat.at[first].set(inner.scale_mean(flat[first], jnp.maximum(mean[chosen], 1e-3)))
     return flat
-
-
-def outside_columns(
-    likelihood: Likelihood,
-    x: Real[np.ndarray, "examples columns"],
-    mask: Bool[np.ndarray, "examples columns"] | None = None,
-    names: Sequence[str] | None = None,
-) -> str | None:
-    """Describes in which way data lie outside the support of one column's likelihood, or returns None where they do not.
-
-    Args:
-      likelihood: made by `columns`.
-      x: examples.
-      mask: True where an entry is observed; None: everywhere.
-      names: of the columns, for the text.
-
-    Returns:
-      A sentence without a full stop about the first such column, or None.
-    """
-    for column, group in enumerate(group_of_column(likelihood)):
-        observed = np.asarray(x[:, column], np.float32)
-        observed = observed if mask is None else observed[np.asarray(mask)[:, column]]
-        if not len(observed):
-            continue
-        name = f"column {column}" if names is None else f"the column {names[column]!r}"
-        own, present = group.likelihood, np.unique(observed)
-        if own.num_levels is None:
-            extremes = np.array([present[0], present[-1], *present[present != np.round(present)][:1]])
-            if problem := outside_support(own, extremes):
-                return f"{name}: {problem}"
-            continue
-        allowed = group.values[group.columns.index(column)] if group.values else range(own.num_levels)
-        if len(others := np.setdiff1d(present, np.asarray(allowed, np.float32))):
-            return f"{name}: {own.name} expects one of {own.num_levels} values that it knows, got {others[0]:g}"
-    return None

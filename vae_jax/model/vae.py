@@ -258,7 +258,7 @@ def masked_event(x: Array | Example, mask_input: bool, likelihood: Likelihood) -
     x_or_event, mask = event_of(x), mask_of(x)
     event = mixed.features(likelihood, x_or_event) if likelihood.groups else x_or_event
     if mask is not None:
-        is_observed = mask[mixed.feature_columns(likelihood)] if likelihood.groups else mask
+        is_observed = mask[jnp.asarray(mixed.feature_columns(likelihood))] if likelihood.groups else mask
         event = jnp.where(is_observed, event, jnp.zeros((), event.dtype))
     if not mask_input:
         return event

@@ -10,10 +10,10 @@ from jax import Array
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.config import Hyperparams
-from vae_jax.data import Prepared, Rows, SparseArray
+from vae_jax.data import Prepared, Rows, SparseArray, outside_columns
 from vae_jax.errors import UserError
 from vae_jax.example import Example, event_of, mask_of, with_event
-from vae_jax.likelihoods import outside_columns, outside_support
+from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE
 from vae_jax.training.epoch import batch_shapes
 from vae_jax.training.options import FitOptions

@@ -115,22 +115,22 @@ def recoded(name: str, examples: np.ndarray, types: Sequence[ColumnType], common
       UserError: a category that `common` does not have, or a column of text that has numbers there.
     """
     changed = None
-    for i, (own, other) in enumerate(zip(types, common, strict=True)):
-        if own.categories == other.categories:
+    for i, (kind, other) in enumerate(zip(types, common, strict=True)):
+        if kind.categories == other.categories:
             continue
-        if own.categories is None or other.categories is None:
-            kinds = ["numbers" if kind.categories is None else "text" for kind in (other, own)]
-            raise UserError(f"{name}: expected {kinds[0]} in the column {own.name!r}, as in the training set, got {kinds[1]}.")
+        if kind.categories is None or other.categories is None:
+            kinds = ["numbers" if kind.categories is None else "text" for kind in (other, kind)]
+            raise UserError(f"{name}: expected {kinds[0]} in the column {kind.name!r}, as in the training set, got {kinds[1]}.")
         codes = {category: code for code, category in enumerate(other.categories)}
         values = examples[:, i]
         present = np.unique(values[~np.isnan(values)]).astype(int)
-        unseen = [own.categories[code] for code in present if own.categories[code] not in codes]
+        unseen = [kind.categories[code] for code in present if kind.categories[code] not in codes]
         if unseen:
             raise UserError(
-                f"{name}: the column {own.name!r} has categories that the training set does not have: {joined(unseen)}.",
+                f"{name}: the column {kind.name!r} has categories that the training set does not have: {joined(unseen)}.",
                 fix="Leave out these rows, or move some of them into the training set.",
             )
-        lookup = np.array([codes.get(category, -1) for category in own.categories], np.float64)
+        lookup = np.array([codes.get(category, -1) for category in kind.categories], np.float64)
         changed = examples.astype(np.float64) if changed is None else changed
         changed[:, i] = np.where(np.isnan(values), np.nan, lookup[np.where(np.isnan(values), 0, values).astype(int)])
     return examples if changed is None else changed.astype(examples.dtype)
