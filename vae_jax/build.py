@@ -259,10 +259,6 @@ def build(
         check_factorizes(bundle)
     total_steps = config.epochs * (len(dataset.train) // config.batch_size)
     _check_warm_ups(config, total_steps)
-    facts = facts._replace(
-        input_shape=encoder_shape(dataset.data_shape, config.mask_input, bundle),
-        output_shape=decoder_shape(dataset.data_shape, bundle),
-    )
     counts = bundle.support == "counts" and config.binarization == "none"
     prepared = data.prepare(
         dataset,
@@ -305,7 +301,9 @@ def _make_vae(config: Config, facts: TrainingData, likelihood: Likelihood, datas
     """Makes the networks and the prior, and puts them together with the likelihood and the scale of the data."""
     sees_counts = likelihood.support == "counts" and config.binarization == "none"
     unit = (dataset.max_level or 1) if sees_counts else 1  # the data set's moments are of levels scaled to [0, 1]
-    encoder, make_decoder = _make("network", config, facts)
+    input_shape = encoder_shape(dataset.data_shape, config.mask_input, likelihood)
+    output_shape = decoder_shape(dataset.data_shape, likelihood)
+    encoder, make_decoder = _make("network", config, facts._replace(input_shape=input_shape, output_shape=output_shape))
     return assemble_vae(
         encoder,
         make_decoder,
