@@ -216,7 +216,7 @@ def inside_support(likelihood: Likelihood, x: Real[Array, "*event"], mask: Bool[
     return jnp.where(mask.reshape(-1), x.reshape(-1), numbers).reshape(x.shape)
 
 
-def entrywise(terms: Callable[..., Array], *inputs: ArrayLike) -> Array:
+def entrywise(terms: Callable[..., Array], *inputs: Real[ArrayLike, "*#event"]) -> Float[Array, "*event"]:
     """Applies a formula to each entry, in at least float32 and flat, and returns its result in the shape of the event.
 
     Args:
