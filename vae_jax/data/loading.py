@@ -93,8 +93,8 @@ def load(
         which are then no longer part of the examples, or a file with a row for each example. Whole numbers and words become
         categories, other numbers are standardized. "": no condition.
       missing: "nan" takes NaN as missing entries, which log-likelihoods leave out; "refuse" refuses NaN.
-      mixed: read text (as category codes), booleans and missing values of tables, for `likelihoods.columns`; or names of columns
-        that are no labels, whatever they are called. `Dataset.column_types` has the types. Other formats ignore it.
+      mixed: read text (as category codes), booleans and missing values of tables, for `likelihoods.columns`; or the names of
+        columns that are no labels, whatever they are called. `Dataset.column_types` has the types. Other formats ignore it.
 
     Returns:
       Checked examples of all parts, on the host.
