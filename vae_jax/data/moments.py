@@ -108,13 +108,14 @@ def column_moments(dataset: Dataset) -> Moments:
     Returns:
       Arrays of shape (columns,). `log1p` has the moments of log(1 + max(x, 0)), for the columns that are counts.
     """
-    mask = dataset.train_mask
+    train, mask = dataset.train, dataset.train_mask
+    assert not isinstance(train, SparseRows)  # `column_proposals.check_mixed` refuses sparse data
 
     def moments_of(transform: Callable[[np.ndarray], np.ndarray]) -> Moments:
         total, squares, count = (np.zeros(dataset.data_shape) for _ in range(3))
         shift = None
-        for part in slices(dataset.train):
-            x = transform(np.asarray(dataset.train[part], np.float64))
+        for part in slices(train):
+            x = transform(np.asarray(train[part], np.float64))
             observed = np.ones(x.shape, bool) if mask is None else np.asarray(mask[part])
             # Differences from the first example keep the digits of columns that are far from zero.
             shift = x[0].copy() if shift is None else shift

@@ -68,7 +68,8 @@ def columns(groups: Sequence[ColumnGroup | tuple[Likelihood, Sequence[int]]]) ->
     Source:
       Nazabal et al. (2020), "Handling incomplete heterogeneous data using VAEs", equation 5.
     """
-    parts = list(_parts(tuple(ColumnGroup(*group) for group in groups)))
+    named = (group if isinstance(group, ColumnGroup) else ColumnGroup(group[0], tuple(group[1])) for group in groups)
+    parts = list(_parts(tuple(named)))
     _check_groups(parts)
     return Likelihood(
         name="columns",

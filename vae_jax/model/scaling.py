@@ -45,7 +45,7 @@ def encoder_input(
       log1p: "mean" and "std" of log(1 + x), or None.
     """
     if likelihood.groups:
-        return mixed.standardize(likelihood, x, (mean, std), log1p and (log1p["mean"], log1p["std"]))
+        return mixed.standardize(likelihood, x, (mean, std), None if log1p is None else (log1p["mean"], log1p["std"]))
     if log1p is None:
         return (x - mean) / std
     # Pseudo-inputs of a VampPrior, which are learned, may become negative.
