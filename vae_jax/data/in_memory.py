@@ -144,7 +144,7 @@ def from_arrays(
     conditions = {"train": condition, "validation": validation_condition, "test": test_condition}
     how = condition if isinstance(condition, str) else ""
     if not how:
-        source = source._replace(**_condition_columns(name, conditions))
+        source = source._replace(**condition_columns(name, conditions))
     given = {"train": mask, "validation": validation_mask, "test": test_mask}
     source = source._replace(**{f"{part}_mask": np.asarray(array) for part, array in given.items() if array is not None})
     dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, condition=how, missing=missing))
@@ -153,7 +153,7 @@ def from_arrays(
     return dataset
 
 
-def _condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
+def condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
     """Returns the conditions of the parts as columns by name, by the field of a `Split`."""
     columns: dict[str, dict[str, np.ndarray]] = {}
     for part, given in conditions.items():

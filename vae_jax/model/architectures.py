@@ -66,9 +66,7 @@ def mlp_vae(
     """
     likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
     reverse = tuple(reversed(hidden))
-    options: dict[str, Any] = {"activation": activation, "dtype": dtype}
-    if condition_dim:
-        options["condition_dim"] = condition_dim
+    options: dict[str, Any] = {"activation": activation, "dtype": dtype, "condition_dim": condition_dim}
     return assemble_vae(
         networks.mlp_encoder(encoder_shape(data_shape, mask_input, likelihood), latent_dim, hidden=hidden, **options),
         partial(networks.mlp_decoder, latent_dim, decoder_shape(data_shape, likelihood), hidden=reverse, **options),
@@ -128,7 +126,7 @@ def conv_vae(
             norm=norm,
             activation=activation,
             dtype=dtype,
-            **({"condition_dim": condition_dim} if condition_dim else {}),
+            condition_dim=condition_dim,
         )
 
     return assemble_vae(
