@@ -1,7 +1,7 @@
 """`build` makes the data, the model and the arguments of `training.fit` from a `Config`, and refuses what does not fit."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,12 +13,12 @@ from jax import Array
 from vae_jax import data, networks, training
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import CUSTOM, Config, TrainingData, all_settings, settings_of
-from vae_jax.data import Dataset, Prepared, Rows, check_pipeline_argument
+from vae_jax.data import Dataset, Prepared, Rows, check_pipeline_argument, column_proposals
 from vae_jax.data.moments import pooled_mean
 from vae_jax.errors import UserError, unknown
 from vae_jax.example import Example
 from vae_jax.likelihoods import Likelihood, check_factorizes, from_log_prob
-from vae_jax.model import VAE, assemble_vae, encoder_shape
+from vae_jax.model import VAE, assemble_vae, decoder_shape, encoder_shape
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training import optimizers, schedules
 from vae_jax.training.optimizers import Optimizer
@@ -36,6 +36,7 @@ class Built(NamedTuple):
     objective: AnyObjective
     fit_arguments: dict[str, Any]  # of `training.fit`, the optimizer and the objective among them
     made: Mapping[str, Any] = MappingProxyType({})  # the parts as `build` made them: `runs.train` refuses others
+    column_plans: tuple[column_proposals.ColumnPlan, ...] = ()  # of all columns of a mixed table, also of those left out
 
 
 def training_data(config: Config, dataset: Dataset) -> TrainingData:
@@ -68,7 +69,6 @@ def training_data(config: Config, dataset: Dataset) -> TrainingData:
         mean_total=max(float(dataset.train_mean.sum(dtype=np.float64)) * highest, 1e-3),
         condition_dim=dataset.condition.dim if dataset.condition else 0,
         has_missing=dataset.has_missing,
-        input_shape=encoder_shape(dataset.data_shape, config.mask_input),
     )
 
 
@@ -98,7 +98,9 @@ def _make(kind: Any, config: Config, facts: TrainingData) -> Any:
 
 def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
     """Makes the likelihood that the configuration names; a learned scale starts at the spread of the training data."""
-    return _make("likelihood", config, training_data(config, dataset))
+    config, dataset, plans = with_planned_columns(config, dataset)
+    facts = training_data(config, dataset)._replace(columns=column_proposals.column_facts(dataset, plans))
+    return _make("likelihood", config, facts)
 
 
 # Settings of `data.load` in a configuration. A data set that is passed to `build` has them already.
@@ -156,7 +158,61 @@ def load_dataset(config: Config, data_dir: str | None = None) -> Dataset:
         test_dataset=config.test_dataset,
         condition=config.condition,
         missing=config.missing,
+        mixed=names_of_columns(config) if config.likelihood == "columns" else False,
     )
+
+
+def names_of_columns(config: Config) -> tuple[str, ...]:
+    """Returns the names of the columns that the setting `columns` names and does not leave out."""
+    chosen = column_proposals.parse_columns([setting for setting in config.columns if setting != column_proposals.AUTO])
+    return tuple(name for name, likelihood in chosen.items() if likelihood != column_proposals.LEFT_OUT)
+
+
+def with_planned_columns(
+    config: Config, dataset: Dataset, data_dir: str | None = None
+) -> tuple[Config, Dataset, tuple[column_proposals.ColumnPlan, ...]]:
+    """Chooses the likelihood of each column of a mixed table, and leaves out columns without one.
+
+    Args:
+      config: with `likelihood="columns"`; other configurations are returned as they are.
+      dataset: its data.
+      data_dir: see `build`.
+
+    Returns:
+      The configuration with the likelihood of every column in `columns`, the data set with the columns that have one, and the
+      plan of all columns.
+
+    Raises:
+      UserError: see `data.column_proposals.plan_columns`.
+    """
+    if config.likelihood != "columns":
+        return config, dataset, ()
+    is_auto = column_proposals.AUTO in config.columns
+    if is_auto and not column_proposals.is_dense_table(dataset):
+        config = dataclasses.replace(config, likelihood="bernoulli", columns=())
+        return config, dataset if config.dataset == CUSTOM else load_dataset(config, data_dir), ()
+    plans = column_proposals.plan_columns(dataset, config.columns)
+    if is_auto and not dataset.has_missing and all(plan.likelihood == "bernoulli" for plan in plans):
+        config = dataclasses.replace(config, likelihood="bernoulli", columns=())
+        return config, dataset if config.dataset == CUSTOM else load_dataset(config, data_dir), ()
+    kept = [i for i, plan in enumerate(plans) if plan.likelihood != column_proposals.LEFT_OUT]
+    config = dataclasses.replace(config, columns=tuple(plan.setting for plan in plans))
+    return config, dataset if len(kept) == len(plans) else dataset.with_columns(kept), plans
+
+
+def resolve_columns(members: Sequence[Config], data_dir: str | None = None, dataset: Dataset | None = None) -> list[Config]:
+    """Returns configurations that name the likelihood of every column of a mixed table; others are returned as they are."""
+    planned: dict[Config, Config] = {}
+    resolved = []
+    for member in members:
+        # Everything that reading and planning depend on, which members of a sweep share.
+        key = dataclasses.replace(Config(), **{name: getattr(member, name) for name in _DATA_SETTINGS}, dataset=member.dataset)
+        key = dataclasses.replace(key, likelihood=member.likelihood, columns=member.columns)
+        if key.likelihood == "columns" and key not in planned:
+            planned[key] = with_planned_columns(key, dataset or load_dataset(key, data_dir), data_dir)[0]
+        chosen = planned.get(key, key)
+        resolved.append(dataclasses.replace(member, likelihood=chosen.likelihood, columns=chosen.columns))
+    return resolved
 
 
 def build(
@@ -194,8 +250,9 @@ def build(
     if config.activation not in networks.ACTIVATIONS:
         raise unknown("activation", config.activation, networks.ACTIVATIONS)
     dataset = load_dataset(config, data_dir) if dataset is None else dataset
+    config, dataset, plans = with_planned_columns(config, dataset, data_dir)
     config = _with_channels(config, dataset.data_shape)
-    facts = training_data(config, dataset)
+    facts = training_data(config, dataset)._replace(columns=column_proposals.column_facts(dataset, plans))
     bundle: Likelihood = _make("likelihood", config, facts) if likelihood is None else _as_likelihood(likelihood)
     loss: AnyObjective = _make("objective", config, facts) if objective is None else objective
     data.check_support(dataset, bundle, config.binarization, config.dequantize)
@@ -210,6 +267,7 @@ def build(
         dequantize=config.dequantize,
         counts=counts,
         count_input=config.count_input,
+        mixed=bundle.support == "mixed",
         seed=config.test_seed,
     )
     training.check_fit(prepared, config.batch_size, config.early_stopping)
@@ -233,7 +291,7 @@ def build(
     )
     parts = (config, dataset, prepared, vae, optimizer, loss)
     made = dict(zip(Built._fields, parts, strict=False)) | {f"fit_arguments[{k!r}]": v for k, v in fit_arguments.items()}
-    return Built(*parts, fit_arguments, MappingProxyType(made))
+    return Built(*parts, fit_arguments, MappingProxyType({**made, "column_plans": plans}), plans)
 
 
 def _as_likelihood(likelihood: Likelihood | Callable[..., Any]) -> Likelihood:
@@ -244,14 +302,16 @@ def _make_vae(config: Config, facts: TrainingData, likelihood: Likelihood, datas
     """Makes the networks and the prior, and puts them together with the likelihood and the scale of the data."""
     sees_counts = likelihood.support == "counts" and config.binarization == "none"
     unit = (dataset.max_level or 1) if sees_counts else 1  # the data set's moments are of levels scaled to [0, 1]
-    encoder, make_decoder = _make("network", config, facts)
+    input_shape = encoder_shape(dataset.data_shape, config.mask_input, likelihood)
+    output_shape = decoder_shape(dataset.data_shape, likelihood)
+    encoder, make_decoder = _make("network", config, facts._replace(input_shape=input_shape, output_shape=output_shape))
     return assemble_vae(
         encoder,
         make_decoder,
         dataset.data_shape,
         likelihood,
         train_mean=dataset.train_mean * unit if config.output_bias == "train_mean" else None,
-        standardize=prepared.moments if likelihood.support in ("real", "counts") else None,
+        standardize=prepared.moments if likelihood.support in ("real", "counts", "mixed") else None,
         prior=_make("prior", config, facts),
         condition_dim=facts.condition_dim,
         mask_input=config.mask_input,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vae_jax.cli.arguments import parse_with_config
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
+from vae_jax.cli.columns import resolved_columns, with_proposed_columns
 from vae_jax.cli.messages import note, option
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import Interrupt, SweepProgress
@@ -170,9 +171,11 @@ def join(arguments: Arguments, num_members: int, joined: Callable[[], None]) -> 
 def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Callable[[], None] = lambda: None) -> int:
     """Trains the sweep in this process, alone or as one of several, and returns the exit status."""
     began = time.perf_counter()
+    data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
 
     from vae_jax.cli.sweep_members import read_members
 
+    base = resolved_columns(base, data_dir, shown=not arguments.process_id)
     members = read_members(arguments, base, argv)
     processes = join(arguments, len(members), joined)
 
@@ -184,7 +187,6 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
         enable_compilation_cache()
     out, is_leader = Path(arguments.out), processes.rank == 0
     expect_outside_data(out, members[0])
-    data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
     progress = SweepProgress()
 
     def on_block(group: "Group", reason: str, done: int, notes: Sequence[str]) -> None:
@@ -273,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, base = read_command_line(argv)
     expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds, coordinator_timeout=arguments.coordinator_timeout)
     given = sys.argv[1:] if argv is None else list(argv)
+    base = with_proposed_columns(base, given)
     if not is_distributed(arguments):
         return work(arguments, base, given)
     return supervised(lambda joined: work(arguments, base, given, joined), arguments.coordinator_timeout)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vae_jax.cli.arguments import parse_with_config
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
+from vae_jax.cli.columns import describe_columns, with_proposed_columns
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import EpochProgress, Interrupt
@@ -54,13 +55,13 @@ def read_command_line(argv: Sequence[str] | None) -> tuple[Arguments, Config]:
     arguments, config = parse_with_config(Arguments, argv, "train")
     expect_out(arguments.out, "a run directory", "runs/first")
     if not arguments.resume:
-        return arguments, config
+        return arguments, with_proposed_columns(config, argv)
     from vae_jax.runs import read_config
     from vae_jax.storage.directories import is_fresh
 
     if is_fresh(Path(arguments.out)):
         note(f"nothing to resume in {arguments.out}; starting from the beginning")
-        return arguments, config
+        return arguments, with_proposed_columns(config, argv)
     recorded, content = read_config(Path(arguments.out))
     settings = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(recorded)}
     defaults = {**settings, "data_dir": content.get("data_dir"), "out": arguments.out, "resume": True}
@@ -215,6 +216,8 @@ def print_plan(built: "Built", out: Path) -> None:
         f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )
+    if built.column_plans:
+        print(describe_columns(built.column_plans, dataset.train_labels is not None), flush=True)
     first_epoch = first_epoch_at_full_values(built.fit_arguments["schedules"], config.epochs, num_steps)
     if config.early_stopping and first_epoch > 1:
         print(f"early stopping counts from epoch {first_epoch} on, when every warm-up has ended", flush=True)

@@ -90,6 +90,7 @@ class TrainingData(NamedTuple):
     has_missing: bool = False  # whether entries are missing
     input_shape: tuple[int, ...] = ()  # of one example as the encoder sees it, with its mask; (): `data_shape`
     output_shape: tuple[int, ...] = ()  # of the decoder's array before `outputs_per_dim`; (): `data_shape`
+    columns: tuple[Any, ...] = ()  # `data.column_proposals.ColumnFacts` of each column of a mixed table; (): no mixed table
 
 
 class Entry(NamedTuple):

@@ -1,5 +1,10 @@
+from . import column_proposals as column_proposals
 from . import readers as readers
 from . import sprites as sprites
+from .column_support import outside_columns as outside_columns
+from .column_types import ColumnType as ColumnType
+from .column_types import to_table as to_table
+from .column_types import write_table as write_table
 from .conditions import Condition as Condition
 from .conditions import ConditionColumn as ConditionColumn
 from .dataset import Dataset as Dataset

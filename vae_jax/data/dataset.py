@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax._numerics.short_repr import short_repr
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.conditions import Condition
 from vae_jax.data.on_disk import Digest, Rows, chunks, header, sum_images, sum_squares, value_range
 from vae_jax.data.sparse import SparseRows
@@ -61,6 +63,8 @@ class Dataset(NamedTuple):
         The mean and the spread are over observed entries. The mask of training `Rows` is `Rows` too.
       validation_factors: the factors of the validation images, (examples, factors), integers.
       missing_on_disk: NaN marks missing entries of the training `Rows`.
+      column_types: types of the columns of a mixed table, whose text is stored as category codes. `data.to_table` turns
+        examples into a table of these types. None: the data are not a mixed table.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Dataset(NamedTuple):
     test_mask: np.ndarray | None = None
     missing_on_disk: bool = False
     validation_factors: np.ndarray | None = None
+    column_types: tuple[ColumnType, ...] | None = None
 
     @property
     def has_missing(self) -> bool:
@@ -153,6 +158,18 @@ class Dataset(NamedTuple):
         assert self.factor_names is not None
         index = [self.factor_names.index(column.name) for column in self.condition.columns]
         return jnp.asarray(rows)[:, jnp.array(index)].astype(jnp.float32)
+
+    def with_columns(self, index: Sequence[int]) -> "Dataset":
+        """Returns the data set with some of the columns of its vectors, which are in memory."""
+        index = list(index)
+        changes: dict[str, Any] = {part: array[:, index] for part, array in self.images_by_part().items()}  # pyright: ignore
+        for part in ("train", "validation", "test"):
+            if (mask := getattr(self, f"{part}_mask")) is not None:
+                changes[f"{part}_mask"] = mask[:, index]
+        for field in ("column_names", "column_types"):
+            if (values := getattr(self, field)) is not None:
+                changes[field] = tuple(values[i] for i in index)
+        return self._replace(**changes)
 
     @property
     def train_mean(self) -> np.ndarray:

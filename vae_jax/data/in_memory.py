@@ -4,10 +4,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.condition_arguments import as_values, check_condition_arguments, without_condition
 from vae_jax.data.condition_names import parse_condition
 from vae_jax.data.dataset import Dataset
@@ -18,7 +20,9 @@ from vae_jax.data.masks import Missing
 from vae_jax.data.readers.combining import Piece, assemble
 from vae_jax.data.readers.condition_columns import check_columns_exist
 from vae_jax.data.readers.condition_files import named_columns
+from vae_jax.data.readers.extras import optional_module
 from vae_jax.data.readers.listing import PARTS, joined
+from vae_jax.data.readers.mixed_tables import mixed_columns
 from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
 from vae_jax.data.split import Split
 from vae_jax.data.splitting import DEFAULT_TEST_FRACTION, SplitMethod, SplitSettings
@@ -33,6 +37,15 @@ class _Table(NamedTuple):
 
     columns: dict[str, np.ndarray]
     drop: str
+    mixed: dict[str, ColumnType] | None = None  # types of the columns of a mixed table, whose text is stored as codes
+
+    def labels(self, name: str) -> np.ndarray:
+        """Returns a column as labels; those of text as text."""
+        categories = None if self.mixed is None else self.mixed[name].categories
+        values = self.columns[name]
+        if categories is None or np.isnan(values).any():
+            return values
+        return np.array(categories)[values.astype(int)]
 
     def without(self, name: str) -> "_Table":
         return self._replace(columns={column: values for column, values in self.columns.items() if column != name})
@@ -59,6 +72,7 @@ def from_arrays(
     validation_mask: Examples | None = None,
     test_mask: Examples | None = None,
     missing: Missing = "refuse",
+    mixed: bool = False,
     name: str = "arrays",
     split: SplitMethod = "random",
     test_fraction: float = DEFAULT_TEST_FRACTION,
@@ -93,6 +107,8 @@ def from_arrays(
       mask: True or 1 where a training entry is observed, of the shape of the examples or, for images with channels, (examples,
         height, width). A masked array of NumPy as `train` brings its mask.
       validation_mask, test_mask: masks of the other parts.
+      mixed: the examples are tables of pandas or pyarrow with text, booleans or missing values, for `likelihoods.columns` (see
+        `load`). Categorical columns of pandas keep the order of their categories.
       name: name of the data set in messages, reports and run directories.
       missing, split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
 
@@ -115,6 +131,7 @@ def from_arrays(
         _by_part(condition, validation_condition, test_condition),
         _by_part(mask, validation_mask, test_mask),
         (label_names, factor_names, column_names),
+        mixed,
     )
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
     return with_warnings(_dataset(name, given, settings, Interpretation(layout, event, max_level, missing=missing)))
@@ -129,6 +146,7 @@ class _Given(NamedTuple):
     conditions: dict[str, Examples]
     masks: dict[str, Examples]
     names: tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]  # of labels, factors and columns
+    mixed: bool
 
 
 def _by_part(train: Examples, validation: Examples, test: Examples) -> dict[str, Examples]:
@@ -151,7 +169,8 @@ def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpr
             labels = given.labels[part]
             if labels is None and isinstance(given.labels["train"], str):
                 labels = given.labels["train"]
-            pieces[part] = _piece(name, part, examples, labels, given.factors[part], parse_condition(text).names)
+            rows = _as_mixed_table(name if part == "train" else f"{name}: {part}", examples) if given.mixed else examples
+            pieces[part] = _piece(name, part, rows, labels, given.factors[part], parse_condition(text).names)
     source = _with_names(name, assemble(pieces, pieces["train"].source), *given.names)
     source = without_condition(name, source, parse_condition(text).names)
     if not text:
@@ -211,7 +230,7 @@ def _piece(
 ) -> Piece:
     """Converts the examples, labels and factors of one part, and takes the named columns of a table as its condition."""
     text = name if part == "train" else f"{name}: {part}"
-    table = _as_table(text, examples)
+    table = examples if isinstance(examples, _Table) else _as_table(text, examples)
     columns = None
     if table is not None and condition:
         check_columns_exist(text, condition, list(table.columns))
@@ -226,13 +245,15 @@ def _piece(
             )
         if labels not in table.columns:
             raise UserError(f"{text}: has no column {labels!r} for the labels. It has {joined(table.columns)}.")
-        label_array, table = _as_labels(text, table.columns[labels]), table.without(labels)
+        label_array = _as_labels(text, table.labels(labels))
+        table = table.without(labels)
     else:
         label_array = None if labels is None else _as_labels(text, labels)
     if table is None:
         array, column_names = _as_array(text, examples), None
     else:
         array, column_names = _stack(text, table), tuple(table.columns)
+    types = None if table is None or table.mixed is None else tuple(map(table.mixed.__getitem__, table.columns))
     factor_table = None if factors is None else _as_table(f"{text}: factors", factors)
     factor_names = None if factor_table is None else tuple(factor_table.columns)
     factor_array = None
@@ -240,7 +261,7 @@ def _piece(
         factor_array = _stack(text, factor_table) if factor_table else _as_array(f"{text}: factors", factors)
         if isinstance(factor_array, SparseRows):
             raise UserError(f"{text}: expected factors as a dense array, got a sparse matrix. Pass factors.toarray().")
-    source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names)
+    source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names, column_types=types)
     return Piece(text, array, label_array, factor_array, source, condition=columns)
 
 
@@ -290,6 +311,30 @@ def _arrow_column(column: Examples) -> np.ndarray:
     if column.null_count and str(column.type) == "bool":
         column = column.cast("uint8")
     return column.to_numpy(zero_copy_only=False)
+
+
+def _as_mixed_table(name: str, examples: Examples) -> _Table:
+    """Returns a DataFrame of pandas or a table of pyarrow as numbers, with the types of its columns."""
+    pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
+    if pandas is not None and isinstance(examples, pandas.DataFrame):
+        pyarrow = optional_module(Path(name), "pyarrow", "tables", "tables")
+        try:
+            examples = pyarrow.Table.from_pandas(examples.rename(columns=str), preserve_index=False)
+        except (TypeError, ValueError) as error:  # a column of objects of several kinds
+            raise UserError(f"{name}: a column has values of several types. {' '.join(str(error).split())[:200]}.") from None
+    if pyarrow is not None and isinstance(examples, pyarrow.RecordBatch):
+        examples = pyarrow.Table.from_batches([examples])
+    if pyarrow is None or not isinstance(examples, pyarrow.Table):
+        got = type(examples).__name__
+        raise UserError(f"{name}: expected a table of pandas or pyarrow with `mixed=True`, got a {got}. Leave it out.")
+    names = [str(column) for column in examples.column_names]
+    if twice := sorted({column for column in names if names.count(column) > 1}):
+        raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
+    if not names or not examples.num_rows:
+        raise UserError(f"{name}: expected a table with rows and columns, got {examples.num_rows} x {len(names)}.")
+    numbers, types = mixed_columns(name, examples, names)
+    columns = {column: numbers[:, i] for i, column in enumerate(names)}
+    return _Table(columns, "drop(columns={})", {kind.name: kind for kind in types})
 
 
 def _as_column(series: Examples) -> np.ndarray:

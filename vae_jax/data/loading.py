@@ -3,6 +3,7 @@
 import numbers
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ def load(
     test_dataset: str | os.PathLike[str] = "",
     condition: str = "",
     missing: Missing = "refuse",
+    mixed: bool | Sequence[str] = False,
 ) -> Dataset:
     """Loads a data set by name or path.
 
@@ -96,6 +98,8 @@ def load(
         quotes is always a column. Whole numbers, booleans and words become categories; other numbers are standardized.
       missing: "nan" takes NaN and empty fields of tables as missing entries, which log-likelihoods leave out; "refuse" refuses
         them. Masks in files are used under both.
+      mixed: read text (as category codes), booleans and missing values of tables, for `likelihoods.columns`; or the names of
+        columns that are no labels, whatever they are called. `Dataset.column_types` has the types. Other formats ignore it.
 
     Returns:
       Checked examples of all parts, on the host.
@@ -108,7 +112,7 @@ def load(
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
     check_settings(name, settings, max_level, layout, missing)
     options = _read_options(event, resize, crop, transpose, array, label_column)
-    options = options._replace(condition=parse_condition(condition).names, missing=missing)
+    options = options._replace(condition=parse_condition(condition).names, missing=missing, mixed=names_of_mixed(mixed))
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
@@ -121,6 +125,13 @@ def with_warnings(dataset: Dataset) -> Dataset:
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=3)
     return dataset
+
+
+def names_of_mixed(mixed: bool | Sequence[str]) -> tuple[str, ...] | None:
+    """Returns the argument `mixed` of `load` as the option of the readers."""
+    if isinstance(mixed, bool):
+        return () if mixed else None
+    return tuple(map(str, mixed))
 
 
 def check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str, missing: str) -> None:
@@ -245,6 +256,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         *(masks.get(part) for part in ("train", "validation", "test")),
         validation_factors=parts.validation_factors,
         missing_on_disk=isinstance(parts.train, Rows) and parts.train.nan_is_missing and parts.train.scan.observed is not None,
+        column_types=parts.column_types,
     )
     more = notes_on_unobserved(name, dataset.train_counts, dataset.column_names)
     return dataset._replace(notes=(*dataset.notes, *more)) if more else dataset

@@ -4,6 +4,7 @@ Networks and likelihoods start there.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -133,6 +134,38 @@ def _shared_scale(mean: np.ndarray, variance: float) -> Moments:
     if event_kind(shape) == "vector":
         std *= max(1.0, shape[0] / _MAX_WIDTH)
     return Moments(mean.astype(np.float32), np.full(shape, std, np.float32))
+
+
+def column_moments(dataset: Dataset) -> Moments:
+    """Computes the moments of each column of a mixed table over the observed entries of the training set.
+
+    Columns have units of their own, so each has its own scale, also those of log(1 + x).
+
+    Returns:
+      Arrays of shape (columns,). `log1p` has the moments of log(1 + max(x, 0)), for the columns that are counts.
+    """
+    train, mask = dataset.train, dataset.train_mask
+    assert not isinstance(train, SparseRows)  # `column_proposals.check_mixed` refuses sparse data
+
+    def moments_of(transform: Callable[[np.ndarray], np.ndarray]) -> Moments:
+        total, squares, count = (np.zeros(dataset.data_shape) for _ in range(3))
+        shift = None
+        for part in slices(train):
+            x = transform(np.asarray(train[part], np.float64))
+            observed = np.ones(x.shape, bool) if mask is None else np.asarray(mask[part])
+            # Differences from the first example keep the digits of columns that are far from zero.
+            shift = x[0].copy() if shift is None else shift
+            differences = np.where(observed, x - shift, 0)
+            total, squares = total + differences.sum(axis=0), squares + np.square(differences).sum(axis=0)
+            count = count + observed.sum(axis=0)
+        assert shift is not None
+        count = np.maximum(count, 1)
+        mean = total / count
+        variance = np.maximum(squares / count - np.square(mean), 0)
+        mean = mean + shift
+        return Moments(mean.astype(np.float32), _positive_std(variance, mean))
+
+    return moments_of(lambda x: x)._replace(log1p=moments_of(lambda x: np.log1p(np.maximum(x, 0))))
 
 
 def _pooled(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from vae_jax._numerics.threefry import random_bits16
 from vae_jax.config import fixed_needs_memory
 from vae_jax.data.conditions import Condition
 from vae_jax.data.dataset import Dataset
-from vae_jax.data.moments import CountInput, Moments, train_moments
+from vae_jax.data.moments import CountInput, Moments, column_moments, train_moments
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
@@ -129,6 +129,7 @@ def prepare(
     dequantize: bool = False,
     counts: bool = False,
     count_input: CountInput = "log1p",
+    mixed: bool = False,
     seed: int = 0,
 ) -> Prepared:
     """Puts a data set on the device, with the functions that turn its batches into the input of a model.
@@ -144,6 +145,8 @@ def prepare(
       count_input: how the encoder sees counts. "log1p": log(1 + x), standardized by its moments, because counts spread over
         orders of magnitude. "standardized": x itself, standardized. The likelihood is that of x in both cases. The choice
         stands in `Prepared.moments`.
+      mixed: the columns of vectors have likelihoods of their own (see `likelihoods.columns`). `Prepared.moments` then has those
+        of each column, over its observed entries, and those of log(1 + x) for columns that are counts.
       seed: seed of everything that is drawn once. It is independent of the seed of a run, so that runs are compared on the
         same test set.
 
@@ -184,6 +187,9 @@ def prepare(
         prepared = _scaled(dataset, counts, count_input)
     else:
         prepared = _binarized(dataset, binarization, seed)
+    if mixed:
+        description = "columns as stored, seen by the encoder standardized, one-hot, or as log(1 + x) of counts"
+        prepared = prepared._replace(moments=column_moments(dataset), description=description)
     if dataset.condition is None and not dataset.has_missing:
         return prepared
     return _with_companions(prepared, dataset)

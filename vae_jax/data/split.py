@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.sparse import SparseRows
 
@@ -67,6 +68,7 @@ class Split(NamedTuple):
       train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part; `Rows` where the
         training examples stay on disk.
       validation_factors: the factors of the validation images, (examples, factors), integers.
+      column_types: types of the columns of a mixed table, in which NaN marks missing values.
     """
 
     train: np.ndarray | Rows | SparseRows
@@ -95,6 +97,7 @@ class Split(NamedTuple):
     validation_mask: np.ndarray | Rows | None = None
     test_mask: np.ndarray | Rows | None = None
     validation_factors: np.ndarray | None = None
+    column_types: tuple[ColumnType, ...] | None = None
 
     def images_by_part(self) -> dict[str, np.ndarray | Rows | SparseRows]:
         """Returns the images of the parts that the source has; keys train, validation, test."""

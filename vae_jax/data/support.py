@@ -6,9 +6,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from vae_jax.data.checks import MISSING_FIX
+from vae_jax.data.column_support import outside_columns
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import is_image
 from vae_jax.data.on_disk import Rows, chunks, slices, value_range
+from vae_jax.data.readers.listing import joined
 from vae_jax.data.sparse import SparseRows
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, outside_support
@@ -130,6 +132,10 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
                 field="dequantize",
             )
         return
+    if likelihood.support == "mixed":
+        _check_columns(dataset, likelihood)
+        return
+    _check_without_text(dataset, likelihood)
     if likelihood.support == "real":
         return
     if likelihood.support == "levels" and dataset.max_level is None:
@@ -142,6 +148,27 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
         is_counts = likelihood.support == "counts"
         fix = _not_counts(dataset) if is_counts else _fix(likelihood, float(on_scale.min()), float(on_scale.max()))
         raise UserError(f"{dataset.name}: {problem}. {fix}")
+
+
+def _check_columns(dataset: Dataset, likelihood: Likelihood) -> None:
+    """Raises `UserError` where the values of a column are not those of its likelihood."""
+    names = dataset.column_names or tuple(map(str, range(dataset.data_shape[0])))
+    for part, array in dataset.images_by_part().items():
+        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != len(likelihood.inside):
+            got = f"{type(array).__name__} of shape {array.shape}"
+            raise UserError(f"{dataset.name}: expected vectors with {len(likelihood.inside)} columns in memory, got {got}.")
+        if problem := outside_columns(likelihood, array, getattr(dataset, f"{part}_mask"), names):
+            raise UserError(f"{dataset.name}: {problem}. Choose a different likelihood for it.", field="columns")
+
+
+def _check_without_text(dataset: Dataset, likelihood: Likelihood) -> None:
+    """Raises `UserError` for category codes of text under a likelihood of numbers."""
+    text = [kind.name for kind in dataset.column_types or () if kind.categories is not None]
+    if text:
+        raise UserError(
+            f"{dataset.name}: expected columns of numbers, got text in {joined(text)}, and {likelihood.name} would take the "
+            'codes of its categories as numbers. Use `likelihood="columns"`, or leave these columns out.'
+        )
 
 
 def _numbers_without_levels(dataset: Dataset) -> str:

@@ -36,3 +36,4 @@ from vae_jax.evaluation.not_finite import find_not_finite as find_not_finite
 from vae_jax.evaluation.not_finite import name_examples as name_examples
 from vae_jax.evaluation.not_finite import not_finite_rows as not_finite_rows
 from vae_jax.evaluation.not_finite import warn_not_finite as warn_not_finite
+from vae_jax.evaluation.per_entry import entry_log_likelihoods as entry_log_likelihoods

@@ -127,7 +127,7 @@ def map_examples(
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], results)
 
 
-def _effective_batch_size(batch_size: int) -> int:
+def effective_batch_size(batch_size: int) -> int:
     """Returns the number of examples that `evaluate` and `encode_dataset` compute together for a requested batch size."""
     return _CPU_BATCH_SIZE if jax.default_backend() == "cpu" else batch_size
 
@@ -173,7 +173,7 @@ def evaluate(
             jnp.mean(terms.log_likelihood) + log_jacobian, terms.kl[0] if vae.prior is None else jnp.mean(terms.kl)
         )
 
-    return map_examples(one, data, to_input, _effective_batch_size(batch_size))
+    return map_examples(one, data, to_input, effective_batch_size(batch_size))
 
 
 def encode_dataset(
@@ -220,7 +220,7 @@ def encode_dataset(
     elif split != "test" or key is not None:
         raise ValueError("encode_dataset: `split` and `key` choose within prepared data. Pass what data.prepare returned.")
     encode = lambda index, x: vae.encode(params, x)  # noqa: E731
-    return map_examples(encode, data, to_input or (lambda x: x), _effective_batch_size(batch_size))
+    return map_examples(encode, data, to_input or (lambda x: x), effective_batch_size(batch_size))
 
 
 def _split_examples(prepared: Prepared, split: str, key: Array | None) -> tuple[Array, ToInput]:

@@ -1,10 +1,13 @@
+from . import mixed as mixed
 from .base import DISCRETE as DISCRETE
 from .base import INSIDE as INSIDE
+from .base import ColumnGroup as ColumnGroup
 from .base import DecoderOutput as DecoderOutput
 from .base import Likelihood as Likelihood
 from .base import Support as Support
 from .base import check_factorizes as check_factorizes
 from .base import from_log_prob as from_log_prob
+from .base import inside_support as inside_support
 from .base import observed_log_prob as observed_log_prob
 from .base import outside_support as outside_support
 from .binary import bernoulli as bernoulli
@@ -18,6 +21,8 @@ from .levels import categorical as categorical
 from .levels import categorical_log_prob as categorical_log_prob
 from .levels import discretized_logistic as discretized_logistic
 from .levels import discretized_logistic_log_prob as discretized_logistic_log_prob
+from .mixed import category_probs as category_probs
+from .mixed import columns as columns
 from .mixtures import logistic_mixture as logistic_mixture
 from .mixtures import logistic_mixture_log_prob as logistic_mixture_log_prob
 from .mixtures import logistic_mixture_rgb as logistic_mixture_rgb

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Real, Shaped
 from vae_jax._numerics.arrays import promote
 from vae_jax.errors import UserError, check_signature
 
-Support = Literal["binary", "unit_interval", "levels", "counts", "real"]
+Support = Literal["binary", "unit_interval", "levels", "counts", "real", "mixed"]
 DISCRETE: tuple[Support, ...] = ("binary", "levels", "counts")  # probabilities rather than densities: bits per dimension exist
 
 DecoderOutput: TypeAlias = PyTree[Float[Array, "..."]]  # an array, or a tuple of an array and the learned shared numbers
@@ -59,12 +59,14 @@ class Likelihood(NamedTuple):
       sample_given: (key, decoder_output, x) -> one draw for a row with the total of x, or None.
       log_prob_per_entry: (decoder_output, x) -> log p(x_d|z) of each entry, in the shape of the event, nats; `log_prob` is its
         sum. Missing entries need it (see `observed_log_prob`). None: the entries are not independent given z.
+      num_outputs: length of the decoder output, where it is one flat array that is not in the event's shape.
       log_prob_observed: (decoder_output, x, mask) -> the sum of `log_prob_per_entry` over the entries where the mask is True.
         Where the mask is False, x is a number in the support. None: the sum is taken by `observed_log_prob`.
       dependence: sentences that say why the entries depend on each other given z, and which likelihood to use where entries
         are missing. They complete the message of a likelihood without `log_prob_per_entry`.
       inside: a number in the support of each entry, in the order of the flat event, or a single number for all. It replaces
         missing entries. (): one number by `support`.
+      groups: for support "mixed", the likelihoods of groups of columns (see `columns`).
 
     Example: a Cauchy likelihood of scale 1.
       >>> cauchy = Likelihood(
@@ -97,6 +99,26 @@ class Likelihood(NamedTuple):
     log_prob_observed: Callable[[DecoderOutput, Array, Array], Array] | None = None
     dependence: str = ""
     inside: tuple[float, ...] = ()
+    num_outputs: int | None = None
+    groups: "tuple[ColumnGroup, ...]" = ()
+
+
+class ColumnGroup(NamedTuple):
+    """Columns of a table that one likelihood models (see `columns`).
+
+    Attributes:
+      likelihood: of the vector of these columns.
+      columns: their positions in the event.
+      values: for integer levels, the increasing numbers in x that the levels 0 ... K - 1 stand for, K of them for each column.
+        (): the numbers 0 ... K - 1 themselves.
+      frequencies: for a categorical likelihood, the share of each level in the data, K for each column. The decoder's bias may
+        start there. (): not known.
+    """
+
+    likelihood: Likelihood
+    columns: tuple[int, ...]
+    values: tuple[tuple[float, ...], ...] = ()
+    frequencies: tuple[tuple[float, ...], ...] = ()
 
 
 class ParameterFields(TypedDict, total=False):
@@ -123,11 +145,12 @@ class LikelihoodFields(ParameterFields, total=False):
     log_prob_observed: Callable[[DecoderOutput, Array, Array], Array] | None
     dependence: str
     inside: tuple[float, ...]
+    num_outputs: int | None
 
 
 # Numbers in each support. They replace missing entries, so that neither a value nor a gradient is NaN there. 1/2 is inside
 # of an open interval as well, and 0 is a level whatever their number.
-INSIDE: dict[Support, float] = {"binary": 0.0, "unit_interval": 0.5, "levels": 0.0, "counts": 0.0, "real": 0.0}
+INSIDE: dict[Support, float] = {"binary": 0.0, "unit_interval": 0.5, "levels": 0.0, "counts": 0.0, "real": 0.0, "mixed": 0.0}
 
 
 def observed_log_prob(
@@ -173,8 +196,7 @@ def observed_log_prob(
             "For a batch use jax.vmap."
         )
     flat = mask.reshape(-1)  # with a trailing axis of one channel XLA does not vectorize on CPU
-    inside = jnp.asarray(likelihood.inside or INSIDE[likelihood.support], x.dtype)
-    filled = jnp.where(flat, x.reshape(-1), inside).reshape(x.shape)
+    filled = inside_support(likelihood, x, mask)
     if likelihood.log_prob_observed is not None:
         return likelihood.log_prob_observed(output, filled, mask)
     per_entry = likelihood.log_prob_per_entry(output, filled)
@@ -186,6 +208,12 @@ def observed_log_prob(
         )
     total = jnp.sum(jnp.where(flat, per_entry.reshape(-1), 0))
     return total.astype(promote(*jax.tree.leaves(output), x)[1])
+
+
+def inside_support(likelihood: Likelihood, x: Real[Array, "*event"], mask: Bool[Array, "*event"]) -> Real[Array, "*event"]:
+    """Returns the example with numbers inside the support of the likelihood in place of missing entries."""
+    numbers = jnp.asarray(likelihood.inside or INSIDE[likelihood.support], x.dtype)
+    return jnp.where(mask.reshape(-1), x.reshape(-1), numbers).reshape(x.shape)
 
 
 def entrywise(terms: Callable[..., Array], *inputs: Real[ArrayLike, "*#event"]) -> Float[Array, "*event"]:
@@ -294,8 +322,9 @@ def from_log_prob(log_prob: Callable[[DecoderOutput, Array], Array], **fields: U
     name: str = getattr(log_prob, "__name__", "custom")
     likelihood = Likelihood(name, log_prob, mean=identity, sample=lambda key, output: output, support="real")
     likelihood = likelihood._replace(**fields)
-    if likelihood.support not in get_args(Support):
-        raise ValueError(f"from_log_prob: expected support among {', '.join(get_args(Support))}, got {likelihood.support!r}.")
+    supports = [support for support in get_args(Support) if support != "mixed"]  # which needs groups, see `columns`
+    if likelihood.support not in supports:
+        raise ValueError(f"from_log_prob: expected support among {', '.join(supports)}, got {likelihood.support!r}.")
     return likelihood
 
 

@@ -43,6 +43,14 @@ COUNT_INPUT = Setting(
     "with a standard deviation for each column. The likelihood stays that of x.",
     earlier="standardized",
 )
+COLUMNS = Setting(
+    "columns",
+    tuple[str, ...],
+    (),
+    "Likelihood of each column of a table, as COLUMN=LIKELIHOOD, such as age=gaussian, or a JSON file {column: likelihood}. "
+    "COLUMN=none leaves a column out. Columns that are not named get the likelihood that their values suggest. auto: the same, "
+    "or bernoulli where it suits every column.",
+)
 _LEARNED = ("shared", "per_column", "per_pixel")
 
 
@@ -201,6 +209,52 @@ def _multinomial(config: Settings, data: TrainingData) -> "Likelihood":
     return likelihoods.multinomial(data.mean_total, unit=data.mean_count)
 
 
+def _check_columns(config: Settings) -> None:
+    if config.binarize not in ("auto", "none"):
+        raise UserError(f'`likelihood="columns"` models the numbers of a table. Leave out `binarize="{config.binarize}"`.')
+    if config.dequantize:
+        raise UserError('`likelihood="columns"` models integers as they are. Leave out `dequantize=True`.')
+    if config.objective == "optimal_sigma":
+        raise UserError('`objective="optimal_sigma"` sets one scale for all columns. Use `likelihood="gaussian"` for it.')
+
+
+def _columns(config: Settings, data: TrainingData) -> "Likelihood":
+    """Makes the likelihood of a mixed table. Columns of the same likelihood form a group."""
+    import numpy as np
+
+    from vae_jax import likelihoods
+
+    grouped: dict[tuple[Any, ...], list[int]] = {}
+    for i, facts in enumerate(data.columns):
+        grouped.setdefault((facts.likelihood, facts.number, len(facts.values)), []).append(i)
+    groups = []
+    for (name, number, _), columns in grouped.items():
+        chosen = [data.columns[i] for i in columns]
+        unit = np.maximum([facts.mean for facts in chosen], 1e-3)
+        std, ones = np.array([facts.std for facts in chosen]), np.ones(len(columns))
+        values: tuple[tuple[float, ...], ...] = ()
+        match name:
+            case "categorical":
+                likelihood = likelihoods.categorical(len(chosen[0].values))
+                values = tuple(facts.values for facts in chosen)
+            case "bernoulli" | "continuous_bernoulli":
+                likelihood = getattr(likelihoods, name)()
+            case "poisson":
+                likelihood = likelihoods.poisson(unit)
+            case "negative_binomial" | "zero_inflated_negative_binomial":
+                likelihood = getattr(likelihoods, name)("per_column", initial_dispersion=ones, unit=unit)
+            case "student_t":
+                v = 4.0 if number is None else number
+                spread = std * (1 - 2 / v) ** 0.5 if v > 2.5 else std / 2  # the variance is infinite or nearly so
+                likelihood = likelihoods.student_t("per_column", degrees_of_freedom=v, initial_scale=spread)
+            case _:  # gaussian or laplace
+                scale = std if name == "gaussian" else std / 2**0.5
+                likelihood = getattr(likelihoods, name)("per_column", initial_scale=scale)
+        frequencies = tuple(facts.frequencies for facts in chosen) if values else ()
+        groups.append(likelihoods.ColumnGroup(likelihood, tuple(columns), values, frequencies))
+    return likelihoods.columns(groups)
+
+
 for _entry in (
     Entry("likelihood", "bernoulli", "0 or 1", _bernoulli),
     Entry("likelihood", "continuous_bernoulli", "gray in [0, 1]", _continuous_bernoulli),
@@ -229,5 +283,6 @@ for _entry in (
         _check_dispersion,
     ),
     Entry("likelihood", "multinomial", "counts given their total, as in Mult-VAE", _multinomial, (COUNT_INPUT,)),
+    Entry("likelihood", "columns", "tables, one likelihood for each column", _columns, (COLUMNS,), _check_columns),
 ):
     register(_entry)

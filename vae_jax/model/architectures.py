@@ -64,11 +64,12 @@ def mlp_vae(
       >>> jax.vmap(vae.encode, in_axes=(None, 0))(params, jnp.zeros((5, 8, 8, 1)))[0].shape
       (5, 2)
     """
+    likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
     reverse = tuple(reversed(hidden))
     options: dict[str, Any] = {"activation": activation, "dtype": dtype, "condition_dim": condition_dim}
     return assemble_vae(
-        networks.mlp_encoder(encoder_shape(data_shape, mask_input), latent_dim, hidden=hidden, **options),
-        partial(networks.mlp_decoder, latent_dim, data_shape, hidden=reverse, **options),
+        networks.mlp_encoder(encoder_shape(data_shape, mask_input, likelihood), latent_dim, hidden=hidden, **options),
+        partial(networks.mlp_decoder, latent_dim, decoder_shape(data_shape, likelihood), hidden=reverse, **options),
         data_shape,
         likelihood,
         train_mean,
@@ -141,6 +142,11 @@ def conv_vae(
     )
 
 
+def decoder_shape(data_shape: tuple[int, ...], likelihood: Likelihood) -> tuple[int, ...]:
+    """Returns the shape of the decoder's array before `outputs_per_dim`, which is flat for a mixed likelihood."""
+    return data_shape if likelihood.num_outputs is None else (likelihood.num_outputs,)
+
+
 def assemble_vae(
     encoder: Network,
     make_decoder: Callable[..., Network],
@@ -163,11 +169,11 @@ def assemble_vae(
     """
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
-    takes_moments = standardize == FROM_DATA and likelihood.support in ("real", "counts")
+    takes_moments = standardize == FROM_DATA and likelihood.support in ("real", "counts", "mixed")
     is_known = standardize is not None and standardize != FROM_DATA
     moments = Moments(*standardize) if is_known else Moments(0.0, 1.0)  # pyright: ignore
     center, spread = moments.mean, moments.std
-    moves_location = is_known and likelihood.support == "real"
+    moves_location = is_known and likelihood.support in ("real", "mixed")
 
     output_bias = None
     if train_mean is not None:

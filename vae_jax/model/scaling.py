@@ -11,7 +11,7 @@ from jaxtyping import Array
 from vae_jax._numerics.arrays import Params
 from vae_jax.data.moments import Moments
 from vae_jax.example import Example, event_of, with_event
-from vae_jax.likelihoods import DecoderOutput, Likelihood
+from vae_jax.likelihoods import DecoderOutput, Likelihood, mixed
 from vae_jax.model.checks import check_example
 from vae_jax.model.vae import VAE, decode_given
 
@@ -23,20 +23,30 @@ SCALING = "scaling"  # parameters that no step changes: the mean and the standar
 
 
 def move_location(likelihood: Likelihood, output: Array, shift: Moment, factor: Moment) -> Array:
-    """Returns the decoder output with shift + factor times the location, the first number for each dimension."""
+    """Returns the decoder output with shift + factor times the location, the first number for each dimension.
+
+    Of a mixed likelihood it moves the columns of real numbers.
+    """
+    if likelihood.groups:
+        return mixed.rescale_output(likelihood, output, shift, factor, scale_counts=False)
     if likelihood.outputs_per_dim == 1:
         return jnp.asarray(shift + factor * output)
     return output.at[..., 0].set(shift + factor * output[..., 0])
 
 
-def encoder_input(x: Array, mean: Moment, std: Moment, log1p: Mapping[str, Moment] | None = None) -> Array:
+def encoder_input(
+    likelihood: Likelihood, x: Array, mean: Moment, std: Moment, log1p: Mapping[str, Moment] | None = None
+) -> Array:
     """Returns one example as the encoder sees it: (x - mean)/std, or log(1 + x) with moments of its own.
 
     Args:
+      likelihood: that of x; a mixed one says which columns are counts.
       x: the example.
       mean, std: moments of x.
       log1p: "mean" and "std" of log(1 + x), or None.
     """
+    if likelihood.groups:
+        return mixed.standardize(likelihood, x, (mean, std), None if log1p is None else (log1p["mean"], log1p["std"]))
     if log1p is None:
         return (x - mean) / std
     # Pseudo-inputs of a VampPrior, which are learned, may become negative.
@@ -53,6 +63,8 @@ def scale_by_params(vae: VAE, scale_output: bool) -> VAE:
     likelihood = vae.likelihood
 
     def rescale(output: Array, mean: Array, std: Array) -> Array:
+        if likelihood.groups:
+            return mixed.rescale_output(likelihood, output, mean, std)
         if likelihood.support == "real":
             return move_location(likelihood, output, mean, std)
         if likelihood.scale_mean is None:
@@ -67,7 +79,7 @@ def scale_by_params(vae: VAE, scale_output: bool) -> VAE:
             scaling = jax.lax.stop_gradient(params[SCALING])
             # Checked here, because stored integers are floats after the scaling.
             x = check_example("encode", likelihood, vae.data_shape, x)
-            x = with_event(x, encoder_input(event_of(x), **scaling))
+            x = with_event(x, encoder_input(likelihood, event_of(x), **scaling))
         return vae.encode(params, x)
 
     def decode(params: Params, z: Array, condition: Array | None = None) -> DecoderOutput:
@@ -101,7 +113,7 @@ def scale_by_constants(vae: VAE, moments: Moments) -> VAE:
 
     def standardized(params: Params, x: Array | Example) -> tuple[Array, Array]:
         x = check_example("encode", vae.likelihood, vae.data_shape, x)
-        return encode(params, with_event(x, encoder_input(event_of(x), **as_dict(moments))))
+        return encode(params, with_event(x, encoder_input(vae.likelihood, event_of(x), **as_dict(moments))))
 
     return vae._replace(encode=standardized)
 

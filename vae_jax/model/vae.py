@@ -15,7 +15,7 @@ from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Part, Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.example import Example, Examples, condition_of, event_of, mask_of, with_event
-from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob, observed_log_prob
+from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob, mixed, observed_log_prob
 from vae_jax.model import checks
 from vae_jax.networks import Network
 from vae_jax.posteriors import Encode
@@ -199,13 +199,13 @@ def make_vae(
     def encode(params: Params, x: Array | Example) -> tuple[Array, Array]:
         x = checks.check_example("encode", likelihood, data_shape, x)
         arguments = checks.condition_arguments("encode", condition_dim, condition_of(x))
-        posterior = encoder.apply(params["encoder"], masked_event(x, mask_input), *arguments)
+        posterior = encoder.apply(params["encoder"], masked_event(x, mask_input, likelihood), *arguments)
         posterior = posterior if given is None else _whiten(given.apply(params["prior"], *arguments), *posterior)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
 
     params = checks.parameter_shapes(init, encoder, decoder)
     condition = checks.condition_shapes(condition_dim)
-    x = jax.ShapeDtypeStruct(encoder_shape(data_shape, mask_input), jnp.float32)
+    x = jax.ShapeDtypeStruct(encoder_shape(data_shape, mask_input, likelihood), jnp.float32)
     inner_dim = checks.infer_latent_dim(encoder, params["encoder"], x, condition, mask_input)
     latent_dim = inner_dim + num_auxiliary
 
@@ -240,19 +240,28 @@ def _init(key: Array, parts: tuple[Network, Network, Likelihood, Prior | Conditi
     return params
 
 
-def encoder_shape(data_shape: tuple[int, ...], mask_input: bool) -> tuple[int, ...]:
-    """Returns the shape of the events that the encoder takes, which has the mask behind the numbers with `mask_input`."""
-    return (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
+def encoder_shape(data_shape: tuple[int, ...], mask_input: bool, likelihood: Likelihood | None = None) -> tuple[int, ...]:
+    """Returns the shape of the events that the encoder takes, which has the mask behind the numbers with `mask_input`.
+
+    Args:
+      data_shape: shape of one example.
+      mask_input: whether the encoder sees the mask.
+      likelihood: the likelihood; the columns of a mixed one become several inputs each (see `likelihoods.mixed.features`).
+    """
+    last = mixed.num_features(likelihood) if likelihood is not None and likelihood.groups else data_shape[-1]
+    return (*data_shape[:-1], last + data_shape[-1] * mask_input)
 
 
-def masked_event(x: Array | Example, mask_input: bool) -> Array:
+def masked_event(x: Array | Example, mask_input: bool, likelihood: Likelihood) -> Array:
     """Returns the event as the encoder sees it: zeros for missing entries, followed by the mask where the encoder takes it."""
-    event, mask = event_of(x), mask_of(x)
+    x_or_event, mask = event_of(x), mask_of(x)
+    event = mixed.features(likelihood, x_or_event) if likelihood.groups else x_or_event
     if mask is not None:
-        event = jnp.where(mask, event, jnp.zeros((), event.dtype))
+        is_observed = mask[jnp.asarray(mixed.feature_columns(likelihood))] if likelihood.groups else mask
+        event = jnp.where(is_observed, event, jnp.zeros((), event.dtype))
     if not mask_input:
         return event
-    observed = jnp.ones_like(event) if mask is None else mask.astype(event.dtype)
+    observed = jnp.ones_like(x_or_event) if mask is None else mask.astype(event.dtype)
     return jnp.concatenate([event, observed], axis=-1)
 
 

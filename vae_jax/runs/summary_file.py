@@ -57,7 +57,9 @@ def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> Jso
     summary |= facts(built)
     if built.data.log_jacobian:
         summary["log_jacobian"] = built.data.log_jacobian
-    if built.vae.likelihood.shared_start:
+    if built.vae.likelihood.groups:
+        summary |= _column_parameters(built, fit.params)
+    elif built.vae.likelihood.shared_start:
         name = "log_dispersion" if "dispersion" in settings_of("likelihood", built.config.likelihood) else "log_scale"
         summary[name] = [float(value) for value in built.vae.likelihood.shared_values(fit.params["likelihood"])]
     if built.data.validation is not None:
@@ -70,6 +72,20 @@ def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> Jso
     if fit.status == "diverged":
         summary["diverged_at_step"] = int(fit.progress.state.step)
     return summary
+
+
+def _column_parameters(built: Built, params: Params) -> JsonObject:
+    """Returns the learned scales and dispersions of the columns of a mixed table by name, as natural logs."""
+    names = built.dataset.column_names or tuple(map(str, range(built.dataset.data_shape[0])))
+    numbers: JsonObject = {}
+    first = 0
+    for group in built.vae.likelihood.groups:
+        if count := len(group.likelihood.shared_start):
+            key = "column_log_dispersion" if group.likelihood.support == "counts" else "column_log_scale"
+            values = np.asarray(group.likelihood.shared_values(params["likelihood"][first : first + count]))
+            numbers.setdefault(key, {}).update(zip([names[i] for i in group.columns], map(float, values), strict=True))
+            first += count
+    return numbers
 
 
 def _code_usage(built: Built, params: Params) -> JsonObject:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax import config as config_module
-from vae_jax.build import Built, build, with_dataset
+from vae_jax.build import Built, build, resolve_columns, with_dataset
 from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.errors import UserError
@@ -138,6 +138,7 @@ def run_sweep(
     out, processes = as_path(out), launch.processes
     if dataset is not None:
         members = [with_dataset(member, dataset) for member in members]
+    members = resolve_columns(members, data_dir, dataset)
     check_members(members)
     processes.check_devices()
     if processes.size > len(members):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, build
+from vae_jax.build import Built, build, resolve_columns
 from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.likelihoods import Likelihood
@@ -87,6 +87,7 @@ def sweep(
       >>> result.table["test_elbo"].shape, [point.numbers["rate"].n for point in result.points]
       ((4,), [2, 2])
     """
+    members = resolve_columns(members, data_dir, dataset) if likelihood is None else members
     check_members(members)
     prepared = [
         (group, build(group.configs[0], data_dir=data_dir, likelihood=likelihood, objective=objective, dataset=dataset))

@@ -10,7 +10,7 @@ from jax import Array
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.config import Hyperparams
-from vae_jax.data import Prepared, Rows, SparseArray
+from vae_jax.data import Prepared, Rows, SparseArray, outside_columns
 from vae_jax.data.checks import MISSING_FIX
 from vae_jax.errors import UserError
 from vae_jax.example import Example, event_of, mask_of, with_event
@@ -122,8 +122,17 @@ def check_values(vae: VAE, data: Prepared) -> None:
                 f"{split} data: expected finite numbers, got NaN or infinite ones, first in example {first_bad}. Remove or "
                 f"replace the examples that have them. {MISSING_FIX}"
             )
-        if problem := outside_support(vae.likelihood, numbers):
+        if vae.likelihood.support == "mixed":
+            if isinstance(event_of(rows), jax.Array) and (problem := _outside_columns(vae, rows)):
+                raise UserError(f"{split} data: {problem}. Choose a different likelihood for this column.")
+        elif problem := outside_support(vae.likelihood, numbers):
             raise UserError(f"{split} data: {problem}. {_FIXES[vae.likelihood.support]}, or choose a different likelihood.")
+
+
+def _outside_columns(vae: VAE, rows: Array | Example) -> str | None:
+    """Describes in which way the columns of stored rows of a mixed table lie outside their supports; None where they do not."""
+    mask = mask_of(rows)
+    return outside_columns(vae.likelihood, np.asarray(event_of(rows)), None if mask is None else np.asarray(mask))
 
 
 def _summarize_rows(

@@ -8,6 +8,7 @@ import numpy as np
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.readers.condition_columns import joined_columns
 from vae_jax.data.readers.listing import PARTS, be, joined
+from vae_jax.data.readers.mixed_tables import recoded, union_of_types
 from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
@@ -115,7 +116,7 @@ def assemble(pieces: Mapping[str, Piece], base: Split) -> Split:
     sources = {id(piece.source): piece.source for piece in pieces.values()}.values()
     for field, noun in (("column_names", "columns"), ("factor_names", "factors")):
         _check_same_names(pieces, field, noun)
-    common, label_names = _with_common_labels(pieces)
+    common, label_names = _with_common_labels(_with_common_types(pieces, base))
     images = {part: piece.examples for part, piece in common.items()}
     labels = {f"{part}_labels": piece.labels for part, piece in common.items()}
     factors = {f"{part}_factors": piece.factors for part, piece in common.items()}
@@ -133,6 +134,20 @@ def assemble(pieces: Mapping[str, Piece], base: Split) -> Split:
         channels_last=all(source.channels_last for source in sources),
         notes=(),
     )
+
+
+def _with_common_types(pieces: Mapping[str, Piece], base: Split) -> dict[str, Piece]:
+    """Returns parts of mixed tables with the category codes of the training set."""
+    if base.column_types is None:
+        return dict(pieces)
+    if len({piece.examples.dtype for piece in pieces.values()}) > 1:  # one part alone has missing values
+        pieces = {part: piece._replace(examples=np.asarray(piece.examples, np.float64)) for part, piece in pieces.items()}
+    return {
+        part: piece
+        if piece.source.column_types in (None, base.column_types) or not isinstance(piece.examples, np.ndarray)
+        else piece._replace(examples=recoded(piece.name, piece.examples, piece.source.column_types, base.column_types))
+        for part, piece in pieces.items()
+    }
 
 
 def _check_same_names(pieces: Mapping[str, Piece], field: str, noun: str) -> None:
@@ -199,8 +214,13 @@ def join_pieces(folder: str, part: str, pieces: list[Piece]) -> Piece:
 
     labels, factors = join("labels"), join("factors")
     condition = joined_columns(folder, [(piece.name, piece.condition) for piece in pieces])
+    types = pieces[0].source.column_types
+    if all(piece.source.column_types is not None for piece in pieces):
+        types = union_of_types([piece.source.column_types for piece in pieces])  # pyright: ignore
+        coded = [recoded(piece.name, piece.examples, piece.source.column_types, types) for piece in pieces]  # pyright: ignore
+        pieces = [piece._replace(examples=examples) for piece, examples in zip(pieces, coded, strict=True)]
     examples = _joined_examples(folder, [piece.examples for piece in pieces])
-    source = pieces[0].source._replace(label_names=label_names, notes=tuple(notes))
+    source = pieces[0].source._replace(label_names=label_names, notes=tuple(notes), column_types=types)
     return Piece(folder, examples, labels, factors, source, condition=condition, mask=_joined_masks(pieces))
 
 

@@ -12,7 +12,8 @@ from vae_jax.data.readers.unsupported import unsupported_kind
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
-_GENERAL = ("event", "transpose", "condition", "missing")  # options that have a meaning for the data of any reader
+# Options that have a meaning after the reading, for the data of any reader, and one that others than tables ignore.
+_GENERAL = ("event", "transpose", "condition", "missing", "mixed")
 
 
 def is_path(name: str) -> bool:
@@ -56,6 +57,22 @@ def read_path(path: Path, stream: bool = False, options: ReadOptions = ReadOptio
     _check_streaming(path, reader, stream)
     _check_options(path, reader, options)
     return reader.read(Request(path, [path], stream, options))
+
+
+def is_table(name: str) -> bool:
+    """Returns whether the name of a data set is the path of a table, whose columns may be of different types."""
+    if not is_path(name):
+        return False
+    path = Path(os.path.expanduser(name))
+    try:
+        files = list_files(path) if path.is_dir() else [path]
+        if not path.is_dir():
+            reader = registry.reader_of_file(path) if path.is_file() else None
+            return reader is not None and reader.is_table
+        readers = None if registry.reader_of_folder(files) else [registry.reader_of_file(file) for file in files]
+    except (OSError, UserError):  # it is reported where the data are read
+        return False
+    return bool(readers) and all(reader is not None and reader.is_table for reader in readers)
 
 
 def _unknown_format(path: Path) -> UserError:

@@ -29,6 +29,8 @@ class ReadOptions(NamedTuple):
       condition: names of columns of a table, or of factors, that are the condition. A reader of tables takes its columns out of
         the examples.
       missing: "nan" takes missing values of tables as NaN; "refuse" refuses them. `data.load` treats NaN in the same way.
+      mixed: not None: read tables with text, booleans and missing values (see `mixed_tables`); the names are of columns that
+        are no labels. Readers of other formats ignore it.
     """
 
     event: Event = "auto"
@@ -39,6 +41,7 @@ class ReadOptions(NamedTuple):
     label_column: str | None = None
     condition: tuple[str, ...] = ()
     missing: Literal["refuse", "nan"] = "refuse"
+    mixed: tuple[str, ...] | None = None
 
 
 class Request(NamedTuple):
@@ -76,6 +79,7 @@ class Reader(NamedTuple):
       uses: the fields of `ReadOptions` that the reader uses. Others are refused where the user sets them.
       extra: the optional dependencies of this package that the format needs, such as "hdf5"; "" for none.
       published: names of published data sets in this format, for the documentation.
+      is_table: whether the format has tables with columns of different types, for which likelihoods are proposed.
 
     Example: a format that is one function.
       >>> import numpy as np
@@ -99,6 +103,7 @@ class Reader(NamedTuple):
     uses: tuple[str, ...] = ()
     extra: str = ""
     published: tuple[str, ...] = ()
+    is_table: bool = False
 
 
 class Bundled(NamedTuple):

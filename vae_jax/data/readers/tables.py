@@ -9,7 +9,9 @@ from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.events import Event
+from vae_jax.data.readers import mixed_tables
 from vae_jax.data.readers.condition_columns import columns_of_table
 from vae_jax.data.readers.extras import is_gzipped, optional_module, unpacked_size
 from vae_jax.data.readers.listing import UNREADABLE, be, check_fits_in_memory, joined
@@ -39,6 +41,7 @@ class Table(NamedTuple):
       column_names: the name of each column of numbers; None where the table has no names.
       label_column: name of the column of labels, if there is one.
       notes: sentences on columns that were left out.
+      column_types: types of the columns of a mixed table; None: all columns have numbers without missing values.
     """
 
     numbers: np.ndarray
@@ -46,6 +49,7 @@ class Table(NamedTuple):
     column_names: tuple[str, ...] | None
     label_column: str | None
     notes: tuple[str, ...]
+    column_types: tuple[ColumnType, ...] | None = None
 
 
 def _read_csv(request: Request) -> Split:
@@ -87,14 +91,20 @@ def split_of_table(path: Path, table: "pyarrow.Table", options: ReadOptions, wit
     """Returns the split of a table of pyarrow. The columns of the condition are no longer part of the examples."""
     names = [str(column) for column in table.column_names]
     conditions = columns_of_table(str(path), table, options.condition) if options.condition else None
-    label = _label_column(str(path), names, options.label_column, with_names)
+    usable = [column for column in names if column not in (options.mixed or ())]
+    label = _label_column(str(path), usable, options.label_column, with_names)
     if taken := [column for column in options.condition if column != label and names.count(column) == 1]:
         table = table.drop_columns(taken)
-    takes_missing = options.missing == "nan"
-    numbers, labels, column_names, label, notes = arrays_of_table(str(path), table, label, with_names, takes_missing)
-    phrase = "" if label is None else f"labels from the column {label!r}"
+    read = arrays_of_table(str(path), table, label, with_names, options.missing == "nan", options.mixed)
+    phrase = "" if read.label_column is None else f"labels from the column {read.label_column!r}"
     return Split(
-        numbers, train_labels=labels, column_names=column_names, notes=notes, conversion=phrase, train_condition=conditions
+        read.numbers,
+        train_labels=read.labels,
+        column_names=read.column_names,
+        notes=read.notes,
+        conversion=phrase,
+        train_condition=conditions,
+        column_types=read.column_types,
     )
 
 
@@ -179,7 +189,12 @@ def _is_number(text: str) -> bool:
 
 
 def arrays_of_table(
-    name: str, table: "pyarrow.Table", label_column: str | None, with_names: bool = True, takes_missing: bool = False
+    name: str,
+    table: "pyarrow.Table",
+    label_column: str | None,
+    with_names: bool = True,
+    takes_missing: bool = False,
+    mixed: tuple[str, ...] | None = None,
 ) -> Table:
     """Divides a table of pyarrow into numbers and labels.
 
@@ -191,6 +206,8 @@ def arrays_of_table(
       label_column: name of the column of labels. None: a column named label, target, class ...
       with_names: whether the columns have names.
       takes_missing: allow missing values in the columns of numbers.
+      mixed: not None: take text, booleans and missing values as columns of a mixed table (see `mixed_tables`). The names are of
+        columns that are no labels, whatever they are called.
 
     Raises:
       UserError: no rows, missing values that are not allowed, columns of text or of other things that are not numbers, a
@@ -202,7 +219,7 @@ def arrays_of_table(
     if not table.num_rows or not names:
         raise UserError(f"{name}: expected a table with rows and columns, got {table.num_rows} x {len(names)}.")
     notes = []
-    label = _label_column(name, names, label_column, with_names)
+    label = _label_column(name, [column for column in names if column not in (mixed or ())], label_column, with_names)
     columns = [column for column in names if column != label]
     index = _index_columns(table, columns) if with_names else []
     if index and len(index) < len(columns):
@@ -210,6 +227,13 @@ def arrays_of_table(
         verb, nouns = be(index), "the column" if len(index) == 1 else "the columns"
         notes.append(f"{name}: {nouns} {joined(map(repr, index))} {verb} the index of the rows and {verb} not used. {fix}")
         columns = [column for column in columns if column not in index]
+    if mixed is not None:
+        if not columns:
+            raise UserError(f"{name}: expected columns beside the labels {label!r}, got none.")
+        check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
+        array, types = mixed_tables.mixed_columns(name, table, columns)
+        labels = None if label is None else labels_of_column(name, table, label)
+        return Table(array, labels, tuple(columns) if with_names else None, label, tuple(notes), types)
     notes += _notes_on_identifiers(name, table, columns)
     _check_columns(name, table, columns, label, takes_missing)
     labels = None if label is None else labels_of_column(name, table, label)
@@ -297,6 +321,7 @@ def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label:
     text = [column for column in columns if _kind(table.column(column).type) == "text"]
     if text:
         fix = f"Leave them out or number them: df[{text[0]!r}].astype('category').cat.codes."
+        fix += ' For a likelihood for each column, use `likelihood="columns"`.'
         if label is None:
             fix += f' If {text[0]} has the labels, pass `label_column="{text[0]}"`.'
         raise UserError(f"{name}: expected columns of numbers, got text in {joined(text)}. {fix}")
@@ -382,6 +407,7 @@ register(
         uses=("label_column",),
         extra="tables",
         published=("Kaggle", "MovieLens"),
+        is_table=True,
     )
 )
 register(
@@ -394,6 +420,7 @@ register(
         starts_with=lambda start: start.startswith(b"PAR1"),
         uses=("label_column", "resize", "crop"),
         extra="tables",
+        is_table=True,
         published=("Hugging Face",),
     )
 )

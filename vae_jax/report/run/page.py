@@ -15,6 +15,7 @@ from vae_jax.report.run.conditions import condition_sections
 from vae_jax.report.run.content import Pictures, given_captions
 from vae_jax.report.run.events import sections as event_sections
 from vae_jax.report.run.events.panels import displayed_kind
+from vae_jax.report.run.events.table_sections import table_sections
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.runs import Run, read_config
 from vae_jax.runs.in_words import describe_network, repeat_command
@@ -31,12 +32,14 @@ def write_report(run: Run) -> Path:
     network = f"{describe_network(config)}, {config.likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
     lead = f"{html.describe_data(dataset, description['data'])} {network}"
     command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
+    pictures = content.pictures(run)
     body = [
         html.notes([*run.notes, *_observations(run), *evaluation_table.warnings(run)]),
         notation.translate(html.quantity_table(content.quantities(run))),
         html.quantity_table(rows) if (rows := content.givens(run)) else "",
         notation.translate(evaluation_table.section(run)),
-        html.write_sections([in_notation(section, notation) for section in _sections(run)], run.path / "figures"),
+        notation.translate(table_sections(run, pictures)),
+        html.write_sections([in_notation(section, notation) for section in _sections(run, pictures)], run.path / "figures"),
         html.repeat_section("run", command, description),
     ]
     title = f"{dataset} · {config.likelihood} · vae_jax"
@@ -59,9 +62,8 @@ def _observations(run: Run) -> list[str]:
     return [f"{text[0].upper()}{text[1:]}"] if text else []
 
 
-def _sections(run: Run) -> list[Section]:
+def _sections(run: Run, pictures: Pictures) -> list[Section]:
     """Returns the figures in the order of the page."""
-    pictures = content.pictures(run)
     return [
         *_training_sections(run),
         *(_image_sections(run, pictures) if _has_images(run) else event_sections.example_sections(run, pictures)),
