@@ -29,7 +29,7 @@ def fit_gaussian(
     mask: Bool[np.ndarray, "rows columns"] | None = None,
     *,
     tolerance: float = 1e-5,
-    max_steps: int = 500,
+    max_steps: int = 200,
 ) -> FittedGaussian:
     """Fits a Gaussian to rows with missing entries by maximum likelihood.
 

@@ -1,7 +1,8 @@
 """Imputation of missing entries by importance sampling: conditional means, multiple imputations, and their quality."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,28 +60,55 @@ class _Sums(NamedTuple):
     probabilities: Array | None  # sum w P(x = candidate | z)
 
 
-def class_values(likelihood: Likelihood, num_axes: int) -> Float[Array, "candidates ..."] | None:
+def class_values(likelihood: Likelihood, data_shape: tuple[int, ...]) -> Float[Array, "candidates *#event"] | None:
     """Returns the values whose probabilities `impute` can compute: 0 and 1, or the categories of a categorical likelihood.
 
     Args:
-      likelihood: that of the model.
-      num_axes: the number of axes of an event.
+      likelihood: that of the model. Columns of a mixed table have values of their own.
+      data_shape: shape of one example.
 
     Returns:
-      (candidates, 1, ..., 1), as the likelihood sees them, or None for likelihoods of numbers.
+      (candidates, *data_shape) or a shape that broadcasts to it, as the likelihood sees them; None for likelihoods of numbers.
+      Where columns have different numbers of values, the last value is repeated.
 
     Example:
       >>> from vae_jax import likelihoods
-      >>> print(class_values(likelihoods.categorical(3), 1).ravel(), class_values(likelihoods.gaussian(1.0), 1))
+      >>> print(class_values(likelihoods.categorical(3), (5,)).ravel(), class_values(likelihoods.gaussian(1.0), (5,)))
       [0.  0.5 1. ] None
     """
-    if likelihood.support == "binary":
-        num_values = 2
-    elif likelihood.name == "categorical" and likelihood.num_levels:
-        num_values = likelihood.num_levels
-    else:
+    if groups := getattr(likelihood, "groups", ()):
+        by_column: list[Sequence[float]] = [(0.0,)] * data_shape[0]
+        for group in groups:
+            for i, column in enumerate(group.columns):
+                if entry_kind(group.likelihood) == "class":
+                    num_values = group.likelihood.num_levels or 2
+                    by_column[column] = group.values[i] if group.values else range(num_values)
+        most = max(map(len, by_column))
+        filled = [[*values, *[values[-1]] * (most - len(values))] for values in by_column]
+        return jnp.asarray(filled, jnp.float32).T if most > 1 else None
+    if entry_kind(likelihood) != "class":
         return None
-    return (jnp.arange(num_values) / (num_values - 1)).reshape(-1, *[1] * num_axes)
+    num_values = likelihood.num_levels or 2
+    return (jnp.arange(num_values) / (num_values - 1)).reshape(-1, *[1] * len(data_shape))
+
+
+Kind = Literal["real", "count", "class"]
+
+
+def entry_kind(likelihood: Likelihood) -> Kind:
+    """Returns whether a likelihood is one of classes (0 and 1, or categories), of counts, or of other numbers."""
+    if likelihood.support == "binary" or likelihood.name == "categorical":
+        return "class"
+    return "count" if likelihood.support == "counts" else "real"
+
+
+def entry_kinds(likelihood: Likelihood, data_shape: tuple[int, ...]) -> tuple[Kind, ...]:
+    """Returns the kind of each entry of an example, in the order of the flat event."""
+    kinds: list[Kind] = [entry_kind(likelihood)] * math.prod(data_shape)
+    for group in getattr(likelihood, "groups", ()):
+        for column in group.columns:
+            kinds[column] = entry_kind(group.likelihood)
+    return tuple(kinds)
 
 
 def check_imputes(likelihood: Likelihood) -> None:
