@@ -14,6 +14,7 @@ from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event, event_shape
 from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, name_of_part, top_level
 from vae_jax.data.on_disk import Rows
+from vae_jax.data.part_types import with_common_types
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.readers import combining, registry
 from vae_jax.data.readers.paths import check_options, is_path, read_path, usable_options
@@ -106,6 +107,8 @@ def load(
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
+    if missing == "nan":
+        source = with_common_types(source)
     dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, transpose, condition, missing))
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)

@@ -14,7 +14,7 @@ from vae_jax.build import Built
 from vae_jax.data import SparseArray, is_image
 from vae_jax.errors import UserError
 from vae_jax.evaluation import standard_error
-from vae_jax.evaluation.dataset_means import DataSlice
+from vae_jax.evaluation.dataset_means import DataSlice, ToInput
 from vae_jax.evaluation.hidden_entries import METRICS, Scores, Table, baselines, hide, score_all
 from vae_jax.evaluation.imputation import (
     Imputation,
@@ -25,7 +25,7 @@ from vae_jax.evaluation.imputation import (
     impute_dataset,
 )
 from vae_jax.example import Example, event_of, mask_of
-from vae_jax.model import Params
+from vae_jax.model import VAE, Params
 from vae_jax.runs.directory import Run
 from vae_jax.runs.parts import Report, map_parts
 from vae_jax.storage.atomic import JsonObject
@@ -58,13 +58,20 @@ def masked_input(built: Built, rows: Example) -> Example:
 
 
 def impute_rows(
-    built: Built, params: Params, rows: Example, settings: ImputationSettings, seed: int, report: Report
+    vae: VAE,
+    params: Params,
+    rows: Example,
+    to_input: ToInput,
+    settings: ImputationSettings,
+    seed: int,
+    report: Report = lambda done: None,
 ) -> Imputation:
     """Imputes stored examples with masks in one compiled program, and returns arrays of NumPy, in the likelihood's unit.
 
     Args:
-      built, params: the model.
+      vae, params: the model.
       rows: examples with masks, as stored.
+      to_input: turns a batch of them into floats for the model.
       settings: numbers of draws.
       seed: seed of the draws.
       report: called with the number of examples done.
@@ -74,11 +81,11 @@ def impute_rows(
     def imputed(params: Params, part: Example, first: Array) -> Imputation:
         return impute_dataset(
             stream(seed, Stream.IMPUTATION),
-            built.vae,
+            vae,
             params,
             DataSlice(part, first),
             settings,
-            to_input=lambda rows: masked_input(built, rows),
+            to_input=to_input,
             memory_bytes=memory_bytes,
         )
 
@@ -114,7 +121,8 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
     rows = Example(event_of(test), condition, jnp.asarray(before & ~hidden))
     candidates = class_values(built.vae.likelihood, built.vae.data_shape)
     draws = ImputationSettings(settings.num_samples, candidates=candidates)
-    imputed = impute_rows(built, run.params, rows, draws, settings.seed, report)
+    to_input = lambda rows: masked_input(built, rows)  # noqa: E731
+    imputed = impute_rows(built.vae, run.params, rows, to_input, draws, settings.seed, report)
     table = _table(built, before, hidden)
     best = imputed.mean if imputed.mode is None else _by_kind(table, imputed.mode, imputed.mean)
     others, notes = baselines(table)

@@ -29,7 +29,7 @@ from vae_jax.storage.atomic import write_json
 from vae_jax.sweep import sweep
 
 FOLDER = Path(__file__).parent
-TABLES = ("breast_cancer", "wine", "iris")
+TABLES = ("breast_cancer", "wine")
 METHODS = ("mean", "IterativeImputer", "random forests", "conditional Gaussian", "VAE", "MIWAE")
 TREES = 100  # of each random forest, as missForest has by default
 FOREST_ROUNDS = 5  # over the columns; missForest, which stops by itself, makes about as many
@@ -46,7 +46,7 @@ class Arguments:
     """
 
     tables: tuple[str, ...] = TABLES
-    """Tables of scikit-learn: breast_cancer, wine, iris."""
+    """Tables of scikit-learn: breast_cancer, wine."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the hidden entries, of the initialization and of the noise."""
     share: float = 0.5
