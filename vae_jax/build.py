@@ -14,6 +14,7 @@ from vae_jax import data, networks, training
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import CUSTOM, Config, TrainingData, all_settings, settings_of
 from vae_jax.data import Dataset, Prepared, Rows, check_pipeline_argument
+from vae_jax.data.moments import pooled_mean
 from vae_jax.errors import UserError, unknown
 from vae_jax.example import Example
 from vae_jax.likelihoods import Likelihood, check_factorizes, from_log_prob
@@ -42,7 +43,7 @@ def training_data(config: Config, dataset: Dataset) -> TrainingData:
     is_binarized = config.binarization != "none"
     highest = 1 if is_binarized else dataset.max_level or 1
     if data.is_image(dataset.data_shape):
-        mean_count = max(float(dataset.train_mean.mean(dtype=np.float64)) * highest, 1e-3)
+        mean_count = max(pooled_mean(dataset) * highest, 1e-3)
     else:
         mean_count = np.maximum(dataset.train_mean * highest, 1e-3)
     if is_binarized:

@@ -7,6 +7,8 @@ import numpy as np
 from vae_jax.errors import UserError
 
 _ONLY_FINITE_EXAMPLES = "x = x[np.isfinite(x).reshape(len(x), -1).all(axis=1)]"
+_ONLY_WITHOUT_INFINITY = "x = x[~np.isinf(x).reshape(len(x), -1).any(axis=1)]"
+MISSING_FIX = 'If NaN marks missing entries, pass `missing="nan"`.'
 
 
 class NonFinite(NamedTuple):
@@ -17,18 +19,20 @@ class NonFinite(NamedTuple):
       too_large: how many of them are finite as stored, but beyond the range of float32.
       examples: number of examples that have such a number.
       first: index in the source of the first of these examples; -1 where there is none.
+      nan: how many of the numbers are NaN.
     """
 
     numbers: int = 0
     too_large: int = 0
     examples: int = 0
     first: int = -1
+    nan: int = 0
 
     def plus(self, other: "NonFinite") -> "NonFinite":
         """Returns the counts over the examples of both."""
         first = min((counts.first for counts in (self, other) if counts.examples), default=-1)
         numbers, too_large = self.numbers + other.numbers, self.too_large + other.too_large
-        return NonFinite(numbers, too_large, self.examples + other.examples, first)
+        return NonFinite(numbers, too_large, self.examples + other.examples, first, self.nan + other.nan)
 
 
 def count_non_finite(stored: np.ndarray, kept: np.ndarray, index: np.ndarray | None = None) -> NonFinite:
@@ -46,7 +50,7 @@ def count_non_finite(stored: np.ndarray, kept: np.ndarray, index: np.ndarray | N
     rows = np.flatnonzero(bad.any(axis=1))
     too_large = np.isfinite(stored).reshape(len(kept), -1) & bad
     first = rows if index is None else index[rows]
-    return NonFinite(int(bad.sum()), int(too_large.sum()), len(rows), int(first.min()))
+    return NonFinite(int(bad.sum()), int(too_large.sum()), len(rows), int(first.min()), int(np.isnan(kept).sum()))
 
 
 def check_type(name: str, dtype: np.dtype) -> None:
@@ -104,10 +108,13 @@ def check_finite(name: str, non_finite: NonFinite, num_examples: int) -> None:
             f"{name}: expected numbers within the range of float32, got {non_finite.numbers} beyond 3.4e38, the first in the "
             f"example with index {non_finite.first}. Rescale the data, such as x / np.abs(x).max()."
         )
-    fix = f"Leave them out: {_ONLY_FINITE_EXAMPLES}."
+    has_nan = non_finite.nan > 0
+    fix = f"Leave them out: {_ONLY_FINITE_EXAMPLES if has_nan else _ONLY_WITHOUT_INFINITY}."
     if non_finite.examples == num_examples:
-        fix = "Every example has some, so replace them: x = np.where(np.isfinite(x), x, 0)."
+        where = "np.isfinite(x), x, 0" if has_nan else "np.isinf(x), 0, x"
+        fix = f"Every example has some, so replace them: x = np.where({where})."
+    fix = f"{fix} {MISSING_FIX}" if has_nan else fix
     raise UserError(
-        f"{name}: expected finite numbers, got {non_finite.numbers} NaN or infinite values in {non_finite.examples} of "
-        f"{num_examples} examples, the first in the example with index {non_finite.first}. {fix}"
+        f"{name}: expected finite numbers, got {non_finite.numbers} {'NaN or ' * has_nan}infinite values in "
+        f"{non_finite.examples} of {num_examples} examples, the first in the example with index {non_finite.first}. {fix}"
     )

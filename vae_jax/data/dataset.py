@@ -33,7 +33,7 @@ class Dataset(NamedTuple):
     - Floats of any width: real numbers, kept as float32 on their own scale, whether in [0, 1], [-1, 1] or [0, 255]. Likelihoods
       that need [0, 1] or levels refuse others and say how to convert them. Floats that leave [0, 1] by rounding alone, at most
       1e-6, are clipped to it. Images of whole numbers up to 255 give a note.
-    - NaN, infinity, complex numbers, text and objects are refused.
+    - NaN is refused, unless it marks missing entries (see `load`). Infinity, complex numbers, text and objects are refused.
 
     Attributes:
       name: the name or path that was loaded.
@@ -55,9 +55,10 @@ class Dataset(NamedTuple):
       condition: the columns on which a model is conditioned; None: there is no condition.
       train_condition, validation_condition, test_condition: the stored condition of each example, (examples, columns), float32
         (see `Condition`).
-      train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part, bool; None in all parts
-        where no entry is missing. The examples hold 0 at missing entries. The mean and the spread are over observed entries.
-      missing_on_disk: NaN marks missing entries of the training `Rows`, which have no mask in memory.
+      train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part, bool. A part without
+        missing entries has None, but ones where training entries are missing. The examples in memory hold 0 at missing entries.
+        The mean and the spread are over observed entries. The mask of training `Rows` is `Rows` too.
+      missing_on_disk: NaN marks missing entries of the training `Rows`.
     """
 
     name: str
@@ -88,7 +89,27 @@ class Dataset(NamedTuple):
     @property
     def has_missing(self) -> bool:
         """Whether entries are missing in any part."""
-        return self.test_mask is not None or self.train_mask is not None or self.missing_on_disk
+        masks = (self.train_mask, self.validation_mask, self.test_mask)
+        return self.missing_on_disk or any(mask is not None for mask in masks)
+
+    @property
+    def missing_fraction(self) -> float:
+        """Share of the entries that are missing, over all parts; in [0, 1]."""
+        missing = total = 0
+        for part, array in self.images_by_part().items():
+            total += array.size
+            if isinstance(array, Rows) and self.has_missing:
+                missing += 0 if array.scan.observed is None else array.size - int(array.scan.observed.sum())
+            elif (mask := getattr(self, f"{part}_mask")) is not None:
+                missing += mask.size - int(np.count_nonzero(mask))
+        return missing / total
+
+    @property
+    def train_counts(self) -> np.ndarray | None:
+        """Number of training examples that have each entry, integers of shape `data_shape`; None where no entry is missing."""
+        if isinstance(self.train, Rows):
+            return self.train.scan.observed if self.missing_on_disk or self.train_mask is not None else None
+        return self.train_mask.sum(axis=0) if isinstance(self.train_mask, np.ndarray) else None
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -118,7 +139,10 @@ class Dataset(NamedTuple):
 
     @property
     def train_mean(self) -> np.ndarray:
-        """Mean training example, of shape `data_shape`: in [0, 1] for levels, in the unit of the data for other numbers."""
+        """Mean training example, of shape `data_shape`: in [0, 1] for levels, in the unit of the data for other numbers.
+
+        The mean of an entry is over the examples that have it, and 0 if none does.
+        """
         if self.rendering:
             return self.rendering.mean().astype(np.float32)
         return (self._stored_mean / (self.max_level or 1)).astype(np.float32)
@@ -126,16 +150,21 @@ class Dataset(NamedTuple):
     @property
     def _stored_mean(self) -> np.ndarray:
         """Mean training image before it is scaled, float64."""
-        train = self.train
+        train, counts = self.train, self.train_counts
+        size = len(train) if counts is None else np.maximum(counts, 1)
         if isinstance(train, Rows | SparseRows):
-            return train.scan.total / len(train)
-        return sum(map(sum_images, chunks(train)), np.zeros(train.shape[1:])) / len(train)
+            return train.scan.total / size
+        return sum(map(sum_images, chunks(train)), np.zeros(train.shape[1:])) / size
 
     @property
     def train_std(self) -> float:
         """Standard deviation of the training pixels about the mean image, in the unit of `train_mean`.
 
-        It is positive for constant data too.
+        It is positive for constant data too, and is 1 where no entry is observed. With missing entries it is the root of
+
+            (sum of x^2 - sum over entries d of n_d mean_d^2) / sum of n_d
+
+        over the observed values, of which there are n_d for entry d.
         """
         if self.rendering:
             mean = self.rendering.mean()
@@ -143,7 +172,12 @@ class Dataset(NamedTuple):
         train = self.train  # summed in chunks, so that no float copy of the data set is made
         is_scanned = isinstance(train, Rows | SparseRows)
         squares = train.scan.squares if is_scanned else sum(map(sum_squares, chunks(train)))
-        variance = squares / train.size - float(np.square(self._stored_mean).mean())
+        if (counts := self.train_counts) is None:
+            variance = squares / train.size - float(np.square(self._stored_mean).mean())
+        elif counts.any():
+            variance = (squares - float((counts * np.square(self._stored_mean)).sum())) / int(counts.sum())
+        else:
+            return 1.0
         std = float(np.sqrt(max(variance, 0.0))) / (self.max_level or 1)
         if self.max_level:
             return max(std, 1e-3)
@@ -151,7 +185,10 @@ class Dataset(NamedTuple):
         return max(std, 1e-6 * max(-low, high), 1e-30)
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256, in hexadecimal, of the shapes, types and bytes of all parts and the name of the rendering."""
+        """Returns the SHA-256, in hexadecimal, of the shapes, types and bytes of all parts and the name of the rendering.
+
+        Missing entries count as 0, whatever stands there, and the masks of parts with missing entries are added.
+        """
         digest: Digest = hashlib.sha256(self.rendering.name.encode() if self.rendering else b"")
         for array in (self.train, self.validation, self.test):
             if isinstance(array, Rows):  # only the training set can be, and it comes first and has no rendering
@@ -161,4 +198,19 @@ class Dataset(NamedTuple):
             elif array is not None:
                 digest.update(header(array))
                 digest.update(np.ascontiguousarray(array).data)
+        if self.has_missing:
+            for part, mask_digest in self._mask_digests().items():
+                digest.update(part.encode() + mask_digest.encode())
         return digest.hexdigest()
+
+    def _mask_digests(self) -> dict[str, str]:
+        """Returns the SHA-256 of the mask of each part that has one."""
+        digests = {}
+        for part, array in self.images_by_part().items():
+            mask = getattr(self, f"{part}_mask")
+            if isinstance(array, Rows):
+                if array.scan.observed is not None and array.scan.mask_digest is not None:
+                    digests[part] = array.scan.mask_digest.hexdigest()
+            elif mask is not None:
+                digests[part] = hashlib.sha256(np.ascontiguousarray(mask).data).hexdigest()
+        return digests

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import Layout
 from vae_jax.data.loading import Interpretation, check_settings, checked_dataset
+from vae_jax.data.masks import Missing
 from vae_jax.data.readers.combining import Piece, assemble
 from vae_jax.data.readers.listing import PARTS, joined
 from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
@@ -53,7 +54,7 @@ def from_arrays(
     mask: Examples | None = None,
     validation_mask: Examples | None = None,
     test_mask: Examples | None = None,
-    missing: Literal["refuse", "nan"] = "refuse",
+    missing: Missing = "refuse",
     name: str = "arrays",
     split: SplitMethod = "random",
     test_fraction: float = DEFAULT_TEST_FRACTION,
@@ -86,9 +87,10 @@ def from_arrays(
         of the column, or a table. Whole numbers and words become categories, other numbers are standardized. Or "labels",
         "factors", or names of columns of the training table, as for `load`.
       validation_condition, test_condition: those of the other parts, with the same columns.
-      mask: True where an entry of the training examples is observed, an array of their shape.
+      mask: True or 1 where an entry of the training examples is observed, an array of their shape or, for images with channels,
+        (examples, height, width). A masked array of NumPy as `train` brings its mask.
       validation_mask, test_mask: masks of the other parts.
-      missing: "nan" takes NaN as missing entries; "refuse" refuses NaN.
+      missing: "nan" takes NaN, and missing values of tables, as missing entries; "refuse" refuses them.
       name: name of the data set in messages, reports and run directories.
       split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
 
@@ -107,7 +109,7 @@ def from_arrays(
     if not isinstance(name, str) or not name:
         raise UserError(field="name", expected="a name", got=repr(name))
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
-    check_settings(name, settings, max_level, layout)
+    check_settings(name, settings, max_level, layout, missing)
     if event not in EVENTS:
         raise unknown("event", event, EVENTS)
     parts = {"train": train, "validation": validation, "test": test}
@@ -129,11 +131,30 @@ def from_arrays(
     if not how:
         source = source._replace(**_condition_columns(name, conditions))
     given = {"train": mask, "validation": validation_mask, "test": test_mask}
-    source = source._replace(**{f"{part}_mask": np.asarray(array) for part, array in given.items() if array is not None})
+    for field, array in _masks(name, parts, given).items():
+        source = source._replace(**{field: array})
     dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, condition=how, missing=missing))
     for note in dataset.notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return dataset
+
+
+def _masks(name: str, parts: dict[str, Examples], given: dict[str, Examples]) -> dict[str, np.ndarray]:
+    """Returns the masks of the parts by the field of a `Split`. Masked arrays, True at missing entries, bring theirs."""
+    masks: dict[str, np.ndarray] = {}
+    for part, examples in parts.items():
+        if given[part] is not None and examples is None:
+            fix = f"Pass {part}= as well, or all masks as mask= where the {PARTS[part]} set is split off train."
+            raise UserError(f"{name}: got {part}_mask without {PARTS[part]} examples. {fix}", field="mask")
+        if isinstance(examples, np.ma.MaskedArray):
+            if given[part] is not None:
+                raise UserError(
+                    f"{name}: the {PARTS[part]} examples are a masked array already. Leave out the mask.", field="mask"
+                )
+            masks[f"{part}_mask"] = ~np.ma.getmaskarray(examples)
+        elif given[part] is not None:
+            masks[f"{part}_mask"] = np.asarray(given[part])
+    return masks
 
 
 def _condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
@@ -230,12 +251,21 @@ def _as_table(name: str, examples: Examples) -> _Table | None:
         columns, drop = [_as_column(examples.iloc[:, i]) for i in range(len(names))], "drop(columns={})"
     elif pyarrow is not None and isinstance(examples, pyarrow.Table | pyarrow.RecordBatch):
         names = list(examples.schema.names)
-        columns, drop = [examples.column(i).to_numpy(zero_copy_only=False) for i in range(len(names))], "drop_columns({})"
+        columns, drop = [_arrow_column(examples.column(i)) for i in range(len(names))], "drop_columns({})"
     else:
         return None
     if twice := sorted({column for column in names if names.count(column) > 1}):
         raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
     return _Table(dict(zip(names, columns, strict=True)), drop)
+
+
+def _arrow_column(column: Examples) -> np.ndarray:
+    """Returns a column of pyarrow as an array. Its missing numbers become NaN, also those of truth values."""
+    if column.null_count == len(column):
+        return np.full(len(column), np.nan)
+    if column.null_count and str(column.type) == "bool":
+        column = column.cast("uint8")
+    return column.to_numpy(zero_copy_only=False)
 
 
 def _as_column(series: Examples) -> np.ndarray:

@@ -18,7 +18,7 @@ LAYOUTS: tuple[Layout, ...] = ("auto", "channels_last", "channels_first")
 ROUNDING = 1e-6  # of floats meant to be in [0, 1]: a few units in the last place of float32
 
 
-def _is_channels_first(shape: tuple[int, ...]) -> bool:
+def is_channels_first(shape: tuple[int, ...]) -> bool:
     """Returns whether a shape (examples, a, b, c) can only be meant as (examples, channels, height, width)."""
     if len(shape) != 4:
         return False
@@ -62,7 +62,7 @@ def channels_last(
     moved, notes = {}, []
     for part, array in images.items():
         shape = array.shape
-        if len(shape) == 4 and (layout == "channels_first" or (layout == "auto" and _is_channels_first(shape))):
+        if len(shape) == 4 and (layout == "channels_first" or (layout == "auto" and is_channels_first(shape))):
             moved[part] = _moved(array)
         else:
             moved[part] = array
@@ -152,7 +152,9 @@ def _kept_types(
     return {part: dtype if dtype.kind == "f" or widest is None else widest for part, dtype in kept.items()}
 
 
-def as_kept(name: str, array: np.ndarray, kept: np.dtype, index: np.ndarray | None = None) -> np.ndarray:
+def as_kept(
+    name: str, array: np.ndarray, kept: np.dtype, index: np.ndarray | None = None, nan_is_missing: bool = False
+) -> np.ndarray:
     """Converts the numbers of an array to the type in which they are kept.
 
     Args:
@@ -160,6 +162,7 @@ def as_kept(name: str, array: np.ndarray, kept: np.dtype, index: np.ndarray | No
       array: (examples, ...).
       kept: uint8, uint16, int32 or float32, from `checks.kept_type`.
       index: index of each example in the source, for messages; None: 0, 1, 2, ...
+      nan_is_missing: leave NaN, which marks missing entries.
 
     Raises:
       UserError: numbers that are not finite in float32.
@@ -167,7 +170,8 @@ def as_kept(name: str, array: np.ndarray, kept: np.dtype, index: np.ndarray | No
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = np.ascontiguousarray(array, dtype=kept)
     if kept == np.float32:
-        check_finite(name, count_non_finite(array, numbers, index), len(array))
+        observed = np.where(np.isnan(numbers), np.float32(0), numbers) if nan_is_missing else numbers
+        check_finite(name, count_non_finite(array, observed, index), len(array))
     return numbers
 
 
@@ -183,7 +187,7 @@ def clip_rounding(name: str, source: Split) -> tuple[Split, list[str]]:
     images = source.images_by_part()
     if any(array.dtype != np.float32 for array in images.values()):
         return source, []
-    ranges = [value_range(array) for array in images.values()]
+    ranges = [value_range(array, source.mask_in_memory(part)) for part, array in images.items()]
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     if (low >= 0 and high <= 1) or high > 1 + ROUNDING or low < -ROUNDING * high:
         return source, []

@@ -4,15 +4,16 @@ import numbers
 import os
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from vae_jax.data import tfds
 from vae_jax.data.annotations import check_factors, with_checked_labels
-from vae_jax.data.companions import masks_as_events, with_condition_of, with_masks
+from vae_jax.data.companions import with_condition_of
 from vae_jax.data.conditions import make_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event, event_shape
 from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, name_of_part, top_level
+from vae_jax.data.masks import MISSING, Missing, masks_as_events, notes_on_unobserved, with_complete_parts, with_masks
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.part_types import with_common_types
 from vae_jax.data.pipeline_checks import check_pipeline_argument
@@ -51,7 +52,7 @@ def load(
     validation_dataset: str | os.PathLike[str] = "",
     test_dataset: str | os.PathLike[str] = "",
     condition: str = "",
-    missing: Literal["refuse", "nan"] = "refuse",
+    missing: Missing = "refuse",
 ) -> Dataset:
     """Loads a data set by name or path.
 
@@ -91,7 +92,10 @@ def load(
       condition: what a model is conditioned on: "labels", "factors", names of columns of a table with commas between them,
         which are then no longer part of the examples, or a file with a row for each example. Whole numbers and words become
         categories, other numbers are standardized. "": no condition.
-      missing: "nan" takes NaN as missing entries, which log-likelihoods leave out; "refuse" refuses NaN.
+      missing: "nan" takes NaN, and empty fields of tables, as missing entries, which log-likelihoods leave out; "refuse"
+        refuses them. Masks in files are used in any case: an array named mask, train_mask, x_test_mask ... beside the examples,
+        True or 1 where an entry is observed, in the shape of the examples as stored or, for images with channels, (examples,
+        height, width).
 
     Returns:
       Checked examples of all parts, on the host.
@@ -102,8 +106,8 @@ def load(
     check_pipeline_argument("data.load", name, (str, os.PathLike))
     name = os.fspath(name)
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
-    check_settings(name, settings, max_level, layout)
-    options = _read_options(event, resize, crop, transpose, array, label_column)
+    check_settings(name, settings, max_level, layout, missing)
+    options = _read_options(event, resize, crop, transpose, array, label_column)._replace(missing=missing)
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
@@ -115,13 +119,15 @@ def load(
     return dataset
 
 
-def check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str) -> None:
+def check_settings(name: str, settings: SplitSettings, max_level: int | None, layout: str, missing: str) -> None:
     """Raises `UserError` for settings of `load` that no data can have."""
     if not name:
         raise UserError("expected the name or path of a data set, got an empty one.")
     settings.validate()
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
+    if missing not in MISSING:
+        raise unknown("missing", missing, MISSING)
     if not (max_level is None or (isinstance(max_level, numbers.Integral) and 1 <= max_level <= 65535)):
         raise UserError(field="max_level", expected="a whole number from 1 to 65535", got=repr(max_level))
 
@@ -134,7 +140,7 @@ class Interpretation(NamedTuple):
     max_level: int | None = None
     transpose: bool = False
     condition: str = ""
-    missing: Literal["refuse", "nan"] = "refuse"
+    missing: Missing = "refuse"
 
 
 def _read_options(
@@ -190,7 +196,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
     source = with_checked_labels(name, source)
     check_factors(name, source)
     source = with_condition_of(name, source, condition)
-    source = with_masks(name, source, missing)
+    source, mask_notes = with_masks(name, source, missing, layout)
     if source.rendering:
         check_layout_of_known_format(name, layout)
         if transpose:
@@ -198,11 +204,14 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         converted, notes = source, []
     else:
         arrays, notes = convert(name, source, layout, event, max_level, transpose)
-        masks = masks_as_events(name, source, layout, event, transpose)
+        masks = masks_as_events(source, layout, event, transpose)
         converted = source._replace(**arrays, **masks)
+        if isinstance(converted.train, Rows):
+            converted = converted._replace(train_mask=converted.train.mask)
     parts = split_off_parts(name, converted, settings)
     if isinstance(parts.train, Rows):
         check_rows(name, parts.train, converted.train)
+    parts = with_complete_parts(parts)
     if source.rendering is None:
         parts, clip_notes = clip_rounding(name, parts)
         notes += clip_notes
@@ -213,7 +222,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         known = {"label": parts.label_names} if condition == "labels" and parts.label_names else None
         made, conditions = make_condition(name, parts.by_part("condition"), known)
     masks = parts.by_part("mask")
-    return Dataset(
+    dataset = Dataset(
         name,
         parts.train,
         parts.validation,
@@ -225,7 +234,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         parts.test_factors,
         source.factor_names,
         source.rendering,
-        (*source.notes, *notes_on_unused_settings(source, settings), *notes, *level_notes),
+        (*source.notes, *notes_on_unused_settings(source, settings), *notes, *mask_notes, *level_notes),
         parts.train_labels,
         parts.validation_labels,
         parts.label_names,
@@ -233,5 +242,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         made,
         *(conditions.get(part) for part in ("train", "validation", "test")),
         *(masks.get(part) for part in ("train", "validation", "test")),
-        missing_on_disk=missing == "nan" and isinstance(parts.train, Rows) and parts.train_mask is None,
+        missing_on_disk=isinstance(parts.train, Rows) and parts.train.nan_is_missing and parts.train.scan.observed is not None,
     )
+    more = notes_on_unobserved(name, dataset.train_counts, dataset.column_names)
+    return dataset._replace(notes=(*dataset.notes, *more)) if more else dataset

@@ -10,7 +10,7 @@ import numpy as np
 
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import event_kind, is_image
-from vae_jax.data.on_disk import Rows, slices, sum_images
+from vae_jax.data.on_disk import Rows, observed_chunks, slices, sum_images
 from vae_jax.data.sparse import SparseRows
 
 CountInput = Literal["log1p", "standardized"]
@@ -54,10 +54,20 @@ def train_moments(dataset: Dataset, counts: bool, count_input: CountInput = "sta
     if dataset.rendering is not None:  # zeros and ones
         factor = math.log(2)
         return moments._replace(log1p=Moments(moments.mean * factor, moments.std * factor))
-    return moments._replace(log1p=log1p_moments(dataset.train))
+    return moments._replace(log1p=log1p_moments(dataset.train, dataset.train_mask, dataset.train_counts))
 
 
-def log1p_moments(train: np.ndarray | Rows | SparseRows) -> Moments:
+def pooled_mean(dataset: Dataset) -> float:
+    """Returns the mean of all observed training values, in the unit of `Dataset.train_mean`."""
+    counts, mean = dataset.train_counts, dataset.train_mean
+    if counts is None:
+        return float(mean.mean(dtype=np.float64))
+    return float((mean.astype(np.float64) * counts).sum() / max(int(counts.sum()), 1))
+
+
+def log1p_moments(
+    train: np.ndarray | Rows | SparseRows, mask: np.ndarray | Rows | None = None, counts: np.ndarray | None = None
+) -> Moments:
     """Computes the moments of log(1 + x) over the rows of an array, or of an object that gives rows by slices.
 
     The mean of vectors and series is that of each column, but the scale is one number: the root of the mean variance of the
@@ -69,16 +79,20 @@ def log1p_moments(train: np.ndarray | Rows | SparseRows) -> Moments:
     after 12 epochs is 23 nats higher.
 
     One pass in float64, over the differences from the first example. Without that shift, rounding would give columns that never
-    vary a tiny variance.
+    vary a tiny variance. Where entries are missing, the first example may lack some, and the shift is log(1 + mean).
 
     Args:
       train: counts, (examples, *event).
+      mask: True where an entry of an array in memory is observed.
+      counts: number of observed values of each entry; None where no entry is missing. The results are over observed values.
 
     Returns:
       Numbers for images, arrays of the event's shape for other events (see `Moments`). The standard deviation is 1 for data
       that never vary.
     """
     shape = train.shape[1:]
+    if counts is not None:
+        return _log1p_moments_of_observed(train, mask, counts)
     shift = _pooled(np.log1p(train[:1][0], dtype=np.float64))
     if isinstance(train, SparseRows):
         total, squares = train.log1p_sums(shift)
@@ -89,8 +103,30 @@ def log1p_moments(train: np.ndarray | Rows | SparseRows) -> Moments:
             total += differences.sum(axis=0)
             squares += np.square(differences, out=differences).sum(axis=0)
     mean, square = (_pooled(sums / len(train)) for sums in (total, squares))
-    variance = float(np.mean(square - np.square(mean)))
-    mean = mean + shift
+    return _shared_scale(mean + shift, float(np.mean(square - np.square(mean))))
+
+
+def _log1p_moments_of_observed(
+    train: np.ndarray | Rows | SparseRows, mask: np.ndarray | Rows | None, counts: np.ndarray
+) -> Moments:
+    """Computes `log1p_moments` where entries are missing."""
+    assert not isinstance(train, SparseRows)
+    total = sum((sum_images(chunk) for chunk, _ in observed_chunks(train, mask)), np.zeros(counts.shape))
+    shift = np.log1p(_pooled_ratio(total, counts))
+    sums, squares = np.zeros(counts.shape), np.zeros(counts.shape)
+    for chunk, observed in observed_chunks(train, mask):
+        differences = np.log1p(chunk, dtype=np.float64) - shift
+        differences = differences if observed is None else np.where(observed, differences, 0)
+        sums += differences.sum(axis=0)
+        squares += np.square(differences).sum(axis=0)
+    mean, square = _pooled_ratio(sums, counts), _pooled_ratio(squares, counts)
+    variances = (square - np.square(mean))[counts > 0]
+    return _shared_scale(mean + shift, float(variances.mean()) if variances.size else 0.0)
+
+
+def _shared_scale(mean: np.ndarray, variance: float) -> Moments:
+    """Returns the moments with one scale for all entries, from the mean of the variances of the entries."""
+    shape = mean.shape
     std = variance**0.5 if variance > 1e-18 else 1.0
     if is_image(shape):
         return Moments(float(mean.flat[0]), std)
@@ -106,16 +142,36 @@ def _pooled(values: np.ndarray) -> np.ndarray:
     return np.broadcast_to(values.mean(axis=0), values.shape) if event_kind(values.shape) == "series" else values
 
 
+def _pooled_ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns sums over counts, both pooled as by `_pooled`; 0 where nothing is observed."""
+    pooled = _pooled(counts.astype(np.float64))
+    return np.divide(_pooled(sums), pooled, out=np.zeros(sums.shape), where=pooled > 0)
+
+
 def _linear_moments(dataset: Dataset, counts: bool) -> Moments:
     """Computes the moments of x itself."""
     unit = (dataset.max_level or 1) if counts else 1  # the data set's moments are of levels scaled to [0, 1]
     if is_image(dataset.data_shape):
-        return Moments(float(dataset.train_mean.mean(dtype=np.float64)) * unit, dataset.train_std * unit)
-    mean = dataset.train_mean.astype(np.float64) * unit
-    if event_kind(dataset.data_shape) == "series":
+        return Moments(pooled_mean(dataset) * unit, dataset.train_std * unit)
+    mean, observed = dataset.train_mean.astype(np.float64) * unit, dataset.train_counts
+    if observed is not None:
+        mean = _pooled_ratio(mean * observed, observed)
+    elif event_kind(dataset.data_shape) == "series":
         mean = np.broadcast_to(mean.mean(axis=0), mean.shape)
     scale = unit / (dataset.max_level or 1)
-    return Moments(mean.astype(np.float32), _entry_std(dataset.train, mean / scale) * np.float32(scale))
+    return Moments(mean.astype(np.float32), _observed_std(dataset, mean / scale) * np.float32(scale))
+
+
+def _observed_std(dataset: Dataset, mean: np.ndarray) -> np.ndarray:
+    """Computes `_entry_std` over the observed values."""
+    if (counts := dataset.train_counts) is None:
+        return _entry_std(dataset.train, mean)
+    assert not isinstance(dataset.train, SparseRows)
+    squares = np.zeros(mean.shape)
+    for chunk, observed in observed_chunks(dataset.train, dataset.train_mask):
+        differences = np.square(chunk - mean)
+        squares += sum_images(differences if observed is None else np.where(observed, differences, 0))
+    return _positive_std(_pooled_ratio(squares, counts), mean)
 
 
 def _entry_std(train: np.ndarray | Rows | SparseRows, mean: np.ndarray) -> np.ndarray:

@@ -50,6 +50,9 @@ class Scan(NamedTuple):
       total: sum of all examples, float64, with the shape of an event.
       squares: sum of the squares of all numbers.
       digest: SHA-256 over shape, dtype and bytes; copy it before it is continued.
+      observed: number of observed values of each entry, integers of the shape of an event; None where no entry is missing.
+        Missing entries count in none of the results above, and as 0 in the digest.
+      mask_digest: SHA-256 over the bytes of the mask.
     """
 
     non_finite: NonFinite
@@ -59,6 +62,8 @@ class Scan(NamedTuple):
     total: np.ndarray
     squares: float
     digest: Digest
+    observed: np.ndarray | None = None
+    mask_digest: Digest | None = None
 
 
 class _File:
@@ -106,6 +111,7 @@ class _View(NamedTuple):
       kept: the type to which numbers are converted; None: the type that is stored.
       clipped: clip the numbers to [0, 1].
       to_bytes: converts images to uint8 after everything else.
+      nan_is_missing: NaN marks missing entries.
     """
 
     rows: np.ndarray | None = None
@@ -115,6 +121,7 @@ class _View(NamedTuple):
     kept: np.dtype | None = None
     clipped: bool = False
     to_bytes: Callable[[np.ndarray], np.ndarray] | None = None
+    nan_is_missing: bool = False
 
 
 class Rows:
@@ -126,12 +133,14 @@ class Rows:
     Attributes:
       shape: (examples, ...).
       dtype: as stored, or uint8, uint16, int32 or float32.
+      mask: rows of bool, True where an entry is observed, of the same shape; None: there is no mask. The rows are read as they
+        are stored, and `scan` leaves missing entries out.
     """
 
-    def __init__(self, file: _File, view: _View = _View()):  # noqa: B008  # a NamedTuple cannot be changed
+    def __init__(self, file: _File, view: _View = _View(), mask: "Rows | None" = None):  # noqa: B008
         shape, stored = file.through.shape, file.through.dtype
         check_type(str(file.path), stored)
-        self._file, self._view = file, view
+        self._file, self._view, self.mask = file, view, mask
         self.dtype = np.dtype(np.uint8) if view.to_bytes else view.kept or stored
         if view.channels_first:
             shape = (shape[0], *shape[2:], shape[1])
@@ -163,9 +172,13 @@ class Rows:
         return self._take(self._file.through, self.indices_in_file(key))
 
     def stored_range(self) -> tuple[float, float]:
-        """Returns the lowest and the highest stored number, from a pass over the file."""
-        ranges = [(part.min(), part.max()) for part in map(self.stored, slices(self))]
-        return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
+        """Returns the lowest and the highest stored number, from a pass over the file. Hidden by the mask, they do not count."""
+        ranges = []
+        for part in slices(self):
+            numbers = self.stored(part)
+            numbers = numbers if self.mask is None else numbers[self.mask[part].reshape(numbers.shape)]
+            ranges += [(numbers.min(), numbers.max())] if numbers.size else []
+        return float(min((low for low, _ in ranges), default=0)), float(max((high for _, high in ranges), default=0))
 
     def gather(self, index: np.ndarray, out: np.ndarray) -> None:
         """Reads rows into `out`, (rows, ...), in the order of `index`.
@@ -181,11 +194,11 @@ class Rows:
 
     def view(self, index: np.ndarray) -> "Rows":
         """Returns the rows with these indices, which stay on disk."""
-        return Rows(self._file, self._view._replace(rows=self.indices_in_file(index)))
+        return self._viewed(self._view._replace(rows=self.indices_in_file(index)))
 
     def channels_last(self) -> "Rows":
         """Returns the rows of a file that stores (examples, channels, ...) with their channels last."""
-        return Rows(self._file, self._view._replace(channels_first=True))
+        return self._viewed(self._view._replace(channels_first=True))
 
     def reshaped(self, shape: tuple[int, ...]) -> "Rows":
         """Returns the rows of a file, of which each has another shape with as many entries. Call it before any conversion."""
@@ -195,19 +208,45 @@ class Rows:
 
     def as_events(self, event: Event, kept: np.dtype) -> "Rows":
         """Returns the rows with the shape of an event (see `events.event_shape`), converted to the type `kept`."""
-        return Rows(self._file, self._view._replace(event=event, kept=kept))
+        return self._viewed(self._view._replace(event=event, kept=kept))
 
     def transposed(self) -> "Rows":
         """Returns the same images with height and width exchanged. Call it after `as_events`."""
-        return Rows(self._file, self._view._replace(transposed=True))
+        return self._viewed(self._view._replace(transposed=True))
 
     def clipped(self) -> "Rows":
         """Returns the same rows with their numbers clipped to [0, 1]."""
-        return Rows(self._file, self._view._replace(clipped=True))
+        return self._viewed(self._view._replace(clipped=True))
 
     def converted(self, to_bytes: Callable[[np.ndarray], np.ndarray]) -> "Rows":
         """Returns the same rows, to which a function from images to uint8 is applied when they are read."""
-        return Rows(self._file, self._view._replace(to_bytes=to_bytes))
+        return self._viewed(self._view._replace(to_bytes=to_bytes))
+
+    def with_missing(self, mask: "Rows | None", nan_is_missing: bool) -> "Rows":
+        """Returns the same rows with missing entries, which a mask of their shape or NaN marks."""
+        if mask is not None:
+            mask = Rows(mask._file, mask._view._replace(kept=np.dtype(bool)))
+        return Rows(self._file, self._view._replace(nan_is_missing=nan_is_missing), mask)
+
+    @property
+    def nan_is_missing(self) -> bool:
+        """Whether NaN marks missing entries."""
+        return self._view.nan_is_missing
+
+    def _viewed(self, view: _View) -> "Rows":
+        """Returns other rows of the file, or of another shape, with the mask of the same rows and shape."""
+        mask = self.mask
+        if mask is not None:
+            shape = {"channels_first": view.channels_first, "transposed": view.transposed, "event": view.event}
+            mask = Rows(mask._file, mask._view._replace(rows=view.rows, **shape))
+        return Rows(self._file, view, mask)
+
+    def observed(self, key: slice | np.ndarray, values: np.ndarray) -> np.ndarray | None:
+        """Returns True where an entry of some rows, whose values are given, is observed; None where none can be missing."""
+        observed = None if self.mask is None else self.mask[key]
+        if not self._view.nan_is_missing:
+            return observed
+        return ~np.isnan(values) if observed is None else observed & ~np.isnan(values)
 
     def max(self) -> float:
         """Returns the highest stored number, or a bound of it where the file was opened with one."""
@@ -218,17 +257,25 @@ class Rows:
         """Moments, range and fingerprint of all images, from one pass over the file, a few megabytes at a time."""
         non_finite, low, high, fraction = NonFinite(), np.inf, -np.inf, np.zeros(0, np.float32)
         total, squares, levels = np.zeros(self.shape[1:], np.float64), 0.0, np.zeros(256, bool)
-        digest = hashlib.sha256(header(self))
+        digest, mask_digest = hashlib.sha256(header(self)), hashlib.sha256()
+        observed_counts = np.zeros(self.shape[1:], np.int64)
         for part in slices(self):
             raw = self.stored(part)
             chunk = self._as_levels(raw)
-            if self.dtype == np.uint8:
-                levels |= np.bincount(chunk.ravel(), minlength=256) > 0
-                low, high = min(low, float(raw.min())), max(high, float(raw.max()))
-            elif self.dtype.kind != "f":
-                low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
+            if (observed := self.observed(part, chunk)) is not None:
+                chunk, raw = _filled(chunk, observed), _filled(raw, observed.reshape(raw.shape))
+                observed_counts += observed.sum(axis=0)
+                mask_digest.update(np.ascontiguousarray(observed).data)
+            if self.dtype.kind != "f":
+                # Rounding of floats to bytes would hide their range, so it is that of the stored numbers.
+                numbers, seen = chunk if observed is None else chunk[observed], raw if self.dtype == np.uint8 else chunk
+                seen = seen if observed is None else seen[observed.reshape(seen.shape)]
+                if self.dtype == np.uint8:
+                    levels |= np.bincount(numbers.ravel(), minlength=256) > 0
+                if seen.size:
+                    low, high = min(low, float(seen.min())), max(high, float(seen.max()))
             else:
-                finite = np.isfinite(chunk)
+                finite = np.isfinite(chunk) if observed is None else np.isfinite(chunk) & observed
                 non_finite = non_finite.plus(count_non_finite(raw, chunk, self.indices_in_file(part)))
                 low = min(low, float(np.min(chunk, where=finite, initial=np.inf)))
                 high = max(high, float(np.max(chunk, where=finite, initial=-np.inf)))
@@ -238,11 +285,15 @@ class Rows:
                 total += sum_images(chunk)
                 squares += sum_squares(chunk)
             digest.update(chunk.data)
+        if low > high:  # no entry is observed
+            low, high, levels[0] = 0.0, 0.0, True
         if self.dtype == np.uint8:
             values = np.flatnonzero(levels).astype(np.uint8)
         else:
             values = np.concatenate([np.array([low, high], self.dtype), fraction.astype(self.dtype)])
-        return Scan(non_finite, low, high, values, total, squares, digest)
+        is_complete = (self.mask is None and not self.nan_is_missing) or bool((observed_counts == len(self)).all())
+        counts = None if is_complete else observed_counts
+        return Scan(non_finite, low, high, values, total, squares, digest, counts, mask_digest)
 
     def indices_in_file(self, key: slice | np.ndarray) -> np.ndarray:
         """Returns the indices in the file of rows of this view."""
@@ -292,11 +343,42 @@ def sum_squares(images: np.ndarray) -> float:
     return float(np.square(images, dtype=np.float64).sum())
 
 
-def value_range(images: "np.ndarray | Rows | SparseRows") -> tuple[float, float]:
-    """Returns the lowest and the highest stored number; both are NaN where an array in memory has NaN."""
-    if isinstance(images, np.ndarray):
+def value_range(images: "np.ndarray | Rows | SparseRows", mask: np.ndarray | None = None) -> tuple[float, float]:
+    """Returns the lowest and the highest stored number; both are NaN where an array in memory has NaN.
+
+    Args:
+      images: the examples.
+      mask: True where an entry of an array in memory is observed. The range of no entry at all is 0 to 0.
+    """
+    if not isinstance(images, np.ndarray):
+        return images.scan.low, images.scan.high
+    if mask is None:
         return float(images.min()), float(images.max())
-    return images.scan.low, images.scan.high
+    ranges = [(seen.min(), seen.max()) for part in slices(images) if (seen := images[part][mask[part]]).size]
+    return float(min((low for low, _ in ranges), default=0)), float(max((high for _, high in ranges), default=0))
+
+
+def observed_chunks(
+    examples: np.ndarray | Rows, mask: np.ndarray | Rows | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yields parts of a few megabytes with 0 at missing entries, and True where an entry is observed; None where all are.
+
+    Args:
+      examples: the examples.
+      mask: that of an array in memory. Rows have theirs.
+    """
+    for part in slices(examples):
+        chunk = examples[part]
+        if isinstance(examples, Rows):
+            observed = None if examples.scan.observed is None else examples.observed(part, chunk)
+        else:
+            observed = None if mask is None else mask[part]
+        yield chunk if observed is None else _filled(chunk, observed), observed
+
+
+def _filled(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Returns the values with 0 at missing entries."""
+    return np.where(observed, values, np.zeros((), values.dtype))
 
 
 def chunks(images: np.ndarray) -> Iterator[np.ndarray]:

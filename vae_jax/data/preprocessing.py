@@ -202,8 +202,9 @@ def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
 
     def to_input(rows: Example, event_input: Callable[[Array], Array]) -> Example:
         event, mask = rows.event, rows.mask
-        if dataset.missing_on_disk and mask is None:
-            mask = ~jnp.isnan(event)
+        if dataset.missing_on_disk and jnp.issubdtype(event.dtype, jnp.floating):
+            observed = ~jnp.isnan(event)
+            mask = observed if mask is None else mask & observed
         if mask is not None:
             event = jnp.where(mask, event, jnp.zeros((), event.dtype))
         condition = None if dataset.condition is None else dataset.condition.expand(rows.condition)
@@ -213,7 +214,7 @@ def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
     if dataset.condition is not None:
         description += f"; given {dataset.condition.describe()}"
     if dataset.has_missing:
-        description += "; missing entries left out"
+        description += f"; {dataset.missing_fraction:.1%} of the entries are missing"
     return prepared._replace(
         train=joined("train"),
         validation=joined("validation"),
@@ -278,6 +279,9 @@ def _binarized(dataset: Dataset, binarization: Binarization, seed: int) -> Prepa
         description = f"binarized {when} (test set once, seed {seed})"
     if binarization == "dynamic":
         train, train_input = _on_device(dataset.train), _draw_anew(dataset, draw)
+    elif isinstance(dataset.train, Rows) and dataset.missing_on_disk:
+        # As bytes the rows would not show which entries are missing.
+        train, train_input = dataset.train, _draw_anew(dataset, draw)
     elif isinstance(dataset.train, Rows):
         train = dataset.train.converted(lambda images: (images / np.float32(top or 1) >= 0.5).astype(np.uint8))
     else:

@@ -320,7 +320,8 @@ def check_finite_numbers(name: str, csr: CsrMatrix) -> None:
         raise UserError(
             f"{name}: expected finite numbers within the range of float32, got {len(places)} others in {len(rows)} of "
             f"{csr.shape[0]} examples, the first in the example with index {rows[0]}. Leave these examples out, or replace the "
-            "numbers: x.data = np.nan_to_num(x.data, posinf=0, neginf=0)."
+            "numbers: x.data = np.nan_to_num(x.data, posinf=0, neginf=0). If NaN marks missing entries, save the matrix as a "
+            'dense array and pass `missing="nan"`.'
         )
 
 

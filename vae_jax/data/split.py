@@ -62,7 +62,8 @@ class Split(NamedTuple):
       column_names: the name of each column of vectors, such as genes.
       conversion: a phrase that says how the stored numbers became images, where a reader turned, inverted or chose some.
       train_condition, validation_condition, test_condition: the columns of the condition, (examples,) each, by name.
-      train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part.
+      train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part; `Rows` where the
+        training examples stay on disk.
     """
 
     train: np.ndarray | Rows | SparseRows
@@ -95,6 +96,11 @@ class Split(NamedTuple):
         """Returns the images of the parts that the source has; keys train, validation, test."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {part: array for part, array in parts.items() if array is not None}
+
+    def mask_in_memory(self, part: str) -> np.ndarray | None:
+        """Returns the mask of a part in memory, or None. Rows on disk have their masks themselves."""
+        mask = getattr(self, f"{part}_mask")
+        return mask if isinstance(mask, np.ndarray) else None
 
     def by_part(self, field: str) -> dict[str, Any]:
         """Returns a field such as "condition" or "mask" of the parts that have it; keys train, validation, test."""

@@ -165,7 +165,9 @@ def _take_out(
 
 def _read_rows(name: str, rows: Rows, index: np.ndarray) -> np.ndarray:
     stored = rows.stored(index).reshape(-1, *rows.shape[1:])
-    return as_kept(name, stored, rows.dtype, rows.indices_in_file(index))
+    if rows.mask is not None:  # what stands at missing entries may be anything
+        stored = np.where(rows.mask[index], stored, np.zeros((), stored.dtype))
+    return as_kept(name, stored, rows.dtype, rows.indices_in_file(index), rows.nan_is_missing)
 
 
 def check_rows(name: str, rows: Rows, source: np.ndarray | Rows | SparseRows) -> None:

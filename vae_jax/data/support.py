@@ -1,13 +1,14 @@
 """Checks that data suit their preprocessing and a likelihood, from a few values that represent all of them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 
+from vae_jax.data.checks import MISSING_FIX
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import is_image
-from vae_jax.data.on_disk import Rows, chunks, value_range
+from vae_jax.data.on_disk import Rows, chunks, slices, value_range
 from vae_jax.data.sparse import SparseRows
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, outside_support
@@ -19,14 +20,22 @@ _RAW_COUNTS = (
 )
 
 
-def representative_values(images: np.ndarray | Rows | SparseRows) -> np.ndarray:
+def representative_values(images: np.ndarray | Rows | SparseRows, mask: np.ndarray | None = None) -> np.ndarray:
     """Returns a few numbers that lie in the support of a likelihood if and only if all numbers of the images do.
 
     These are the levels that occur in uint8 images. For other types they are the lowest number, the highest, and one with a
-    fraction if there is any.
+    fraction if there is any. Missing entries do not count.
+
+    Args:
+      images: the examples.
+      mask: True where an entry of an array in memory is observed.
     """
     if isinstance(images, Rows | SparseRows):
         return images.scan.values
+    if mask is not None:
+        observed = (images[part][mask[part]] for part in slices(images))
+        parts = [representative_values(numbers) for numbers in observed if numbers.size]
+        return np.unique(np.concatenate(parts)) if parts else np.zeros(1, images.dtype)
     if images.dtype == np.uint8:
         present = np.zeros(256, bool)
         for chunk in chunks(images):
@@ -40,14 +49,21 @@ def representative_values(images: np.ndarray | Rows | SparseRows) -> np.ndarray:
 values = representative_values  # the name in `vae_jax.data`
 
 
-def _range_of_all(arrays: Iterable[np.ndarray | Rows | SparseRows]) -> tuple[float, float]:
-    """Returns the lowest and the highest stored number of all arrays; both are NaN where one is."""
-    ranges = [value_range(array) for array in arrays]
+def _range_of_all(dataset: Dataset) -> tuple[float, float]:
+    """Returns the lowest and the highest observed number of all parts; both are NaN where one is."""
+    ranges = [value_range(array, mask) for array, mask in _parts(dataset)]
     return float(np.min([low for low, _ in ranges])), float(np.max([high for _, high in ranges]))
 
 
-def _representatives_of_all(arrays: Iterable[np.ndarray | Rows | SparseRows]) -> np.ndarray:
-    return np.unique(np.concatenate([representative_values(array) for array in arrays]))
+def _representatives_of_all(dataset: Dataset) -> np.ndarray:
+    return np.unique(np.concatenate([representative_values(array, mask) for array, mask in _parts(dataset)]))
+
+
+def _parts(dataset: Dataset) -> Iterator[tuple[np.ndarray | Rows | SparseRows, np.ndarray | None]]:
+    """Yields the array of each part, and its mask where it is in memory."""
+    for part, array in dataset.images_by_part().items():
+        mask = getattr(dataset, f"{part}_mask")
+        yield array, mask if isinstance(array, np.ndarray) else None
 
 
 def check_preprocessing(dataset: Dataset, binarization: str, dequantize: bool, counts: bool) -> None:
@@ -64,11 +80,11 @@ def check_preprocessing(dataset: Dataset, binarization: str, dequantize: bool, c
     if dataset.rendering:
         return  # rendered images are 0 or 1
     name, top = dataset.name, dataset.max_level
-    arrays = dataset.images_by_part().values()
-    low, high = _range_of_all(arrays)
+    low, high = _range_of_all(dataset)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UserError(
-            f"{name}: expected finite numbers, got NaN or infinite values. Remove or replace the rows that have them."
+            f"{name}: expected finite numbers, got NaN or infinite values. Remove or replace the rows that have them. "
+            f"{MISSING_FIX}"
         )
     if top is not None and (low < 0 or high > top):
         raise UserError(
@@ -83,7 +99,7 @@ def check_preprocessing(dataset: Dataset, binarization: str, dequantize: bool, c
             f"probabilities, got {low:.9g} to {high:.9g}. {_without_binarization(dataset, low, high)}"
         )
     if counts and top is None:
-        numbers = _representatives_of_all(arrays)
+        numbers = _representatives_of_all(dataset)
         fractions = " with fractions" if np.any(numbers != np.round(numbers)) else ""
         if low < 0 or fractions:
             raise UserError(
@@ -120,7 +136,7 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
         raise UserError(f"{dataset.name}: {likelihood.name} expects integer levels, got {_numbers_without_levels(dataset)}")
     scale = None if likelihood.support == "counts" else dataset.max_level
     rendered = np.arange(2, dtype=np.uint8)  # the only levels of rendered images
-    representatives = _representatives_of_all([rendered] if dataset.rendering else dataset.images_by_part().values())
+    representatives = rendered if dataset.rendering else _representatives_of_all(dataset)
     on_scale = representatives.astype(np.float32) / (scale or 1)
     if problem := outside_support(likelihood, on_scale):
         is_counts = likelihood.support == "counts"
@@ -130,7 +146,7 @@ def check_support(dataset: Dataset, likelihood: Likelihood, binarization: str, d
 
 def _numbers_without_levels(dataset: Dataset) -> str:
     """Returns a phrase for numbers that are not levels, and a sentence that says how they can be modeled."""
-    low, high = _range_of_all(dataset.images_by_part().values())
+    low, high = _range_of_all(dataset)
     if dataset.train.dtype == np.float32:
         fix = "For images in [0, 1] save (x * 255).round().astype(np.uint8), or use" if low >= 0 and high <= 1 else "Use"
         return f"floats. {fix} {_USE_GAUSSIAN}."

@@ -78,7 +78,7 @@ def means(evaluation: Evaluation) -> Means:
     return Means(mean_log_likelihood - mean_kl, mean_log_likelihood, mean_kl, error, len(kl))
 
 
-def bits_per_dim(log_prob: float, num_dims: int) -> float:
+def bits_per_dim(log_prob: float, num_dims: float) -> float:
     """Converts nats per example to bits per dimension: -log_prob / (num_dims log 2).
 
     The result is meaningful for discrete data only: for probabilities (`likelihoods.DISCRETE`), or as a bound for the density
@@ -86,7 +86,7 @@ def bits_per_dim(log_prob: float, num_dims: int) -> float:
 
     Args:
       log_prob: log-probability of one example, in nats, summed over its dimensions.
-      num_dims: number of data dimensions, >= 1.
+      num_dims: number of data dimensions, > 0. With missing entries, the mean number of observed ones.
 
     Returns:
       Bits per dimension, lower is better.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.data import Prepared, SparseArray
 from vae_jax.evaluation.dataset_means import Evaluation, Means, evaluate
-from vae_jax.example import Example, event_of
+from vae_jax.example import Example, event_of, mask_of
 from vae_jax.model import VAE, Params
 
 NOT_FINITE = "not finite"  # status of a run with finite parameters whose ELBO is not finite on some example
@@ -77,12 +77,17 @@ def describe_not_finite(
     log_likelihood, kl = (np.asarray(term, np.float64)[rows[0]] for term in evaluation)
     observation = f"{examples}, counted from 0, ha{'s' if len(rows) == 1 else 've'} an ELBO that is not finite"
     observation += f" (log-likelihood {log_likelihood:.4g}, KL {kl:.4g}{' for the first' * (len(rows) > 1)})"
-    data = event_of(data)
+    data, mask = event_of(data), mask_of(data)
     if isinstance(data, SparseArray):
         bad, others = np.asarray(data[rows]), np.append(np.asarray(data.data), np.zeros(1, data.dtype))
     else:
         values = np.asarray(data).reshape(len(data), -1)
         bad, others = values[rows], np.delete(values, rows, axis=0)
+        if mask is not None:
+            observed = np.asarray(mask).reshape(values.shape)
+            bad, others = bad[observed[rows]], others[np.delete(observed, rows, axis=0)]
+    if not bad.size:
+        return NotFinite(examples, f"{observation}. No entry is observed there. Lower the learning rate.")
     span = f"The values there go from {bad.min():.4g} to {bad.max():.4g}"
     if others.size:
         span += f", those of the other examples from {others.min():.4g} to {others.max():.4g}"

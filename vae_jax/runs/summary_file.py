@@ -81,10 +81,17 @@ def _code_usage(built: Built, params: Params) -> JsonObject:
 
 
 def test_bits_per_dim(built: Built, test_elbo: float) -> float | None:
-    """Returns the bound -ELBO in bits per dimension for discrete data, and None for densities, for which it is undefined."""
-    if built.vae.likelihood.support in DISCRETE or built.data.log_jacobian:
+    """Returns the bound -ELBO in bits per dimension for discrete data, and None for densities, for which it is undefined.
+
+    With missing entries it is in bits per observed entry: the nats of all test examples over the number of their observed
+    entries. It is None where no entry is observed.
+    """
+    if not (built.vae.likelihood.support in DISCRETE or built.data.log_jacobian):
+        return None
+    if (mask := built.dataset.test_mask) is None:
         return bits_per_dim(test_elbo, math.prod(built.dataset.data_shape))
-    return None
+    observed = int(np.count_nonzero(mask))
+    return bits_per_dim(test_elbo, observed / len(mask)) if observed else None
 
 
 def read_summary(path: PathLike) -> JsonObject | None:

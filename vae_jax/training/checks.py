@@ -11,8 +11,9 @@ from jax import Array
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.config import Hyperparams
 from vae_jax.data import Prepared, Rows, SparseArray
+from vae_jax.data.checks import MISSING_FIX
 from vae_jax.errors import UserError
-from vae_jax.example import Example, event_of, with_event
+from vae_jax.example import Example, event_of, mask_of, with_event
 from vae_jax.likelihoods import outside_support
 from vae_jax.model import VAE
 from vae_jax.training.epoch import batch_shapes
@@ -98,7 +99,7 @@ def check_values(vae: VAE, data: Prepared) -> None:
         if first_bad is not None:
             raise UserError(
                 f"{split} data: expected finite numbers, got NaN or infinite ones, first in example {first_bad}. Remove or "
-                "replace the examples that have them."
+                f"replace the examples that have them. {MISSING_FIX}"
             )
         if problem := outside_support(vae.likelihood, numbers):
             raise UserError(f"{split} data: {problem}. {_FIXES[vae.likelihood.support]}, or choose a different likelihood.")
@@ -113,23 +114,27 @@ def _summarize_rows(
     for i, first in enumerate(range(0, len(rows), size)):
         start = min(first, len(rows) - size)  # the last rows overlap those before, so that all programs have one shape
         part = jax.tree.map(lambda array, start=start: jax.lax.dynamic_slice_in_dim(array, start, size), rows)
-        x = event_of(to_input(i, part))
+        example = to_input(i, part)
+        x = event_of(example)
         if x.shape[1:] != shape:
             raise UserError(
                 f"{split} data: expected the shape {shape} that the model is made for, got {x.shape[1:]}. Make the model with "
                 "the data_shape of the data set."
             )
-        summaries.append((start, jax.jit(_summarize, static_argnums=1)(x, num_levels)))
+        summaries.append((start, jax.jit(_summarize, static_argnums=1)(x, num_levels, mask_of(example))))
     summaries = jax.device_get(summaries)
     bad = [start + int(summary.first_bad) for start, summary in summaries if summary.first_bad < size]
     extremes = [(summary.low, summary.high, summary.fractional, summary.between) for _, summary in summaries]
     low, high, fractional, between = np.array(extremes, np.float32).T
     numbers = np.array([low.min(), high.max(), fractional.max(), between.max()])
-    return numbers[np.isfinite(numbers)], min(bad, default=None)
+    numbers = numbers[np.isfinite(numbers)]
+    return numbers if numbers.size else np.zeros(1, np.float32), min(bad, default=None)  # where no entry is observed
 
 
-def _summarize(x: Array, num_levels: int) -> _Summary:
+def _summarize(x: Array, num_levels: int, mask: Array | None) -> _Summary:
     flat = x.astype(jnp.float32).reshape(len(x), -1)
+    if mask is not None:
+        return _summarize_observed(flat, num_levels, mask.reshape(flat.shape))
     scaled = flat * (num_levels - 1)
     largest = lambda where: jnp.max(jnp.where(where, flat, -jnp.inf))  # noqa: E731
     bad = ~jnp.all(jnp.isfinite(flat), axis=1)
@@ -142,6 +147,20 @@ def _summarize(x: Array, num_levels: int) -> _Summary:
     )
 
 
+def _summarize_observed(flat: Array, num_levels: int, mask: Array) -> _Summary:
+    """Returns the summary of the observed entries alone."""
+    scaled = flat * (num_levels - 1)
+    largest = lambda where: jnp.max(jnp.where(where & mask, flat, -jnp.inf))  # noqa: E731
+    bad = jnp.any(mask & ~jnp.isfinite(flat), axis=1)
+    return _Summary(
+        jnp.min(jnp.where(mask, flat, jnp.inf)),
+        largest(True),
+        largest(flat != jnp.round(flat)),
+        largest(jnp.abs(scaled - jnp.round(scaled)) >= 1e-3),
+        jnp.where(jnp.any(bad), jnp.argmax(bad), len(flat)),
+    )
+
+
 def _examples_with_all_values(train: Rows | Example) -> np.ndarray | Example:
     """Returns examples made of the numbers that occur in rows on disk."""
     rows: Rows = event_of(train)
@@ -149,7 +168,10 @@ def _examples_with_all_values(train: Rows | Example) -> np.ndarray | Example:
     size = int(np.prod(rows.shape[1:]))
     count = min(-(-len(values) // size), len(rows))
     events = np.resize(values, count * size).astype(rows.dtype).reshape(count, *rows.shape[1:])
-    return with_event(train[:count], events) if isinstance(train, Example) else events
+    if not isinstance(train, Example):
+        return events
+    mask = None if train.mask is None else np.ones(events.shape, bool)  # its values would hide some of the numbers
+    return Example(events, None if train.condition is None else train.condition[:count], mask)
 
 
 def _sparse_examples_with_all_values(examples: SparseArray | Example) -> np.ndarray | Example:

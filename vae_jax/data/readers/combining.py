@@ -21,6 +21,7 @@ class Piece(NamedTuple):
       labels: a label for each example, or None.
       factors: the factors of each example, or None.
       source: the whole source, for what does not belong to a part.
+      mask: True where an entry is observed, of the shape of the examples; None: all are.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Piece(NamedTuple):
     labels: np.ndarray | None
     factors: np.ndarray | None
     source: Split
+    mask: np.ndarray | Rows | None = None
 
 
 def with_other_sources(source: Split, name: str, others: Mapping[str, str], read: Callable[[str], Split]) -> Split:
@@ -73,7 +75,7 @@ def pieces_of(source: Split, name: str) -> dict[str, Piece]:
     labels = {"train": source.train_labels, "validation": source.validation_labels, "test": source.test_labels}
     factors = {"train": source.train_factors, "test": source.test_factors}
     return {
-        part: Piece(name, examples, labels[part], factors.get(part), source)
+        part: Piece(name, examples, labels[part], factors.get(part), source, getattr(source, f"{part}_mask"))
         for part, examples in source.images_by_part().items()
     }
 
@@ -111,6 +113,7 @@ def assemble(pieces: Mapping[str, Piece], base: Split) -> Split:
         **images,
         **labels,
         **factors,
+        **{f"{part}_mask": common[part].mask if part in common else None for part in PARTS},
         label_names=label_names,
         column_names=column_names,
         factor_names=next((source.factor_names for source in sources if source.factor_names), None),
@@ -184,7 +187,21 @@ def join_pieces(folder: str, part: str, pieces: list[Piece]) -> Piece:
     labels, factors = join("labels"), join("factors")
     examples = _joined_examples(folder, [piece.examples for piece in pieces])
     source = pieces[0].source._replace(label_names=label_names, notes=tuple(notes))
-    return Piece(folder, examples, labels, factors, source)
+    return Piece(folder, examples, labels, factors, source, _joined_masks(pieces))
+
+
+def _joined_masks(pieces: Sequence[Piece]) -> np.ndarray | None:
+    """Returns the masks of several files as one, of ones for files without a mask; None where no file has one."""
+    shapes = {piece.name: piece.mask.shape[1:] for piece in pieces if piece.mask is not None}
+    if not shapes:
+        return None
+    first, shape = next(iter(shapes.items()))
+    for name, other in shapes.items():
+        if other != shape:
+            raise UserError(
+                f"{name}: expected a mask of shape {shape} for each example, as in {first}, got {other}.", field="mask"
+            )
+    return np.concatenate([np.ones((len(p.examples), *shape), bool) if p.mask is None else np.asarray(p.mask) for p in pieces])
 
 
 def _joined_examples(folder: str, arrays: Sequence[np.ndarray | Rows | SparseRows]) -> np.ndarray | SparseRows:

@@ -1,9 +1,9 @@
-"""Arrays of a file that have names, such as x_train and test_labels: which of them are images, labels and factors."""
+"""Arrays of a file that have names, such as x_train and test_labels: which of them are images, labels, factors and masks."""
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,10 @@ _PATTERNS = {
     "images": rf"{_BARE}?{PART_WORD}(?:{_BARE}|set)?",
     "labels": rf"{_LABELS}{PART_WORD}|{PART_WORD}{_LABELS}",
     "factors": rf"factors{PART_WORD}|{PART_WORD}factors",
+    # True where an entry is observed. "masks" are those of segmentation in other people's archives.
+    "masks": rf"{_BARE}?{PART_WORD}(?:{_BARE})?mask|mask{_BARE}?{PART_WORD}",
 }
-_PATTERNS_WITHOUT_PART = {"images": _BARE, "labels": _LABELS, "factors": "factors"}
+_PATTERNS_WITHOUT_PART = {"images": _BARE, "labels": _LABELS, "factors": "factors", "masks": f"{_BARE}?mask|mask{_BARE}"}
 
 
 class Role(NamedTuple):
@@ -28,14 +30,14 @@ class Role(NamedTuple):
 
     Attributes:
       part: train, validation or test.
-      kind: images, labels or factors.
+      kind: images, labels, factors or masks.
     """
 
     part: str
     kind: str
 
 
-TRAIN_IMAGES = Role("train", "images")
+TRAIN_IMAGES, TRAIN_MASK = Role("train", "images"), Role("train", "masks")
 
 
 def array_role(name: str) -> tuple[Role, bool] | None:
@@ -119,7 +121,7 @@ def split_of_arrays(
     Args:
       roles: the name of the array for each role, at least for the training images.
       read: reads an array by its name.
-      open_rows: opens the training images, which stay on disk; None: they are read.
+      open_rows: opens the training images, and their mask, which stay on disk; None: they are read.
       check: leave out arrays that do not belong to the training images by their shapes. Otherwise they are refused later.
 
     Returns:
@@ -127,13 +129,14 @@ def split_of_arrays(
     """
     train = (open_rows or read)(roles[TRAIN_IMAGES])
     used = [roles[TRAIN_IMAGES]]
-    arrays: dict[Role, np.ndarray] = {}
+    arrays: dict[Role, Any] = {}
     lengths = {"train": train.shape[0] if train.shape else 0}
     for role, name in sorted(roles.items(), key=lambda item: item[0].kind != "images"):  # labels after their images
         if role == TRAIN_IMAGES or (role.part == "validation" and role.kind == "factors"):
             continue
-        array = read(name)
-        length = len(array) if array.ndim else 0
+        is_on_disk = open_rows is not None and role == TRAIN_MASK
+        array = open_rows(name) if open_rows is not None and is_on_disk else read(name)
+        length = len(array) if array.shape else 0
         is_images = role.kind == "images"
         if check and (array.shape[1:] != train.shape[1:] if is_images else length != lengths.get(role.part)):
             continue
@@ -152,5 +155,8 @@ def split_of_arrays(
         test_factors=arrays.get(Role("test", "factors")),
         part_names=part_names,
         validation_labels=arrays.get(Role("validation", "labels")),
+        train_mask=arrays.get(TRAIN_MASK),
+        validation_mask=arrays.get(Role("validation", "masks")),
+        test_mask=arrays.get(Role("test", "masks")),
     )
     return split, used

@@ -13,7 +13,7 @@ from vae_jax.data.on_disk import Rows, open_array
 from vae_jax.data.readers.array_cache import CACHE_FIX, cached_file, written_array
 from vae_jax.data.readers.known_archives import with_known_layout
 from vae_jax.data.readers.listing import UNREADABLE, check_fits_in_memory, joined, silence
-from vae_jax.data.readers.named_arrays import TRAIN_IMAGES, choose_arrays, split_of_arrays
+from vae_jax.data.readers.named_arrays import TRAIN_IMAGES, TRAIN_MASK, choose_arrays, split_of_arrays
 from vae_jax.data.readers.numpy_files import load_numpy, open_npy
 from vae_jax.data.readers.registry import Reader, Request, register
 from vae_jax.data.split import Split
@@ -46,7 +46,7 @@ def _read_npz(request: Request) -> Split:
             )
         assert archive.zip is not None
         members = {entry.filename.removesuffix(".npy"): entry for entry in archive.zip.infolist()}
-        in_memory = [name for role, name in roles.items() if not (request.stream and role == TRAIN_IMAGES)]
+        in_memory = [name for role, name in roles.items() if not (request.stream and role in (TRAIN_IMAGES, TRAIN_MASK))]
         check_fits_in_memory(path, sum(members[name].file_size for name in in_memory))
 
         def read(name: str) -> np.ndarray:
@@ -141,7 +141,7 @@ register(
     Reader(
         "npz",
         ".npz archives",
-        "an .npz file: arrays of training images (train or x_train), test images (test or x_test), labels and factors, "
+        "an .npz file: arrays of training images (train or x_train), test images (test or x_test), labels, factors and masks, "
         "or the archive of dSprites, MPI3D, MedMNIST or downsampled ImageNet",
         _read_npz,
         endings=(".npz",),

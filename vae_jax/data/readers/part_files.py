@@ -3,8 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from vae_jax.data.readers import registry
 from vae_jax.data.readers.combining import Piece, assemble, join_pieces, pieces_of
@@ -25,7 +24,7 @@ from vae_jax.errors import UserError
 
 _EXTRA = "extra"  # further training images of SVHN, which are easier than the others
 _PARTS_OF_FILES = {"eval": "validation", _EXTRA: _EXTRA}
-_KINDS = {"y": "labels", "label": "labels", "labels": "labels", "target": "labels", "targets": "labels", "factors": "factors"}
+_KINDS = {"factors": "factors", "mask": "masks", **dict.fromkeys(("y", "label", "labels", "target", "targets"), "labels")}
 
 
 def file_part(file: Path, folder: Path) -> str | None:
@@ -93,9 +92,12 @@ def read_part_files(folder: Path, files: Sequence[Path], stream: bool, read: Cal
             pieces[part] = _read_part(folder, part, examples, stream and part == "train", read)
             labels = _read_beside(folder, part, _with_kind(files_by_part[part], readers, "labels"), read)
             factors = _read_beside(folder, part, _with_kind(files_by_part[part], readers, "factors"), read)
+            is_on_disk = stream and part == "train"
+            mask = _read_beside(folder, part, _with_kind(files_by_part[part], readers, "masks"), read, is_on_disk)
             pieces[part] = pieces[part]._replace(
                 labels=pieces[part].labels if labels is None else labels,
                 factors=pieces[part].factors if factors is None else factors,
+                mask=pieces[part].mask if mask is None else mask,
             )
             notes += pieces[part].source.notes
         elif unused := files_by_part.get(part):
@@ -113,10 +115,10 @@ def read_part_files(folder: Path, files: Sequence[Path], stream: bool, read: Cal
 
 
 def _with_kind(files: Sequence[Path], readers: Mapping[Path, registry.Reader], kind: str | None) -> list[Path]:
-    """Returns the files of examples (kind None), or the arrays of labels or factors that lie beside them."""
+    """Returns the files of examples (kind None), or the arrays of labels, factors or masks that lie beside them."""
 
     def kind_of(file: Path) -> str | None:
-        split_name = re.split(r"[^a-z]+", re.sub(rf"(labels?|{PART_WORD})", r"_\1_", file.stem.lower()))
+        split_name = re.split(r"[^a-z]+", re.sub(rf"(labels?|mask|{PART_WORD})", r"_\1_", file.stem.lower()))
         return next(filter(None, map(_KINDS.get, split_name)), None) if readers[file].name == "npy" else None
 
     return [file for file in files if kind_of(file) == kind]
@@ -161,17 +163,19 @@ def _part_of_file(source: Split, file: Path, part: str) -> Piece:
     return pieces[part]
 
 
-def _read_beside(folder: Path, part: str, files: Sequence[Path], read: Callable[[Path, bool], Split]) -> np.ndarray | None:
-    """Reads the labels or factors of one part, which lie in one array."""
+def _read_beside(
+    folder: Path, part: str, files: Sequence[Path], read: Callable[[Path, bool], Split], stream: bool = False
+) -> Any:
+    """Reads the labels, factors or mask of one part, which lie in one array; with `stream` it stays on disk."""
     if len(files) > 1:
         raise UserError(
-            f"{folder}: expected one file of {PARTS[part]} labels or factors, got {_names(folder, files)}. Pass a folder "
-            "without those that are not meant."
+            f"{folder}: expected one file of {PARTS[part]} labels, factors or masks, got {_names(folder, files)}. Pass a "
+            "folder without those that are not meant."
         )
     if not files:
         return None
-    array = read(files[0], False).train
-    assert isinstance(array, np.ndarray)
+    array = read(files[0], stream).train
+    assert not isinstance(array, SparseRows)
     return array
 
 

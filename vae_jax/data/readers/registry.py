@@ -8,7 +8,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from vae_jax.data.events import Event
 from vae_jax.data.split import Split
@@ -26,6 +26,7 @@ class ReadOptions(NamedTuple):
       array: name of the array, or of the data set, to read where there are several, such as "layers/counts"; None: the reader
         chooses.
       label_column: name of the column, or of the kind of labels, that is used; None: the reader chooses.
+      missing: "nan" takes missing values of tables as NaN; "refuse" refuses them. `data.load` treats NaN in the same way.
     """
 
     event: Event = "auto"
@@ -34,6 +35,7 @@ class ReadOptions(NamedTuple):
     transpose: bool = False
     array: str | None = None
     label_column: str | None = None
+    missing: Literal["refuse", "nan"] = "refuse"
 
 
 class Request(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from vae_jax.data.events import Event
 from vae_jax.data.readers.extras import is_gzipped, optional_module, unpacked_size
 from vae_jax.data.readers.listing import UNREADABLE, be, check_fits_in_memory, joined
-from vae_jax.data.readers.registry import Reader, Request, register
+from vae_jax.data.readers.registry import Reader, ReadOptions, Request, register
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError, unknown
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:  # pyarrow is an optional dependency
 _LABEL_NAMES = ("label", "labels", "target", "targets", "class", "classes", "y", "species", "diagnosis", "category")
 _INDEX = re.compile(r"Unnamed: 0|__index_level_\d+__|")  # names that pandas and R give to row names
 _IDENTIFIERS = ("id", "index", "idx")
-_FIX_MISSING = "Leave these rows out (df.dropna()) or fill them in (df.fillna(df.median()))."
+_FIX_MISSING = (
+    'Pass `missing="nan"` to model the observed entries alone, leave these rows out (df.dropna()), or fill them in '
+    "(df.fillna(df.median()))."
+)
 
 
 class Table(NamedTuple):
@@ -52,7 +55,7 @@ def _read_csv(request: Request) -> Split:
 
     if ratings.is_ratings(table.column_names):
         return ratings.read_ratings(request, table)
-    split = split_of_table(path, table, request.options.label_column, with_names)
+    split = split_of_table(path, table, request.options, with_names)
     return split._replace(notes=(*split.notes, *_notes_on_labelled_images(path, split, request.options.event)))
 
 
@@ -73,9 +76,12 @@ def _notes_on_labelled_images(path: Path, split: Split, event: Event) -> tuple[s
     return (f"{text}, and all are used. {fix}",)
 
 
-def split_of_table(path: Path, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Split:
+def split_of_table(path: Path, table: "pyarrow.Table", options: ReadOptions, with_names: bool = True) -> Split:
     """Returns the split of a table of pyarrow."""
-    numbers, labels, names, label_column, notes = arrays_of_table(str(path), table, label_column, with_names)
+    takes_missing = options.missing == "nan"
+    numbers, labels, names, label_column, notes = arrays_of_table(
+        str(path), table, options.label_column, with_names, takes_missing
+    )
     phrase = "" if label_column is None else f"labels from the column {label_column!r}"
     return Split(numbers, train_labels=labels, column_names=names, notes=notes, conversion=phrase)
 
@@ -141,6 +147,10 @@ def _has_names(first: Sequence[str], second: Sequence[str]) -> bool:
     are_numbers = [_is_number(text) for text in first]
     if not any(are_numbers):
         return True
+    blank = [not text.strip() for text in first]
+    if any(blank) and all(is_number or is_blank for is_number, is_blank in zip(are_numbers, blank, strict=True)):
+        # Missing numbers, except where the columns count from 0 behind that of the names of the rows, which has no name.
+        return blank[0] and list(first[1:]) == [str(i) for i in range(len(first) - 1)]
     if any(not is_number and _is_number(text) for is_number, text in zip(are_numbers, second, strict=False)):
         return True
     counts = [str(i) for i in range(len(first))]
@@ -156,20 +166,23 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None, with_names: bool = True) -> Table:
+def arrays_of_table(
+    name: str, table: "pyarrow.Table", label_column: str | None, with_names: bool = True, takes_missing: bool = False
+) -> Table:
     """Divides a table of pyarrow into numbers and labels.
 
-    Whole numbers stay whole where all columns of numbers have them, and become float64 otherwise.
+    Whole numbers stay whole where all columns of numbers have them, and become float64 otherwise. Missing ones become NaN.
 
     Args:
       name: the data set, for messages.
       table: the table.
       label_column: name of the column of labels. None: a column named label, target, class ...
       with_names: whether the columns have names.
+      takes_missing: allow missing values in the columns of numbers.
 
     Raises:
-      UserError: no rows, missing values, columns of text or of other things that are not numbers, a `label_column` that is
-        not there.
+      UserError: no rows, missing values that are not allowed, columns of text or of other things that are not numbers, a
+        `label_column` that is not there.
     """
     names = [str(column) for column in table.column_names]
     if len(twice := {column for column in names if names.count(column) > 1}):
@@ -186,18 +199,27 @@ def arrays_of_table(name: str, table: "pyarrow.Table", label_column: str | None,
         notes.append(f"{name}: {nouns} {joined(map(repr, index))} {verb} the index of the rows and {verb} not used. {fix}")
         columns = [column for column in columns if column not in index]
     notes += _notes_on_identifiers(name, table, columns)
-    _check_columns(name, table, columns, label)
+    _check_columns(name, table, columns, label, takes_missing)
     labels = None if label is None else labels_of_column(name, table, label)
     arrays = [table.column(column) for column in columns]
-    is_whole = all(_kind(array.type) in ("bool", "int") for array in arrays)
+    is_whole = all(_kind(array.type) in ("bool", "int") and not array.null_count for array in arrays)
     check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
     numbers = np.empty((table.num_rows, len(columns)), np.int64 if is_whole else np.float64)
     for i, array in enumerate(arrays):
-        values = array.to_numpy()
+        values = _numbers_of_column(array)
         if is_whole and values.dtype == np.uint64 and values.max() >= 2**63:
             raise UserError(f"{name}: expected integers within the range of int64, got {values.max()} in {columns[i]!r}.")
         numbers[:, i] = values
     return Table(numbers, labels, tuple(columns) if with_names else None, label, tuple(notes))
+
+
+def _numbers_of_column(column: "pyarrow.ChunkedArray") -> np.ndarray:
+    """Returns the numbers of a column, floats with NaN where values are missing."""
+    if column.null_count == len(column):  # its type may be null
+        return np.full(len(column), np.nan)
+    if column.null_count and _kind(column.type) == "bool":
+        column = column.cast("uint8")
+    return column.to_numpy()
 
 
 def _label_column(name: str, names: list[str], wanted: str | None, with_names: bool) -> str | None:
@@ -251,12 +273,14 @@ def _kind(dtype: "pyarrow.DataType") -> str:
     return kind or ("text" if any(test(dtype) for test in text) else "other")
 
 
-def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label: str | None) -> None:
+def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label: str | None, takes_missing: bool) -> None:
     """Raises `UserError` for columns that are not numbers, and for missing values."""
     if not columns:
         raise UserError(f"{name}: expected columns of numbers, got the labels {label!r} alone.")
     empty = [column for column in columns if table.column(column).null_count == table.num_rows]
-    if empty:
+    if empty and takes_missing:  # a note names them
+        columns = [column for column in columns if column not in empty]
+    elif empty:
         raise UserError(f"{name}: the columns {joined(empty)} have no values. Leave them out: df.dropna(axis=1, how='all').")
     text = [column for column in columns if _kind(table.column(column).type) == "text"]
     if text:
@@ -268,7 +292,7 @@ def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label:
         kinds = joined(f"{column} ({table.column(column).type})" for column in other)
         raise UserError(f"{name}: expected columns of numbers, got {kinds}. Leave them out or convert them to numbers.")
     missing = {column: table.column(column).null_count for column in columns if table.column(column).null_count}
-    if missing:
+    if missing and not takes_missing:
         total = sum(missing.values())
         raise UserError(
             f"{name}: expected a number in every row, got {total} missing values in {joined(missing)}. {_FIX_MISSING}"
@@ -315,7 +339,7 @@ def _read_parquet(request: Request) -> Split:
         raise
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable Parquet file. {' '.join(str(error).split())[:200]}. It is damaged.") from None
-    return split_of_table(path, table, request.options.label_column)
+    return split_of_table(path, table, request.options)
 
 
 register(
@@ -325,7 +349,7 @@ register(
         "a .csv or .tsv table (needs vae_jax[tables]), raw or gzipped: a row for each example, one column may have the labels",
         _read_csv,
         endings=(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
-        uses=("label_column",),
+        uses=("label_column", "missing"),
         extra="tables",
         published=("Kaggle", "MovieLens"),
     )
@@ -338,7 +362,7 @@ register(
         _read_parquet,
         endings=(".parquet", ".parq"),
         starts_with=lambda start: start.startswith(b"PAR1"),
-        uses=("label_column", "resize", "crop"),
+        uses=("label_column", "missing", "resize", "crop"),
         extra="tables",
         published=("Hugging Face",),
     )
