@@ -9,7 +9,7 @@ from scipy import stats
 
 from vae_jax import likelihoods, model
 from vae_jax.errors import UserError
-from vae_jax.evaluation import DataSlice, ImputationSettings, class_values, impute, impute_dataset, importance_log_px
+from vae_jax.evaluation import DataSlice, ImputationSettings, class_values, importance_log_px, impute, impute_dataset
 from vae_jax.example import Example
 from vae_jax.networks import Network
 
@@ -36,9 +36,7 @@ def linear_vae(condition_dim=0, shift=0.0, widen=0.0):
         return w @ z + mu + (b @ c[0] if c else 0)
 
     networks = Network(lambda key: (), encode), Network(lambda key: (), decode)
-    return model.make_vae(
-        *networks, likelihoods.gaussian(SIGMA), (COLUMNS,), mask_input=True, condition_dim=condition_dim
-    )
+    return model.make_vae(*networks, likelihoods.gaussian(SIGMA), (COLUMNS,), mask_input=True, condition_dim=condition_dim)
 
 
 PARAMS = {"encoder": (), "decoder": ()}
@@ -68,9 +66,7 @@ def examples(condition_dim=0):
 
 def imputed(vae, rows, num_samples, num_imputations=0, seed=0, memory_bytes=2**22):
     settings = ImputationSettings(num_samples, num_imputations)
-    run = jax.jit(
-        lambda rows: impute_dataset(jax.random.key(seed), vae, PARAMS, rows, settings, memory_bytes=memory_bytes)
-    )
+    run = jax.jit(lambda rows: impute_dataset(jax.random.key(seed), vae, PARAMS, rows, settings, memory_bytes=memory_bytes))
     return jax.device_get(run(rows))
 
 
@@ -126,7 +122,7 @@ def test_multiple_imputations_have_the_conditional_mean_and_covariance(condition
 
 
 def test_observed_entries_keep_their_bits_and_a_row_without_any_gets_the_prior_mean():
-    rows, means, *_ = examples()
+    rows, *_ = examples()
     found = imputed(linear_vae(), rows, 100, num_imputations=2)
     mask, x = np.asarray(rows.mask), np.asarray(rows.event)
     for values in (found.mean, *np.moveaxis(found.imputations, 1, 0)):
@@ -141,10 +137,14 @@ def test_results_depend_neither_on_chunks_nor_on_other_rows():
     rows, *_ = examples()
     vae = linear_vae(widen=0.3)
     whole = imputed(vae, rows, 60, num_imputations=2)
+
+    def assert_close(one, other):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), one, other)
+
     for memory_bytes in (200, 30_000):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), imputed(vae, rows, 60, 2, 0, memory_bytes), whole)
+        assert_close(imputed(vae, rows, 60, 2, 0, memory_bytes), whole)
     part = imputed(vae, DataSlice(rows[7:9], 7), 60, num_imputations=2)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[7:9], rtol=2e-5, atol=2e-5), part, whole)
+    assert_close(part, jax.tree.map(lambda leaf: leaf[7:9], whole))
 
 
 def test_log_px_is_that_of_importance_log_px():
@@ -200,6 +200,8 @@ def test_a_likelihood_that_does_not_factorize_or_needs_the_total_is_refused():
     ):
         vae = model.mlp_vae((3,), likelihood, latent_dim=2, hidden=(4,), standardize=None)
         with pytest.raises(UserError, match=message):
-            jax.eval_shape(lambda p, vae=vae: impute(jax.random.key(0), vae, p, rows[0]), jax.eval_shape(vae.init, jax.random.key(0)))
+            jax.eval_shape(
+                lambda p, vae=vae: impute(jax.random.key(0), vae, p, rows[0]), jax.eval_shape(vae.init, jax.random.key(0))
+            )
     with pytest.raises(ValueError, match="num_samples >= 1"):
         impute(jax.random.key(0), linear_vae(), PARAMS, rows[0], ImputationSettings(0))

@@ -243,13 +243,14 @@ def hidden_entries_lines(numbers: Numbers) -> list[str]:
         )
         for method, scores in hidden["methods"].items()
     ]
+    log_px = with_error(hidden["log_px_observed_mean"], hidden["log_px_observed_standard_error"])
     return [
         "",
         f"{hidden['num_hidden']} hidden entries of {hidden['num_examples']} test examples, share {hidden['share']:g}, seed "
         f"{hidden['seed']}; +- is over the examples",
         markdown(("imputed by", *(_METRICS[metric] for metric in metrics)), rows),
-        f"log p(x) of the other observed entries {with_error(hidden['log_px_observed_mean'], hidden['log_px_observed_standard_error'])} "
-        f"nats; {hidden['num_samples']} samples worth {number(hidden['effective_sample_size'], 0)}",
+        f"log p(x) of the other observed entries {log_px} nats; {hidden['num_samples']} samples worth "
+        f"{number(hidden['effective_sample_size'], 0)}",
         *(f"note: {with_options(text)}" for text in hidden["notes"]),
     ]
 

@@ -80,7 +80,7 @@ def conditional_means(
 ) -> Float[np.ndarray, "rows columns"]:
     """Returns the rows with E[x_missing | x_observed] under the Gaussian in place of missing entries.
 
-        E[x_m | x_o] = mean_m + S_mo S_oo^-1 (x_o - mean_o)
+    E[x_m | x_o] = mean_m + S_mo S_oo^-1 (x_o - mean_o)
     """
     mask, scale = np.asarray(mask, bool), np.sqrt(np.diag(fitted.covariance))
     z = np.where(mask, (np.asarray(x, np.float64) - fitted.mean) / scale, 0)

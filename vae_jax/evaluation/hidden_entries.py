@@ -219,7 +219,7 @@ def baselines(table: Table) -> tuple[dict[str, np.ndarray], list[str]]:
     columns = len(table.kinds)
     if columns > MAX_COLUMNS:
         return imputed, [
-            f"IterativeImputer and the conditional Gaussian are left out: the data have {columns} columns, and they take at most "
+            f"IterativeImputer and the conditional Gaussian are left out: the data have {columns} columns, more than "
             f"{MAX_COLUMNS}."
         ]
     imputed["IterativeImputer"] = iterative_imputation(table)

@@ -23,7 +23,7 @@ _ARRAYS_PER_DRAW = 6  # of the shape of the event that a draw needs beside its d
 
 @short_repr
 class Imputation(NamedTuple):
-    """Missing entries of one example, imputed from K importance samples. Results for a data set have a leading axis of examples.
+    """Missing entries of one example, imputed from K importance samples. Those of a data set have a leading axis of examples.
 
     Observed entries are those of the example, bit for bit, in `mean`, `mode` and `imputations`.
     """
@@ -33,7 +33,7 @@ class Imputation(NamedTuple):
     imputations: Float[Array, "imputations *event"]  # draws of x_missing given x_observed
     effective_sample_size: Float[Array, ""]  # (sum w)^2 / sum w^2, from 1 to K
     log_px: Float[Array, ""]  # estimate of log p(x_observed), nats
-    probabilities: Float[Array, "candidates *event"] | None = None  # of the candidates given x_observed; None without candidates
+    probabilities: Float[Array, "candidates *event"] | None = None  # of the candidates given x_observed
     mode: Float[Array, "*event"] | None = None  # the most probable candidate
 
 
@@ -116,7 +116,7 @@ def check_imputes(likelihood: Likelihood) -> None:
     check_factorizes(likelihood)
     if likelihood.mean_given is not None:
         raise UserError(
-            f"the likelihood {likelihood.name!r} is given the total of each example, which is unknown where entries are missing.",
+            f"the likelihood {likelihood.name!r} is given the total of each example, which missing entries leave unknown.",
             fix='Use `exposure="none"`.',
         )
 
@@ -160,7 +160,8 @@ def impute(
       >>> from vae_jax import likelihoods
       >>> from vae_jax.model import mlp_vae
       >>> vae = mlp_vae((3,), likelihoods.gaussian(1.0), latent_dim=2, hidden=(4,), standardize=None)
-      >>> x = Example(jnp.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]), mask=jnp.array([[True, False, True], [False, True, False]]))
+      >>> mask = jnp.array([[True, False, True], [False, True, False]])
+      >>> x = Example(jnp.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]), mask=mask)
       >>> keys, params = jax.random.split(jax.random.key(0)), vae.init(jax.random.key(1))
       >>> imputed = jax.vmap(impute, in_axes=(0, None, None, 0, None))(keys, vae, params, x, ImputationSettings(100, 4))
       >>> imputed.mean[0, 0], imputed.imputations.shape
@@ -295,7 +296,7 @@ def impute_dataset(
     """Imputes the missing entries of every example of a data set. Jit it at the call site.
 
     Args:
-      key: a new-style PRNG key. Example i uses fold_in(key, i), and draw k a key that is derived from it by k. So results depend
+      key: a new-style PRNG key. Example i uses fold_in(key, i), and draw k a key that follows from it and k. So results depend
         neither on the chunks nor on the other examples, except for the rounding of sums.
       vae, params: the model.
       data: examples as stored, with a leading axis, usually an `Example` with masks, or a `DataSlice` of a larger data set.

@@ -114,7 +114,9 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
     if isinstance(event_of(test), SparseArray):
         raise UserError(f"{built.dataset.name}: sparse data have no missing entries. Save them densely.", field="hide")
     if built.config.dequantize:
-        raise UserError("dequantized data have no missing entries, because the nats of the discrete data count every entry.", field="hide")
+        raise UserError(
+            "dequantized data have no missing entries, because the nats of the discrete data count every entry.", field="hide"
+        )
     before = np.ones(test.shape, bool) if mask_of(test) is None else np.asarray(mask_of(test))
     hidden = hide(settings.seed, before, settings.share)
     condition = test.condition if isinstance(test, Example) else None

@@ -106,10 +106,8 @@ def _read(run: Run, name: str, condition: str, data_dir: str | None) -> tuple[Da
         try:
             dataset = load_dataset(dataclasses.replace(config, **settings), data_dir)
         except UserError as error:
-            if error.field != "test_dataset":
-                raise
-            error.field = "data"
-            raise
+            text = error.text if name in error.text else f"{name} does not fit the data of the run: {error.text}"
+            raise UserError(text, field="data" if error.field == "test_dataset" else error.field) from None
     notes = [str(one.message) for one in caught if issubclass(one.category, DataWarning)]
     return dataset, [text for text in notes if text.startswith(name)]
 
@@ -143,7 +141,9 @@ def _recoded(
     used = np.unique(codes[observed]).astype(int)
     if unseen := [others[code] for code in used if others[code] not in new]:
         listed = ", ".join(map(repr, unseen[:8]))
-        raise UserError(f"{name}: the column {column!r} has categories that the training data do not have: {listed}.", field="data")
+        raise UserError(
+            f"{name}: the column {column!r} has categories that the training data do not have: {listed}.", field="data"
+        )
     table = np.zeros(max(used, default=0) + 1, codes.dtype)
     for code in used:
         table[code] = new[others[code]]

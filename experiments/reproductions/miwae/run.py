@@ -195,16 +195,12 @@ def main() -> int:
     chosen = [results[f"{name} {seed} {method}"] for name in arguments.tables for seed in arguments.seeds for method in METHODS]
     seconds = sum(one["seconds"] for one in chosen)
     print(f"{tables(content)}\n\n{seconds:.0f} s")
-    rows = [
-        Row(f"{name}: mean squared error of MIWAE over that of {other}", None, ratio["mean"], ratio["standard_error"], len(arguments.seeds))
-        for name in arguments.tables
-        for other in ("random forests",)
-        for ratio in [
-            summarize(
-                [results[f"{name} {s} MIWAE"]["error"] / results[f"{name} {s} {other}"]["error"] for s in arguments.seeds]
-            )
-        ]
-    ]
+    rows = []
+    for name in arguments.tables:
+        errors = {m: np.array([results[f"{name} {seed} {m}"]["error"] for seed in arguments.seeds]) for m in METHODS}
+        ratio = summarize(errors["MIWAE"] / errors["random forests"])
+        title = f"{name}: mean squared error of MIWAE over that of random forests"
+        rows.append(Row(title, None, ratio["mean"], ratio["standard_error"], len(arguments.seeds)))
     write(arguments.out, settings, rows, content, seconds)
     partial.unlink(missing_ok=True)
     return 0
