@@ -160,7 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         note(text)
     with tqdm(total=len(file.mask), desc=arguments.data.name, unit="example", leave=False, disable=None) as bar:
         sizes = (arguments.num_samples, arguments.num_imputations)
-        imputed = impute_file(run, file, *sizes, arguments.seed, lambda done: bar.update(done - bar.n))
+
+        def update(done: int) -> None:
+            bar.update(done - bar.n)
+
+        imputed = impute_file(run, file, *sizes, arguments.seed, update)
     write_outputs(arguments, run, imputed)
     if file.mask.all():
         print(f"{arguments.data}: nothing is missing, so it is written as it is")

@@ -173,19 +173,25 @@ def impute(
     if settings.num_samples < 1:
         raise ValueError(f"impute: expected num_samples >= 1, got {settings.num_samples}.")
     check_imputes(vae.likelihood)
+    return _impute(key, vae.likelihood, bind(vae, params, x), mask_of(x), settings)
+
+
+def _impute(
+    key: Array, likelihood: Likelihood, model: BoundModel, mask: Array | None, settings: ImputationSettings
+) -> Imputation:
+    """Imputes one example by a model that is bound to it."""
     key_draws, key_resampled = (jax.random.fold_in(key, use) for use in range(2))
-    model, mask = bind(vae, params, x), mask_of(x)
     posterior = model.encode(model.x)
-    sums, log_w = _weighted_sums(key_draws, vae.likelihood, model, posterior, settings)
+    sums, log_w = _weighted_sums(key_draws, likelihood, model, posterior, settings)
 
     def complete(values: Array, observed: Array) -> Array:
         return jnp.broadcast_to(observed, values.shape) if mask is None else jnp.where(mask, observed, values)
 
-    mean, error = _mean_and_error(sums, vae.likelihood.mean(model.decode(posterior[0])), settings.num_samples)
+    mean, error = _mean_and_error(sums, likelihood.mean(model.decode(posterior[0])), settings.num_samples)
 
     def resample(key: Array, k: Array) -> Array:
         z = sample_posterior(jax.random.fold_in(key_draws, k), *posterior)  # draw k of the importance samples once more
-        return vae.likelihood.sample(key, model.decode(z)).astype(mean.dtype)
+        return likelihood.sample(key, model.decode(z)).astype(mean.dtype)
 
     keys = jax.random.split(key_resampled, settings.num_imputations + 1)
     chosen = jax.random.categorical(keys[0], log_w, shape=(settings.num_imputations,))

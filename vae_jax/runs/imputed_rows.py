@@ -74,8 +74,8 @@ def impute_file(
         )
     unit = stored_unit(built)
     mean = np.where(mask, events, best * np.float32(unit)).astype(mean_type)
-    draws = np.moveaxis(result.imputations, 1, 0) * np.float32(unit)
+    draws = np.moveaxis(np.asarray(result.imputations), 1, 0) * np.float32(unit)
     if events.dtype.kind != "f":
         draws = np.rint(draws)
     imputations = np.where(mask, events, draws).astype(events.dtype)
-    return Imputed(mean, imputations, result.effective_sample_size, mask)
+    return Imputed(mean, imputations, np.asarray(result.effective_sample_size), mask)

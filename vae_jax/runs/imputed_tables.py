@@ -1,7 +1,7 @@
 """Imputed examples as tables: the original table with values in place of missing entries."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,21 +58,23 @@ def completed_table(original: "pyarrow.Table | None", dataset: Dataset, values: 
     if original is None:
         return to_table(types, values)
     import pyarrow
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    pc: Any = pyarrow.compute  # its functions are made when it is imported
+    table = original
     for j, kind in enumerate(types):
-        if kind.name not in original.column_names:  # the model has no part in it
+        if kind.name not in table.column_names:  # the model has no part in it
             continue
-        place = original.column_names.index(kind.name)
-        column = original.column(place)
+        place = table.column_names.index(kind.name)
+        column = table.column(place)
         is_missing = pc.is_null(column, nan_is_null=True)
         if not pc.any(is_missing).as_py():
             continue
         filler = to_table([_type_of(column.type, kind)], values[:, j : j + 1]).column(0)
         filler = _cast(filler, column.type)
         filled = pc.if_else(is_missing, filler, column)
-        original = original.set_column(place, pyarrow.field(kind.name, filled.type), filled)
-    return original
+        table = table.set_column(place, pyarrow.field(kind.name, filled.type), filled)
+    return table
 
 
 def _type_of(dtype: "pyarrow.DataType", kind: ColumnType) -> ColumnType:

@@ -124,7 +124,8 @@ def measure(name: str, seed: int, method: str, arguments: Arguments) -> dict[str
     elif method == "random forests":
         from sklearn.ensemble import RandomForestRegressor
 
-        forest = RandomForestRegressor(n_estimators=TREES, max_features="sqrt", random_state=seed)
+        settings: dict[str, Any] = {"n_estimators": TREES, "max_features": "sqrt", "random_state": seed}
+        forest = RandomForestRegressor(**settings)
         imputed = iterative_imputation(table, forest, seed, FOREST_ROUNDS)
     else:
         methods = {
