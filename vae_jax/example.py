@@ -1,12 +1,15 @@
 """`Example`: an event together with its condition and the mask of its observed entries."""
 
 import dataclasses
-from typing import Any, Self, TypeVar
+from collections.abc import Callable
+from typing import Any, Self, TypeAlias
 
 import jax
 from jax import Array
+from jax.typing import DTypeLike
 
-Index = TypeVar("Index")
+# An array or an object that stands in for one, such as rows on disk; or an `Example` of them.
+Examples: TypeAlias = Any
 
 
 @jax.tree_util.register_dataclass
@@ -31,9 +34,9 @@ class Example:
       ((5, 3), (2, 3), (2,))
     """
 
-    event: Any
-    condition: Any = None
-    mask: Any = None
+    event: Examples
+    condition: Examples = None
+    mask: Examples = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -41,7 +44,7 @@ class Example:
         return self.event.shape
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> DTypeLike:
         """Type of the numbers of the event."""
         return self.event.dtype
 
@@ -55,30 +58,30 @@ class Example:
 
     __iter__ = None  # otherwise NumPy would collect all rows, one by one
 
-    def __getitem__(self, index: Any) -> Self:
+    def __getitem__(self, index: Examples) -> Self:
         return self.map(lambda array: array[index])
 
-    def map(self, function: Any) -> Self:
+    def map(self, function: Callable[[Examples], Examples]) -> Self:
         """Returns the same record with a function applied to each array that it has."""
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return type(self)(**{name: None if array is None else function(array) for name, array in arrays.items()})
 
 
-def event_of(x: Any) -> Any:
+def event_of(x: Examples) -> Examples:
     """Returns the event of an `Example`, or a plain array itself."""
     return x.event if isinstance(x, Example) else x
 
 
-def condition_of(x: Any) -> Array | None:
+def condition_of(x: Examples) -> Array | None:
     """Returns the condition of an `Example`; None where there is none."""
     return x.condition if isinstance(x, Example) else None
 
 
-def mask_of(x: Any) -> Array | None:
+def mask_of(x: Examples) -> Array | None:
     """Returns the mask of an `Example`; None where all entries are observed."""
     return x.mask if isinstance(x, Example) else None
 
 
-def with_event(x: Any, event: Any) -> Any:
+def with_event(x: Examples, event: Examples) -> Examples:
     """Returns the same example with a different event."""
     return dataclasses.replace(x, event=event) if isinstance(x, Example) else event

@@ -12,6 +12,7 @@ from paths import PACKAGE
 LAYERS = {
     "_numerics": 0,
     "errors": 0,
+    "example": 0,
     "storage": 1,
     "config": 1,
     "conventions": 1,
@@ -32,7 +33,7 @@ LAYERS = {
     "report": 12,
     "cli": 13,
 }
-ONLY_JAX = {"likelihoods", "divergences", "posteriors", "priors", "objectives", "_numerics"}
+ONLY_JAX = {"example", "likelihoods", "divergences", "posteriors", "priors", "objectives", "_numerics"}
 NO_FILES = ONLY_JAX | {"model", "networks", "training", "evaluation", "disentanglement", "config", "build", "conventions"}
 OLD_PATHS = PACKAGE / "_numerics" / "old_paths"  # they re-export from anywhere
 

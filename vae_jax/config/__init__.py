@@ -12,6 +12,6 @@ from vae_jax.config.settings import OPTIMIZERS as OPTIMIZERS
 from vae_jax.config.settings import Config as Config
 from vae_jax.config.settings import Hyperparams as Hyperparams
 from vae_jax.config.settings import all_settings as all_settings
-from vae_jax.config.settings import fixed_needs_memory as fixed_needs_memory
 from vae_jax.config.settings import from_dict as from_dict
 from vae_jax.config.settings import settings_of as settings_of
+from vae_jax.config.validation import fixed_needs_memory as fixed_needs_memory

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.config import registry
 from vae_jax.config.registry import CUSTOM, KINDS, Entry, Setting
-from vae_jax.errors import UserError, fits, unknown
+from vae_jax.config.validation import OPTIMIZERS, check_combinations, check_name, check_types, listed
+from vae_jax.errors import UserError
 
 _OPEN_ZERO, _OPEN_ONE = math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0)
 _LARGEST_INT32 = 2**31 - 1
-OPTIMIZERS = ("adam", "adamw", "adamax", "nadam", "radam", "adabelief", "lamb", "lion", "rmsprop", "sgd")
 
 
 def _setting(
@@ -222,61 +222,21 @@ class Config:
 
     def validate(self) -> None:
         """Raises `UserError` for every value that no data could make right."""
-        _check_types(self)
+        check_types(self)
         for kind in KINDS:
-            _check_name(kind, getattr(self, kind), registry.entries(kind), kind in ("likelihood", "objective"))
-        _check_name("optimizer", self.optimizer, OPTIMIZERS)
+            check_name(kind, getattr(self, kind), registry.entries(kind), kind in ("likelihood", "objective"))
+        check_name("optimizer", self.optimizer, OPTIMIZERS)
         for name, (kind, names) in sorted(self.unused().items()):
             if getattr(self, name) != getattr(type(self), name):
                 raise UserError(
-                    f"`{name}` belongs to `{kind}` {_listed(names)}; {getattr(self, kind)} does not use it. Leave it out."
+                    f"`{name}` belongs to `{kind}` {listed(names)}; {getattr(self, kind)} does not use it. Leave it out."
                 )
         for setting in all_settings():
             setting.check(getattr(self, setting.name))
         for kind in KINDS:
             if entry := self.entry(kind):
                 entry.check(self)
-        _check_combinations(self)
-
-
-def _check_types(config: Config) -> None:
-    for name, hint in typing.get_type_hints(type(config)).items():
-        if not fits(value := getattr(config, name), hint):
-            kind = getattr(hint, "__name__", "") if isinstance(hint, type) and not typing.get_args(hint) else hint
-            expected = str(kind).replace("typing.", "").replace("NoneType", "None")
-            raise UserError(field=name, expected=expected, got=repr(value))
-
-
-def _check_name(field: str, name: str, options: typing.Iterable[str], custom: bool = False) -> None:
-    if name not in options and not (custom and name == CUSTOM):
-        raise unknown(field, name, options)
-
-
-def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
-
-
-def _check_combinations(config: Config) -> None:
-    """Raises `UserError` for settings of different parts that do not fit each other."""
-    objective = config.entry("objective")
-    prior = config.entry("prior")
-    is_standard = config.prior == "normal" or (prior is not None and prior.any_objective)
-    if not is_standard and objective is not None and not objective.any_prior:
-        names = [name for name, entry in registry.entries("objective").items() if entry.any_prior]
-        raise UserError(f'`prior="{config.prior}"`: `objective="{config.objective}"` assumes N(0, I). Use {_listed(names)}.')
-    if config.stream and config.binarization == "fixed":
-        raise fixed_needs_memory()
-    if config.dequantize and config.binarization != "none":
-        fix = '`dequantize`, or use `likelihood="gaussian"`' if config.likelihood == "bernoulli" else "one"
-        raise UserError(f"`dequantize` and binarized data exclude each other. Leave out {fix}.")
-
-
-def fixed_needs_memory() -> UserError:
-    """Returns the error about fixed binarization of data that are streamed."""
-    return UserError(
-        '`binarize="fixed"` draws the whole training set once and holds it in memory. '
-        "With `stream=True` use dynamic or threshold."
-    )
+        check_combinations(self)
 
 
 def all_settings() -> list[Setting]:
@@ -361,12 +321,12 @@ def _extend_config() -> None:
     for field in core:
         metadata = dict(field.metadata)
         if field.name in KINDS:
-            listed = [f"{entry.name} ({entry.help})" for entry in registry.entries(field.name).values()]  # pyright: ignore[reportArgumentType]
-            metadata["help"] = f"{metadata['help'].split(':')[0].rstrip('.')}: {_listed(listed)}."
+            described = [f"{entry.name} ({entry.help})" for entry in registry.entries(field.name).values()]  # pyright: ignore[reportArgumentType]
+            metadata["help"] = f"{metadata['help'].split(':')[0].rstrip('.')}: {listed(described)}."
         fields[field.name] = (hints[field.name], field.default, metadata)
         if field.name in KINDS:
             for setting in registry.settings(field.name).values():  # pyright: ignore[reportArgumentType]
-                names = _listed(registry.users(setting.name)[1])
+                names = listed(registry.users(setting.name)[1])
                 fields[setting.name] = (setting.type, setting.default, {"help": f"{setting.help} For {names}."})
     for name in _GENERATED:
         if name in vars(Config):

@@ -35,4 +35,4 @@ def with_condition_of(name: str, source: Split, condition: str) -> Split:
             raise UserError(f"{name}: has no columns {condition!r}.", field="condition")
         if not columns[part]:
             raise UserError(f"{name}: its {part} examples have no {condition}.", field="condition")
-    return source._replace(**{f"{part}_condition": found for part, found in columns.items()})
+    return source._replace(**{f"{part}_condition": given for part, given in columns.items()})

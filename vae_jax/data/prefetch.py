@@ -2,12 +2,11 @@
 
 import mmap
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
 
 import numpy as np
 
 from vae_jax.data.on_disk import Rows
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 
 CHUNK_BYTES = 2**22
 _NUM_READERS = 4  # threads that read one item each: a disk is faster with several requests at once
@@ -74,8 +73,8 @@ def chunks(
     rows: Rows | Example,
     orders: Sequence[np.ndarray],
     steps: int,
-    put: Callable[[Any], Any],
-) -> Generator[Any]:
+    put: Callable[[Examples], Examples],
+) -> Generator[Examples]:
     """Yields the batches of an epoch on the device, those of several steps at a time.
 
     Reading runs ahead of the caller, and copies to the device run while the device computes. To profit from this, let the

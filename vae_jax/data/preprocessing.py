@@ -23,7 +23,7 @@ from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
 from vae_jax.data.sparse_on_device import to_device
 from vae_jax.data.support import check_preprocessing
 from vae_jax.errors import UserError, unknown
-from vae_jax.example import Example, event_of
+from vae_jax.example import Example, Examples, event_of
 
 Binarization = Literal["dynamic", "fixed", "threshold", "none"]
 # (key, images as levels or floats) -> floats of the same shape
@@ -56,11 +56,11 @@ class Prepared(NamedTuple):
     """
 
     # A `SparseArray` stands in for an array here: whatever takes examples indexes it by arrays of indices, or by slices.
-    train: Any
-    validation: Any
-    test: Any
-    train_input: Callable[[Array, Any], Any]
-    eval_input: Callable[[Any], Any]
+    train: Examples
+    validation: Examples
+    test: Examples
+    train_input: Callable[[Array, Examples], Examples]
+    eval_input: Callable[[Examples], Examples]
     log_jacobian: float
     description: str
     moments: Moments | None = None
@@ -78,7 +78,7 @@ class Prepared(NamedTuple):
         """Whether the training examples stay on disk."""
         return isinstance(event_of(self.train), Rows)
 
-    def train_rows(self, index: Array) -> Any:
+    def train_rows(self, index: Array) -> Examples:
         """Returns a few training examples as stored, for uses outside of training. It can be jitted.
 
         Args:
@@ -88,7 +88,7 @@ class Prepared(NamedTuple):
           The rows, of shape (*index.shape, ...), or an `Example` of them.
         """
 
-        def take(rows: Any) -> Array:
+        def take(rows: Examples) -> Array:
             if not isinstance(rows, Rows):
                 return jnp.asarray(rows)[index] if isinstance(rows, np.ndarray) else rows[index]
             shape = jax.ShapeDtypeStruct((*index.shape, *rows.shape[1:]), rows.dtype)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, Key, Shaped
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data import Prepared
 from vae_jax.errors import UserError, unknown
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 from vae_jax.model import VAE, Params, bind
 from vae_jax.objectives import Terms, elbo
 
-ToInput = Callable[[Any], Any]  # a batch as stored -> the floats that the likelihood and the encoder take
+ToInput = Callable[[Examples], Examples]  # a batch as stored -> the floats that the likelihood and the encoder take
 Result = TypeVar("Result")
 
 # XLA's matrix products on CPU add in an order that depends on the number of rows. A fixed number keeps results identical.
@@ -48,11 +48,11 @@ class DataSlice(NamedTuple):
     The estimators fold the index of an example into their key, so slices give the same numbers as the whole.
     """
 
-    examples: Any  # as stored: an array, a `SparseArray`, or an `Example` of arrays, with a leading axis of examples
+    examples: Examples  # as stored: an array, a `SparseArray`, or an `Example` of arrays, with a leading axis of examples
     first: ArrayLike = 0  # may be traced
 
 
-def as_slice(data: Array | Example | DataSlice) -> DataSlice:
+def as_slice(data: Examples | DataSlice) -> DataSlice:
     """Returns `data` itself if it is a slice, otherwise the slice that holds all of it."""
     return data if isinstance(data, DataSlice) else DataSlice(data)
 
@@ -99,7 +99,7 @@ def bits_per_dim(log_prob: float, num_dims: float) -> float:
 
 
 def map_examples(
-    function: Callable[[Array, Any], Result], data: Array | Example | DataSlice, to_input: ToInput, batch_size: int
+    function: Callable[[Array, Examples], Result], data: Array | Example | DataSlice, to_input: ToInput, batch_size: int
 ) -> Result:
     """Computes `function(index, x)` for every example, in batches inside one program.
 
@@ -114,16 +114,16 @@ def map_examples(
     Returns:
       The pytree of `function`, each leaf with a leading axis of examples.
     """
-    data, first = as_slice(data)
-    if not hasattr(data, "shape"):
+    examples, first = as_slice(data)
+    if not hasattr(examples, "shape"):
         expected = "an array of examples such as prepared.test"
-        raise UserError(field="data", expected=expected, got=f"a {type(data).__name__}")
-    num_examples = data.shape[0]
+        raise UserError(field="data", expected=expected, got=f"a {type(examples).__name__}")
+    num_examples = examples.shape[0]
     batch_size = min(batch_size, num_examples)
     num_batches = -(-num_examples // batch_size)
     index = jnp.arange(num_batches * batch_size)
     index = jnp.where(index < num_examples, index, 0).reshape(num_batches, batch_size)
-    results = jax.lax.map(lambda batch: jax.vmap(function)(first + batch, to_input(data[batch])), index)
+    results = jax.lax.map(lambda batch: jax.vmap(function)(first + batch, to_input(examples[batch])), index)
     return jax.tree.map(lambda leaf: leaf.reshape(index.size, *leaf.shape[2:])[:num_examples], results)
 
 

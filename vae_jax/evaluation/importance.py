@@ -177,8 +177,8 @@ def importance_log_px(
     """
     if num_samples < 1:
         raise ValueError(f"importance_log_px: expected num_samples >= 1, got {num_samples}.")
-    data, first = as_slice(data)
-    num_examples = data.shape[0]
+    examples, first = as_slice(data)
+    num_examples = examples.shape[0]
     images, draws = chunk_sizes(draw_bytes(vae, params), num_examples, num_samples, memory_bytes)
     draw_index = jnp.arange(-(-num_samples // draws) * draws).reshape(-1, draws)
 
@@ -188,7 +188,7 @@ def importance_log_px(
         return drawn.log_weight
 
     def estimate_chunk(index: Array) -> LogPx:
-        x = to_input(data[index])
+        x = to_input(examples[index])
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + index)
         posteriors = jax.vmap(lambda x: vae.encode(params, x))(x)
         log_weights = jax.vmap(jax.vmap(log_weight, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))

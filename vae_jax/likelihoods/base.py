@@ -151,7 +151,7 @@ def observed_log_prob(
     return jnp.sum(jnp.where(flat, per_entry.reshape(-1), 0))
 
 
-def entrywise(terms: Callable[..., Array], *inputs: ArrayLike) -> Array:
+def entrywise(terms: Callable[..., Array], *inputs: Real[ArrayLike, "*#event"]) -> Float[Array, "*event"]:
     """Applies a formula to each entry, in at least float32 and flat, and returns its result in the shape of the event.
 
     Args:

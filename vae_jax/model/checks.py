@@ -1,7 +1,6 @@
 """Checks that the parts of a `VAE` fit, and that each of its functions receives one example; each failure is one sentence."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from jaxtyping import Array, PyTree
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError
-from vae_jax.example import Example, with_event
+from vae_jax.example import Example, Examples, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.networks import Network
 from vae_jax.posteriors import Encode
@@ -196,7 +195,7 @@ def wrong_shape(function: str, kind: str, expected: tuple[int, ...], got: tuple[
     return f"{message} For a batch use jax.vmap(vae.{function}, in_axes=(None, 0))(params, batch)."
 
 
-def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: PyTree) -> Any:
+def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, ...], x: PyTree) -> Examples:
     """Returns one example as the model takes it, in floats. Of an `Example`, the event is checked and converted.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from vae_jax import networks
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Part, Stream, stream
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.example import Example, condition_of, event_of, mask_of, with_event
+from vae_jax.example import Example, Examples, condition_of, event_of, mask_of, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob, observed_log_prob
 from vae_jax.model import checks
 from vae_jax.networks import Network
@@ -45,7 +45,7 @@ class VAE(NamedTuple):
     """
 
     init: Callable[[Array], Params]
-    encode: Callable[[Params, Any], tuple[Array, Array]]
+    encode: Callable[[Params, Examples], tuple[Array, Array]]
     decode: Callable[..., DecoderOutput]
     likelihood: Likelihood
     data_shape: tuple[int, ...]
@@ -110,7 +110,7 @@ def decode_given(vae: VAE, params: Params, z: Array, condition: Array | None) ->
     return vae.decode(params, z) if condition is None else vae.decode(params, z, condition)
 
 
-def example_shapes(vae: VAE, dtype: DTypeLike = jnp.float32, masked: bool = False) -> Any:
+def example_shapes(vae: VAE, dtype: DTypeLike = jnp.float32, masked: bool = False) -> Examples:
     """Returns the shapes of one example as the model takes it: of an array, or of an `Example`."""
     event = jax.ShapeDtypeStruct(vae.data_shape, dtype)
     if not vae.condition_dim and not masked:

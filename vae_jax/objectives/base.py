@@ -9,11 +9,12 @@ from jaxtyping import Array, Float, Key, Real
 
 from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.errors import check_signature
+from vae_jax.example import Examples
 from vae_jax.likelihoods import DecoderOutput
 from vae_jax.posteriors import Encode, posterior_log_prob, sample_posterior
 
 Decode: TypeAlias = Callable[..., DecoderOutput]  # z -> decoder_output (of a batch with conditions: z, example)
-LogProb: TypeAlias = Callable[[DecoderOutput, Any], Array]  # (decoder_output, x) -> log p(x|z), scalar nats
+LogProb: TypeAlias = Callable[[DecoderOutput, Examples], Array]  # (decoder_output, x) -> log p(x|z), scalar nats
 PriorLogProb: TypeAlias = Callable[[Array], Array]  # z -> log p(z), scalar nats
 HyperparamsLike: TypeAlias = Any  # a NamedTuple of traced scalars: `config.Hyperparams`, or a user's with other fields
 

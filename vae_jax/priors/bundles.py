@@ -1,7 +1,7 @@
 """Learned priors p(z): mixtures of Gaussians, the VampPrior, and a second stochastic layer, as bundles for a `VAE`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_monte_carlo
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 from vae_jax.posteriors import Encode, posterior_log_prob, sample_posterior
 
 
@@ -196,7 +196,7 @@ def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:
     return Prior("gaussian_mixture", init, log_prob, sample)
 
 
-def _as_example(pseudo_inputs: Params) -> Any:
+def _as_example(pseudo_inputs: Params) -> Examples:
     """Returns pseudo-inputs as an array, or those of a conditional model as an `Example` of arrays."""
     return Example(**pseudo_inputs) if isinstance(pseudo_inputs, dict) else jnp.asarray(pseudo_inputs)
 

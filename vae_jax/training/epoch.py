@@ -1,7 +1,7 @@
 """An epoch of one member as a pure function: its keys, its order, its steps as one loop, its evaluation."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
 from vae_jax.data import Prepared, SparseArray
 from vae_jax.evaluation import Evaluation, evaluate
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 from vae_jax.model import VAE, Params
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training.optimizers import Optimizer
@@ -189,10 +189,10 @@ def make_epoch(
     return run_epoch
 
 
-def batch_shapes(data: Any, batch_size: int) -> Any:
+def batch_shapes(data: Examples, batch_size: int) -> Examples:
     """Returns the shapes and types of a batch as stored: those of an array, or of each array of an `Example`."""
 
-    def shape(array: Any) -> jax.ShapeDtypeStruct:
+    def shape(array: Examples) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype)
 
     return data.map(shape) if isinstance(data, Example) else shape(data)

@@ -1,7 +1,7 @@
 """The train step: one update of the parameters on one batch, as a pure function of (state, key, batch, hyperparameters)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax import Array
 from vae_jax._numerics.keys import Part
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
-from vae_jax.example import Example, condition_of, event_of
+from vae_jax.example import Example, Examples, condition_of, event_of
 from vae_jax.model import VAE, Params, bind, decode_given, keep_scaling
 from vae_jax.objectives import Objective, Terms, beta_elbo, check_objective, check_terms
 from vae_jax.objectives.batch import AnyObjective, BatchObjective, ObjectiveState
@@ -89,13 +89,13 @@ def scheduled(hyperparams: Hyperparams, schedules: Mapping[str, Schedule] | None
     return hyperparams._replace(**{name: getattr(hyperparams, name) * factor(step) for name, factor in schedules.items()})
 
 
-def _as_stored(key: Array, batch: Any) -> Any:
+def _as_stored(key: Array, batch: Examples) -> Examples:
     return batch
 
 
 def make_terms(
-    vae: VAE, objective: AnyObjective | None = None, train_input: Callable[[Array, Any], Any] = _as_stored
-) -> Callable[[Params, ObjectiveState, Array, Any, Hyperparams], tuple[Terms, ObjectiveState]]:
+    vae: VAE, objective: AnyObjective | None = None, train_input: Callable[[Array, Examples], Examples] = _as_stored
+) -> Callable[[Params, ObjectiveState, Array, Examples, Hyperparams], tuple[Terms, ObjectiveState]]:
     """Makes the function that computes the objective's terms of every example of a batch.
 
     Args:
@@ -113,7 +113,7 @@ def make_terms(
     compute_batch_terms = _batch_terms(vae, objective or beta_elbo())
 
     def terms(
-        params: Params, objective_state: ObjectiveState, key: Array, batch: Any, hyperparams: Hyperparams
+        params: Params, objective_state: ObjectiveState, key: Array, batch: Examples, hyperparams: Hyperparams
     ) -> tuple[Terms, ObjectiveState]:
         keys = jax.random.split(key, batch.shape[0] + 1)
         x_batch = train_input(keys[0], batch)
@@ -127,7 +127,7 @@ def make_train_step(
     *,
     optimizer: Optimizer = optax.adam,
     objective: AnyObjective | None = None,
-    train_input: Callable[[Array, Any], Any] = _as_stored,
+    train_input: Callable[[Array, Examples], Examples] = _as_stored,
     schedules: Mapping[str, Schedule] | None = None,
 ) -> TrainStep:
     """Makes one update of the parameters on one batch, as a pure function. Jit, scan or vmap it at the edge.

@@ -1,7 +1,7 @@
 """`BatchObjective`: an objective that needs the whole batch, or that keeps a state from step to step."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key, PyTree, Real
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_to_standard_normal
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 from vae_jax.likelihoods import DecoderOutput
 from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Objective, Terms
 from vae_jax.posteriors import sample_posterior
@@ -128,7 +128,7 @@ class Forward(NamedTuple):
 def forward(key: Key[Array, ""], encode: Encode, decode: Decode, log_prob: LogProb, x: Batch) -> Forward:
     """Encodes a batch, draws one code for each example, decodes the codes and evaluates both terms of the ELBO."""
 
-    def one(key: Array, x: Any) -> Forward:
+    def one(key: Array, x: Examples) -> Forward:
         mean, log_scale = encode(x)
         z = sample_posterior(key, mean, log_scale)
         output = decode(z, x) if isinstance(x, Example) else decode(z)

@@ -1,0 +1,55 @@
+"""Checks of the settings of a `Config`."""
+
+import typing
+
+from vae_jax.config import registry
+from vae_jax.config.registry import CUSTOM
+from vae_jax.errors import UserError, fits, unknown
+
+if typing.TYPE_CHECKING:
+    from vae_jax.config.settings import Config
+
+OPTIMIZERS = ("adam", "adamw", "adamax", "nadam", "radam", "adabelief", "lamb", "lion", "rmsprop", "sgd")
+
+
+def check_types(config: "Config") -> None:
+    """Raises `UserError` for a setting whose value does not have its type."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if not fits(value := getattr(config, name), hint):
+            kind = getattr(hint, "__name__", "") if isinstance(hint, type) and not typing.get_args(hint) else hint
+            expected = str(kind).replace("typing.", "").replace("NoneType", "None")
+            raise UserError(field=name, expected=expected, got=repr(value))
+
+
+def check_name(field: str, name: str, options: typing.Iterable[str], custom: bool = False) -> None:
+    """Raises `UserError` for a name that is not among the options, nor that of a user's function where that is allowed."""
+    if name not in options and not (custom and name == CUSTOM):
+        raise unknown(field, name, options)
+
+
+def listed(names: list[str]) -> str:
+    """Returns names as a phrase such as "a, b or c"."""
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+
+
+def check_combinations(config: "Config") -> None:
+    """Raises `UserError` for settings of different parts that do not fit each other."""
+    objective = config.entry("objective")
+    prior = config.entry("prior")
+    is_standard = config.prior == "normal" or (prior is not None and prior.any_objective)
+    if not is_standard and objective is not None and not objective.any_prior:
+        names = [name for name, entry in registry.entries("objective").items() if entry.any_prior]
+        raise UserError(f'`prior="{config.prior}"`: `objective="{config.objective}"` assumes N(0, I). Use {listed(names)}.')
+    if config.stream and config.binarization == "fixed":
+        raise fixed_needs_memory()
+    if config.dequantize and config.binarization != "none":
+        fix = '`dequantize`, or use `likelihood="gaussian"`' if config.likelihood == "bernoulli" else "one"
+        raise UserError(f"`dequantize` and binarized data exclude each other. Leave out {fix}.")
+
+
+def fixed_needs_memory() -> UserError:
+    """Returns the error about fixed binarization of data that are streamed."""
+    return UserError(
+        '`binarize="fixed"` draws the whole training set once and holds it in memory. '
+        "With `stream=True` use dynamic or threshold."
+    )
