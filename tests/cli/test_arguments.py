@@ -86,6 +86,20 @@ def test_the_path_of_a_data_set_becomes_absolute_and_the_name_of_a_bundled_one_s
             assert getattr(config, field) == recorded
 
 
+def test_the_path_of_a_condition_becomes_absolute_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("batch", "labels", "inner"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "c.csv").touch()
+    for text, recorded in (
+        *((name, name) for name in ("batch", "labels", "batch,age", '"c.csv"', "factors", "")),
+        *((name, str(tmp_path / "c.csv")) for name in ("c.csv", "./c.csv", "inner/../c.csv")),
+        *((name, str(tmp_path / "inner")) for name in ("./inner", "inner/")),
+    ):
+        _, config = parse_with_config(train.Arguments, ["--condition", text], "train")
+        assert config.condition == recorded
+
+
 def test_settings_that_are_registered_at_run_time_are_options(capsys):
     weight = Setting("new_weight", float, 0.5, "Weight of the new term; with `beta`.", low=0, traced=True)
     register(Entry("objective", "new", "a new term", lambda config, data: None, (weight,)))

@@ -50,7 +50,12 @@ ARRAYS = {
         WITHOUT_BAD_ROWS,
         (3, 4, 1),
     ),
-    "infinity": (with_bad_rows([3], np.inf), "the first in the example with index 3", WITHOUT_BAD_ROWS, (3, 4, 1)),
+    "infinity": (
+        with_bad_rows([3], np.inf),
+        "got 1 infinite values in 1 of 20 examples, the first in the example with index 3",
+        "x[~np.isinf(x).reshape(len(x), -1).any(axis=1)]",
+        (3, 4, 1),
+    ),
     "nan everywhere": (
         with_bad_rows(slice(None)),
         "in 20 of 20 examples, the first in the example with index 0. Every example has some, so replace them",

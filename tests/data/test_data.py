@@ -143,7 +143,7 @@ def test_factors_beside_the_images_are_split_with_them(tmp_path):
         ({"factors": np.zeros((10, 2), int), "factor_names": np.array(["a"])}, r"each with its name, got \[1, 2\]"),
         (
             {"factors": np.zeros((10, 2), int), "test": np.zeros((3, 2, 2)), "test_factors": np.zeros((3, 1), int)},
-            r"the same factors for training and test, .*got \[1, 2\]",
+            r"the same factors in all parts, .*got \[1, 2\]",
         ),
     ],
 )

@@ -113,7 +113,8 @@ def parse_with_config(
       defaults: values that replace the defaults of options and settings, by name.
 
     Returns:
-      The options, and the settings with an absolute path of the data set, so that it is found from any folder.
+      The options, and the settings with absolute paths of the data set and of the file of its condition, so that they are
+      found from any folder.
     """
     from vae_jax.config import Config
 
@@ -132,7 +133,11 @@ def _dataset_help() -> str:
 
 def _with_absolute_dataset(config: "Config") -> "Config":
     """Returns the settings with absolute paths of the data sets, unless they are names of bundled or TFDS data sets."""
-    fields = ("dataset", "validation_dataset", "test_dataset")
+    from vae_jax.data.condition_names import is_condition_path
+
+    fields = ["dataset", "validation_dataset", "test_dataset"]
+    if is_condition_path(config.condition):
+        fields.append("condition")
     return dataclasses.replace(config, **{field: _absolute(getattr(config, field)) for field in fields})
 
 

@@ -17,7 +17,7 @@ def expect_out(out: str, kind: str, example: str) -> None:
 
 def expect_outside_data(out: Path, config: Config) -> None:
     """Raises `UserError` where the figures of a run would become images of its data set."""
-    for dataset in (config.dataset, config.validation_dataset, config.test_dataset):
+    for dataset in (config.dataset, config.validation_dataset, config.test_dataset, config.condition):
         if os.path.isdir(dataset) and Path(os.path.abspath(out)).is_relative_to(os.path.abspath(dataset)):
             raise UserError(
                 f"`out={out}`: expected a folder outside the data set {dataset}. Its figures would become images of it."

@@ -99,14 +99,15 @@ class Config:
     test_dataset: str = _setting("", "Name or path of the test set, where it has files of its own.")
     condition: str = _setting(
         "",
-        "What the model is conditioned on, for log p(x|c): labels, factors, names of columns of a table with commas between "
-        "them, or a file with one row for each example. Whole numbers and words become categories, other numbers are "
+        "What the model is conditioned on, for log p(x|c): labels, factors, a file (.npy, .npz, .csv, .tsv, .parquet) with a "
+        "row for each example, or names with commas between them: of columns of a table or of obs of an .h5ad file, or of "
+        "factors. A name in double quotes is always a column. Whole numbers and words become categories, other numbers are "
         "standardized.",
     )
     missing: Literal["refuse", "nan"] = _setting(
         "refuse",
-        "Whether NaN marks a missing entry (nan), which the log-likelihood leaves out, or is an error. A mask in an .npz file "
-        "marks missing entries without this.",
+        "Whether NaN, or an empty field of a table, marks a missing entry (nan), which the log-likelihood leaves out, or is an "
+        "error. A mask in a file, such as x_train_mask beside x_train in an .npz file, is used without this.",
     )
     mask_input: bool = _setting(False, "Give the encoder the mask of the observed entries as well.")
     layout: Literal["auto", "channels_last", "channels_first"] = _setting(

@@ -21,7 +21,7 @@ def with_checked_labels(name: str, source: Split) -> Split:
     """
     labels_by_part = {part: getattr(source, field) for part, field in _LABELS.items()}
     labels_by_part = {part: labels for part, labels in labels_by_part.items() if labels is not None}
-    if source.train_factors is None and source.test_factors is None and _are_multi_label(source, labels_by_part):
+    if not source.by_part("factors") and _are_multi_label(source, labels_by_part):
         return _with_labels_as_factors(name, source)
     for part, labels in labels_by_part.items():
         labels_by_part[part] = _flat_labels(name, getattr(source, part), labels)
@@ -54,7 +54,7 @@ def _are_multi_label(source: Split, labels_by_part: dict[str, np.ndarray]) -> bo
 def _with_labels_as_factors(name: str, source: Split) -> Split:
     """Returns a source whose several labels for each example, such as those of MedMNIST's chestmnist, are factors."""
     assert source.train_labels is not None
-    test = source.test_labels
+    test, validation = source.test_labels, source.validation_labels
     count = source.train_labels.shape[1]
     note = f"{name}: each example has {count} labels of zeros and ones, which are used as factors, not as labels of classes."
     return source._replace(
@@ -64,6 +64,7 @@ def _with_labels_as_factors(name: str, source: Split) -> Split:
         label_names=None,
         train_factors=source.train_labels.astype(np.uint8),
         test_factors=None if test is None else test.astype(np.uint8),
+        validation_factors=None if validation is None else validation.astype(np.uint8),
         factor_names=tuple(source.label_names or (f"label_{index}" for index in range(count))),
         notes=(*source.notes, note),
     )
@@ -83,12 +84,11 @@ def _flat_labels(name: str, examples: np.ndarray | Rows | SparseRows | None, lab
 
 def check_factors(name: str, source: Split) -> None:
     """Raises `UserError` unless factors are integers, (examples, factors), with the same columns in all parts."""
-    factors_by_part = ((source.train, source.train_factors), (source.test, source.test_factors))
-    arrays = [(rows, factors) for rows, factors in factors_by_part if factors is not None]
+    arrays = [(getattr(source, part), factors) for part, factors in source.by_part("factors").items()]
     for rows, factors in arrays:
         count = 0 if rows is None else len(rows)
         if factors.ndim != 2 or len(factors) != count or factors.dtype.kind not in "ui":
-            fix = "Save a row for each example, and test_factors only with a test array."
+            fix = "Save a row for each example, and test_factors or validation_factors only with examples of that part."
             if len(factors) == count and factors.ndim == 1:
                 fix = "For a single factor save factors[:, None]."
             elif len(factors) == count and factors.ndim == 2:
@@ -100,6 +100,6 @@ def check_factors(name: str, source: Split) -> None:
     columns = {factors.shape[1] for _, factors in arrays} | ({len(source.factor_names)} if source.factor_names else set())
     if len(columns) > 1:
         raise UserError(
-            f"{name}: expected the same factors for training and test, each with its name, got {sorted(columns)} of them. Save "
-            "as many columns, and as many factor_names, for both."
+            f"{name}: expected the same factors in all parts, each with its name, got {sorted(columns)} of them. Save "
+            "as many columns, and as many factor_names, for all."
         )

@@ -1,6 +1,7 @@
 """`Dataset`: checked examples on the host, split into training, validation and test."""
 
 import hashlib
+import json
 from typing import NamedTuple
 
 import jax
@@ -58,6 +59,7 @@ class Dataset(NamedTuple):
       train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part, bool. A part without
         missing entries has None, but ones where training entries are missing. The examples in memory hold 0 at missing entries.
         The mean and the spread are over observed entries. The mask of training `Rows` is `Rows` too.
+      validation_factors: the factors of the validation images, (examples, factors), integers.
       missing_on_disk: NaN marks missing entries of the training `Rows`.
     """
 
@@ -85,6 +87,7 @@ class Dataset(NamedTuple):
     validation_mask: np.ndarray | None = None
     test_mask: np.ndarray | None = None
     missing_on_disk: bool = False
+    validation_factors: np.ndarray | None = None
 
     @property
     def has_missing(self) -> bool:
@@ -136,6 +139,20 @@ class Dataset(NamedTuple):
           (examples, height, width, channels), as levels or floats.
         """
         return rows if self.rendering is None else jax.vmap(self.rendering.render)(jnp.asarray(rows))
+
+    def condition_of_rendered(self, rows: Array | np.ndarray) -> Array:
+        """Returns the stored conditions of rows that are rendered, whose entries are the factors of their images.
+
+        Args:
+          rows: (examples, factors), integers, such as those that are drawn in a training step.
+
+        Returns:
+          (examples, columns of the condition), float32.
+        """
+        assert self.condition is not None
+        assert self.factor_names is not None
+        index = [self.factor_names.index(column.name) for column in self.condition.columns]
+        return jnp.asarray(rows)[:, jnp.array(index)].astype(jnp.float32)
 
     @property
     def train_mean(self) -> np.ndarray:
@@ -201,6 +218,22 @@ class Dataset(NamedTuple):
         if self.has_missing:
             for part, mask_digest in self._mask_digests().items():
                 digest.update(part.encode() + mask_digest.encode())
+        if self.condition is not None:
+            digest.update(self.condition_fingerprint().encode())
+        return digest.hexdigest()
+
+    def condition_fingerprint(self) -> str:
+        """Returns the SHA-256, in hexadecimal, of the columns, the categories and the values of the condition of all parts."""
+        columns = () if self.condition is None else self.condition.columns
+        digest = hashlib.sha256(json.dumps([[column.name, column.categories] for column in columns]).encode())
+        for part, array in (
+            ("train", self.train_condition),
+            ("validation", self.validation_condition),
+            ("test", self.test_condition),
+        ):
+            if array is not None:
+                digest.update(f"{part}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array, np.float32).data)
         return digest.hexdigest()
 
     def _mask_digests(self) -> dict[str, str]:

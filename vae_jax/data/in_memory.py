@@ -3,23 +3,26 @@
 import contextlib
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from vae_jax.data.condition_arguments import as_values, check_condition_arguments, without_condition
+from vae_jax.data.condition_names import parse_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import Layout
-from vae_jax.data.loading import Interpretation, check_settings, checked_dataset
+from vae_jax.data.loading import Interpretation, check_settings, checked_dataset, with_warnings
 from vae_jax.data.masks import Missing
 from vae_jax.data.readers.combining import Piece, assemble
+from vae_jax.data.readers.condition_columns import check_columns_exist
+from vae_jax.data.readers.condition_files import named_columns
 from vae_jax.data.readers.listing import PARTS, joined
 from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
 from vae_jax.data.split import Split
 from vae_jax.data.splitting import DEFAULT_TEST_FRACTION, SplitMethod, SplitSettings
-from vae_jax.errors import DataWarning, UserError, unknown
+from vae_jax.errors import UserError, unknown
 
 Examples = Any  # of NumPy, JAX, pandas, pyarrow or scipy, which are not imported here
 _NUMBERS = "fbui"
@@ -45,6 +48,7 @@ def from_arrays(
     test_labels: Examples | None = None,
     factors: Examples | None = None,
     test_factors: Examples | None = None,
+    validation_factors: Examples | None = None,
     factor_names: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     column_names: Sequence[str] | None = None,
@@ -79,20 +83,18 @@ def from_arrays(
         the labels in all parts.
       validation_labels, test_labels: labels of the other parts.
       factors: the factors that the training examples were made from, (examples, factors), integers.
-      test_factors: the factors of the test examples.
+      test_factors, validation_factors: the factors of the other parts.
       factor_names: a name for each column of the factors.
       label_names: the name of each label 0, 1, 2, ...; for labels that are words, their order.
       column_names: a name for each column of vectors. Tables bring theirs.
       condition: what a model is conditioned on: an array (examples,) or (examples, columns), a dictionary of arrays by the name
-        of the column, or a table. Whole numbers and words become categories, other numbers are standardized. Or "labels",
-        "factors", or names of columns of the training table, as for `load`.
+        of the column, or a table; or a text as for `load`, for all parts.
       validation_condition, test_condition: those of the other parts, with the same columns.
-      mask: True or 1 where an entry of the training examples is observed, an array of their shape or, for images with channels,
-        (examples, height, width). A masked array of NumPy as `train` brings its mask.
+      mask: True or 1 where a training entry is observed, of the shape of the examples or, for images with channels, (examples,
+        height, width). A masked array of NumPy as `train` brings its mask.
       validation_mask, test_mask: masks of the other parts.
-      missing: "nan" takes NaN, and missing values of tables, as missing entries; "refuse" refuses them.
       name: name of the data set in messages, reports and run directories.
-      split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
+      missing, split, test_fraction, validation_fraction, split_seed, max_level, layout, event: as for `load`.
 
     Returns:
       Checked examples of all parts, on the host.
@@ -106,37 +108,57 @@ def from_arrays(
       >>> dataset.data_shape, len(dataset.train), dataset.test_labels, dataset.label_names
       ((2,), 8, array([0, 1]), ('a', 'b'))
     """
+    given = _Given(
+        _by_part(train, validation, test),
+        _by_part(labels, validation_labels, test_labels),
+        _by_part(factors, validation_factors, test_factors),
+        _by_part(condition, validation_condition, test_condition),
+        _by_part(mask, validation_mask, test_mask),
+        (label_names, factor_names, column_names),
+    )
+    settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
+    return with_warnings(_dataset(name, given, settings, Interpretation(layout, event, max_level, missing=missing)))
+
+
+class _Given(NamedTuple):
+    """Arguments of `from_arrays`, by part; keys train, validation, test."""
+
+    examples: dict[str, Examples]
+    labels: dict[str, Examples]
+    factors: dict[str, Examples]
+    conditions: dict[str, Examples]
+    masks: dict[str, Examples]
+    names: tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]  # of labels, factors and columns
+
+
+def _by_part(train: Examples, validation: Examples, test: Examples) -> dict[str, Examples]:
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpretation) -> Dataset:
+    """Returns the data set of `from_arrays`."""
     if not isinstance(name, str) or not name:
         raise UserError(field="name", expected="a name", got=repr(name))
-    settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
-    check_settings(name, settings, max_level, layout, missing)
-    if event not in EVENTS:
-        raise unknown("event", event, EVENTS)
-    parts = {"train": train, "validation": validation, "test": test}
-    labels_by_part = {"train": labels, "validation": validation_labels, "test": test_labels}
-    factors_by_part = {"train": factors, "test": test_factors}
-    for field, values in (("labels", labels_by_part), ("factors", factors_by_part)):
-        _check_belong(name, parts, field, values)
+    check_settings(name, settings, meaning.max_level, meaning.layout, meaning.missing)
+    if meaning.event not in EVENTS:
+        raise unknown("event", meaning.event, EVENTS)
+    text = check_condition_arguments(name, given.conditions)
+    for field, values in (("labels", given.labels), ("factors", given.factors), ("condition", given.conditions)):
+        _check_belong(name, given.examples, field, values)
     pieces: dict[str, Piece] = {}
-    for part, examples in parts.items():
+    for part, examples in given.examples.items():
         if examples is not None:
-            given = labels_by_part[part]
-            if given is None and isinstance(labels, str):
-                given = labels
-            pieces[part] = _piece(name, part, examples, given, factors_by_part.get(part))
-    source = assemble(pieces, pieces["train"].source)
-    source = _with_names(name, source, label_names, factor_names, column_names)
-    conditions = {"train": condition, "validation": validation_condition, "test": test_condition}
-    how = condition if isinstance(condition, str) else ""
-    if not how:
-        source = source._replace(**_condition_columns(name, conditions))
-    given = {"train": mask, "validation": validation_mask, "test": test_mask}
-    for field, array in _masks(name, parts, given).items():
-        source = source._replace(**{field: array})
-    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, condition=how, missing=missing))
-    for note in dataset.notes:
-        warnings.warn(note, DataWarning, stacklevel=2)
-    return dataset
+            labels = given.labels[part]
+            if labels is None and isinstance(given.labels["train"], str):
+                labels = given.labels["train"]
+            pieces[part] = _piece(name, part, examples, labels, given.factors[part], parse_condition(text).names)
+    source = _with_names(name, assemble(pieces, pieces["train"].source), *given.names)
+    source = without_condition(name, source, parse_condition(text).names)
+    if not text:
+        columns = {part: _condition_columns(name, array) for part, array in given.conditions.items() if array is not None}
+        source = source._replace(**{f"{part}_condition": values for part, values in columns.items()})
+    source = source._replace(**_masks(name, given.examples, given.masks))
+    return checked_dataset(name, source, settings, meaning._replace(condition=text))
 
 
 def _masks(name: str, parts: dict[str, Examples], given: dict[str, Examples]) -> dict[str, np.ndarray]:
@@ -157,43 +179,41 @@ def _masks(name: str, parts: dict[str, Examples], given: dict[str, Examples]) ->
     return masks
 
 
-def _condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the conditions of the parts as columns by name, by the field of a `Split`."""
-    columns: dict[str, dict[str, np.ndarray]] = {}
-    for part, given in conditions.items():
-        if given is None:
-            continue
-        table = _as_table(f"{name}: condition", given)
-        if table is not None:
-            named = table.columns
-        elif isinstance(given, dict):
-            named = {str(column): np.asarray(values) for column, values in given.items()}
-        else:
-            array = np.asarray(given)
-            if array.ndim not in (1, 2):
-                raise UserError(
-                    f"{name}: expected a condition (examples,) or (examples, columns), got shape {array.shape}.",
-                    field="condition",
-                )
-            array = array[:, None] if array.ndim == 1 else array
-            single = array.shape[1] == 1
-            named = {"condition" if single else f"condition_{i}": column for i, column in enumerate(array.T)}
-        columns[f"{part}_condition"] = named
-    return columns
+def _condition_columns(name: str, given: Examples) -> dict[str, np.ndarray]:
+    """Returns the condition of a part as columns by name."""
+    table = _as_table(f"{name}: condition", given)
+    if table is not None:
+        return {column: as_values(values) for column, values in table.columns.items()}
+    if isinstance(given, dict):
+        return {str(column): np.asarray(values) for column, values in given.items()}
+    return named_columns(name, np.asarray(given))
 
 
 def _check_belong(name: str, parts: dict[str, Examples], field: str, values: dict[str, Examples]) -> None:
-    """Raises `UserError` for labels or factors of a part that is not there."""
+    """Raises `UserError` for labels, factors or a condition of a part that is not there."""
     for part, array in values.items():
         if array is not None and parts[part] is None:
             fix = f"Pass {part}= as well, or all {field} as {field}= where the {PARTS[part]} set is split off train."
             raise UserError(f"{name}: got {part}_{field} without {PARTS[part]} examples. {fix}")
 
 
-def _piece(name: str, part: str, examples: Examples, labels: Examples | str | None, factors: Examples | None) -> Piece:
-    """Converts the examples, labels and factors of one part."""
+def _piece(
+    name: str,
+    part: str,
+    examples: Examples,
+    labels: Examples | str | None,
+    factors: Examples | None,
+    condition: Sequence[str] = (),
+) -> Piece:
+    """Converts the examples, labels and factors of one part, and takes the named columns of a table as its condition."""
     text = name if part == "train" else f"{name}: {part}"
     table = _as_table(text, examples)
+    columns = None
+    if table is not None and condition:
+        check_columns_exist(text, condition, list(table.columns))
+        columns = {column: as_values(table.columns[column]) for column in condition}
+        for column in condition:
+            table = table if column == labels else table.without(column)
     if isinstance(labels, str):
         if table is None:
             raise UserError(
@@ -217,7 +237,7 @@ def _piece(name: str, part: str, examples: Examples, labels: Examples | str | No
         if isinstance(factor_array, SparseRows):
             raise UserError(f"{text}: expected factors as a dense array, got a sparse matrix. Pass factors.toarray().")
     source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names)
-    return Piece(text, array, label_array, factor_array, source)
+    return Piece(text, array, label_array, factor_array, source, condition=columns)
 
 
 def _as_array(name: str, examples: Examples) -> np.ndarray | SparseRows:

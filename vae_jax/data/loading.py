@@ -6,10 +6,13 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from vae_jax.data import tfds
 from vae_jax.data.annotations import check_factors, with_checked_labels
-from vae_jax.data.companions import with_condition_of
-from vae_jax.data.conditions import make_condition
+from vae_jax.data.condition_names import parse_condition
+from vae_jax.data.condition_sources import label_categories, with_condition
+from vae_jax.data.conditions import Condition, make_condition, notes_on_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event, event_shape
 from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, name_of_part, top_level
@@ -57,9 +60,8 @@ def load(
     """Loads a data set by name or path.
 
     All files and arrays of a source are used, or a `DataWarning` (and `Dataset.notes`) names them. `data.readers.help_lines()`
-    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means.
-
-    The docstring of `data.readers` says which files and arrays of a folder or an archive are the parts, labels and factors.
+    lists all formats, and `data.readers.register` adds one. `Dataset` states what every type of number means. The docstring of
+    `data.readers` says which files and arrays of a folder or an archive are the parts, labels, factors and masks.
 
     Args:
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
@@ -89,13 +91,12 @@ def load(
       label_column: name of the column of a table that has the labels, or "coarse" for those of CIFAR-100.
       validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
         They are read like `name`, into memory. Of a source with several parts the one that is meant is used.
-      condition: what a model is conditioned on: "labels", "factors", names of columns of a table with commas between them,
-        which are then no longer part of the examples, or a file with a row for each example. Whole numbers and words become
-        categories, other numbers are standardized. "": no condition.
-      missing: "nan" takes NaN, and empty fields of tables, as missing entries, which log-likelihoods leave out; "refuse"
-        refuses them. Masks in files are used in any case: an array named mask, train_mask, x_test_mask ... beside the examples,
-        True or 1 where an entry is observed, in the shape of the examples as stored or, for images with channels, (examples,
-        height, width).
+      condition: what a model is conditioned on: "labels"; "factors"; a file (.npy, .npz, .csv, .tsv, .parquet) with a row for
+        each example of the source, or with one for each part (see `readers.condition_files`); or names with commas between
+        them, of columns of a table or of `obs` of an .h5ad file, which then leave the examples, or of factors. A name in double
+        quotes is always a column. Whole numbers, booleans and words become categories; other numbers are standardized.
+      missing: "nan" takes NaN and empty fields of tables as missing entries, which log-likelihoods leave out; "refuse" refuses
+        them. Masks in files are used under both.
 
     Returns:
       Checked examples of all parts, on the host.
@@ -107,15 +108,21 @@ def load(
     name = os.fspath(name)
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
     check_settings(name, settings, max_level, layout, missing)
-    options = _read_options(event, resize, crop, transpose, array, label_column)._replace(missing=missing)
+    options = _read_options(event, resize, crop, transpose, array, label_column)
+    options = options._replace(condition=parse_condition(condition).names, missing=missing)
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
     if missing == "nan":
         source = with_common_types(source)
-    dataset = checked_dataset(name, source, settings, Interpretation(layout, event, max_level, transpose, condition, missing))
+    meaning = Interpretation(layout, event, max_level, transpose, condition, missing)
+    return with_warnings(checked_dataset(name, source, settings, meaning))
+
+
+def with_warnings(dataset: Dataset) -> Dataset:
+    """Gives the notes of a data set as warnings to the caller of the function that calls this one, and returns the data set."""
     for note in dataset.notes:
-        warnings.warn(note, DataWarning, stacklevel=2)
+        warnings.warn(note, DataWarning, stacklevel=3)
     return dataset
 
 
@@ -195,7 +202,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
             event_shape(name_of_part(name, part), array.shape, event)  # refuses shapes that no event has
     source = with_checked_labels(name, source)
     check_factors(name, source)
-    source = with_condition_of(name, source, condition)
+    source = with_condition(name, source, condition)
     source, mask_notes = with_masks(name, source, missing, layout)
     if source.rendering:
         check_layout_of_known_format(name, layout)
@@ -217,10 +224,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         notes += clip_notes
     top, level_notes = top_level(name, parts, max_level)
     assert parts.test is not None
-    made, conditions = None, {}
-    if parts.train_condition is not None:
-        known = {"label": parts.label_names} if condition == "labels" and parts.label_names else None
-        made, conditions = make_condition(name, parts.by_part("condition"), known)
+    made, conditions, condition_notes = _condition(name, parts, condition)
     masks = parts.by_part("mask")
     dataset = Dataset(
         name,
@@ -234,7 +238,7 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         parts.test_factors,
         source.factor_names,
         source.rendering,
-        (*source.notes, *notes_on_unused_settings(source, settings), *notes, *mask_notes, *level_notes),
+        (*source.notes, *notes_on_unused_settings(source, settings), *notes, *mask_notes, *level_notes, *condition_notes),
         parts.train_labels,
         parts.validation_labels,
         parts.label_names,
@@ -242,7 +246,21 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         made,
         *(conditions.get(part) for part in ("train", "validation", "test")),
         *(masks.get(part) for part in ("train", "validation", "test")),
+        validation_factors=parts.validation_factors,
         missing_on_disk=isinstance(parts.train, Rows) and parts.train.nan_is_missing and parts.train.scan.observed is not None,
     )
     more = notes_on_unobserved(name, dataset.train_counts, dataset.column_names)
     return dataset._replace(notes=(*dataset.notes, *more)) if more else dataset
+
+
+def _condition(name: str, parts: Split, text: str) -> tuple[Condition | None, dict[str, np.ndarray], list[str]]:
+    """Returns the condition of a source, the stored conditions of its parts, and notes."""
+    by_part = parts.by_part("condition")
+    if not by_part:
+        return None, {}, []
+    made, stored = make_condition(name, by_part, label_categories(text, parts))
+    is_drawn = parts.rendering is not None and parts.rendering.draw is not None
+    notes = [] if is_drawn else notes_on_condition(name, made, stored["train"])
+    if is_drawn:  # the condition of a training example follows from the row that is drawn
+        del stored["train"]
+    return made, stored, notes

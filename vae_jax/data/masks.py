@@ -14,6 +14,7 @@ from vae_jax.errors import UserError
 
 Missing = Literal["refuse", "nan"]
 MISSING: tuple[Missing, ...] = ("refuse", "nan")
+_FEW = 0.4  # share of ones in a mask below which it may mark the missing entries; studies often hide half of them
 
 
 def with_masks(name: str, source: Split, missing: Missing, layout: Layout = "auto") -> tuple[Split, list[str]]:
@@ -28,7 +29,7 @@ def with_masks(name: str, source: Split, missing: Missing, layout: Layout = "aut
       layout: the argument of `data.load`.
 
     Returns:
-      The source, and a note on masks with less than half of the entries observed, which may be meant the other way round.
+      The source, and a note on masks with few observed entries, which may be meant the other way round.
 
     Raises:
       UserError: a mask that does not belong to its part by shape or type, or one of sparse or rendered data.
@@ -40,7 +41,7 @@ def with_masks(name: str, source: Split, missing: Missing, layout: Layout = "aut
         text = name_of_part(name, part)
         mask = _checked_mask(text, mask, arrays[part], source, layout)
         changed[f"{part}_mask"] = mask
-        if (share := float(mask.mean() if isinstance(mask, np.ndarray) else mask.scan.total.sum() / mask.size)) < 0.5:
+        if (share := float(mask.mean() if isinstance(mask, np.ndarray) else mask.scan.total.sum() / mask.size)) < _FEW:
             notes.append(
                 f"{text}: its mask is True or 1 for {share:.1%} of the entries, which are taken as the observed ones. If it "
                 "marks the missing entries instead, save the opposite: ~mask.astype(bool)."

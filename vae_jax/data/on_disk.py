@@ -124,6 +124,9 @@ class _View(NamedTuple):
     nan_is_missing: bool = False
 
 
+_AS_STORED = _View()
+
+
 class Rows:
     """Examples on disk, (examples, ...), as they are stored, or converted by `as_events`.
 
@@ -137,7 +140,7 @@ class Rows:
         are stored, and `scan` leaves missing entries out.
     """
 
-    def __init__(self, file: _File, view: _View = _View(), mask: "Rows | None" = None):  # noqa: B008
+    def __init__(self, file: _File, view: _View = _AS_STORED, mask: "Rows | None" = None):
         shape, stored = file.through.shape, file.through.dtype
         check_type(str(file.path), stored)
         self._file, self._view, self.mask = file, view, mask
@@ -172,7 +175,7 @@ class Rows:
         return self._take(self._file.through, self.indices_in_file(key))
 
     def stored_range(self) -> tuple[float, float]:
-        """Returns the lowest and the highest stored number, from a pass over the file. Hidden by the mask, they do not count."""
+        """Returns the lowest and the highest stored number that is not hidden by the mask, from a pass over the file."""
         ranges = []
         for part in slices(self):
             numbers = self.stored(part)
@@ -230,7 +233,7 @@ class Rows:
 
     @property
     def nan_is_missing(self) -> bool:
-        """Whether NaN marks missing entries."""
+        """True where NaN marks missing entries."""
         return self._view.nan_is_missing
 
     def _viewed(self, view: _View) -> "Rows":

@@ -21,6 +21,7 @@ from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
 from vae_jax.data.sparse_on_device import to_device
+from vae_jax.data.split import Rendering
 from vae_jax.data.support import check_preprocessing
 from vae_jax.errors import UserError, unknown
 from vae_jax.example import Example, Examples, event_of
@@ -200,15 +201,23 @@ def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
         keep = (lambda array: array) if isinstance(event, Rows) else jnp.asarray
         return Example(event, *(None if array is None else keep(array) for array in companions))
 
-    def to_input(rows: Example, event_input: Callable[[Array], Array]) -> Example:
+    def to_input(rows: Example, event_input: Callable[[Array], Array], drawn: Array | None = None) -> Example:
         event, mask = rows.event, rows.mask
+        stored = rows.condition if drawn is None else dataset.condition_of_rendered(drawn)
         if dataset.missing_on_disk and jnp.issubdtype(event.dtype, jnp.floating):
             observed = ~jnp.isnan(event)
             mask = observed if mask is None else mask & observed
         if mask is not None:
             event = jnp.where(mask, event, jnp.zeros((), event.dtype))
-        condition = None if dataset.condition is None else dataset.condition.expand(rows.condition)
+        condition = None if dataset.condition is None else dataset.condition.expand(stored)
         return Example(event_input(event), condition, mask)
+
+    rendering = dataset.rendering
+    is_drawn = dataset.condition is not None and rendering is not None and rendering.draw is not None
+
+    def train_input(key: Array, rows: Example) -> Example:
+        drawn = _drawn_rows(rendering, key, rows.event)[1] if is_drawn else None  # the rows that the images are rendered from
+        return to_input(rows, lambda event: prepared.train_input(key, event), drawn)
 
     description = prepared.description
     if dataset.condition is not None:
@@ -219,7 +228,7 @@ def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
         train=joined("train"),
         validation=joined("validation"),
         test=joined("test"),
-        train_input=lambda key, rows: to_input(rows, lambda event: prepared.train_input(key, event)),
+        train_input=train_input,
         eval_input=lambda rows: to_input(rows, prepared.eval_input),
         description=description,
         condition=dataset.condition,
@@ -329,12 +338,18 @@ def _draw_anew(dataset: Dataset, draw: Draw) -> Callable[[Array, Array], Array]:
     rendering = dataset.rendering
 
     def train_input(key: Array, rows: Array) -> Array:
-        if rendering and rendering.draw:
-            key, key_rows = jax.random.split(key)
-            rows = jax.vmap(rendering.draw, in_axes=(None, 0))(key_rows, rows)
+        key, rows = _drawn_rows(rendering, key, rows)
         return draw(key, jnp.asarray(dataset.images(rows)))
 
     return train_input
+
+
+def _drawn_rows(rendering: Rendering | None, key: Array, rows: Array) -> tuple[Array, Array]:
+    """Returns the key that is left, and the rows to render, which are drawn anew where the data set draws its images."""
+    if not rendering or not rendering.draw:
+        return key, rows
+    key, key_rows = jax.random.split(key)
+    return key, jax.vmap(rendering.draw, in_axes=(None, 0))(key_rows, rows)
 
 
 def _draw_held_out(dataset: Dataset, draw: Draw, seed: int, dtype: type[np.generic]) -> tuple[Any, Any]:

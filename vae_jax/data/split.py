@@ -24,6 +24,7 @@ class Rendering(NamedTuple):
       num_images: number of different images, from which `draw` draws.
       draw: draws a row to render from a key and a row of the training set. None: the rows of the training set are rendered
         themselves.
+      sizes: the number of values 0, 1, 2, ... of each entry of a row to render, which are the factors of its image.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Rendering(NamedTuple):
     mean: Callable[[], np.ndarray]
     num_images: int
     draw: "Callable[[Array, Array], Array] | None" = None
+    sizes: tuple[int, ...] = ()
 
 
 @short_repr
@@ -64,6 +66,7 @@ class Split(NamedTuple):
       train_condition, validation_condition, test_condition: the columns of the condition, (examples,) each, by name.
       train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part; `Rows` where the
         training examples stay on disk.
+      validation_factors: the factors of the validation images, (examples, factors), integers.
     """
 
     train: np.ndarray | Rows | SparseRows
@@ -89,8 +92,9 @@ class Split(NamedTuple):
     validation_condition: Mapping[str, np.ndarray] | None = None
     test_condition: Mapping[str, np.ndarray] | None = None
     train_mask: np.ndarray | Rows | None = None
-    validation_mask: np.ndarray | None = None
-    test_mask: np.ndarray | None = None
+    validation_mask: np.ndarray | Rows | None = None
+    test_mask: np.ndarray | Rows | None = None
+    validation_factors: np.ndarray | None = None
 
     def images_by_part(self) -> dict[str, np.ndarray | Rows | SparseRows]:
         """Returns the images of the parts that the source has; keys train, validation, test."""

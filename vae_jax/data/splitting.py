@@ -1,7 +1,7 @@
 """Division of a source into training, validation and test set, as far as it does not bring them."""
 
 import numbers
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,14 +103,20 @@ def _with_validation(name: str, source: Split, settings: SplitSettings) -> tuple
         draw = jax.vmap(source.rendering.draw, in_axes=(None, 0))
         validation = np.asarray(draw(key, jnp.asarray(source.train[held_out])))
         phrase = f"; {len(held_out)} validation images drawn once as well, with seed {seed}"
-        return source._replace(validation=validation), phrase
+        companions: dict[str, Any] = {"validation_factors": validation if source.factor_names else None}
+        if source.train_condition is not None:
+            assert source.factor_names is not None
+            index = {name: source.factor_names.index(name) for name in source.train_condition}
+            companions["validation_condition"] = {name: validation[:, column] for name, column in index.items()}
+        return source._replace(validation=validation, **companions), phrase
     train, validation = _take_out(name, source.train, rest, held_out)
-    factors = None if source.train_factors is None else source.train_factors[rest]
+    if (factors := source.train_factors) is not None:
+        source = source._replace(train_factors=factors[rest], validation_factors=factors[held_out])
     if (labels := source.train_labels) is not None:
         source = source._replace(train_labels=labels[rest], validation_labels=labels[held_out])
     source = _divide_companions(source, "validation", rest, held_out)
     phrase = f"; validation {settings.describe()} from the training set"
-    return source._replace(train=train, validation=validation, train_factors=factors), phrase
+    return source._replace(train=train, validation=validation), phrase
 
 
 def _describe_source(source: Split) -> str:

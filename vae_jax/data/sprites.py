@@ -171,7 +171,8 @@ def mean_image() -> np.ndarray:
 
 def _rendering(is_drawn: bool) -> Rendering:
     # Increase the number whenever the images of `render` change, so that runs detect that their data have changed.
-    return Rendering("sprites 1", render, (_SIZE, _SIZE, 1), mean_image, NUM_IMAGES, draw if is_drawn else None)
+    drawing = draw if is_drawn else None
+    return Rendering("sprites 1", render, (_SIZE, _SIZE, 1), mean_image, NUM_IMAGES, drawing, FACTOR_SIZES)
 
 
 def _test_set() -> np.ndarray:

@@ -14,6 +14,7 @@ from vae_jax.disentanglement import all_metrics
 from vae_jax.disentanglement.settings import Settings
 from vae_jax.errors import UserError
 from vae_jax.evaluation import encode_dataset
+from vae_jax.example import Example
 from vae_jax.model import Params
 
 
@@ -55,6 +56,8 @@ def codes_and_factors(built: Built, params: Params, key: Array, num_rows: int) -
         keys = jax.random.split(key_rows, num_rows)
         rows = jax.vmap(dataset.rendering.draw)(keys, jnp.zeros((num_rows, *dataset.train.shape[1:]), dataset.train.dtype))
         factors, to_input = np.asarray(rows), data.eval_input
+        if data.condition is not None:
+            rows = Example(rows, dataset.condition_of_rendered(rows))
     else:
         assert dataset.train_factors is not None
         index = np.asarray(jax.random.choice(key_rows, len(dataset.train), (num_rows,), replace=False))

@@ -11,7 +11,7 @@ import numpy as np
 from vae_jax import config as config_module
 from vae_jax.build import Built
 from vae_jax.config import CUSTOM, Config
-from vae_jax.data import Dataset, is_image
+from vae_jax.data import ConditionColumn, Dataset, is_image
 from vae_jax.errors import UserError
 from vae_jax.model import num_parameters
 from vae_jax.storage.atomic import JsonObject, read_json
@@ -23,7 +23,7 @@ _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 def describe(built: Built, data_dir: str | None) -> JsonObject:
     """Returns the content of config.json."""
     dataset = built.dataset
-    return {
+    content: JsonObject = {
         "config": dataclasses.asdict(built.config),
         "data_dir": data_dir,
         "data": {
@@ -43,6 +43,19 @@ def describe(built: Built, data_dir: str | None) -> JsonObject:
         "versions": {name: _version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
+    if dataset.condition is not None:
+        content["data"]["condition"] = {
+            "columns": [_describe_column(column) for column in dataset.condition.columns],
+            "sha256": dataset.condition_fingerprint(),
+        }
+    return content
+
+
+def _describe_column(column: ConditionColumn) -> JsonObject:
+    """Returns what a reader of config.json needs to know of one column of the condition."""
+    if column.categories is not None:
+        return {"name": column.name, "categories": list(column.categories)}
+    return {"name": column.name, "mean": column.mean, "standard_deviation": column.std}
 
 
 def _version(package: str) -> str | None:
@@ -98,6 +111,10 @@ def check_same(old: JsonObject, new: JsonObject, out: Path) -> None:
         raise UserError(message, field="resume", fix="Repeat those settings, or start a new run.")
     if old["data"]["sha256"] != new["data"]["sha256"]:
         dataset = new["data"]["name"]
+        if _condition_hash(old["data"]) != _condition_hash(new["data"]):
+            raise UserError(
+                f"{out}: the condition of {dataset!r} differs from the one that the run began with.", field="resume"
+            )
         raise UserError(f"{out}: the data set {dataset!r} differs from the one that the run began with.", field="resume")
 
 
@@ -112,10 +129,31 @@ def check_fingerprint(path: Path, recorded_data: JsonObject, dataset: Dataset, p
     """
     fingerprint, recorded = dataset.fingerprint(), recorded_data["sha256"]
     if fingerprint != recorded:
+        _check_condition(path, recorded_data, dataset, purpose)
         raise UserError(
             f"{path}: the data set {dataset.name!r} differs from the one that {purpose}: its fingerprint is "
             f"{fingerprint[:12]}, and {recorded[:12]} is recorded."
         )
+
+
+def _condition_hash(recorded_data: JsonObject) -> str | None:
+    condition = recorded_data.get("condition")
+    return condition.get("sha256") if isinstance(condition, dict) else None
+
+
+def _check_condition(path: Path, recorded_data: JsonObject, dataset: Dataset, purpose: str) -> None:
+    """Raises `UserError` where the condition of a data set is not the recorded one; arguments as for `check_fingerprint`."""
+    recorded = _condition_hash(recorded_data)
+    current = None if dataset.condition is None else dataset.condition_fingerprint()
+    if recorded == current:
+        return
+    here = "it has none" if dataset.condition is None else f"it is {dataset.condition.describe()}"
+    there = "none" if recorded is None else recorded[:12]
+    raise UserError(
+        f"{path}: the condition of the data set {dataset.name!r} differs from the one that {purpose}: {here} with the "
+        f"fingerprint {'none' if current is None else current[:12]}, and {there} is recorded.",
+        fix="Restore the columns or the file that the condition was read from, or train again.",
+    )
 
 
 def check_dataset_given(path: Path, is_custom: bool, recorded_data: JsonObject, dataset: Dataset | None, function: str) -> None:

@@ -136,6 +136,11 @@ def remarks(numbers: JsonObject) -> list[str]:
         collapsed = len(numbers["collapsed_units"] or ())
         texts.append(describe_collapse(collapsed, numbers["latent_dim"], numbers["test_kl"]))
     texts.append(_explain_open_interval(numbers))
+    if numbers.get("labels_in_condition"):
+        texts.append(
+            "the labels follow from the condition, so kNN and the linear probe measure what z still has of the labels beside "
+            f"c. A code without any is as accurate as the most frequent label, {numbers['majority_accuracy']:.4f}."
+        )
     if (information := numbers["mutual_information"]) is not None and information > numbers["mutual_information_cap"] - 1:
         texts.append(
             f"mutual information: within 1 nat of its cap, log {numbers['num_test_examples']}. "

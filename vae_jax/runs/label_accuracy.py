@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 
 from vae_jax._numerics.keys import Stream, stream
+from vae_jax.data import Dataset
 from vae_jax.evaluation import encode_dataset
 from vae_jax.evaluation.probes import Accuracy, probe_labels
 from vae_jax.model import Params
@@ -29,6 +30,7 @@ def label_accuracy(run: Run, test_codes: np.ndarray, max_codes: int) -> JsonObje
 
     Returns:
       Entries of evaluation.json: accuracies in [0, 1] with standard errors over the test examples, and the sizes behind them.
+      `labels_in_condition` is there where the labels follow from the condition of the model.
       Nothing where the data have no labels in both parts, or where most training examples have labels of their own, so that
       labels are not classes.
     """
@@ -54,7 +56,22 @@ def label_accuracy(run: Run, test_codes: np.ndarray, max_codes: int) -> JsonObje
         "num_labels": probes.num_labels,
         "probe_train_codes": probes.num_train,
         "probe_test_codes": probes.num_test,
+        **({"labels_in_condition": True} if follow_from_condition(dataset) else {}),
     }
+
+
+def follow_from_condition(dataset: Dataset) -> bool:
+    """Returns whether the label of every labeled training example follows from one categorical column of its condition."""
+    labels, stored = dataset.train_labels, dataset.train_condition
+    if dataset.condition is None or labels is None or stored is None:
+        return False
+    labeled = labels >= 0
+    for column, codes in zip(dataset.condition.columns, stored[labeled].T, strict=True):
+        pairs = np.unique(np.stack([codes, labels[labeled]], axis=1), axis=0)
+        # A column that numbers the examples determines everything, and says nothing.
+        if column.categories is not None and len(pairs) == len(np.unique(codes)) and 2 * len(pairs) <= len(codes):
+            return True
+    return False
 
 
 def _with_error(name: str, accuracy: Accuracy) -> JsonObject:

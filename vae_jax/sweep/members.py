@@ -19,6 +19,7 @@ SettingValue = bool | int | float | str | tuple[int, ...]
 SHARED = (
     *("dataset", "split", "test_fraction", "validation_fraction", "split_seed", "max_level", "layout", "event", "resize"),
     *("crop", "transpose", "array", "label_column", "validation_dataset", "test_dataset"),
+    *("condition", "missing"),
     *("test_seed", "eval_batch_size"),
 )
 _MAX_MEMBERS = 100_000  # of a design

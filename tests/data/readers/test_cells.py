@@ -171,6 +171,39 @@ def test_columns_of_the_cells_become_labels(tmp_path):
         data.load(str(path), label_column="cell_type")
 
 
+@pytest.mark.filterwarnings("ignore::vae_jax.errors.DataWarning")
+def test_columns_of_the_cells_become_conditions(tmp_path):
+    path = write_h5ad(tmp_path / "x.h5ad")
+    with h5py.File(path, "a") as file:
+        file["obs/percent"] = np.linspace(0.5, 9.5, 12)
+        write_nullable(file["obs"], "age", CODES, [True] + [False] * 11, "integer")
+        write_nullable(file["obs"], "donor", CODES, [False] * 12, "integer")
+    names = ("cell_type", "batch", "sample", "percent", "donor")
+    dataset = data.load(path, condition=",".join(names), split="last", test_fraction=0.25)
+    categories = (tuple(sorted(CELL_TYPES)), ("False", "True"), ("a", "b"), None, ("0", "1", "2"))
+    assert tuple((column.name, column.categories) for column in dataset.condition.columns) == tuple(
+        zip(names, categories, strict=True)
+    )
+    expected = np.stack([CODES, np.arange(12) % 2, 1 - np.arange(12) % 2, np.linspace(0.5, 9.5, 12), CODES], axis=1)
+    np.testing.assert_allclose(dataset.train_condition, expected[:9], rtol=1e-6)
+    np.testing.assert_allclose(dataset.test_condition, expected[9:], rtol=1e-6)
+    assert isinstance(dataset.train, SparseRows)
+    assert dataset.column_names == GENES
+    for condition, message in (
+        ("cell_typ,batch", r"unknown column 'cell_typ'. Did you mean 'cell_type'.*columns of obs"),
+        ("age", r"condition 'age' for every example, and 1 are missing.*category of their own"),
+        ("labels", r"no labels. Name the column that has them by `label_column`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            data.load(path, condition=condition)
+    labeled = data.load(path, condition="labels", label_column="cell_type", split="last")
+    assert labeled.condition.columns[0][:2] == ("label", CELL_TYPES)
+    with h5py.File(path, "a") as file:
+        file["obs/cell_type/codes"][3] = -1
+    with pytest.raises(UserError, match="'cell_type' for every example, and 1 are missing"):
+        data.load(path, condition="cell_type")
+
+
 def test_files_of_old_versions_are_read(tmp_path):
     """Anndata 0.6: tables as arrays of records, h5sparse's attributes. anndata 0.7: categories beside the columns."""
     with h5py.File(tmp_path / "old.h5ad", "w") as file:

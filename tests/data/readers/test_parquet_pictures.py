@@ -72,6 +72,18 @@ def test_other_names_of_columns(tmp_path):
     np.testing.assert_array_equal(split.train_labels, np.arange(7))
 
 
+def test_columns_beside_pictures_are_conditions(tmp_path):
+    path = write(tmp_path / "x.parquet", GRAY, [0, 2, 0, 0, 2, 2, 0])
+    table = parquet.read_table(path).append_column("age", pa.array(np.linspace(0.5, 6.5, 7)))
+    parquet.write_table(table, path)
+    dataset = data.load(path, condition="age,label", split="last")
+    assert dataset.condition.columns[1].categories == ("airplane", "dog")
+    np.testing.assert_array_equal(dataset.train_condition, np.stack([np.arange(6) + 0.5, [0, 1, 0, 0, 1, 1]], axis=1))
+    assert dataset.notes == ()
+    with pytest.raises(UserError, match="unknown column 'image'"):
+        data.load(path, condition="image")
+
+
 def test_gray_pictures_among_color_get_three_channels(tmp_path):
     split = read_path(write(tmp_path / "x.parquet", [GRAY[0], COLOR[1], GRAY[2]]))
     np.testing.assert_array_equal(split.train, [np.stack([GRAY[0]] * 3, -1), COLOR[1], np.stack([GRAY[2]] * 3, -1)])

@@ -7,11 +7,16 @@ A folder may hold files for each part: train, val (valid, validation, dev, eval)
 their folders, tells the part. Several files of a part are joined in natural order. Labels (y_train.npy) belong to theirs.
 
 An .npz file may hold x_train, x_validation and x_test (also X_train, train_images, val, valid ...), labels of each,
-`factors` of the training images and `test_factors`, integers (examples, factors), and their `factor_names`. Folders in a
-folder of images that are named train, val (valid, validation, dev) and test are the splits. Without test/ the test set is
-split off train/. Files are in the order of their names, with numbers in names compared by value. Images are turned as
-their EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and sprites),
-and gray images among color images get three equal channels.
+`factors` of the training images, `validation_factors` and `test_factors`, integers (examples, factors), and their
+`factor_names`. A mask of the observed entries is `mask`, `train_mask`, `x_test_mask` ...: True or 1 where an entry is
+observed, False or 0 where it is missing, in the shape of the examples as they are stored. For images with channels it may be
+(examples, height, width), unless it stays on disk. The same names hold in HDF5 and MATLAB files, and for .npy files of a
+folder (train.npy, train_mask.npy).
+
+Folders in a folder of images that are named train, val (valid, validation, dev) and test are the splits. Without test/ the
+test set is split off train/. Files are in the order of their names, with numbers in names compared by value. Images are
+turned as their EXIF orientation says, transparent pixels are composited on black (level 0, as the background of digits and
+sprites), and gray images among color images get three equal channels.
 
 Class folders of images are labels: the first folder below train, val and test, or below the folder itself where those are
 missing, if every image is in one and there are at least two. They are numbered in sorted order, as torchvision's

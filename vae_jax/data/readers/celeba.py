@@ -216,14 +216,14 @@ def _divided(folder: Path, files: Sequence[Path], partition: Table, notes: list[
 
 
 def attribute_factors(folder: Path, parts: Parts, attributes: Table | None) -> Factors:
-    """Returns the attributes of the training and test pictures as factors: 1 where the list has 1, 0 where it has -1.
+    """Returns the attributes of the pictures as factors: 1 where the list has 1, 0 where it has -1.
 
-    Attributes that all of these pictures share are left out.
+    Attributes that all training and test pictures share are left out.
     """
     if attributes is None:
         return Factors({})
-    by_part = {part: _levels(files, attributes) for part, files in parts.files.items() if part != "validation"}
-    everything = np.concatenate(list(by_part.values()))
+    by_part = {part: _levels(files, attributes) for part, files in parts.files.items()}
+    everything = np.concatenate([levels for part, levels in by_part.items() if part != "validation"])
     varies = (everything != everything[0]).any(axis=0)
     names = tuple(np.array(attributes.columns)[varies].tolist())
     constant = [name for name, varied in zip(attributes.columns, varies, strict=True) if not varied]

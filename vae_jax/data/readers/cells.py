@@ -1,11 +1,13 @@
 """Layouts of HDF5 files of cells: AnnData (.h5ad) and 10x Genomics. Their matrices stay sparse."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from vae_jax.data.on_disk import Rows
+from vae_jax.data.readers.condition_columns import check_columns_exist, missing_values, named_codes
 from vae_jax.data.readers.hdf5_files import checked, is_dataset, open_dataset, read_array
 from vae_jax.data.readers.listing import UNREADABLE, joined
 from vae_jax.data.readers.registry import Request
@@ -47,18 +49,20 @@ def read_anndata(request: Request, objects: "Objects") -> Split:
         raise unknown("array", request.options.array or "X", matrices, f" Expected the name of a matrix in {path}.")
     matrix = _read_matrix(request, objects, chosen)
     labels, label_names = _labels(path, objects, request.options.label_column)
+    conditions = obs_conditions(path, objects, request.options.condition)
     notes = []
     if rest := [name for name in matrices if name != chosen]:
         verb = "is" if len(rest) == 1 else "are"
         notes.append(f'{path}: {joined(rest)} {verb} not used. Pass `array="{rest[0]}"` for a different matrix than {chosen}.')
     columns = _frame_columns(objects, "obs")
-    if columns and labels is None:
+    if columns and labels is None and conditions is None:
         notes.append(f"{path}: obs has the columns {joined(columns)}. Pass `label_column` to take one as the labels.")
     return Split(
         matrix,
         train_labels=labels,
         notes=tuple(notes),
         label_names=label_names,
+        train_condition=conditions,
         column_names=_index(path, objects, "raw/var" if chosen == "raw/X" else "var"),
     )
 
@@ -153,6 +157,58 @@ def _frame_columns(objects: "Objects", frame: str) -> list[str]:
     return [name for name in names if name not in (index, "__categories")]
 
 
+def obs_conditions(path: Path, objects: "Objects", names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Returns columns of obs as conditions: categories as words, other columns as numbers or words; None for no names.
+
+    Raises:
+      UserError: a column that is not there, that has missing values, or that is neither plain nor categorical.
+    """
+    if not names:
+        return None
+    check_columns_exist(str(path), names, _frame_columns(objects, "obs"), "columns of obs")
+    conditions = {}
+    for name in names:
+        if is_dataset(objects["obs"]):
+            values = checked(path, cast("h5py.Dataset", objects["obs"]))[name]
+        else:
+            values = _obs_values(path, objects, name)
+        is_text = values.dtype.kind in "OS"
+        conditions[name] = np.array([_text(value) for value in values], dtype=np.str_) if is_text else np.asarray(values)
+    return conditions
+
+
+def _obs_values(path: Path, objects: "Objects", name: str) -> np.ndarray:
+    """Returns the values of a column of obs, categories by their names."""
+    if (coded := _codes(path, objects, name)) is not None:
+        numbers, categories = coded
+        if count := int((numbers < 0).sum()):
+            raise missing_values(str(path), name, count)
+        return named_codes(categories, numbers)
+    if (plain := _values(path, objects, f"obs/{name}")) is None:
+        raise UserError(
+            f"{path}: the column {name!r} of obs is neither plain nor categorical, so it cannot be a condition.",
+            field="condition",
+        )
+    values, is_missing = plain
+    if is_missing.any():
+        raise missing_values(str(path), name, int(is_missing.sum()))
+    return values
+
+
+def _codes(path: Path, objects: "Objects", column: str) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Returns the codes of a categorical column of obs, with -1 for missing ones, and the names; None for other columns."""
+    item = objects[f"obs/{column}"]
+    codes = item if is_dataset(item) else objects.get(f"obs/{column}/codes")
+    categories = _values(path, objects, f"obs/__categories/{column}" if is_dataset(item) else f"obs/{column}/categories")
+    if categories is None or codes is None or not is_dataset(codes):
+        return None
+    names = tuple(_text(value) for value in categories[0])
+    numbers = read_array(path, cast("h5py.Dataset", codes))
+    if numbers.dtype.kind not in "iu" or (len(numbers) and not -1 <= numbers.min() <= numbers.max() < len(names)):
+        raise UserError(f"{path}: expected codes of {len(names)} categories in {column!r}. It is damaged.")
+    return numbers.astype(np.int64), names
+
+
 def _labels(path: Path, objects: "Objects", column: str | None) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
     """Returns the labels in a column of obs, and their names where the column is categorical."""
     if column is None:
@@ -161,17 +217,10 @@ def _labels(path: Path, objects: "Objects", column: str | None) -> tuple[np.ndar
         raise unknown("column", column, known, f" Expected a column of obs in {path}.")
     if is_dataset(objects["obs"]):
         return _plain_labels(path, checked(path, cast("h5py.Dataset", objects["obs"]))[column]), None
-    item = objects[f"obs/{column}"]
-    codes = item if is_dataset(item) else objects.get(f"obs/{column}/codes")
-    categories = _values(path, objects, f"obs/__categories/{column}" if is_dataset(item) else f"obs/{column}/categories")
-    if categories is not None and codes is not None and is_dataset(codes):
-        names = tuple(_text(value) for value in categories[0])
-        numbers = read_array(path, cast("h5py.Dataset", codes))
-        if numbers.dtype.kind not in "iu" or (len(numbers) and not -1 <= numbers.min() <= numbers.max() < len(names)):
-            raise UserError(f"{path}: expected codes of {len(names)} categories in {column!r}. It is damaged.")
-        if (numbers < 0).any():
-            raise _missing_labels(path, column, int((numbers < 0).sum()))
-        return numbers.astype(np.int64), names
+    if (coded := _codes(path, objects, column)) is not None:
+        if (coded[0] < 0).any():
+            raise _missing_labels(path, column, int((coded[0] < 0).sum()))
+        return coded
     if (plain := _values(path, objects, f"obs/{column}")) is None:
         rest = joined(name for name in known if name != column)
         raise UserError(

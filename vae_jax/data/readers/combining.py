@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax.data.on_disk import Rows
+from vae_jax.data.readers.condition_columns import joined_columns
 from vae_jax.data.readers.listing import PARTS, be, joined
 from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
@@ -21,6 +22,7 @@ class Piece(NamedTuple):
       labels: a label for each example, or None.
       factors: the factors of each example, or None.
       source: the whole source, for what does not belong to a part.
+      condition: the columns of the condition by name, or None.
       mask: True where an entry is observed, of the shape of the examples; None: all are.
     """
 
@@ -29,6 +31,7 @@ class Piece(NamedTuple):
     labels: np.ndarray | None
     factors: np.ndarray | None
     source: Split
+    condition: Mapping[str, np.ndarray] | None = None
     mask: np.ndarray | Rows | None = None
 
 
@@ -73,9 +76,17 @@ def with_other_sources(source: Split, name: str, others: Mapping[str, str], read
 def pieces_of(source: Split, name: str) -> dict[str, Piece]:
     """Returns the parts that a source has; keys train, validation, test."""
     labels = {"train": source.train_labels, "validation": source.validation_labels, "test": source.test_labels}
-    factors = {"train": source.train_factors, "test": source.test_factors}
+    factors, conditions = source.by_part("factors"), source.by_part("condition")
     return {
-        part: Piece(name, examples, labels[part], factors.get(part), source, getattr(source, f"{part}_mask"))
+        part: Piece(
+            name,
+            examples,
+            labels[part],
+            factors.get(part),
+            source,
+            condition=conditions.get(part),
+            mask=getattr(source, f"{part}_mask"),
+        )
         for part, examples in source.images_by_part().items()
     }
 
@@ -107,12 +118,14 @@ def assemble(pieces: Mapping[str, Piece], base: Split) -> Split:
     common, label_names = _with_common_labels(pieces)
     images = {part: piece.examples for part, piece in common.items()}
     labels = {f"{part}_labels": piece.labels for part, piece in common.items()}
-    factors = {f"{part}_factors": piece.factors for part, piece in common.items() if part != "validation"}
+    factors = {f"{part}_factors": piece.factors for part, piece in common.items()}
+    conditions = {f"{part}_condition": piece.condition for part, piece in common.items()}
     column_names = next((source.column_names for source in sources if source.column_names), None)
     return base._replace(
         **images,
         **labels,
         **factors,
+        **conditions,
         **{f"{part}_mask": common[part].mask if part in common else None for part in PARTS},
         label_names=label_names,
         column_names=column_names,
@@ -185,9 +198,10 @@ def join_pieces(folder: str, part: str, pieces: list[Piece]) -> Piece:
         return None
 
     labels, factors = join("labels"), join("factors")
+    condition = joined_columns(folder, [(piece.name, piece.condition) for piece in pieces])
     examples = _joined_examples(folder, [piece.examples for piece in pieces])
     source = pieces[0].source._replace(label_names=label_names, notes=tuple(notes))
-    return Piece(folder, examples, labels, factors, source, _joined_masks(pieces))
+    return Piece(folder, examples, labels, factors, source, condition=condition, mask=_joined_masks(pieces))
 
 
 def _joined_masks(pieces: Sequence[Piece]) -> np.ndarray | None:

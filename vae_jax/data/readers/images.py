@@ -62,6 +62,7 @@ def _read_folder(request: Request) -> Split:
         labels.by_part.get("test"),
         train_factors=factors.by_part.get("train"),
         test_factors=factors.by_part.get("test"),
+        validation_factors=factors.by_part.get("validation"),
         factor_names=factors.names,
         part_names=parts.names,
         assumed_level=255 if images.dtype == np.uint8 else None,

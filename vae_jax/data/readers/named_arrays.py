@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -129,14 +129,18 @@ def split_of_arrays(
     """
     train = (open_rows or read)(roles[TRAIN_IMAGES])
     used = [roles[TRAIN_IMAGES]]
-    arrays: dict[Role, Any] = {}
+    arrays: dict[Role, np.ndarray] = {}
+    masks: dict[str, np.ndarray | Rows] = {}
     lengths = {"train": train.shape[0] if train.shape else 0}
     for role, name in sorted(roles.items(), key=lambda item: item[0].kind != "images"):  # labels after their images
-        if role == TRAIN_IMAGES or (role.part == "validation" and role.kind == "factors"):
+        if role == TRAIN_IMAGES:
             continue
-        is_on_disk = open_rows is not None and role == TRAIN_MASK
-        array = open_rows(name) if open_rows is not None and is_on_disk else read(name)
-        length = len(array) if array.shape else 0
+        if role.kind == "masks":  # checked with their examples
+            masks[f"{role.part}_mask"] = open_rows(name) if open_rows is not None and role == TRAIN_MASK else read(name)
+            used.append(name)
+            continue
+        array = read(name)
+        length = len(array) if array.ndim else 0
         is_images = role.kind == "images"
         if check and (array.shape[1:] != train.shape[1:] if is_images else length != lengths.get(role.part)):
             continue
@@ -155,8 +159,9 @@ def split_of_arrays(
         test_factors=arrays.get(Role("test", "factors")),
         part_names=part_names,
         validation_labels=arrays.get(Role("validation", "labels")),
-        train_mask=arrays.get(TRAIN_MASK),
-        validation_mask=arrays.get(Role("validation", "masks")),
-        test_mask=arrays.get(Role("test", "masks")),
+        train_mask=masks.get("train_mask"),
+        validation_mask=masks.get("validation_mask"),
+        test_mask=masks.get("test_mask"),
+        validation_factors=arrays.get(Role("validation", "factors")),
     )
     return split, used

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from vae_jax.data.readers.condition_columns import check_columns_exist, columns_of_table, named_codes
 from vae_jax.data.readers.listing import UNREADABLE, check_fits_in_memory, joined
 from vae_jax.data.readers.pictures import Picture, picture_from_bytes
 from vae_jax.data.readers.registry import Request
@@ -71,11 +72,34 @@ def read_pictures(request: Request, file: "pyarrow.parquet.ParquetFile", column:
         notes.append(
             f"{path}: {num_transparent} of {len(images)} pictures had transparent pixels and were composited on black."
         )
-    if rest := [name for name in names if name not in (column, label)]:
+    conditions = _conditions(request, file, column, features)
+    if rest := [name for name in names if name not in (column, label, *request.options.condition)]:
         notes.append(f"{path}: {joined(rest)} {'is' if len(rest) == 1 else 'are'} not used.")
     return Split(
-        images, train_labels=labels, assumed_level=255, channels_last=True, notes=tuple(notes), label_names=label_names
+        images,
+        train_labels=labels,
+        assumed_level=255,
+        channels_last=True,
+        notes=tuple(notes),
+        label_names=label_names,
+        train_condition=conditions,
     )
+
+
+def _conditions(
+    request: Request, file: "pyarrow.parquet.ParquetFile", column: str, features: "dict[str, _Feature]"
+) -> dict[str, np.ndarray] | None:
+    """Returns the columns of the condition; classes that have names are words."""
+    if not (wanted := request.options.condition):
+        return None
+    path, others = str(request.path), [name for name in file.schema_arrow.names if name != column]
+    check_columns_exist(path, wanted, others)
+    conditions = columns_of_table(path, file.read(columns=list(wanted)), wanted)
+    for name, values in conditions.items():
+        classes = features[name].names if name in features else None
+        if classes and values.dtype.kind in "iu" and len(values) and 0 <= values.min() <= values.max() < len(classes):
+            conditions[name] = named_codes(classes, values)
+    return conditions
 
 
 def _features(schema: "pyarrow.Schema") -> dict[str, _Feature]:

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+
+from vae_jax.data.on_disk import Rows
 from vae_jax.data.readers import registry
 from vae_jax.data.readers.combining import Piece, assemble, join_pieces, pieces_of
 from vae_jax.data.readers.listing import (
@@ -93,7 +95,7 @@ def read_part_files(folder: Path, files: Sequence[Path], stream: bool, read: Cal
             labels = _read_beside(folder, part, _with_kind(files_by_part[part], readers, "labels"), read)
             factors = _read_beside(folder, part, _with_kind(files_by_part[part], readers, "factors"), read)
             is_on_disk = stream and part == "train"
-            mask = _read_beside(folder, part, _with_kind(files_by_part[part], readers, "masks"), read, is_on_disk)
+            mask = _read_mask(folder, part, _with_kind(files_by_part[part], readers, "masks"), read, is_on_disk)
             pieces[part] = pieces[part]._replace(
                 labels=pieces[part].labels if labels is None else labels,
                 factors=pieces[part].factors if factors is None else factors,
@@ -163,10 +165,17 @@ def _part_of_file(source: Split, file: Path, part: str) -> Piece:
     return pieces[part]
 
 
-def _read_beside(
-    folder: Path, part: str, files: Sequence[Path], read: Callable[[Path, bool], Split], stream: bool = False
-) -> Any:
-    """Reads the labels, factors or mask of one part, which lie in one array; with `stream` it stays on disk."""
+def _read_beside(folder: Path, part: str, files: Sequence[Path], read: Callable[[Path, bool], Split]) -> np.ndarray | None:
+    """Reads the labels or factors of one part, which lie in one array."""
+    array = _read_mask(folder, part, files, read, stream=False)
+    assert not isinstance(array, Rows)
+    return array
+
+
+def _read_mask(
+    folder: Path, part: str, files: Sequence[Path], read: Callable[[Path, bool], Split], stream: bool
+) -> np.ndarray | Rows | None:
+    """Reads one array beside the examples of a part. With `stream` it stays on disk."""
     if len(files) > 1:
         raise UserError(
             f"{folder}: expected one file of {PARTS[part]} labels, factors or masks, got {_names(folder, files)}. Pass a "

@@ -12,7 +12,7 @@ from vae_jax.data.readers.unsupported import unsupported_kind
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
-_GENERAL = ("event", "transpose", "missing")  # options that have a meaning after the reading, for the data of any reader
+_GENERAL = ("event", "transpose", "condition", "missing")  # options that have a meaning for the data of any reader
 
 
 def is_path(name: str) -> bool:
@@ -81,8 +81,8 @@ def _check_options(path: Path, reader: Reader, options: ReadOptions) -> None:
 
 
 def check_options(name: str, kind: str, uses: Sequence[str], options: ReadOptions) -> None:
-    """Raises `UserError` for an option that a source does not use. `event`, `transpose` and `missing` work on any
-    data.
+    """Raises `UserError` for an option that a source does not use. `event`, `transpose`, `condition` and
+    `missing` work on any data.
 
     Args:
       name: the source.

@@ -26,6 +26,8 @@ class ReadOptions(NamedTuple):
       array: name of the array, or of the data set, to read where there are several, such as "layers/counts"; None: the reader
         chooses.
       label_column: name of the column, or of the kind of labels, that is used; None: the reader chooses.
+      condition: names of columns of a table, or of factors, that are the condition. A reader of tables takes its columns out of
+        the examples.
       missing: "nan" takes missing values of tables as NaN; "refuse" refuses them. `data.load` treats NaN in the same way.
     """
 
@@ -35,6 +37,7 @@ class ReadOptions(NamedTuple):
     transpose: bool = False
     array: str | None = None
     label_column: str | None = None
+    condition: tuple[str, ...] = ()
     missing: Literal["refuse", "nan"] = "refuse"
 
 

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from vae_jax.data.events import Event
+from vae_jax.data.readers.condition_columns import columns_of_table
 from vae_jax.data.readers.extras import is_gzipped, optional_module, unpacked_size
 from vae_jax.data.readers.listing import UNREADABLE, be, check_fits_in_memory, joined
 from vae_jax.data.readers.registry import Reader, ReadOptions, Request, register
@@ -54,6 +55,12 @@ def _read_csv(request: Request) -> Split:
     from vae_jax.data.readers import ratings
 
     if ratings.is_ratings(table.column_names):
+        if request.options.condition:
+            raise UserError(
+                f"{path}: its rows are ratings, which become one row for each user, so its columns cannot be a condition.",
+                field="condition",
+                fix="Pass a file with a row for each user.",
+            )
         return ratings.read_ratings(request, table)
     split = split_of_table(path, table, request.options, with_names)
     return split._replace(notes=(*split.notes, *_notes_on_labelled_images(path, split, request.options.event)))
@@ -77,13 +84,18 @@ def _notes_on_labelled_images(path: Path, split: Split, event: Event) -> tuple[s
 
 
 def split_of_table(path: Path, table: "pyarrow.Table", options: ReadOptions, with_names: bool = True) -> Split:
-    """Returns the split of a table of pyarrow."""
+    """Returns the split of a table of pyarrow. The columns of the condition are no longer part of the examples."""
+    names = [str(column) for column in table.column_names]
+    conditions = columns_of_table(str(path), table, options.condition) if options.condition else None
+    label = _label_column(str(path), names, options.label_column, with_names)
+    if taken := [column for column in options.condition if column != label and names.count(column) == 1]:
+        table = table.drop_columns(taken)
     takes_missing = options.missing == "nan"
-    numbers, labels, names, label_column, notes = arrays_of_table(
-        str(path), table, options.label_column, with_names, takes_missing
+    numbers, labels, column_names, label, notes = arrays_of_table(str(path), table, label, with_names, takes_missing)
+    phrase = "" if label is None else f"labels from the column {label!r}"
+    return Split(
+        numbers, train_labels=labels, column_names=column_names, notes=notes, conversion=phrase, train_condition=conditions
     )
-    phrase = "" if label_column is None else f"labels from the column {label_column!r}"
-    return Split(numbers, train_labels=labels, column_names=names, notes=notes, conversion=phrase)
 
 
 def read_csv(path: Path) -> "tuple[bool, pyarrow.Table]":
@@ -338,8 +350,26 @@ def _read_parquet(request: Request) -> Split:
     except UserError:
         raise
     except UNREADABLE as error:
-        raise UserError(f"{path}: not a readable Parquet file. {' '.join(str(error).split())[:200]}. It is damaged.") from None
+        raise _unreadable_parquet(path, error) from None
     return split_of_table(path, table, request.options)
+
+
+def read_parquet_table(path: Path) -> "pyarrow.Table":
+    """Reads a Parquet file with all of its columns."""
+    parquet = optional_module(path, "pyarrow.parquet", "tables", "Parquet files")
+    try:
+        with parquet.ParquetFile(path, memory_map=False) as file:
+            size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            check_fits_in_memory(path, size)
+            return file.read()
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise _unreadable_parquet(path, error) from None
+
+
+def _unreadable_parquet(path: Path, error: BaseException) -> UserError:
+    return UserError(f"{path}: not a readable Parquet file. {' '.join(str(error).split())[:200]}. It is damaged.")
 
 
 register(
@@ -349,7 +379,7 @@ register(
         "a .csv or .tsv table (needs vae_jax[tables]), raw or gzipped: a row for each example, one column may have the labels",
         _read_csv,
         endings=(".csv", ".tsv", ".csv.gz", ".tsv.gz"),
-        uses=("label_column", "missing"),
+        uses=("label_column",),
         extra="tables",
         published=("Kaggle", "MovieLens"),
     )
@@ -362,7 +392,7 @@ register(
         _read_parquet,
         endings=(".parquet", ".parq"),
         starts_with=lambda start: start.startswith(b"PAR1"),
-        uses=("label_column", "missing", "resize", "crop"),
+        uses=("label_column", "resize", "crop"),
         extra="tables",
         published=("Hugging Face",),
     )
