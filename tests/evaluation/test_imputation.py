@@ -205,3 +205,24 @@ def test_a_likelihood_that_does_not_factorize_or_needs_the_total_is_refused():
             )
     with pytest.raises(ValueError, match="num_samples >= 1"):
         impute(jax.random.key(0), linear_vae(), PARAMS, rows[0], ImputationSettings(0))
+
+
+def test_streamed_sums_are_the_formulas_over_all_draws():
+    """With a posterior far off, so that the reference of the sums is far from the mean."""
+    vae, k, key = linear_vae(shift=1.5, widen=0.3), 50, jax.random.key(4)
+    x = Example(jnp.asarray(MU + 1, jnp.float32), mask=jnp.asarray([True, False, True, False, False, True]))
+    found = jax.jit(lambda key: impute(key, vae, PARAMS, x, ImputationSettings(k, draws_at_once=7)))(key)
+    mean, log_scale = (np.asarray(a, np.float64) for a in vae.encode(PARAMS, x))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, 0), i))(jnp.arange(k))
+    noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys), np.float64)
+    z = mean + np.exp(log_scale) * noise
+    decoded, m = z @ W.T + MU, np.asarray(x.mask)
+    log_w = stats.norm.logpdf(np.asarray(x.event)[m], decoded[:, m], SIGMA).sum(axis=1)
+    log_w += stats.norm.logpdf(z).sum(axis=1) - stats.norm.logpdf(z, mean, np.exp(log_scale)).sum(axis=1)
+    w = np.exp(log_w - log_w.max())
+    w /= w.sum()
+    expected = w @ decoded
+    error = np.sqrt(w**2 @ (decoded - expected) ** 2 * k / (k - 1))
+    np.testing.assert_allclose(found.mean[~m], expected[~m], rtol=1e-4)
+    np.testing.assert_allclose(found.standard_error[~m], error[~m], rtol=2e-3)
+    np.testing.assert_allclose(found.effective_sample_size, 1 / np.sum(w**2), rtol=1e-3)
