@@ -28,8 +28,8 @@ SHARE, NUM_SHOWN, NUM_IMPUTATIONS = 0.5, 8, 3
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Train on binary images with half of the pixels missing, and draw test images, their observed pixels, their imputed means and
-    three random imputations.
+    """Train on binary images with half of the pixels missing, and draw test images, their observed pixels, their imputed means
+    and three random imputations.
 
     Example: python experiments/reproductions/miwae/picture.py --dataset mnist --data-dir ~/tensorflow_datasets
     """
