@@ -25,6 +25,7 @@ MANY_PARAMETERS = {
     "sweep/directory.py:run_sweep",
     "sweep/in_memory.py:sweep",
     "training/loop.py:fit",
+    "training/loop.py:fit_members",
 }
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -200,7 +200,7 @@ _ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5")  # files whose arrays of thre
 def print_plan(built: "Built", out: Path) -> None:
     """Prints the data, the model and the length of the run."""
     from vae_jax.model import num_parameters
-    from vae_jax.runs.in_words import describe_network, describe_objective, describe_shape
+    from vae_jax.runs.in_words import describe_network, describe_objective, describe_prior, describe_shape
     from vae_jax.training.schedules import first_epoch_at_full_values
 
     config, dataset = built.config, built.dataset
@@ -210,7 +210,7 @@ def print_plan(built: "Built", out: Path) -> None:
     print(
         f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {with_options(shape)} "
         f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config)}, "
-        f"{config.likelihood}, objective {describe_objective(config)}, prior {config.prior}, {config.epochs} "
+        f"{config.likelihood}, objective {describe_objective(config)}, prior {describe_prior(config)}, {config.epochs} "
         f"epochs of {num_steps} steps of {config.batch_size}, into {out}\n"
         f"{num_parameters(built.vae):,} parameters",
         flush=True,

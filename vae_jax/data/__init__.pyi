@@ -12,6 +12,8 @@ from .moments import Moments as Moments
 from .moments import train_moments as train_moments
 from .on_disk import Rows as Rows
 from .pipeline_checks import check_pipeline_argument as check_pipeline_argument
+from .prepared_conditions import PreparedCondition as PreparedCondition
+from .prepared_conditions import with_condition as with_condition
 from .preprocessing import Prepared as Prepared
 from .preprocessing import binarize as binarize
 from .preprocessing import prepare as prepare

@@ -155,8 +155,7 @@ def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpr
     source = _with_names(name, assemble(pieces, pieces["train"].source), *given.names)
     source = without_condition(name, source, parse_condition(text).names)
     if not text:
-        columns = {part: _condition_columns(name, array) for part, array in given.conditions.items() if array is not None}
-        source = source._replace(**{f"{part}_condition": values for part, values in columns.items()})
+        source = source._replace(**condition_columns(name, given.conditions))
     source = source._replace(**_masks(name, given.examples, given.masks))
     return checked_dataset(name, source, settings, meaning._replace(condition=text))
 
@@ -179,7 +178,12 @@ def _masks(name: str, parts: dict[str, Examples], given: dict[str, Examples]) ->
     return masks
 
 
-def _condition_columns(name: str, given: Examples) -> dict[str, np.ndarray]:
+def condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the conditions of the parts as columns by name, by the field of a `Split`."""
+    return {f"{part}_condition": _columns_of(name, given) for part, given in conditions.items() if given is not None}
+
+
+def _columns_of(name: str, given: Examples) -> dict[str, np.ndarray]:
     """Returns the condition of a part as columns by name."""
     table = _as_table(f"{name}: condition", given)
     if table is not None:

@@ -6,12 +6,14 @@ _CALLS = {
     "data.load": "data.{}({})",
     "build": "data.{}({})",
     "data.prepare": "data.prepare(data.{}({}))",
+    "data.with_condition": "data.prepare(data.{}({}))",
     "fit": "data.prepare(data.{}({}))",
 }
 _EXPECTED = {
     "data.load": "the name or path of a data set",
     "build": "the Dataset that data.load or data.from_arrays returns",
     "data.prepare": "the Dataset that data.load or data.from_arrays returns",
+    "data.with_condition": "the Prepared that data.prepare returns",
     "fit": "the Prepared that data.prepare returns",
 }
 
@@ -22,7 +24,7 @@ def check_pipeline_argument(function: str, value: object, expected: type | tuple
     The message has the calls that turn the argument into the expected one.
 
     Args:
-      function: "data.load", "build", "data.prepare" or "fit".
+      function: "data.load", "build", "data.prepare", "data.with_condition" or "fit".
       value: the argument that was passed.
       expected: the type or types that the function takes.
     """
@@ -33,8 +35,8 @@ def check_pipeline_argument(function: str, value: object, expected: type | tuple
     if isinstance(value, str):
         got, fix = repr(value), f"Use {call.format('load', repr(value))}."
     elif name == "Dataset":
-        got = "a Dataset"
-        fix = "Use data.prepare(dataset)." if function == "fit" else "It is loaded already: leave load out."
+        is_late = function in ("data.with_condition", "fit")
+        got, fix = "a Dataset", "Use data.prepare(dataset)." if is_late else "It is loaded already: leave load out."
     elif name == "Prepared":
         got, fix = "a Prepared", "It is prepared already: pass it to training.fit."
     elif name == "VAE":

@@ -3,7 +3,6 @@
 from vae_jax._numerics.arrays import Params as Params
 from vae_jax.model.architectures import assemble_vae as assemble_vae
 from vae_jax.model.architectures import conv_vae as conv_vae
-from vae_jax.model.architectures import encoder_shape as encoder_shape
 from vae_jax.model.architectures import mlp_vae as mlp_vae
 from vae_jax.model.scaling import FROM_DATA as FROM_DATA
 from vae_jax.model.scaling import SCALING as SCALING
@@ -14,6 +13,7 @@ from vae_jax.model.vae import VAE as VAE
 from vae_jax.model.vae import BoundModel as BoundModel
 from vae_jax.model.vae import bind as bind
 from vae_jax.model.vae import decode_given as decode_given
+from vae_jax.model.vae import encoder_shape as encoder_shape
 from vae_jax.model.vae import example_shapes as example_shapes
 from vae_jax.model.vae import make_vae as make_vae
 from vae_jax.model.vae import num_parameters as num_parameters

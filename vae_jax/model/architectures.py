@@ -12,7 +12,7 @@ from vae_jax import networks
 from vae_jax.data.moments import Moments
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
 from vae_jax.model.scaling import FROM_DATA, Standardize, move_location, scale_by_constants, scale_by_params
-from vae_jax.model.vae import VAE, make_vae
+from vae_jax.model.vae import VAE, encoder_shape, make_vae
 from vae_jax.networks import Network
 from vae_jax.priors import ConditionalGaussian, Prior
 
@@ -65,9 +65,7 @@ def mlp_vae(
       (5, 2)
     """
     reverse = tuple(reversed(hidden))
-    options: dict[str, Any] = {"activation": activation, "dtype": dtype}
-    if condition_dim:
-        options["condition_dim"] = condition_dim
+    options: dict[str, Any] = {"activation": activation, "dtype": dtype, "condition_dim": condition_dim}
     return assemble_vae(
         networks.mlp_encoder(encoder_shape(data_shape, mask_input), latent_dim, hidden=hidden, **options),
         partial(networks.mlp_decoder, latent_dim, data_shape, hidden=reverse, **options),
@@ -127,7 +125,7 @@ def conv_vae(
             norm=norm,
             activation=activation,
             dtype=dtype,
-            **({"condition_dim": condition_dim} if condition_dim else {}),
+            condition_dim=condition_dim,
         )
 
     return assemble_vae(
@@ -141,11 +139,6 @@ def conv_vae(
         condition_dim=condition_dim,
         mask_input=mask_input,
     )
-
-
-def encoder_shape(data_shape: tuple[int, ...], mask_input: bool) -> tuple[int, ...]:
-    """Returns the shape of the events that the encoder takes, which has the mask behind the numbers with `mask_input`."""
-    return (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
 
 
 def assemble_vae(

@@ -1,15 +1,18 @@
 """Checks that the parts of a `VAE` fit, and that each of its functions receives one example; each failure is one sentence."""
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError
-from vae_jax.example import Example, Examples, with_event
+from vae_jax.example import Example, Examples
 from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.networks import Network
 from vae_jax.posteriors import Encode
@@ -36,53 +39,154 @@ def parameter_shapes(init: Callable[[Array], Params], encoder: Network, decoder:
 
 
 def condition_shapes(condition_dim: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Returns the shape of the condition as a further argument of a network; () without one.
-
-    Raises:
-      UserError: a length below 0.
-    """
-    if not isinstance(condition_dim, int) or condition_dim < 0:
-        raise UserError(field="condition_dim", expected="the length of the condition, or 0", got=repr(condition_dim))
+    """Returns the shape of the condition as a further argument of a network; () without one."""
     return (jax.ShapeDtypeStruct((condition_dim,), jnp.float32),) if condition_dim else ()
 
 
-def condition_arguments(function: str, condition_dim: int, condition: Array | None) -> tuple[Array, ...]:
+def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> None:
+    """Raises `ValueError` unless the networks take the condition, or take none where there is none.
+
+    Modules of Flax, whose adapters pass on all arguments, are checked when they are called.
+    """
+    for role, name, network in (("encoder", "x", encoder), ("decoder", "z", decoder)):
+        try:
+            signature = inspect.signature(network.apply)
+        except (TypeError, ValueError):
+            continue
+        takes_condition, takes_none = (_accepts(signature, count) for count in (3, 2))
+        if condition_dim and takes_none and not takes_condition:
+            raise ValueError(
+                f"make_vae: expected the {role} to be a function (params, {name}, c), because condition_dim is "
+                f"{condition_dim}, got {signature}. Give it the condition as its last argument, or leave out condition_dim."
+            )
+        if not condition_dim and takes_condition and not takes_none:
+            raise ValueError(
+                f"make_vae: expected the {role} to be a function (params, {name}), because there is no condition, got "
+                f"{signature}. Pass condition_dim=, or leave out its last argument."
+            )
+
+
+def _accepts(signature: inspect.Signature, count: int) -> bool:
+    """Returns true if a function with this signature can be called with `count` positional arguments."""
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def condition_arguments(function: str, condition_dim: int, condition: ArrayLike | None) -> tuple[Array, ...]:
     """Returns the condition as a further argument of a network; () for a model without one.
 
     Raises:
-      ValueError: a condition that is missing, that the model does not take, or of a wrong shape.
+      ValueError: a condition that is missing, that the model does not take, of a wrong shape, or of integers.
     """
     if condition is None and not condition_dim:
         return ()
-    got = None if condition is None else jnp.shape(condition)
-    if got == (condition_dim,):
-        assert condition is not None
-        return (condition,)
+    if condition is None:
+        call = "vae.encode(params, Example(x, condition=c))" if function == "encode" else "vae.decode(params, z, c)"
+        raise ValueError(f"{function}: expected a condition c of shape ({condition_dim},), got none. Call {call}.")
+    try:
+        condition = jnp.asarray(condition)
+    except TypeError as error:
+        raise ValueError(
+            f"{function}: expected the condition as numbers, got {condition!r:.60}. Words become numbers by data.from_arrays "
+            "(condition=...)."
+        ) from error
+    shape, dtype = condition.shape, condition.dtype
     if not condition_dim:
-        raise ValueError(f"{function}: this model has no condition, got one of shape {got}. Make it with condition_dim={got}.")
-    passed = "Example(x, condition=c)" if function == "encode" else "decode(params, z, c)"
-    raise ValueError(
-        f"{function}: expected a condition of shape ({condition_dim},), got {'none' if got is None else f'shape {got}'}. Pass "
-        f"{passed}. For a batch use jax.vmap."
-    )
+        length = shape[0] if len(shape) == 1 else "its length"
+        raise ValueError(
+            f"{function}: this model has no condition, got one of shape {shape}. Leave it out, or make the model with "
+            f"condition_dim={length}."
+        )
+    expected = f"{function}: expected one condition of shape ({condition_dim},), got"
+    if shape[1:] == (condition_dim,):
+        call = "vae.encode, in_axes=(None, 0))(params, Example(x_batch, condition=c_batch))"
+        call = call if function == "encode" else "vae.decode, in_axes=(None, 0, 0))(params, z_batch, c_batch)"
+        raise ValueError(f"{expected} shape {shape}. For a batch use jax.vmap({call}.")
+    if jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(
+            f"{expected} {dtype} of shape {shape}, such as labels. A category is a one-hot vector of floats: pass "
+            f"jax.nn.one_hot(label, {condition_dim}), or what prepared.condition.expand makes of several columns."
+        )
+    if shape != (condition_dim,):
+        raise ValueError(
+            f"{expected} shape {shape}. Conditions as they are stored, one number for each column, become such vectors by "
+            "prepared.condition.expand(stored)."
+        )
+    return (condition.astype(jnp.float32) if dtype == jnp.bool_ else condition,)
+
+
+def check_mask(function: str, data_shape: tuple[int, ...], mask: ArrayLike | None) -> Array | None:
+    """Returns the mask of one example as an array.
+
+    Raises:
+      ValueError: a mask of a different shape from the event's, or not of booleans.
+    """
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    if mask.shape != data_shape:
+        batch = " For a batch use jax.vmap over an Example of batches." if mask.shape[1:] == data_shape else ""
+        raise ValueError(
+            f"{function}: expected a mask of the event's shape {data_shape}, True where an entry is observed, got shape "
+            f"{mask.shape}.{batch or ' Pass jnp.broadcast_to(mask, x.shape) where entries share it.'}"
+        )
+    if mask.dtype != jnp.bool_:
+        raise ValueError(
+            f"{function}: expected a mask of booleans, True where an entry is observed, got {mask.dtype}. Pass "
+            "mask.astype(bool) if its ones mark observed entries."
+        )
+    return mask
+
+
+def check_prior_type(prior: object, condition_dim: int) -> None:
+    """Raises `ValueError` unless this is a prior, and one of the condition only where there is one."""
+    if not isinstance(prior, Prior | ConditionalGaussian | None):
+        advice = " A network for p(z|c) becomes one by priors.ConditionalGaussian(*network)." * isinstance(prior, Network)
+        raise ValueError(
+            f"make_vae: expected the prior to be a priors.Prior, a priors.ConditionalGaussian or None, got a "
+            f"{type(prior).__name__}.{advice}"
+        )
+    if isinstance(prior, ConditionalGaussian) and not condition_dim:
+        raise ValueError("make_vae: a prior p(z|c) needs a condition. Pass condition_dim=, or leave out the prior.")
 
 
 def check_conditional_prior(
     prior: ConditionalGaussian, params: Params, condition: tuple[jax.ShapeDtypeStruct, ...], latent_dim: int
 ) -> None:
     """Raises `ValueError` unless p(z|c) has a mean and a log_scale for each latent dimension."""
-    output = _eval_shape(prior.apply, params, *condition, problem="make_vae: the prior p(z|c) fails on one condition.")
+    output = _eval_shape(
+        prior.apply,
+        params,
+        *condition,
+        problem=f"make_vae: the prior p(z|c) fails on one condition of shape {condition[0].shape}.",
+        advice=f" Make it for conditions of length {condition[0].size}.",
+    )
     shapes = [getattr(leaf, "shape", None) for leaf in (output if isinstance(output, tuple | list) else [output])]
     if shapes != [(latent_dim,)] * 2:
+        got = ", ".join(map(str, shapes))
         raise ValueError(
-            f"make_vae: expected the prior p(z|c) to return (mean, log_scale), each of shape ({latent_dim},), got {shapes}."
+            f"make_vae: expected the prior p(z|c) to return (mean, log_scale), each of shape ({latent_dim},) as the encoder's, "
+            f"got {got}. Make it for {latent_dim} latent dimensions, as networks.mlp_encoder((condition_dim,), {latent_dim})."
         )
 
 
 def infer_latent_dim(
-    encoder: Network, params: Params, x: jax.ShapeDtypeStruct, condition: tuple[jax.ShapeDtypeStruct, ...] = ()
+    encoder: Network,
+    params: Params,
+    x: jax.ShapeDtypeStruct,
+    condition: tuple[jax.ShapeDtypeStruct, ...] = (),
+    mask_input: bool = False,
 ) -> int:
     """Returns the length of the encoder's mean.
+
+    Args:
+      encoder, params: the encoder.
+      x: shape of one example as the encoder sees it, with the mask behind its numbers for `mask_input`.
+      condition: shape of the condition, or ().
+      mask_input: whether x includes the mask.
 
     Raises:
       ValueError: the encoder does not return (mean, log_scale) of one example, in floats.
@@ -92,9 +196,11 @@ def infer_latent_dim(
         params,
         x,
         *condition,
-        problem=f"make_vae: the encoder fails on one example of shape {x.shape}{_and_condition(condition)}.",
+        problem=f"make_vae: the encoder fails on one example of shape {x.shape}"
+        + (", which is that of the data with the mask behind it (mask_input)" if mask_input else "")
+        + f"{',' * (mask_input and bool(condition))}{_and_condition(condition)}.",
         advice=" It sees ONE example, without a batch axis: flatten by x.reshape(-1), for example."
-        + (" Its second argument is the condition." if condition else ""),
+        + (f" Its second argument is the condition, of shape {condition[0].shape}." if condition else ""),
     )
     pair = list(posterior) if isinstance(posterior, tuple | list) else []
     shapes = [getattr(leaf, "shape", None) for leaf in pair]
@@ -138,7 +244,7 @@ def output_shapes(
     problem = f"make_vae: the decoder fails on one code of shape ({inner_dim},), which is what the encoder gives"
     problem += f"{',' * bool(condition)}{_and_condition(condition)}."
     advice = f" Make it for {inner_dim} latent dimensions and ONE code, without a batch axis."
-    advice += " Its second argument is the condition." if condition else ""
+    advice += f" Its second argument is the condition, of shape {condition[0].shape}." if condition else ""
     output = _eval_shape(decode, params, code, *condition, problem=problem, advice=advice)
     for leaf in jax.tree.leaves(output):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -166,7 +272,15 @@ def check_prior(prior: Prior, encode: Callable[[Params], Encode], params: Params
       latent_dim: number of latent dimensions of a code.
     """
     z = jax.ShapeDtypeStruct((latent_dim,), jnp.float32)
-    shape = jax.eval_shape(lambda params, z: prior.log_prob(params["prior"], encode(params), z), params, z).shape
+    try:
+        shape = jax.eval_shape(lambda params, z: prior.log_prob(params["prior"], encode(params), z), params, z).shape
+    except ValueError as error:
+        if prior.name != "vamp":
+            raise
+        raise ValueError(
+            f"make_vae: the pseudo-inputs of the VampPrior do not fit the encoder: {error} The pseudo-inputs of a conditional "
+            "model are priors.vamp(Example(inputs, condition=conditions)), and plain arrays otherwise."
+        ) from None
     if shape != ():
         raise ValueError(f"make_vae: expected the prior {prior.name!r} to return a scalar for one code, got shape {shape}.")
 
@@ -185,13 +299,21 @@ def _describe(value: PyTree) -> str:
     return f"an array of shape {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 
-def wrong_shape(function: str, kind: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:
+def check_code(z: Array, latent_dim: int, condition_dim: int) -> None:
+    """Raises `ValueError` unless z is one code."""
+    if jnp.shape(z) != (latent_dim,):
+        raise ValueError(wrong_shape("decode", "code", (latent_dim,), jnp.shape(z), condition_dim))
+
+
+def wrong_shape(function: str, kind: str, expected: tuple[int, ...], got: tuple[int, ...], condition_dim: int = 0) -> str:
     """Returns the message for an array of the wrong shape, with the advice to use `vmap` if it is a batch."""
     message = f"{function}: expected one {kind} of shape {expected}, got shape {got}."
     if got[1:] != expected:
         return message
     if function == "log_prob":
         return f"{message} For a batch use jax.vmap(vae.likelihood.log_prob)(decoder_outputs, x_batch)."
+    if condition_dim:
+        return f"{message} For a batch use jax.vmap(vae.decode, in_axes=(None, 0, 0))(params, z_batch, c_batch)."
     return f"{message} For a batch use jax.vmap(vae.{function}, in_axes=(None, 0))(params, batch)."
 
 
@@ -202,9 +324,13 @@ def check_example(function: str, likelihood: Likelihood, data_shape: tuple[int, 
       ValueError: the example holds integers on a different scale from the model's, or it is a batch.
     """
     if isinstance(x, Example):
-        if x.mask is not None and x.mask.shape != x.shape:
-            raise ValueError(f"{function}: expected a mask of the event's shape {x.shape}, got shape {x.mask.shape}.")
-        return with_event(x, check_example(function, likelihood, data_shape, x.event))
+        if function == "log_prob":
+            raise ValueError(
+                "log_prob: expected the event as an array, got an Example. Call "
+                "model.bind(vae, params, x).log_prob(output, x.event), which leaves out missing entries."
+            )
+        event = check_example(function, likelihood, data_shape, x.event)
+        return dataclasses.replace(x, event=event, mask=check_mask(function, data_shape, x.mask))
     x = x if hasattr(x, "dtype") else jnp.asarray(x)
     dtype = x.dtype
     # Counts are integers on the scale of the model, and a boolean cannot be anything but 0 or 1.

@@ -12,7 +12,8 @@ from vae_jax._numerics.arrays import Params
 from vae_jax.data.moments import Moments
 from vae_jax.example import Example, event_of, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood
-from vae_jax.model.vae import VAE
+from vae_jax.model.checks import check_example
+from vae_jax.model.vae import VAE, decode_given
 
 Moment: TypeAlias = float | np.ndarray | Array  # one number, or an array of the event's shape
 FROM_DATA: Literal["from_data"] = "from_data"
@@ -64,11 +65,13 @@ def scale_by_params(vae: VAE, scale_output: bool) -> VAE:
     def encode(params: Params, x: Array | Example) -> tuple[Array, Array]:
         if SCALING in params:
             scaling = jax.lax.stop_gradient(params[SCALING])
+            # Checked here, because stored integers are floats after the scaling.
+            x = check_example("encode", likelihood, vae.data_shape, x)
             x = with_event(x, encoder_input(event_of(x), **scaling))
         return vae.encode(params, x)
 
-    def decode(params: Params, z: Array, *condition: Array) -> DecoderOutput:
-        output = vae.decode(params, z, *condition)
+    def decode(params: Params, z: Array, condition: Array | None = None) -> DecoderOutput:
+        output = decode_given(vae, params, z, condition)
         if SCALING not in params or not scale_output:
             return output
         scaling = jax.lax.stop_gradient(params[SCALING])
@@ -97,6 +100,7 @@ def scale_by_constants(vae: VAE, moments: Moments) -> VAE:
     encode = vae.encode
 
     def standardized(params: Params, x: Array | Example) -> tuple[Array, Array]:
+        x = check_example("encode", vae.likelihood, vae.data_shape, x)
         return encode(params, with_event(x, encoder_input(event_of(x), **as_dict(moments))))
 
     return vae._replace(encode=standardized)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -93,7 +94,7 @@ def bind(vae: VAE, params: Params, x: Array | Example) -> BoundModel:
         return BoundModel(
             lambda x: vae.encode(params, x), lambda z: vae.decode(params, z), vae.likelihood.log_prob, log_prior, x
         )
-    condition, mask = x.condition, x.mask
+    condition, mask = x.condition, checks.check_mask("bind", vae.data_shape, x.mask)
     return BoundModel(
         lambda event: vae.encode(params, with_event(x, event)),
         lambda z: decode_given(vae, params, z, condition),
@@ -171,63 +172,47 @@ def make_vae(
       A `VAE`, whose codes have `prior.num_auxiliary` more dimensions than the encoder gives. Its params are {"encoder": ...,
       "decoder": ...}, with "prior" if the prior is learned, and "likelihood" if the likelihood has learned shared numbers. In
       that case `decode` returns (the decoder's array, those numbers).
-
-      Missing entries: `encode` takes an `Example` with a mask, and the encoder sees zeros for the entries that are missing, on
-      the standardized scale where there is one.
+      Missing entries: `encode` takes an `Example` with a mask. The encoder sees zeros for them, on the standardized scale.
 
       p(z|c) = N(m(c), s(c)^2): the codes are u = (z - m(c)) / s(c), so `encode` returns the mean and log_scale of q(u|x, c),
-      and `decode` computes z = m(c) + s(c) u first. KL(q(u|x, c) || N(0, I)) equals KL(q(z|x, c) || p(z|c)) exactly, because
-      the KL does not change under an invertible map. So all objectives keep their closed forms.
+      and `decode` computes z = m(c) + s(c) u first. KL(q(u|x, c) || N(0, I)) = KL(q(z|x, c) || p(z|c)), because an invertible
+      map does not change it. So all objectives keep their closed forms.
 
     Raises:
-      ValueError: the parts do not fit. Nothing is computed for this check. Later, at trace time: `encode`, `decode` or the
-        likelihood receives a batch in place of one example, `encode` receives stored integers, on which the network was
-        not trained, or a condition is missing or has a wrong length.
+      ValueError: the parts do not fit. Nothing is computed for this check. Later, at trace time: a function receives a batch in
+        place of one example, `encode` receives stored integers, or a condition or a mask is missing or has a wrong shape.
     """
     networks.check_network("encoder", encoder)
     networks.check_network("decoder", decoder)
+    condition_dim = networks.check_condition_dim(condition_dim)
+    checks.check_signatures(encoder, decoder, condition_dim)
+    checks.check_prior_type(prior, condition_dim)
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
     data_shape = tuple(data_shape)
     likelihood = likelihood._replace(log_prob=checks.checked_log_prob(likelihood, data_shape))
     given, prior = (prior, None) if isinstance(prior, ConditionalGaussian) else (None, prior)
-    if given is not None and not condition_dim:
-        raise ValueError("make_vae: a prior p(z|c) needs a condition. Pass condition_dim=, or leave out the prior.")
 
-    def init(key: Array) -> Params:
-        params = {
-            "encoder": encoder.init(jax.random.fold_in(key, Part.ENCODER)),
-            "decoder": decoder.init(jax.random.fold_in(key, Part.DECODER)),
-        }
-        if likelihood.shared_start:
-            params["likelihood"] = jnp.array(likelihood.shared_start, jnp.float32)
-        if (learned := given or prior) is not None:
-            params["prior"] = learned.init(jax.random.fold_in(key, Part.PRIOR))
-        return params
-
+    init = partial(_init, parts=(encoder, decoder, likelihood, given or prior))
     num_auxiliary = 0 if prior is None else prior.num_auxiliary
 
     def encode(params: Params, x: Array | Example) -> tuple[Array, Array]:
         x = checks.check_example("encode", likelihood, data_shape, x)
         arguments = checks.condition_arguments("encode", condition_dim, condition_of(x))
         posterior = encoder.apply(params["encoder"], masked_event(x, mask_input), *arguments)
-        if given is not None:
-            posterior = _whiten(given.apply(params["prior"], *arguments), *posterior)
+        posterior = posterior if given is None else _whiten(given.apply(params["prior"], *arguments), *posterior)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
 
     params = checks.parameter_shapes(init, encoder, decoder)
     condition = checks.condition_shapes(condition_dim)
-    seen = (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
-    inner_dim = checks.infer_latent_dim(encoder, params["encoder"], jax.ShapeDtypeStruct(seen, jnp.float32), condition)
+    x = jax.ShapeDtypeStruct(encoder_shape(data_shape, mask_input), jnp.float32)
+    inner_dim = checks.infer_latent_dim(encoder, params["encoder"], x, condition, mask_input)
     latent_dim = inner_dim + num_auxiliary
 
     def decode(params: Params, z: Array, condition: Array | None = None) -> DecoderOutput:
-        if jnp.shape(z) != (latent_dim,):
-            raise ValueError(checks.wrong_shape("decode", "code", (latent_dim,), jnp.shape(z)))
+        checks.check_code(z, latent_dim, condition_dim)
         arguments = checks.condition_arguments("decode", condition_dim, condition)
-        if given is not None:
-            mean, log_scale = given.apply(params["prior"], *arguments)
-            z = mean + jnp.exp(log_scale) * z
+        z = z if given is None else _unwhiten(given.apply(params["prior"], *arguments), z)
         output = decoder.apply(params["decoder"], z[:-num_auxiliary] if num_auxiliary else z, *arguments)
         return (output, params["likelihood"]) if likelihood.shared_start else output
 
@@ -239,6 +224,25 @@ def make_vae(
     if prior is not None:
         checks.check_prior(prior, lambda params: lambda x: encode(params, x), params, latent_dim)
     return vae
+
+
+def _init(key: Array, parts: tuple[Network, Network, Likelihood, Prior | ConditionalGaussian | None]) -> Params:
+    """Returns the initial parameters of an encoder, a decoder, the shared numbers of a likelihood, and a prior."""
+    encoder, decoder, likelihood, prior = parts
+    params = {
+        "encoder": encoder.init(jax.random.fold_in(key, Part.ENCODER)),
+        "decoder": decoder.init(jax.random.fold_in(key, Part.DECODER)),
+    }
+    if likelihood.shared_start:
+        params["likelihood"] = jnp.array(likelihood.shared_start, jnp.float32)
+    if prior is not None:
+        params["prior"] = prior.init(jax.random.fold_in(key, Part.PRIOR))
+    return params
+
+
+def encoder_shape(data_shape: tuple[int, ...], mask_input: bool) -> tuple[int, ...]:
+    """Returns the shape of the events that the encoder takes, which has the mask behind the numbers with `mask_input`."""
+    return (*data_shape[:-1], 2 * data_shape[-1]) if mask_input else data_shape
 
 
 def masked_event(x: Array | Example, mask_input: bool) -> Array:
@@ -256,3 +260,9 @@ def _whiten(prior: tuple[Array, Array], mean: Array, log_scale: Array) -> tuple[
     """Returns the parameters of q(u|x, c), u = (z - m(c)) / s(c), from those of p(z|c) and q(z|x, c)."""
     prior_mean, prior_log_scale = prior
     return (mean - prior_mean) * jnp.exp(-prior_log_scale), log_scale - prior_log_scale
+
+
+def _unwhiten(prior: tuple[Array, Array], u: Array) -> Array:
+    """Returns z = m(c) + s(c) u."""
+    mean, log_scale = prior
+    return mean + jnp.exp(log_scale) * u

@@ -1,4 +1,5 @@
 from .base import Network as Network
+from .base import check_condition_dim as check_condition_dim
 from .base import check_network as check_network
 from .base import from_linen as from_linen
 from .base import from_nnx as from_nnx

@@ -1,5 +1,7 @@
 """`Network`, the interface between a neural network and the rest of the package, with adapters for Linen and NNX modules."""
 
+import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -61,14 +63,31 @@ class Network(NamedTuple):
       >>> def init(key): return {"kernel": 0.1 * jax.random.normal(key, (64, 2))}
       >>> def apply(params, z): return (params["kernel"] @ z).reshape(8, 8, 1)
       >>> linear = model.make_vae(encoder, networks.Network(init, apply), likelihoods.bernoulli(), (8, 8, 1))
+
+    Example: networks of a conditional model. Their second argument is the condition, here one of 10 classes as a vector.
+      >>> class ConditionalEncoder(linen.Module):
+      ...     @linen.compact
+      ...     def __call__(self, x, c):  # (8, 8, 1) and (10,)
+      ...         h = linen.relu(linen.Dense(32)(jnp.concatenate([x.reshape(-1), c])))
+      ...         return linen.Dense(2)(h), linen.Dense(2)(h)
+      >>> class ConditionalDecoder(nnx.Module):
+      ...     def __init__(self, *, rngs):
+      ...         self.hidden, self.out = nnx.Linear(2 + 10, 32, rngs=rngs), nnx.Linear(32, 64, rngs=rngs)
+      ...     def __call__(self, z, c):
+      ...         return self.out(nnx.relu(self.hidden(jnp.concatenate([z, c])))).reshape(8, 8, 1)
+      >>> encoder = networks.from_linen(ConditionalEncoder(), (8, 8, 1), condition_dim=10)
+      >>> decoder = networks.from_nnx(lambda rngs: ConditionalDecoder(rngs=rngs))
+      >>> vae = model.make_vae(encoder, decoder, likelihoods.bernoulli(), (8, 8, 1), condition_dim=10)
+      >>> vae.decode(vae.init(jax.random.key(0)), jnp.zeros(2), jax.nn.one_hot(3, 10)).shape
+      (8, 8, 1)
     """
 
     init: Callable[[Array], Params]
-    apply: Callable[[Params, Array], Output]
+    apply: Callable[..., Output]
 
 
 def from_linen(module: linen.Module, input_shape: tuple[int, ...], *, condition_dim: int = 0) -> Network:
-    """Adapts a Linen module whose `__call__` takes one example, without a batch axis, and a condition if there is one.
+    """Adapts a Linen module whose `__call__` takes one example, without a batch axis, and the condition where there is one.
 
     GroupNorm and InstanceNorm take the first axis for the batch. For one image, use GroupNorm with
     `reduction_axes=(-3, -2, -1)`, or LayerNorm.
@@ -84,16 +103,20 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...], *, condition_
     Raises:
       UserError: at once, if `module` is not a Linen module. At `init`, if the module keeps state besides its parameters
         (BatchNorm, cached statistics), has an active Dropout, or has a GroupNorm or InstanceNorm that would take the first axis
-        of an example for the batch. At `apply`, for an input of a different shape.
+        of an example for the batch, or if it does not take a second argument and there is a condition. At `apply`, for an input
+        or a condition of a different shape.
     """
     _check_linen(module)
+    condition_dim = check_condition_dim(condition_dim)
     if isinstance(input_shape, int):
         raise UserError(field="input_shape", expected="a shape as a tuple", got=input_shape, fix=f"Write ({input_shape},).")
     input_shape = tuple(input_shape)
 
     def init(key: Array) -> Params:
+        condition = [jnp.zeros(condition_dim)] if condition_dim else []
+        _check_arguments("from_linen", module, jnp.zeros(input_shape), *condition)
         with linen.intercept_methods(check_linen_call):
-            variables = module.init(key, jnp.zeros(input_shape), *[jnp.zeros(condition_dim)] * bool(condition_dim))
+            variables = module.init(key, jnp.zeros(input_shape), *condition)
         if extra := sorted(set(variables) - {"params"}):
             advice = (
                 "Batch statistics depend on other examples: use LayerNorm, or GroupNorm with reduction_axes=(-3, -2, -1)."
@@ -113,6 +136,8 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...], *, condition_
                 f"from_linen: expected an input of shape {input_shape}, for which the module was adapted, got {jnp.shape(x)}. "
                 "Adapt it for that shape, or give it such an input."
             )
+        if (got := tuple(map(jnp.shape, condition))) != ((condition_dim,),) * bool(condition_dim):
+            raise UserError(_wrong_condition(condition_dim, got))
         try:
             return module.apply({"params": params}, x, *condition)
         except flax.errors.InvalidRngError:
@@ -122,7 +147,7 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...], *, condition_
 
 
 def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
-    """Adapts an NNX module whose `__call__` takes one example, without a batch axis.
+    """Adapts an NNX module whose `__call__` takes one example, without a batch axis, and the condition where there is one.
 
     The module is split once, here. Inside `jax.jit`, plain arrays are merged into it again. `nnx.jit` is never used, because it
     costs 300 microseconds per call. Only `nnx.Param` variables are trained. Other arrays are constants: attributes, other
@@ -141,8 +166,8 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
 
     Raises:
       UserError: at once, if `module` is neither, or has batch statistics (BatchNorm). At `apply`, for a call that changes a
-        variable (a random stream, a cache), for an active Dropout, and for a GroupNorm or InstanceNorm that would take the
-        first axis of an example for the batch.
+        variable (a random stream, a cache), for an active Dropout, for a GroupNorm or InstanceNorm that would take the
+        first axis of an example for the batch, and for a module that does not take as many arguments as there are.
     """
     if isinstance(module, nnx.Module):
         graphdef, initial, constants = _split(module)
@@ -156,12 +181,74 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
     def apply(params: Params, *inputs: Array) -> Output:
         merged: Any = nnx.merge(graphdef, params, constants)  # a module, which its type does not show to be callable
         check_nnx_calls(merged)
+        _check_arguments("from_nnx", merged, *inputs)
         output = merged(*inputs)
         _, _, state = nnx.split(merged, nnx.Param, ...)
         _check_unchanged(constants, state)
         return output
 
     return Network(init, apply)
+
+
+def check_condition_dim(condition_dim: object) -> int:
+    """Returns the length of a condition. Raises `UserError` for a value that is not a whole number of at least 0."""
+    is_whole = hasattr(condition_dim, "__index__") and not isinstance(condition_dim, bool)
+    if not is_whole or (length := operator.index(condition_dim)) < 0:  # pyright: ignore[reportArgumentType]
+        expected = "the length of the condition as a whole number, or 0 without one"
+        raise UserError(field="condition_dim", expected=expected, got=repr(condition_dim))
+    return length
+
+
+def _check_arguments(adapter: str, module: linen.Module | nnx.Module, *inputs: Array) -> None:
+    """Raises `UserError` if a module takes no condition and is given one, or the other way around."""
+    call = type(module).__call__
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):
+        return
+    if _accepts(signature, 1 + len(inputs)):
+        return
+    name = type(module).__name__
+    if len(inputs) > 1 and _accepts(signature, 2):
+        raise UserError(
+            f"{adapter}: {name}.__call__{signature} takes one argument, but there is a condition of length {len(inputs[1])}.",
+            fix="Give it a second argument for the condition, or leave out condition_dim.",
+        )
+    if len(inputs) == 1 and _accepts(signature, 3):
+        fix = "Pass condition_dim= to make_vae" + (" and to from_linen" if adapter == "from_linen" else "")
+        raise UserError(
+            f"{adapter}: {name}.__call__{signature} takes two arguments, but there is no condition.",
+            fix=f"{fix}, or leave out the second argument.",
+        )
+
+
+def _accepts(signature: inspect.Signature, count: int) -> bool:
+    """Returns true if a function with this signature can be called with `count` positional arguments."""
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def _wrong_condition(condition_dim: int, got: tuple[tuple[int, ...], ...]) -> str:
+    """Returns the message for a condition that does not fit the module that `from_linen` has adapted."""
+    if not got:
+        return (
+            f"from_linen: expected a condition of length {condition_dim}, for which the module was adapted, got none. Pass "
+            f"condition_dim={condition_dim} to make_vae, or leave it out of from_linen."
+        )
+    (shape,) = got
+    length = shape[0] if len(shape) == 1 else shape
+    if not condition_dim:
+        return (
+            f"from_linen: expected no condition, because the module was adapted without one, got one of shape {shape}. Pass "
+            f"condition_dim={length} to from_linen."
+        )
+    return (
+        f"from_linen: expected a condition of length {condition_dim}, for which the module was adapted, got shape {shape}. "
+        "Pass the same condition_dim to from_linen and make_vae."
+    )
 
 
 def check_network(role: str, network: object) -> None:

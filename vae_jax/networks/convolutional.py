@@ -3,6 +3,9 @@
 Convolutions of images have two dimensions, those of series one. Odd sides and lengths are rounded up when they are halved: the
 convolution appends a row, column or step of zeros, and the corresponding layer of the decoder crops it again. Examples whose
 sides are even at each layer are unaffected.
+
+A condition scales and shifts the channels of each normalized layer (Perez et al. 2018, FiLM), and is concatenated to the inputs
+of the dense layers. The scale and the shift are linear in the condition, without a bias, and start at 1 and 0.
 """
 
 import math
@@ -16,7 +19,7 @@ from jax.typing import ArrayLike
 
 from vae_jax.networks import conv_ops
 from vae_jax.networks.base import Network, from_linen
-from vae_jax.networks.mlp import Initializer, check_widths, dense_layer, resolve_activation
+from vae_jax.networks.mlp import Initializer, check_widths, dense_layer, join_condition, resolve_activation
 
 Norm = Literal["none", "group"]
 
@@ -52,9 +55,10 @@ class _Conv(linen.Module):
 
 
 class _Normalized(linen.Module):
-    """Computes activation(norm(h)), of the shape of h.
+    """Computes activation((1 + scale(c)) norm(h) + shift(c)), of the shape of h; activation(norm(h)) without a condition c.
 
-    The statistics are taken over groups of channels of a whole example, so examples stay independent.
+    The statistics are taken over groups of channels of a whole example, so examples stay independent. scale(c) and shift(c)
+    have one number for each channel.
     """
 
     norm: Norm
@@ -62,11 +66,16 @@ class _Normalized(linen.Module):
     dtype: str
 
     @linen.compact
-    def __call__(self, h: Array) -> Array:
+    def __call__(self, h: Array, *condition: Array) -> Array:
         if self.norm == "group":
             groups = math.gcd(8, h.shape[-1])
             # Flax computes the statistics in float32 for every dtype.
             h = linen.GroupNorm(groups, dtype=self.dtype, reduction_axes=tuple(range(-h.ndim, 0)))(h)
+        for c in condition:
+            start = linen.initializers.zeros_init()  # the identity
+            modulation = linen.Dense(2 * h.shape[-1], use_bias=False, dtype=self.dtype, kernel_init=start)
+            scale, shift = (jnp.broadcast_to(part, h.shape) for part in jnp.split(modulation(c.astype(self.dtype)), 2))
+            h = h + scale * h + shift
         return self.activation(h)
 
 
@@ -82,8 +91,8 @@ class _Blocks(linen.Module):
     dtype: str
 
     @linen.compact
-    def __call__(self, h: Array) -> Array:
-        normalized = lambda h: _Normalized(self.norm, self.activation, self.dtype)(h)  # noqa: E731
+    def __call__(self, h: Array, *condition: Array) -> Array:
+        normalized = lambda h: _Normalized(self.norm, self.activation, self.dtype)(h, *condition)  # noqa: E731
         channels = h.shape[-1]
         for _ in range(self.count):
             inner = _Conv(channels, 3, self.dtype)(normalized(h))
@@ -104,13 +113,13 @@ class _Encoder(linen.Module):
     dtype: str
 
     @linen.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
+    def __call__(self, x: Array, *condition: Array) -> tuple[Array, Array]:
         h = x.astype(self.dtype)
         for channels, size in zip(self.channels, self.kernels, strict=True):
             h = _Conv(channels, size, self.dtype, stride=2)(h)
-            h = _Blocks(self.num_blocks, self.norm, self.activation, self.dtype)(h)
-            h = _Normalized(self.norm, self.activation, self.dtype)(h)
-        h = h.reshape(-1)
+            h = _Blocks(self.num_blocks, self.norm, self.activation, self.dtype)(h, *condition)
+            h = _Normalized(self.norm, self.activation, self.dtype)(h, *condition)
+        h = join_condition(h, *condition)
         for width in self.dense:
             h = self.activation(dense_layer(width, self.dtype)(h))
         # Normalized features are large. With the usual heads the first KL is hundreds of nats, and training escapes it by
@@ -136,19 +145,19 @@ class _Decoder(linen.Module):
     num_sides: int = 2  # 2 for images, 1 for series
 
     @linen.compact
-    def __call__(self, z: Array) -> Array:
+    def __call__(self, z: Array, *condition: Array) -> Array:
         sides, emitted = self.output_shape[: self.num_sides], self.output_shape[self.num_sides :]
         # Sizes of the inputs of the encoder's layers, first to last, and of the output of the last one.
         *sizes, smallest = [_halved(sides, times) for times in range(len(self.channels) + 1)]
-        h = z.astype(self.dtype)
+        h = join_condition(z, *condition).astype(self.dtype)
         for units in reversed(self.dense):
             h = self.activation(dense_layer(units, self.dtype)(h))
         h = dense_layer(math.prod(smallest) * self.channels[-1], self.dtype)(h).reshape(*smallest, self.channels[-1])
         last = {"bias_init": self.bias_init, "bias_shape": self.bias_shape}
         layers = [*((channels, {}) for channels in self.channels[-2::-1]), (math.prod(emitted), last)]
         for (features, options), size in zip(layers, reversed(sizes), strict=True):
-            h = _Blocks(self.num_blocks, self.norm, self.activation, self.dtype)(h)
-            h = _Normalized(self.norm, self.activation, self.dtype)(h)
+            h = _Blocks(self.num_blocks, self.norm, self.activation, self.dtype)(h, *condition)
+            h = _Normalized(self.norm, self.activation, self.dtype)(h, *condition)
             h = _Conv(features, 4, self.dtype, stride=2, transpose=True, crop=size, **options)(h)
         return h.astype(jnp.float32).reshape(self.output_shape)
 
@@ -233,10 +242,11 @@ def conv_encoder(
     norm: Norm = "none",
     activation: str | Callable[[Array], Array] = "relu",
     dtype: str = "float32",
+    condition_dim: int = 0,
 ) -> Network:
     """Makes an encoder from convolutions of stride 2 followed by dense layers.
 
-        init: key -> params;   apply: (params, x) -> (mean, log_scale)
+        init: key -> params;   apply: (params, x) -> (mean, log_scale), or (params, x, c) with a condition
 
     With the defaults and 64 x 64 images it has the layers of disentanglement_lib's encoder (Locatello et al. 2019,
     arXiv:1811.12359): two convolutions of 4 x 4 with 32 channels, two of 2 x 2 with 64 channels, and 256 dense units.
@@ -252,6 +262,9 @@ def conv_encoder(
       norm: "group" (up to 8 groups of channels, Wu and He 2018) or "none", before each activation between convolutions.
       activation: a name in `ACTIVATIONS`, or an elementwise function.
       dtype: "float32" or "bfloat16", of the arithmetic. Parameters and outputs are float32.
+      condition_dim: length of the condition c. It scales and shifts the channels after each normalization (or before each
+        activation between convolutions, with norm "none"), starting from the identity, and is concatenated to the inputs of
+        the first layer after the convolutions. 0: there is none.
 
     Returns:
       A `Network`. mean and log_scale have shape (latent_dim,), and log_scale is the log of the standard deviation.
@@ -265,7 +278,8 @@ def conv_encoder(
     if len(kernels) != len(channels) or min(kernels) < 1:
         raise ValueError(f"kernels: expected one size >= 1 for each of {len(channels)} layers, got {kernels}.")
     activation = resolve_activation(activation)
-    return from_linen(_Encoder(channels, kernels, tuple(dense), num_blocks, norm, latent_dim, activation, dtype), data_shape)
+    module = _Encoder(channels, kernels, tuple(dense), num_blocks, norm, latent_dim, activation, dtype)
+    return from_linen(module, data_shape, condition_dim=condition_dim)
 
 
 def conv_decoder(
@@ -280,10 +294,11 @@ def conv_decoder(
     dtype: str = "float32",
     outputs_per_dim: int = 1,
     output_bias: ArrayLike | None = None,
+    condition_dim: int = 0,
 ) -> Network:
     """Makes a decoder from dense layers followed by transposed convolutions of 4 x 4 (4 for series) and stride 2.
 
-        init: key -> params;   apply: (params, z) -> decoder output
+        init: key -> params;   apply: (params, z) -> decoder output, or (params, z, c) with a condition
 
     With the defaults and 64 x 64 images it has the layers of disentanglement_lib's decoder: 256 and 1024 dense units, then 64,
     32 and 32 channels, and those of the image.
@@ -296,6 +311,8 @@ def conv_decoder(
       outputs_per_dim: numbers emitted for each data dimension, usually `Likelihood.outputs_per_dim`.
       output_bias: initial bias of the last layer, broadcast to the output's shape. The layer then has a bias for each pixel or
         step. By default it has one for each channel, which starts at zero.
+      condition_dim: length of the condition c, which is concatenated to z and scales and shifts channels as in `conv_encoder`.
+        0: there is none.
 
     Returns:
       A `Network`. The output has shape `data_shape`, or (*data_shape, outputs_per_dim) for outputs_per_dim > 1.
@@ -313,4 +330,5 @@ def conv_decoder(
         bias_init = lambda key, shape: start  # noqa: E731
     activation = resolve_activation(activation)
     settings = (channels, tuple(dense), num_blocks, norm, output_shape, activation, dtype, bias_init, bias_shape)
-    return from_linen(_Decoder(*settings, num_sides=len(data_shape) - 1), (latent_dim,))
+    module = _Decoder(*settings, num_sides=len(data_shape) - 1)
+    return from_linen(module, (latent_dim,), condition_dim=condition_dim)

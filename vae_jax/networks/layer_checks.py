@@ -74,6 +74,8 @@ def check_linen_call(
             _raise_batch_axis_error("from_linen", layer, args[0], _LINEN_REMEDIES)
         has_key = len(args) > 2 or kwargs.get("rng") is not None
         deterministic = args[1] if len(args) > 1 else kwargs.get("deterministic")
+        if not isinstance(deterministic, bool | None):
+            deterministic = None  # the condition, which a user's subclass takes as its second argument
         if isinstance(layer, linen.Dropout) and not has_key and _is_active(layer, deterministic):
             raise UserError(f"from_linen: the module {DROPOUT}")
     return next_function(*args, **kwargs)
@@ -85,12 +87,13 @@ _NNX_REMEDY = "Give it a batch axis of one: norm(x[None])[0]."
 _NNX_REMEDIES = {"GroupNorm": _NNX_REMEDY, "InstanceNorm": _NNX_REMEDY}
 
 
-def _check_nnx_norm(layer: nnx.GroupNorm | nnx.InstanceNorm, x: Input, **_: object) -> None:
+# A user's subclass of a layer may take further arguments, such as the condition.
+def _check_nnx_norm(layer: nnx.GroupNorm | nnx.InstanceNorm, x: Input, *_: object, **__: object) -> None:
     if _is_first_axis_batch(layer, x) or jnp.ndim(x) == 1:
         _raise_batch_axis_error("from_nnx", layer, x, _NNX_REMEDIES)
 
 
-def _check_nnx_dropout(layer: nnx.Dropout, inputs: Input, *, deterministic: bool | None = None, **_: object) -> None:
+def _check_nnx_dropout(layer: nnx.Dropout, inputs: Input, *_: object, deterministic: bool | None = None, **__: object) -> None:
     if _is_active(layer, deterministic):
         raise UserError(f"from_nnx: the module {DROPOUT}")
 

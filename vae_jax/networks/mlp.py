@@ -48,9 +48,9 @@ class _Hidden(linen.Module):
         return h
 
 
-def _joined(x: Array, condition: tuple[Array, ...]) -> Array:
-    """Returns the numbers of x, followed by those of the condition where there is one."""
-    return jnp.concatenate([x.reshape(-1), *condition]) if condition else x.reshape(-1)
+def join_condition(x: Array, *condition: Array) -> Array:
+    """Returns the numbers of x as a vector, followed by those of the condition where there is one."""
+    return jnp.concatenate([x.reshape(-1), *(c.astype(x.dtype) for c in condition)]) if condition else x.reshape(-1)
 
 
 class _Encoder(linen.Module):
@@ -63,7 +63,7 @@ class _Encoder(linen.Module):
 
     @linen.compact
     def __call__(self, x: Array, *condition: Array) -> tuple[Array, Array]:
-        h = _Hidden(self.hidden, self.activation, self.dtype)(_joined(x, condition).astype(self.dtype))
+        h = _Hidden(self.hidden, self.activation, self.dtype)(join_condition(x, *condition).astype(self.dtype))
         # One product for both heads. The outputs are float32, because exponentials and sums follow.
         heads = dense_layer(2 * self.latent_dim, self.dtype)(h).astype(jnp.float32)
         mean, log_scale = jnp.split(heads, 2)
@@ -81,7 +81,7 @@ class _Decoder(linen.Module):
 
     @linen.compact
     def __call__(self, z: Array, *condition: Array) -> Array:
-        h = _Hidden(self.hidden, self.activation, self.dtype)(_joined(z, condition).astype(self.dtype))
+        h = _Hidden(self.hidden, self.activation, self.dtype)(join_condition(z, *condition).astype(self.dtype))
         output = dense_layer(math.prod(self.output_shape), self.dtype, bias_init=self.bias_init)(h)
         return output.astype(jnp.float32).reshape(self.output_shape)
 

@@ -53,6 +53,19 @@ def describe_objective(config: Config) -> str:
     return ", ".join([config.objective, *texts])
 
 
+def describe_prior(config: Config) -> str:
+    """Returns the name of the prior, with a remark where a model is conditional and its prior is not.
+
+    Example:
+      >>> describe_prior(Config(prior="mixture", condition="labels"))
+      'mixture (does not depend on the condition)'
+    """
+    entry = config.entry("prior")
+    if not config.condition or (entry is not None and entry.any_objective):
+        return config.prior
+    return f"{config.prior} (does not depend on the condition)"
+
+
 def repeat_command(
     config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("vae-jax", "train")
 ) -> str:

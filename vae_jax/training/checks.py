@@ -14,7 +14,7 @@ from vae_jax.data import Prepared, Rows, SparseArray
 from vae_jax.data.checks import MISSING_FIX
 from vae_jax.errors import UserError
 from vae_jax.example import Example, event_of, mask_of, with_event
-from vae_jax.likelihoods import outside_support
+from vae_jax.likelihoods import check_factorizes, outside_support
 from vae_jax.model import VAE
 from vae_jax.training.epoch import batch_shapes
 from vae_jax.training.options import FitOptions
@@ -54,12 +54,33 @@ def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
         )
 
 
+def check_companions(vae: VAE, data: Prepared) -> None:
+    """Raises `UserError` unless the model takes the condition of the data, and its likelihood can leave out missing entries."""
+    if data.has_missing:
+        check_factorizes(vae.likelihood)
+    expected, got = data.condition_dim, vae.condition_dim
+    if expected == got:
+        return
+    if data.condition is None:
+        raise UserError(
+            f"the model has condition_dim={got}, and the data have no condition (condition_dim=0).",
+            fix="Pass `condition` to fit, data.with_condition or data.from_arrays, or make the model without condition_dim.",
+        )
+    described = data.condition.describe()
+    has = f"the model has condition_dim={got}" if got else "the model has no condition (condition_dim=0)"
+    raise UserError(
+        f"the condition of the data has condition_dim={expected}: {described}. But {has}.",
+        fix=f"Make the model with condition_dim={expected}, which is the condition_dim of the prepared data.",
+    )
+
+
 def check_step(vae: VAE, data: Prepared, options: FitOptions, hyperparams: Hyperparams | None = None) -> StepMetrics:
     """Raises `UserError` if the train step cannot be traced with this batch size and objective. Computes nothing.
 
     Returns:
       Shapes and dtypes of the metrics of a step.
     """
+    check_companions(vae, data)
     _, batch_size, optimizer, objective, schedules, *_ = options
     train_step = make_train_step(
         vae, optimizer=optimizer, objective=objective, train_input=data.train_input, schedules=schedules

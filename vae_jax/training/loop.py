@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -10,12 +11,12 @@ import numpy as np
 import optax
 
 from vae_jax.config import Hyperparams
-from vae_jax.data import Prepared, check_pipeline_argument
+from vae_jax.data import Prepared, PreparedCondition, check_pipeline_argument, with_condition
 from vae_jax.errors import UserError, diverged
 from vae_jax.evaluation import NOT_FINITE, warn_not_finite
 from vae_jax.model import VAE, with_moments
 from vae_jax.objectives.batch import AnyObjective
-from vae_jax.training.checks import check_fit, check_values
+from vae_jax.training.checks import check_companions, check_fit, check_values
 from vae_jax.training.epoch import MemberState, PartialEpoch, params_to_evaluate_members, without_early_best
 from vae_jax.training.in_memory import in_memory_program
 from vae_jax.training.optimizers import Optimizer
@@ -45,6 +46,7 @@ def fit(
     eval_batch_size: int = 1000,
     test_seed: int = 0,
     prng: str = "threefry2x32",
+    condition: PreparedCondition | None = None,
     start: Progress | None = None,
     on_epoch: Callable[[Progress], bool | None] = lambda progress: None,
     on_chunk: Callable[[int, Callable[[], Progress | None]], bool | None] = lambda steps, progress: None,
@@ -56,6 +58,7 @@ def fit(
       epochs, batch_size, optimizer, objective, schedules, early_stopping, eval_batch_size, test_seed, prng: see `FitOptions`.
       seed: seed of all randomness in training.
       hyperparams: traced values, `Hyperparams()` by default, or any NamedTuple with at least a learning_rate.
+      condition: conditions of data that were prepared without one, {"train": array, "test": array} (see `data.with_condition`).
       start: progress to resume from. The result is then bit for bit that of an uninterrupted run. Its state is donated.
       on_epoch: called after each epoch in which everything was finite. If it returns True, the run ends ("interrupted").
       on_chunk: called within an epoch of streamed data (`data.train` is `Rows`), after each chunk of steps, with the number of
@@ -69,7 +72,7 @@ def fit(
 
     Raises:
       UserError: for a batch larger than the training set, early stopping without validation data, an optimizer that cannot
-        work, or data outside the support of the likelihood, such as gray pixels for a Bernoulli.
+        work, a model of a different condition, or data outside the support of the likelihood.
 
     Example:
       >>> from vae_jax import data, likelihoods, model
@@ -77,15 +80,13 @@ def fit(
       >>> vae = model.mlp_vae(digits.data_shape, likelihoods.bernoulli(), latent_dim=2, hidden=(32,))
       >>> fit(vae, data.prepare(digits, binarization="dynamic"), epochs=1, batch_size=128, seed=0).test.num_examples
       359
+
     """
+    if condition is not None:
+        data = with_condition(data, condition)
     options = FitOptions(epochs, batch_size, optimizer, objective, schedules, early_stopping, eval_batch_size, test_seed, prng)
     first_member = jax.jit(lambda tree: _first(tree))
-
-    def to_progress(progress: MembersProgress) -> Progress:
-        # Progress within an epoch is on the host, and stays there.
-        state, best = (first_member if progress.partial is None else _first)(progress.members)
-        return Progress(state, best, progress.histories[0], progress.partial)
-
+    to_progress = partial(_to_progress, first_member=first_member)
     callbacks = Callbacks(
         lambda progress: progress.status[0] == "running" and on_epoch(to_progress(progress)),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
@@ -114,6 +115,13 @@ def _first(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
+def _to_progress(progress: MembersProgress, first_member: Callable[[MemberState], MemberState]) -> Progress:
+    """Returns the progress of the only member as that of a single run."""
+    # Progress within an epoch is on the host, and stays there.
+    state, best = (first_member if progress.partial is None else _first)(progress.members)
+    return Progress(state, best, progress.histories[0], progress.partial)
+
+
 def _to_members(progress: Progress) -> MembersProgress:
     """Returns the progress of a single run as that of several members."""
     members = jax.tree.map(lambda leaf: np.asarray(leaf)[None], MemberState(progress.state, progress.best))
@@ -128,6 +136,7 @@ def fit_members(
     seeds: Sequence[int],
     hyperparams: Hyperparams | None = None,
     placement: Placement | None = None,
+    condition: PreparedCondition | None = None,
     start: MembersProgress | None = None,
     callbacks: Callbacks | None = None,
 ) -> MembersFit:
@@ -140,6 +149,7 @@ def fit_members(
       hyperparams: a `Hyperparams`, or any NamedTuple with at least a learning_rate, whose fields are one number for all members
         or arrays of shape (members,).
       placement: from `placement.place`; with strategy "auto" if left out.
+      condition: conditions of data that were prepared without one (see `fit`).
       start: progress to resume from, without the slots beyond the members. Only a single member resumes within an epoch.
       callbacks: functions to call after each epoch and chunk.
 
@@ -153,7 +163,9 @@ def fit_members(
       EpochInterrupted: `callbacks.on_chunk` interrupted an epoch of several members on streamed data.
     """
     check_pipeline_argument("fit", data, Prepared)
+    data = data if condition is None else with_condition(data, condition)
     check_fit(data, options.batch_size, options.early_stopping)
+    check_companions(vae, data)
     check_values(vae, data)
     if start is not None and start.partial is not None and not data.is_on_disk:
         raise UserError("this state is from the middle of an epoch. Only streamed training can resume there.", field="start")

@@ -19,7 +19,7 @@ from vae_jax.model import VAE, Params, sample_prior
 from vae_jax.report.html import Quantity, Record
 from vae_jax.report.run.events.panels import displayed_kind, displayed_shape
 from vae_jax.runs import Run
-from vae_jax.runs.in_words import describe_objective
+from vae_jax.runs.in_words import describe_objective, describe_prior
 from vae_jax.runs.summary_file import test_bits_per_dim
 
 _NUM_SHOWN = 24  # test examples with their reconstructions
@@ -323,6 +323,7 @@ def _training(config: Config, summary: Record) -> list[Quantity]:
     rows = [
         Quantity("objective", describe_objective(config)),
         Quantity("likelihood", config.likelihood),
+        Quantity("prior", describe_prior(config)),
         Quantity("seed", str(config.seed)),
         Quantity("status", str(summary["status"])),
         Quantity("epochs", f"{summary['epochs']} of {config.epochs}"),
