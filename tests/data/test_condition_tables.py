@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax import data
-from vae_jax.errors import UserError
+from vae_jax.errors import DataWarning, UserError
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -118,6 +118,10 @@ def test_a_table_of_each_part(tmp_path):
         np.testing.assert_array_equal(dataset.validation_condition[:, 0], COLUMNS["batch"][12:16])
         np.testing.assert_array_equal(dataset.test_condition[:, 1], COLUMNS["is_old"][16:])
     assert folder.fingerprint() == single.fingerprint()
+    with pytest.warns(DataWarning, match="its own test set is not used"):
+        other = data.load(tmp_path, condition="batch,is_old,cell type,age", test_dataset=tmp_path / "train.csv")
+    np.testing.assert_array_equal(other.validation_condition, folder.validation_condition)
+    np.testing.assert_array_equal(other.test_condition, folder.train_condition)
     np.savez(tmp_path / "other.npz", x=np.zeros((3, 2)))
     with pytest.raises(UserError, match=r"its test examples have no condition. Save these columns"):
         data.load(tmp_path / "train.csv", condition="age,cell type,batch,is_old", test_dataset=tmp_path / "other.npz")

@@ -1,4 +1,4 @@
-"""Conditional runs through the scripts: trained, resumed, evaluated, reported, and swept."""
+"""Conditional runs through the scripts: trained, evaluated, reported, and swept."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ DIGITS = ("--dataset", "digits", "--condition", "labels", "--prior", "conditiona
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "digits"
-    return out, run("train.py", *DIGITS, "--epochs", 2, "--out", out)
+    return out, run("train.py", *DIGITS, "--epochs", 2, "--no-report", "--out", out)
 
 
 def test_digits_given_their_labels(trained, tmp_path):
@@ -26,14 +26,12 @@ def test_digits_given_their_labels(trained, tmp_path):
     first = summary(out)
     assert first["status"] == "finished"
     done = run("evaluate.py", out, "--num-samples", 20, "--elbo-samples", 1)
-    assert "measure what z still has of the labels beside c" in done.stderr + done.stdout
+    assert "still has of the labels beside c" in done.stderr + done.stdout
     evaluation = json.loads((out / "evaluation.json").read_text())
     assert evaluation["test_elbo"] == pytest.approx(first["test_elbo"], rel=1e-6)
     assert 0 < evaluation["knn_accuracy"] < 1
     run("report.py", out)
     assert (out / "report.html").stat().st_size > 10_000
-    run("train.py", "--resume", "--out", out, "--no-report")
-    assert summary(out)["test_elbo"] == first["test_elbo"]
 
 
 def test_a_table_given_its_columns_and_a_sweep_of_it(script, tmp_path):
