@@ -156,7 +156,6 @@ def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpr
     source = without_condition(name, source, parse_condition(text).names)
     if not text:
         source = source._replace(**condition_columns(name, given.conditions))
-        source = source._replace(**condition_columns(name, given.conditions))
     source = source._replace(**_masks(name, given.examples, given.masks))
     return checked_dataset(name, source, settings, meaning._replace(condition=text))
 
