@@ -28,7 +28,7 @@ def test_observed_log_px_is_the_density_of_the_observed_entries():
         assert found[i] == pytest.approx(expected, abs=1e-10)
 
 
-def test_conditional_means_are_those_of_dense_algebra_and_observed_entries_keep_their_bits():
+def test_conditional_means_are_those_of_dense_algebra():
     fitted = FittedGaussian(MEAN, COVARIANCE, 0, True)
     found = conditional_means(np.where(MASK, X, np.nan), MASK, fitted)
     assert found[MASK].tobytes() == X[MASK].tobytes()

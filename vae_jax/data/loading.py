@@ -113,10 +113,8 @@ def load(
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
-    if missing == "nan":
-        source = with_common_types(source)
     meaning = Interpretation(layout, event, max_level, transpose, condition, missing)
-    return with_warnings(checked_dataset(name, source, settings, meaning))
+    return with_warnings(checked_dataset(name, with_common_types(source, missing), settings, meaning))
 
 
 def with_warnings(dataset: Dataset) -> Dataset:

@@ -1,20 +1,23 @@
 """Parts of a source whose numbers differ in type only because entries are missing in some of them."""
 
+from typing import Literal
+
 import numpy as np
 
 from vae_jax.data.split import Split
 
 
-def with_common_types(source: Split) -> Split:
+def with_common_types(source: Split, missing: Literal["refuse", "nan"]) -> Split:
     """Returns a source whose whole numbers have one type in all parts, although NaN needs floats where entries are missing.
 
     Beside training examples of integers, floats whose observed numbers are whole become integers with a mask. Beside training
     examples of floats, integers become floats.
 
     Args:
-      source: arrays as stored, where NaN marks missing entries.
+      source: arrays as stored.
+      missing: whether NaN marks missing entries; otherwise nothing changes.
     """
-    if source.rendering is not None:
+    if missing == "refuse" or source.rendering is not None:
         return source
     changed: dict[str, np.ndarray] = {}
     for part, array in source.images_by_part().items():
