@@ -12,6 +12,7 @@ from vae_jax import data, likelihoods, model, training
 from vae_jax.config import Hyperparams
 from vae_jax.evaluation import Evaluation, Means, NotFiniteWarning, are_finite, find_not_finite, not_finite_rows
 from vae_jax.evaluation.not_finite import describe_not_finite
+from vae_jax.example import Example
 from vae_jax.networks import Network
 from vae_jax.runs import metrics_file as record
 from vae_jax.sweep.blocks import recorded_progress
@@ -123,3 +124,19 @@ def test_a_block_of_a_sweep_goes_on_after_such_a_member(elbo, is_whole):
     else:
         with pytest.raises(ValueError, match="lacks epochs of the checkpoint"):
             recorded_progress(members, group, found, 2, 2)
+
+
+def test_missing_entries_and_stored_bytes_are_no_reason_to_blame_the_data():
+    """The numbers that stand at missing entries are arbitrary, and differences of bytes do not fit into bytes."""
+    events = np.full((4, 3), 200.0, np.float32)
+    events[1], events[2, 0] = 210, 0.0
+    mask = np.ones((4, 3), bool)
+    mask[2, 0] = mask[1, 2] = False
+    events[1, 2] = 1e9  # missing
+    terms = Evaluation(np.float32([0, -np.inf, 0, 0]), np.zeros(4, np.float32))
+    named = describe_not_finite("test", Example(events, mask=mask), terms)
+    assert "go from 210 to 210, those of the other examples from 200 to 200" in named.sentence
+    named = describe_not_finite("test", Example(events, mask=mask & (np.arange(4) != 1)[:, None]), terms)
+    assert "No value of them is observed" in named.sentence
+    stored = np.uint8([[0], [200], [1], [255]])
+    assert "The model is at fault" in describe_not_finite("test", stored, terms).sentence

@@ -6,7 +6,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import StepPatch
 
 from vae_jax.report.html import write_picture
-from vae_jax.report.run.events import series_figures, vector_figures
+from vae_jax.report.run.events import heat_maps, series_figures, vector_figures
 from vae_jax.report.run.events.panels import displayed_kind, displayed_shape, entry_names
 from vae_jax.report.run.figures import latent_scatter
 
@@ -159,12 +159,12 @@ def test_reconstructions_of_vectors_are_means_against_data(tmp_path):
 
 def test_heat_maps_hold_the_changes_of_the_named_columns():
     changes = RNG.normal(size=(2, 5, 3))
-    figure = vector_figures.traversal(changes, ["z[0]", "z[1]"], np.linspace(-3, 3, 5), ("a", "b", "c"), "units")
+    figure = heat_maps.traversal(changes, ["z[0]", "z[1]"], np.linspace(-3, 3, 5), ("a", "b", "c"), "units")
     maps = [image for axes in figure.axes for image in axes.images if isinstance(image, AxesImage)]
     for image, change in zip(maps, changes, strict=True):
         np.testing.assert_array_equal(image.get_array(), change.T)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "c"]
-    figure = vector_figures.interpolation(changes, changes[:, 0] + 1, changes[:, 4] - 1, ["p", "q"], ("a", "b", "c"), "units")
+    figure = heat_maps.interpolation(changes, changes[:, 0] + 1, changes[:, 4] - 1, ["p", "q"], ("a", "b", "c"), "units")
     expected = np.column_stack([changes[1, 0] + 1, changes[1].T, changes[1, 4] - 1])
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), expected)
 
@@ -177,4 +177,4 @@ def test_columns_that_matter_are_chosen_and_the_choice_is_stated():
     chosen, sentence = vector_figures.shown_columns(RNG.poisson(np.arange(30) % 3 * 20, (200, 30)), "counts", 10)
     assert (chosen % 3 > 0).all()
     assert "10 of 30 columns in which log(1 + x) varies most" in sentence
-    assert vector_figures.changed_columns(np.abs(many[:6].reshape(2, 3, 30)), 4).tolist() == [26, 27, 28, 29]
+    assert heat_maps.changed_columns(np.abs(many[:6].reshape(2, 3, 30)), 4).tolist() == [26, 27, 28, 29]

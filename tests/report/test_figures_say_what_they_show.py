@@ -15,7 +15,7 @@ from vae_jax.config import Config
 from vae_jax.disentanglement import RANGES
 from vae_jax.likelihoods import bernoulli, gaussian, poisson
 from vae_jax.report.html import describe_data
-from vae_jax.report.run import content, evaluation_table, figures, latent, latent_figures
+from vae_jax.report.run import content, displayed_examples, evaluation_table, figures, latent, latent_figures
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.report.sweep import axes as sweep_axes
 from vae_jax.report.sweep import content as sweep_content
@@ -315,7 +315,7 @@ def test_a_sweeps_captions_say_which_curves_and_intervals_are_cut_off():
 def test_captions_say_what_black_and_white_are(likelihood, max_level, channels, expected):
     built = SimpleNamespace(vae=SimpleNamespace(likelihood=likelihood), dataset=SimpleNamespace(max_level=max_level))
     low = 0.0 if likelihood.support == "counts" else -2.0
-    assert content._describe_scale(built, low, 3.0, channels) == expected
+    assert displayed_examples._describe_scale(built, low, 3.0, channels) == expected
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(0, ""), (2, ", 2 validation"), (None, "")])

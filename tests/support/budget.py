@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 BUDGET = 1e-6
-P_VALUES = 1000
+P_VALUES = 1100
 LEAST = BUDGET / P_VALUES  # 6.1 standard errors, two-sided
 _spent = 0
 

@@ -282,3 +282,31 @@ SOUND = {
     "zero-inflated": ("zero_inflated_negative_binomial_log_prob", lambda f, *a: _zero_inflated(*a)),
     "multinomial": ("multinomial_log_prob", lambda f, *a: _multinomial(*a)),
 }
+
+
+def _single_where(bundle, output, x, mask):
+    """Lets NaN into the formula, so that the gradient of the branch that is not taken is 0 times NaN."""
+    return jnp.sum(jnp.where(mask, bundle.log_prob_per_entry(output, x), 0))
+
+
+def _filled(bundle, x, mask):
+    return jnp.where(mask, x, likelihoods.INSIDE[bundle.support])
+
+
+def _mean_for_sum(bundle, output, x, mask):
+    return likelihoods.observed_log_prob(bundle, output, x, mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
+# Broken copies of `observed_log_prob`: functions of the likelihood and of its arguments.
+MASK_MUTANTS = {
+    "mask inverted": lambda bundle, output, x, mask: likelihoods.observed_log_prob(
+        bundle, output, _filled(bundle, x, mask), ~mask
+    ),
+    "missing entries filled and counted": lambda bundle, output, x, mask: bundle.log_prob(output, _filled(bundle, x, mask)),
+    "a single where": _single_where,
+    "mean over the observed entries": _mean_for_sum,
+    "scaled up to all entries": lambda *a: _mean_for_sum(*a) * a[-1].size,
+    "examples with missing entries left out": lambda bundle, output, x, mask: jnp.where(
+        jnp.all(mask), bundle.log_prob(output, _filled(bundle, x, mask)), 0.0
+    ),
+}

@@ -98,7 +98,8 @@ def without_times(values):
 
 def parameters(out):
     """The checksum of the last checkpoint: over the bytes of every array of the state."""
-    last = max((Path(out) / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    complete = [folder for folder in (Path(out) / "checkpoints").iterdir() if folder.name.isdecimal()]  # not what a kill left
+    last = max(complete, key=lambda folder: int(folder.name))
     return json.loads((last / "meta" / "metadata").read_text())["sha256"]
 
 

@@ -162,3 +162,31 @@ def test_disentanglement_in_a_tiny_form(tmp_path):
     assert hours["published"] == 1.75
     assert 0 < hours["measured"] < 1
     assert mig["measured"] == max(point["mig"]["mean"] for point in found["points"])
+
+
+@pytest.mark.slow
+def test_conditional_in_a_tiny_form(tmp_path):
+    flags = ("--dataset", "digits", "--epochs", 3, "--seeds", 0, 1, "--num-images", 100, "--num-samples", 100)
+    flags = (*flags, "--runs", tmp_path / "runs")
+    done, _ = reproduce("conditional", *flags, "--minutes", 0, out=tmp_path / "results.json")
+    assert "the same command continues" in done.stdout
+    _, found = reproduce("conditional", *flags, out=tmp_path / "results.json")
+    plain, *conditional = found["models"].values()
+    assert "log_px_given_c" not in plain
+    for model in conditional:
+        mean = {name: number["mean"] for name, number in model.items()}
+        # Bayes' rule: log p(x|c) - log p(x) = log p(c|x) - log p(c), and the labels of the digits are about equally frequent.
+        assert mean["gain"] == pytest.approx(mean["log_posterior_of_class"] - mean["log_prior_of_class"])
+        assert mean["log_px_given_c"] - mean["log_px"] == pytest.approx(mean["gain"])
+        assert mean["gain"] < -mean["log_prior_of_class"] == pytest.approx(found["label_information"], abs=0.1)
+        assert mean["test_elbo"] < mean["log_px_given_c"]
+    assert (tmp_path / "results.png").stat().st_size > 10_000
+
+
+def test_the_label_is_worth_at_most_its_entropy():
+    found = results("conditional")
+    assert len(found["settings"]["seeds"]) >= 3
+    for name, model in found["models"].items():
+        if name != "unconditional":
+            assert 1.5 < model["gain"]["mean"] < -model["log_prior_of_class"]["mean"]
+            assert model["accuracy"]["mean"] > 0.9

@@ -118,6 +118,15 @@ def table_row(numbers: Numbers, columns: Sequence[Column] = COLUMNS) -> str:
     return "  ".join(cells.values())
 
 
+def named_columns(columns: Sequence[Column], numbers: Numbers) -> list[Column]:
+    """Returns columns whose titles name the densities of a run, such as log p(x|c), and are wide enough for them."""
+    from vae_jax.runs.notation import Notation
+
+    titles = [Notation.read(numbers).translate(column.title) for column in columns]
+    named = zip(columns, titles, strict=True)
+    return [column._replace(title=title, width=max(column.width, len(title))) for column, title in named]
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Returns a number as text, or a dash for one that is not defined."""
     return "-" if value is None else f"{value:z.{digits}f}"
@@ -173,6 +182,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> Numbers:
 def details(numbers: Numbers) -> list[str]:
     """Returns the lines below the table about a run: the numbers for which the table has no column."""
     from vae_jax.runs.in_words import interval_of
+    from vae_jax.runs.notation import Notation
 
     low, high = interval_of(numbers)
     ends = f"at least {number(low)}" if high is None else f"in [{number(low)}, {number(high)}]"
@@ -210,8 +220,9 @@ def details(numbers: Numbers) -> list[str]:
     if "bdmc" in numbers:
         bdmc = numbers["bdmc"]
         gap = with_error(bdmc["gap"], bdmc["gap_standard_error"])
+        kind = "simulated examples" if "missing_share_of_test" not in numbers else "simulated examples, which are complete"
         lines.append(
-            f"annealing on {bdmc['num_examples']} simulated examples: bounds of log p(x) in expectation "
+            f"annealing on {bdmc['num_examples']} {kind}: bounds of log p(x) in expectation "
             f"{number(bdmc['lower'])} and {number(bdmc['upper'])}, gap {gap}"
         )
     if "gaps" in numbers:
@@ -220,6 +231,12 @@ def details(numbers: Numbers) -> list[str]:
             with_error(gaps[name], gaps[f"{name}_standard_error"]) for name in ("approximation_gap", "amortization_gap")
         )
         lines.append(f"gaps ({gaps['num_examples']} examples): approximation {approximation}, amortization {amortization}")
+    translate = Notation.read(numbers).translate
+    lines = [translate(line) for line in lines]
+    if "conditioned_on" in numbers:
+        lines.append(f"the model is conditioned on c: {numbers['conditioned_on']}")
+    if "missing_share_of_test" in numbers:
+        lines.append(f"{numbers['missing_share_of_test']:.1%} of the test entries are missing and left out of the likelihood")
     return lines
 
 
@@ -270,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in arguments.runs:
         numbers = evaluate_run(path, arguments)
         if path == arguments.runs[0]:
-            columns = (*COLUMNS, *LABEL_COLUMNS) if "knn_accuracy" in numbers else COLUMNS
+            columns = named_columns((*COLUMNS, *LABEL_COLUMNS) if "knn_accuracy" in numbers else COLUMNS, numbers)
             print(f"{'run':{width}}  {'  '.join(f'{column.title:>{column.width}}' for column in columns)}")
         print(f"{path!s:{width}}  {table_row(numbers, columns)}", flush=True)
         notes = [f"note: {with_options(remark)}" for remark in remarks(numbers)]

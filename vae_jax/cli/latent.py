@@ -130,6 +130,7 @@ def traverse(run: "Run", image: int, arguments: Arguments) -> Pictures:
     from vae_jax.report.run import content, latent, latent_figures
     from vae_jax.report.run.events import sections
     from vae_jax.report.run.events.panels import displayed_kind
+    from vae_jax.runs.notation import Notation
 
     built, params = run.built, run.params
     views = content.views(built, content.num_shown(built), (image,))  # the others set the scale of gray or of columns
@@ -138,7 +139,7 @@ def traverse(run: "Run", image: int, arguments: Arguments) -> Pictures:
     moved = np.array(arguments.dimensions or latent.by_kl(kl, _MOST_ROWS))
     offsets = np.linspace(-arguments.span, arguments.span, arguments.steps)
     rows, name = [latent_figures.name(j, kl) for j in moved], latent.example_name(built, image)
-    print(f"{name}: {'; '.join(rows)}")
+    print(Notation.of(built).translate(f"{name}: {'; '.join(rows)}"))
     images = latent.decode(views, params, latent.traversal_codes(codes[0], moved, offsets, prior))
     offsets_of_image = (codes[0, moved] - prior.mean[moved]) / prior.std[moved]
     reference = np.stack([views.originals[0], latent.decode(views, params, codes[:1])[0]])
@@ -152,9 +153,18 @@ def traverse(run: "Run", image: int, arguments: Arguments) -> Pictures:
         f"latent_space_{image}",
         {
             ".png": lambda: latent_figures.traversal(images, rows, offsets, offsets_of_image, reference, name, is_learned),
-            ".gif": lambda: latent_figures.animation(images, [f"z[{j}]" for j in moved], ends),
+            ".gif": lambda: latent_figures.animation(images, [Notation.of(built).translate(f"z[{j}]") for j in moved], ends),
         },
     )
+
+
+def in_notation(run: "Run", picture: "Figure | bytes") -> "Figure | bytes":
+    """Returns a picture whose texts name the densities of a conditional model or of data with missing entries."""
+    from vae_jax.report.run.figures import rewrite
+    from vae_jax.runs.notation import Notation
+
+    notation = Notation.of(run.built)
+    return picture if isinstance(picture, bytes) or notation == Notation() else rewrite(picture, notation.translate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,12 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out is not None:
         if arguments.out.suffix not in pictures.draw:
             raise UserError(f"`out={arguments.out}`: only images are animated. Write a .png.")
-        write_picture(arguments.out, pictures.draw[arguments.out.suffix]())
+        write_picture(arguments.out, in_notation(run, pictures.draw[arguments.out.suffix]()))
         print(f"wrote {arguments.out}")
         return 0
     folder = arguments.run / "figures"
     folder.mkdir(exist_ok=True)
     for suffix, draw in pictures.draw.items():
-        write_picture(folder / f"{pictures.name}{suffix}", draw())
+        write_picture(folder / f"{pictures.name}{suffix}", in_notation(run, draw()))
         print(f"wrote {folder / f'{pictures.name}{suffix}'}")
     return 0

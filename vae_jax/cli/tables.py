@@ -8,6 +8,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     Args:
       header: titles of the columns.
-      rows: the cells of each row, as many as there are columns.
+      rows: the cells of each row, as many as there are columns. A bar in a cell is escaped.
     """
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+    lines = ([cell.replace("|", "\\|") for cell in cells] for cells in (header, ["---"] * len(header), *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

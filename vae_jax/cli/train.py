@@ -248,6 +248,7 @@ def print_summary(fit: "Fit", summary: Mapping[str, Any], out: Path) -> None:
     from vae_jax import runs
     from vae_jax.evaluation.overfitting import describe_overfit, overfit
     from vae_jax.evaluation.posterior_collapse import describe_collapse
+    from vae_jax.runs.notation import Notation
 
     error = summary["test_elbo_standard_error"]  # not defined for a single test example
     print(
@@ -258,6 +259,9 @@ def print_summary(fit: "Fit", summary: Mapping[str, Any], out: Path) -> None:
         flush=True,
     )
     print(f"active units {summary['active_units']} of {summary['latent_dim']}", flush=True)
+    notation = Notation.read(dict(summary))
+    if notation != Notation():
+        print(notation.translate("the ELBO is a bound of log p(x)"), flush=True)
     num_collapsed = len(summary.get("collapsed_units", ()))
     collapse = describe_collapse(num_collapsed, summary["latent_dim"], summary["test_kl"])
     if collapse:

@@ -179,7 +179,7 @@ def evaluate(
 def encode_dataset(
     vae: VAE,
     params: Params,
-    data: Prepared | Shaped[Array, "examples ..."],
+    data: Prepared | Example | Shaped[Array, "examples ..."],
     *,
     split: Literal["test", "validation", "train"] = "test",
     key: Key[Array, ""] | None = None,

@@ -77,25 +77,32 @@ def describe_not_finite(
     log_likelihood, kl = (np.asarray(term, np.float64)[rows[0]] for term in evaluation)
     observation = f"{examples}, counted from 0, ha{'s' if len(rows) == 1 else 've'} an ELBO that is not finite"
     observation += f" (log-likelihood {log_likelihood:.4g}, KL {kl:.4g}{' for the first' * (len(rows) > 1)})"
-    data, mask = event_of(data), mask_of(data)
-    if isinstance(data, SparseArray):
-        bad, others = np.asarray(data[rows]), np.append(np.asarray(data.data), np.zeros(1, data.dtype))
-    else:
-        values = np.asarray(data).reshape(len(data), -1)
-        bad, others = values[rows], np.delete(values, rows, axis=0)
-        if mask is not None:
-            observed = np.asarray(mask).reshape(values.shape)
-            bad, others = bad[observed[rows]], others[np.delete(observed, rows, axis=0)]
+    bad, others = _observed_values(data, rows)
     if not bad.size:
-        return NotFinite(examples, f"{observation}. No entry is observed there. Lower the learning rate.")
+        return NotFinite(examples, f"{observation}. No value of them is observed. Lower the learning rate.")
     span = f"The values there go from {bad.min():.4g} to {bad.max():.4g}"
     if others.size:
         span += f", those of the other examples from {others.min():.4g} to {others.max():.4g}"
-    width = np.ptp(others) if others.size else math.inf
-    if others.size and (bad.min() < others.min() - width or bad.max() > others.max() + width or not np.isfinite(bad).all()):
+    # As floats of Python, because differences of bytes do not fit into bytes.
+    low, high = (float(others.min()), float(others.max())) if others.size else (-math.inf, math.inf)
+    margin = high - low
+    if others.size and (bad.min() < low - margin or bad.max() > high + margin or not np.isfinite(bad).all()):
         advice = f"Correct or remove {'this row' if len(rows) == 1 else 'these rows'} of the {split} set"
         return NotFinite(examples, f"{observation}. {span}. {advice}, or use a likelihood with heavy tails (student_t).")
     return NotFinite(examples, f"{observation}. {span}. The model is at fault rather than the data: lower the learning rate.")
+
+
+def _observed_values(data: np.ndarray | Array | SparseArray | Example, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the observed values of some examples and of all others, each flat."""
+    mask, data = mask_of(data), event_of(data)
+    if isinstance(data, SparseArray):
+        return np.asarray(data[rows]), np.append(np.asarray(data.data), np.zeros(1, data.dtype))
+    values = np.asarray(data).reshape(len(data), -1)
+    bad, others = values[rows], np.delete(values, rows, axis=0)
+    if mask is None:
+        return bad, others
+    observed = np.asarray(mask).reshape(values.shape)
+    return bad[observed[rows]], others[np.delete(observed, rows, axis=0)]
 
 
 def find_not_finite(test_seed: int, vae: VAE, params: Params, prepared: Prepared, batch_size: int = 1000) -> NotFinite:

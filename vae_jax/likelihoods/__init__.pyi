@@ -1,4 +1,5 @@
 from .base import DISCRETE as DISCRETE
+from .base import INSIDE as INSIDE
 from .base import DecoderOutput as DecoderOutput
 from .base import Likelihood as Likelihood
 from .base import Support as Support

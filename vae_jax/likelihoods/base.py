@@ -18,7 +18,8 @@ DISCRETE: tuple[Support, ...] = ("binary", "levels", "counts")  # probabilities 
 DecoderOutput: TypeAlias = PyTree[Float[Array, "..."]]  # an array, or a tuple of an array and the learned shared numbers
 
 
-def _identity(value: Array) -> Array:
+def identity(value: Array) -> Array:
+    """Returns its argument."""
     return value
 
 
@@ -58,6 +59,12 @@ class Likelihood(NamedTuple):
       sample_given: (key, decoder_output, x) -> one draw for a row with the total of x, or None.
       log_prob_per_entry: (decoder_output, x) -> log p(x_d|z) of each entry, in the shape of the event, nats; `log_prob` is its
         sum. Missing entries need it (see `observed_log_prob`). None: the entries are not independent given z.
+      log_prob_observed: (decoder_output, x, mask) -> the sum of `log_prob_per_entry` over the entries where the mask is True.
+        Where the mask is False, x is a number in the support. None: the sum is taken by `observed_log_prob`.
+      dependence: sentences that say why the entries depend on each other given z, and which likelihood to use where entries
+        are missing. They complete the message of a likelihood without `log_prob_per_entry`.
+      inside: a number in the support of each entry, in the order of the flat event, or a single number for all. It replaces
+        missing entries. (): one number by `support`.
 
     Example: a Cauchy likelihood of scale 1.
       >>> cauchy = Likelihood(
@@ -82,11 +89,14 @@ class Likelihood(NamedTuple):
     shared_start: tuple[float, ...] = ()
     output_for_mean: Callable[[Array], Array] | None = None
     num_levels: int | None = None
-    shared_values: Callable[[Array], Array] = _identity
+    shared_values: Callable[[Array], Array] = identity
     scale_mean: Callable[[Array, Array], Array] | None = None
     mean_given: Callable[[DecoderOutput, Array], Array] | None = None
     sample_given: Callable[[Array, DecoderOutput, Array], Array] | None = None
     log_prob_per_entry: Callable[[DecoderOutput, Array], Array] | None = None
+    log_prob_observed: Callable[[DecoderOutput, Array, Array], Array] | None = None
+    dependence: str = ""
+    inside: tuple[float, ...] = ()
 
 
 class ParameterFields(TypedDict, total=False):
@@ -110,10 +120,14 @@ class LikelihoodFields(ParameterFields, total=False):
     mean_given: Callable[[DecoderOutput, Array], Array] | None
     sample_given: Callable[[Array, DecoderOutput, Array], Array] | None
     log_prob_per_entry: Callable[[DecoderOutput, Array], Array] | None
+    log_prob_observed: Callable[[DecoderOutput, Array, Array], Array] | None
+    dependence: str
+    inside: tuple[float, ...]
 
 
-# Numbers in the interior of each support. They replace missing entries, so that neither a value nor a gradient is NaN there.
-_INSIDE: dict[Support, float] = {"binary": 0.0, "unit_interval": 0.5, "levels": 0.0, "counts": 0.0, "real": 0.0}
+# Numbers in each support. They replace missing entries, so that neither a value nor a gradient is NaN there. 1/2 is inside
+# of an open interval as well, and 0 is a level whatever their number.
+INSIDE: dict[Support, float] = {"binary": 0.0, "unit_interval": 0.5, "levels": 0.0, "counts": 0.0, "real": 0.0}
 
 
 def observed_log_prob(
@@ -128,49 +142,82 @@ def observed_log_prob(
     Args:
       likelihood: one with `log_prob_per_entry`.
       output: the decoder output.
-      x: the example, in the shape of the event. Its values at missing entries have no effect.
-      mask: True where an entry is observed, in the shape of the event.
+      x: the example, in the shape of the event. Its values at missing entries have no effect, be they NaN or infinite.
+      mask: True where an entry is observed, in the shape of the event. For an image of several channels, each channel of each
+        pixel is an entry.
 
     Returns:
-      Scalar, nats. With a mask of ones it is `likelihood.log_prob(output, x)`, and 0 with a mask of zeros. Its gradient is
-      finite wherever that of `log_prob` is, whatever stands at missing entries.
+      Scalar, nats, sum over the observed entries. With a mask of ones it is `likelihood.log_prob(output, x)`, and exactly 0
+      with a mask of zeros. Its gradient is finite wherever that of `log_prob` is, and exactly 0 for decoder outputs that only
+      missing entries depend on.
 
     Raises:
-      UserError: the likelihood does not factorize over the entries.
+      UserError: the likelihood does not factorize over the entries, or its `log_prob_per_entry` does not return their shape.
+      ValueError: the mask does not have the shape of the event.
+
+    Example:
+      >>> from vae_jax.likelihoods import gaussian
+      >>> x, mask = jnp.array([1.0, jnp.nan, 1.0]), jnp.array([True, False, True])
+      >>> print(observed_log_prob(gaussian(1.0), jnp.zeros(3), x, mask))
+      -2.84
 
     Source:
       Mattei & Frellsen (2019), equation 3.
     """
     check_factorizes(likelihood)
     assert likelihood.log_prob_per_entry is not None
+    x, mask = jnp.asarray(x), jnp.asarray(mask)
+    if mask.shape != x.shape:
+        raise ValueError(
+            f"observed_log_prob: expected one mask of the event's shape {x.shape}, got shape {mask.shape}. "
+            "For a batch use jax.vmap."
+        )
     flat = mask.reshape(-1)  # with a trailing axis of one channel XLA does not vectorize on CPU
-    inside = jnp.where(flat, x.reshape(-1), jnp.asarray(_INSIDE[likelihood.support], x.dtype)).reshape(x.shape)
-    per_entry = likelihood.log_prob_per_entry(output, inside)
-    if per_entry.shape != mask.shape:
-        raise ValueError(f"log_prob_per_entry: expected the shape {mask.shape} of the event, got {per_entry.shape}.")
-    return jnp.sum(jnp.where(flat, per_entry.reshape(-1), 0))
+    inside = jnp.asarray(likelihood.inside or INSIDE[likelihood.support], x.dtype)
+    filled = jnp.where(flat, x.reshape(-1), inside).reshape(x.shape)
+    if likelihood.log_prob_observed is not None:
+        return likelihood.log_prob_observed(output, filled, mask)
+    per_entry = likelihood.log_prob_per_entry(output, filled)
+    if jnp.shape(per_entry) != mask.shape:
+        raise UserError(
+            f"the likelihood {likelihood.name!r}: expected log_prob_per_entry to return the shape {mask.shape} of the event, "
+            f"got {jnp.shape(per_entry)}.",
+            fix="Return the log-probability of each entry, and do not add them up.",
+        )
+    total = jnp.sum(jnp.where(flat, per_entry.reshape(-1), 0))
+    return total.astype(promote(*jax.tree.leaves(output), x)[1])
 
 
 def entrywise(terms: Callable[..., Array], *inputs: Real[ArrayLike, "*#event"]) -> Float[Array, "*event"]:
     """Applies a formula to each entry, in at least float32 and flat, and returns its result in the shape of the event.
 
     Args:
-      terms: a function of arrays of one shape (entries,), the last of them x.
-      inputs: arrays of the event's shape, or numbers for all entries.
+      terms: a function of arrays of shape (entries, ...), the last of them x, of shape (entries,). Returns shape (entries,).
+      inputs: arrays of the event's shape, with further axes behind it (classes, components) or without, or numbers for all
+        entries. The last is x.
+
+    Raises:
+      ValueError: an array does not have the shape of the event.
     """
     arrays, _ = promote(*inputs)
     shape = arrays[-1].shape
-    return terms(*(jnp.broadcast_to(array, shape).reshape(-1) for array in arrays)).reshape(shape)
+    if wrong := [array.shape for array in arrays if array.shape and array.shape[: len(shape)] != shape]:
+        raise ValueError(
+            f"log_prob_per_entry: expected decoder outputs of one example of shape {shape}, got {wrong[0]}. The function takes "
+            "ONE example: use jax.vmap for a batch."
+        )
+    everywhere = (array if array.shape else jnp.broadcast_to(array, shape) for array in arrays)
+    return terms(*(array.reshape(-1, *array.shape[len(shape) :]) for array in everywhere)).reshape(shape)
 
 
 def check_factorizes(likelihood: Likelihood) -> None:
     """Raises `UserError` unless the likelihood can leave out missing entries."""
     if likelihood.log_prob_per_entry is None:
         raise UserError(
-            f"the likelihood {likelihood.name!r} has no log_prob_per_entry: its entries are not independent given z, so "
-            "missing ones cannot be left out.",
-            fix="Use a likelihood whose entries are independent, such as gaussian or bernoulli. Of your own likelihood pass "
-            "log_prob_per_entry=.",
+            f"the likelihood {likelihood.name!r} cannot leave out missing entries.",
+            fix=likelihood.dependence
+            or "It has no log_prob_per_entry. If its entries are independent given z, pass log_prob_per_entry= to "
+            "from_log_prob. Otherwise use a likelihood such as gaussian or bernoulli.",
         )
 
 
@@ -227,13 +274,13 @@ def from_log_prob(log_prob: Callable[[DecoderOutput, Array], Array], **fields: U
     Args:
       log_prob: log p(x|z) of ONE example, nats, summed over the event.
       fields: further fields of `Likelihood`. By default the decoder output is taken as the mean and as the sample, the data
-        may be any real numbers, and the name is that of the function.
+        may be any real numbers, and the name is that of the function. Missing entries need `log_prob_per_entry`.
 
     Returns:
       The `Likelihood`.
 
     Raises:
-      UserError: `log_prob` cannot be called with two arguments.
+      UserError: `log_prob` or `log_prob_per_entry` cannot be called with two arguments.
       ValueError: the support is not one of `Support`.
 
     Example:
@@ -242,8 +289,10 @@ def from_log_prob(log_prob: Callable[[DecoderOutput, Array], Array], **fields: U
       -1.69
     """
     check_signature(log_prob, 2, "a likelihood (decoder_output, x) -> scalar nats of ONE example")
+    if (per_entry := fields.get("log_prob_per_entry")) is not None:
+        check_signature(per_entry, 2, "a log_prob_per_entry (decoder_output, x) -> nats of each entry of ONE example")
     name: str = getattr(log_prob, "__name__", "custom")
-    likelihood = Likelihood(name, log_prob, mean=_identity, sample=lambda key, output: output, support="real")
+    likelihood = Likelihood(name, log_prob, mean=identity, sample=lambda key, output: output, support="real")
     likelihood = likelihood._replace(**fields)
     if likelihood.support not in get_args(Support):
         raise ValueError(f"from_log_prob: expected support among {', '.join(get_args(Support))}, got {likelihood.support!r}.")
@@ -267,7 +316,7 @@ def invert_increasing(
 def check_positive(function: str, **values: ArrayLike | str) -> None:
     """Raises `ValueError` unless every value is a positive number, or an array of them."""
     for name, value in values.items():
-        if isinstance(value, str) or not all(number > 0 and math.isfinite(number) for number in _numbers(value)):
+        if isinstance(value, str) or not all(number > 0 and math.isfinite(number) for number in numbers(value)):
             raise ValueError(f"{function}: expected {name} to be a positive number, got {value!r}.")
 
 
@@ -275,100 +324,11 @@ def natural_log(value: Float[ArrayLike, "*shape"]) -> float | Float[Array, "*sha
     """Returns the natural logarithm of a number as a Python float, or of an array as an array."""
     if jnp.ndim(value) == 0:
         return math.log(value)  # pyright: ignore[reportArgumentType]
-    return jnp.asarray([math.log(number) for number in _numbers(value)], jnp.float32).reshape(jnp.shape(value))
+    return jnp.asarray([math.log(number) for number in numbers(value)], jnp.float32).reshape(jnp.shape(value))
 
 
-def _numbers(value: ArrayLike) -> list[float]:
+def numbers(value: ArrayLike) -> list[float]:
     """Returns a number, or the entries of an array, as a list, without an operation of JAX, which a trace would record."""
     if jnp.ndim(value) == 0:
         return [value]  # pyright: ignore[reportReturnType]
     return jax.tree.leaves(value.tolist())  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class SecondParameter(NamedTuple):
-    """The second parameter of a likelihood (a scale, a dispersion) on a log scale, and the place where a bundle reads it."""
-
-    split: Callable[[DecoderOutput], tuple[Array, Array | float]]  # decoder_output -> (its first numbers, log of the parameter)
-    fill: Callable[[Array], Array]  # first numbers -> an array of the decoder's, with the parameter at its initial value
-    fields: ParameterFields
-
-
-def column_starts(function: str, name: str, start: float | Float[Array, "*shape columns"]) -> Float[Array, "columns"]:
-    """Returns the initial log of a parameter for each index of the last axis, the mean of the logs over the other axes."""
-    if jnp.ndim(start) == 0:
-        raise ValueError(
-            f"{function}: expected an array of initial values with {name}='per_column', one for each column, got one number."
-        )
-    logs, columns = _numbers(start), jnp.shape(start)[-1]
-    return jnp.asarray([math.fsum(logs[i::columns]) * columns / len(logs) for i in range(columns)], jnp.float32)
-
-
-def second_parameter(
-    function: str,
-    name: str,
-    value: float | str,
-    start: float | Array,
-    transform: Callable[[Array], Array] = _identity,
-    num_first: int = 1,
-) -> SecondParameter:
-    """Interprets the setting of a second parameter.
-
-    Args:
-      function: name of the caller, for the message.
-      name: name of the setting, for the message.
-      value: the setting. A positive number fixes the parameter. "shared" learns one number for all dimensions. "per_column"
-        learns one for each index of the event's last axis. "per_pixel" reads one more decoder output.
-      start: log of the parameter before training. It is an array of the event's shape where entries differ. Then the learned
-        shared number is the mean of the entries' logs, and their distances from it stay fixed. For "per_column" it is an array
-        of the event's shape or of the columns.
-      transform: learned log -> the log that acts, such as one with a floor. For "per_column" it takes one number per column.
-      num_first: the number of other decoder outputs for each dimension. More than one are on an axis at the end.
-
-    Returns:
-      The `SecondParameter`.
-
-    Raises:
-      ValueError: the setting is not one of these.
-    """
-    several: ParameterFields = {} if num_first == 1 else {"outputs_per_dim": num_first}
-    if value == "per_column":
-        starts = column_starts(function, name, start)
-
-        def split(output: DecoderOutput) -> tuple[Array, Array]:
-            event = output[0].shape if num_first == 1 else output[0].shape[:-1]
-            return output[0], jnp.broadcast_to(transform(output[1]), event)
-
-        shared_start = tuple(_numbers(starts))
-        return SecondParameter(split, _identity, {"shared_start": shared_start, "shared_values": transform, **several})
-    if value == "shared" and isinstance(start, Array):
-        level = math.fsum(_numbers(start)) / start.size
-        offset = start - level
-        return SecondParameter(
-            lambda output: (output[0], transform(output[1][0]) + offset),
-            _identity,
-            {"shared_start": (level,), "shared_values": lambda learned: transform(learned[0]) + offset.ravel(), **several},
-        )
-    if value == "shared":
-        return SecondParameter(
-            lambda output: (output[0], transform(output[1][0])),
-            _identity,
-            {"shared_start": (float(start),), "shared_values": transform, **several},
-        )
-    if value == "per_pixel" and num_first == 1:
-        return SecondParameter(
-            lambda output: (output[..., 0], transform(start + output[..., 1])),
-            lambda first: jnp.stack([first, jnp.zeros_like(first)], axis=-1),
-            {"outputs_per_dim": 2},
-        )
-    if value == "per_pixel":
-        return SecondParameter(
-            lambda output: (output[..., :-1], transform(start + output[..., -1])),
-            lambda first: jnp.concatenate([first, jnp.zeros_like(first[..., :1])], axis=-1),
-            {"outputs_per_dim": num_first + 1},
-        )
-    if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
-        raise ValueError(
-            f"{function}: expected {name} to be a positive number, 'shared', 'per_column' or 'per_pixel', got {value!r}."
-        )
-    fixed = math.log(value)
-    return SecondParameter(lambda output: (output, fixed), _identity, several)

@@ -75,8 +75,20 @@ def bernoulli_log_prob(logits: Float[ArrayLike, "*event"], x: Shaped[ArrayLike, 
     return -_cross_entropy(logits, x).astype(dtype)
 
 
+# `bernoulli_log_prob` is the sum of these terms in the rounding of `sum_with_log1p`, which needs one logarithm for 16 pixels.
 def _bernoulli_terms(logits: Array, x: Array) -> Array:
     return -(x * jax.nn.softplus(-logits) + (1 - x) * jax.nn.softplus(logits))
+
+
+def _bernoulli_observed(logits: Array, x: Array, mask: Array) -> Array:
+    """Computes the log-likelihood of the observed pixels by the fast sum over all.
+
+    A missing pixel is replaced by a certain one: with x = 1 and logit 1e4 its term and its derivatives are exactly 0. The plain
+    sum over the observed terms would take one logarithm for each pixel, and a train step 20 % longer on CPU.
+    """
+    (logits, x), dtype = one_event("bernoulli_log_prob", logits=logits, x=x)
+    is_observed = mask.reshape(-1)
+    return -_cross_entropy(jnp.where(is_observed, logits, 1e4), jnp.where(is_observed, x, 1)).astype(dtype)
 
 
 def bernoulli_log_prob_from_probs(probs: Float[ArrayLike, "*event"], x: Shaped[ArrayLike, "*event"]) -> Float[Array, ""]:
@@ -123,6 +135,7 @@ def bernoulli() -> Likelihood:
         name="bernoulli",
         log_prob=bernoulli_log_prob,
         log_prob_per_entry=lambda logits, x: entrywise(_bernoulli_terms, logits, x),
+        log_prob_observed=_bernoulli_observed,
         mean=jax.nn.sigmoid,
         sample=lambda key, logits: jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype),
         support="binary",

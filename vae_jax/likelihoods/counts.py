@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Key, Real
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.poisson import poisson as draw_poisson
 from vae_jax._numerics.special import expm1_minus, stirling_error, stirling_error_for_counts
-from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, natural_log, second_parameter
-from vae_jax.likelihoods.rates import Exposure, make_rates
+from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, entrywise, natural_log
+from vae_jax.likelihoods.rates import SHARE_OF_TOTAL, Exposure, make_rates
+from vae_jax.likelihoods.second_parameter import second_parameter
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 Dispersion = float | Literal["shared", "per_column", "per_pixel"]
@@ -46,12 +47,16 @@ def poisson_log_prob(log_rate: Float[ArrayLike, "*event"], x: Real[ArrayLike, "*
       Poisson (1837). The stable form is that of Loader (2000).
     """
     (log_rate, x), dtype = one_event("poisson_log_prob", log_rate=log_rate, x=x)
+    return jnp.sum(_poisson_terms(log_rate, x)).astype(dtype)
+
+
+def _poisson_terms(log_rate: Array, x: Array) -> Array:
     positive = jnp.maximum(x, 1)
     t, rate = log_rate - jnp.log(positive), jnp.exp(log_rate)
     # Far above the count, x exp(t) is computed as the rate itself, which is free of the rounding of t.
     deviance = jnp.where(t > 2, rate - positive * (1 + t), positive * expm1_minus(jnp.minimum(t, 2)))
     positive_term = -deviance - stirling_error_for_counts(positive) - _HALF_LOG_2PI - 0.5 * jnp.log(positive)
-    return jnp.sum(jnp.where(x > 0, positive_term, -rate)).astype(dtype)
+    return jnp.where(x > 0, positive_term, -rate)
 
 
 def negative_binomial_log_prob(
@@ -90,8 +95,12 @@ def negative_binomial_log_prob(
     (log_mean, log_dispersion, x), dtype = one_event(
         "negative_binomial_log_prob", may_be_scalar=("log_dispersion",), log_mean=log_mean, log_dispersion=log_dispersion, x=x
     )
+    return jnp.sum(_negative_binomial_terms(log_mean, log_dispersion, x)).astype(dtype)
+
+
+def _negative_binomial_terms(log_mean: Array, log_dispersion: Array, x: Array) -> Array:
     positive_term, zero_term = negative_binomial_terms(log_mean, log_dispersion, x)
-    return jnp.sum(jnp.where(x > 0, positive_term, zero_term)).astype(dtype)
+    return jnp.where(x > 0, positive_term, zero_term)
 
 
 def negative_binomial_terms(
@@ -135,6 +144,9 @@ def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "no
     """
     rates = make_rates("poisson", unit, exposure, total)
 
+    def log_prob_per_entry(raw: DecoderOutput, x: Array) -> Array:
+        return entrywise(_poisson_terms, rates.log_rate(raw, x), x)
+
     def mean_given(raw: DecoderOutput, x: Array) -> Array:
         return jnp.exp(rates.log_rate(raw, x))
 
@@ -144,6 +156,8 @@ def poisson(unit: Float[ArrayLike, "*#event"] = 1.0, *, exposure: Exposure = "no
     return Likelihood(
         name="poisson",
         log_prob=lambda raw, x: poisson_log_prob(rates.log_rate(raw, x), x),
+        log_prob_per_entry=log_prob_per_entry if exposure == "none" else None,
+        dependence=SHARE_OF_TOTAL if exposure == "observed" else "",
         mean=rates.mean_rate,
         sample=lambda key, raw: draw_poisson(key, rates.mean_rate(raw)).astype(raw.dtype),
         support="counts",
@@ -197,6 +211,10 @@ def negative_binomial(
         raw, log_dispersion = split(output)
         return negative_binomial_log_prob(rates.log_rate(raw, x), log_dispersion, x)
 
+    def log_prob_per_entry(output: DecoderOutput, x: Array) -> Array:
+        raw, log_dispersion = split(output)
+        return entrywise(_negative_binomial_terms, rates.log_rate(raw, x), log_dispersion, x)
+
     def sample(key: Array, output: DecoderOutput) -> Array:
         raw, log_dispersion = split(output)
         return draw_negative_binomial(key, rates.log_mean_rate(raw), log_dispersion)
@@ -211,6 +229,8 @@ def negative_binomial(
     return Likelihood(
         name="negative_binomial",
         log_prob=log_prob,
+        log_prob_per_entry=log_prob_per_entry if exposure == "none" else None,
+        dependence=SHARE_OF_TOTAL if exposure == "observed" else "",
         mean=lambda output: jnp.exp(rates.log_mean_rate(split(output)[0])),
         sample=sample,
         support="counts",

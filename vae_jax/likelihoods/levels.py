@@ -1,6 +1,7 @@
 """Discretized logistic and categorical likelihoods for integer levels, such as gray values 0 ... 255."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import jax
@@ -10,7 +11,8 @@ from jaxtyping import Array, Float, Int, Key, Real
 
 from vae_jax._numerics.arrays import one_event
 from vae_jax._numerics.special import log1mexp, soft_floor
-from vae_jax.likelihoods.base import Likelihood, check_positive, invert_increasing, natural_log, second_parameter
+from vae_jax.likelihoods.base import Likelihood, check_positive, entrywise, invert_increasing, natural_log
+from vae_jax.likelihoods.second_parameter import second_parameter
 
 # Scales are kept above 5 % of a bin. Narrower ones change probabilities by less than rounding, and gradients would explode.
 _MIN_SCALE_IN_BINS = 0.05
@@ -120,10 +122,14 @@ def categorical_log_prob(logits: Float[ArrayLike, "*event classes"], x: Real[Arr
       Van den Oord et al. (2016), section 2.2, who use it as PixelCNN's output.
     """
     (logits, x), dtype = one_event("categorical_log_prob", extra_axes={"logits": 1}, logits=logits, x=x)
+    return -jnp.sum(_categorical_cross_entropy(logits, x)).astype(dtype)
+
+
+def _categorical_cross_entropy(logits: Array, x: Array) -> Array:
     level = x.astype(jnp.int32)[:, None]
     others = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None] != level
     relative = jnp.where(others, logits - jnp.take_along_axis(logits, level, axis=-1), -jnp.inf)
-    return -jnp.sum(jax.nn.softplus(jax.nn.logsumexp(relative, axis=-1))).astype(dtype)
+    return jax.nn.softplus(jax.nn.logsumexp(relative, axis=-1))
 
 
 def expected_level(
@@ -201,6 +207,9 @@ def discretized_logistic(
     return Likelihood(
         name="discretized_logistic",
         log_prob=lambda output, x: discretized_logistic_log_prob(*split(output), to_levels(x, num_bins), num_bins),
+        log_prob_per_entry=lambda output, x: entrywise(
+            partial(level_log_prob, num_bins=num_bins), *split(output), to_levels(x, num_bins)
+        ),
         mean=lambda output: expected_level(*split(output), num_bins),
         sample=lambda key, output: draw_level(key, *split(output), num_bins),
         support="levels",
@@ -239,6 +248,7 @@ def categorical(num_bins: int = 256) -> Likelihood:
     return Likelihood(
         name="categorical",
         log_prob=lambda logits, x: categorical_log_prob(logits, to_levels(x, num_bins)),
+        log_prob_per_entry=lambda logits, x: -entrywise(_categorical_cross_entropy, logits, to_levels(x, num_bins)),
         mean=mean,
         sample=lambda key, logits: jax.random.categorical(key, logits).astype(logits.dtype) / (num_bins - 1),
         support="levels",

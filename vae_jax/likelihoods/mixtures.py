@@ -1,6 +1,7 @@
 """Mixtures of discretized logistics for gray levels and for colors (the output of PixelCNN++)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float, Real
 
 from vae_jax._numerics.arrays import one_event, promote
 from vae_jax._numerics.special import soft_floor
-from vae_jax.likelihoods.base import Likelihood
+from vae_jax.likelihoods.base import Likelihood, entrywise
 from vae_jax.likelihoods.levels import (
     check_bins,
     draw_level,
@@ -58,8 +59,11 @@ def logistic_mixture_log_prob(
         log_scale=log_scale,
         x=x,
     )
-    components = level_log_prob(loc, log_scale, x[:, None], num_bins)
-    return jnp.sum(_log_mixture(mixture_logits, components)).astype(dtype)
+    return jnp.sum(_logistic_mixture_terms(mixture_logits, loc, log_scale, x, num_bins)).astype(dtype)
+
+
+def _logistic_mixture_terms(mixture_logits: Array, loc: Array, log_scale: Array, x: Array, num_bins: int) -> Array:
+    return _log_mixture(mixture_logits, level_log_prob(loc, log_scale, x[:, None], num_bins))
 
 
 def _log_mixture(mixture_logits: Array, log_probs: Array) -> Array:
@@ -172,6 +176,9 @@ def logistic_mixture(num_bins: int = 256, num_components: int = 10, *, initial_s
     return Likelihood(
         name="logistic_mixture",
         log_prob=lambda output, x: logistic_mixture_log_prob(*split(output), to_levels(x, num_bins), num_bins),
+        log_prob_per_entry=lambda output, x: entrywise(
+            partial(_logistic_mixture_terms, num_bins=num_bins), *split(output), to_levels(x, num_bins)
+        ),
         mean=mean,
         sample=sample,
         support="levels",
@@ -226,6 +233,7 @@ def logistic_mixture_rgb(num_bins: int = 256, num_components: int = 10, *, initi
     return Likelihood(
         name="logistic_mixture_rgb",
         log_prob=lambda output, x: logistic_mixture_rgb_log_prob(*split(output), to_levels(x, num_bins), num_bins),
+        dependence="The channels of a pixel depend on each other given z. Use logistic_mixture, whose channels do not.",
         mean=mean,
         sample=sample,
         support="levels",

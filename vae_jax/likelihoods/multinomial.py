@@ -79,6 +79,8 @@ def multinomial(total: float = 1.0, *, unit: Float[ArrayLike, "*#event"] = 1.0) 
     return Likelihood(
         name="multinomial",
         log_prob=lambda raw, x: multinomial_log_prob(raw + natural_log(unit), x),
+        dependence="The counts of a row are given their total, which is not known where entries are missing. Use poisson or "
+        "negative_binomial.",
         mean=lambda raw: draws * jnp.exp(log_proportions(raw, unit)),
         sample=lambda key, raw: draw_counts(key, log_proportions(raw, unit), draws),
         support="counts",

@@ -12,6 +12,11 @@ from vae_jax._numerics.arrays import promote
 from vae_jax.likelihoods.base import check_positive, natural_log
 
 Exposure = Literal["none", "observed"]
+# Completes the message of bundles that refuse missing entries.
+SHARE_OF_TOTAL = (
+    "The rate of each entry is a share of the total of the row, which is not known where entries are missing. Use "
+    '`exposure="none"`.'
+)
 _LOG_ZERO = -1e4  # the log of a rate that is 0; exp gives exactly 0 in every dtype, and no gradient is NaN
 
 

@@ -15,11 +15,10 @@ from vae_jax.likelihoods.base import (
     DecoderOutput,
     Likelihood,
     check_positive,
-    column_starts,
     entrywise,
     natural_log,
-    second_parameter,
 )
+from vae_jax.likelihoods.second_parameter import column_starts, second_parameter
 
 Scale = float | Literal["shared", "per_column", "per_pixel"]
 # A scale for each column or pixel is kept above exp(-6) times its initial value, because the density of a pixel that never
@@ -59,12 +58,17 @@ def gaussian_log_prob(
     (mean, log_scale, x), dtype = one_event(
         "gaussian_log_prob", may_be_scalar=("log_scale",), mean=mean, log_scale=log_scale, x=x
     )
-    return jnp.sum(_gaussian_terms(mean, log_scale, x)).astype(dtype)
+    # The factor stands outside the sum, because XLA's rounding of the value would otherwise depend on it.
+    return (-0.5 * jnp.sum(_twice_negative_gaussian_terms(mean, log_scale, x))).astype(dtype)
+
+
+def _twice_negative_gaussian_terms(mean: Array, log_scale: Array, x: Array) -> Array:
+    standardized = (x - mean) * jnp.exp(-log_scale)
+    return jnp.square(standardized) + 2 * log_scale + math.log(2 * math.pi)
 
 
 def _gaussian_terms(mean: Array, log_scale: Array, x: Array) -> Array:
-    standardized = (x - mean) * jnp.exp(-log_scale)
-    return -0.5 * (jnp.square(standardized) + 2 * log_scale + math.log(2 * math.pi))
+    return -0.5 * _twice_negative_gaussian_terms(mean, log_scale, x)
 
 
 def laplace_log_prob(

@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from vae_jax._numerics.arrays import one_event, promote
-from vae_jax.likelihoods.base import Likelihood, invert_increasing
+from vae_jax.likelihoods.base import Likelihood, entrywise, invert_increasing
 
 # Coefficients of (a^2)^1, (a^2)^2, ... in log(sinh(a/2) / (a/2)) = sum_n B_2n a^(2n) / (2n (2n)!), B_2n the Bernoulli numbers.
 _LOG_SINHC_SERIES = (1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800, 1 / 479001600, -691 / 15692092416000)
@@ -43,6 +43,10 @@ def continuous_bernoulli_log_prob(logits: Float[ArrayLike, "*event"], x: Real[Ar
       Loaiza-Ganem & Cunningham (2019), equation 6, rewritten in the logit.
     """
     (logits, x), dtype = one_event("continuous_bernoulli_log_prob", logits=logits, x=x)
+    return jnp.sum(_continuous_bernoulli_terms(logits, x)).astype(dtype)
+
+
+def _continuous_bernoulli_terms(logits: Array, x: Array) -> Array:
     near_zero = jnp.abs(logits) < _SERIES_RADIUS
     # Both branches of a `where` are differentiated, so each receives arguments that are safe for it.
     small = jnp.where(near_zero, logits, 0)
@@ -51,7 +55,7 @@ def continuous_bernoulli_log_prob(logits: Float[ArrayLike, "*event"], x: Real[Ar
     series = small * (x - 0.5) - square * jnp.polyval(jnp.array(_LOG_SINHC_SERIES[::-1], square.dtype), square)
     size = jnp.abs(large)
     closed = -x * jnp.maximum(-large, 0) - (1 - x) * jnp.maximum(large, 0) - jnp.log(-jnp.expm1(-size) / size)
-    return jnp.sum(jnp.where(near_zero, series, closed)).astype(dtype)
+    return jnp.where(near_zero, series, closed)
 
 
 def continuous_bernoulli_mean(logits: Float[ArrayLike, "*event"]) -> Float[Array, "*event"]:
@@ -103,6 +107,7 @@ def continuous_bernoulli() -> Likelihood:
     return Likelihood(
         name="continuous_bernoulli",
         log_prob=continuous_bernoulli_log_prob,
+        log_prob_per_entry=lambda logits, x: entrywise(_continuous_bernoulli_terms, logits, x),
         mean=continuous_bernoulli_mean,
         sample=_sample_continuous_bernoulli,
         support="unit_interval",

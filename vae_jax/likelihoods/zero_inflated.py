@@ -9,9 +9,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from vae_jax._numerics.arrays import one_event
-from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, natural_log, second_parameter
+from vae_jax.likelihoods.base import DecoderOutput, Likelihood, check_positive, entrywise, natural_log
 from vae_jax.likelihoods.counts import Dispersion, draw_negative_binomial, negative_binomial_terms
-from vae_jax.likelihoods.rates import Exposure, make_rates
+from vae_jax.likelihoods.rates import SHARE_OF_TOTAL, Exposure, make_rates
+from vae_jax.likelihoods.second_parameter import second_parameter
 
 _START_LOGIT = -3.0
 
@@ -64,13 +65,17 @@ def zero_inflated_negative_binomial_log_prob(
         log_dispersion=log_dispersion,
         x=x,
     )
+    return jnp.sum(_zero_inflated_terms(logit_zero, log_mean, log_dispersion, x)).astype(dtype)
+
+
+def _zero_inflated_terms(logit_zero: Array, log_mean: Array, log_dispersion: Array, x: Array) -> Array:
     positive_term, zero_term = negative_binomial_terms(log_mean, log_dispersion, x)
     log_not_inflated = -jax.nn.softplus(logit_zero)
     missing = jax.nn.sigmoid(-logit_zero) * jnp.expm1(zero_term)  # minus the probability of a positive count
     is_likely = missing > -0.5
     likely = jnp.log1p(jnp.where(is_likely, missing, 0))
     zero = jnp.where(is_likely, likely, jnp.logaddexp(logit_zero, zero_term) + log_not_inflated)
-    return jnp.sum(jnp.where(x > 0, positive_term + log_not_inflated, zero)).astype(dtype)
+    return jnp.where(x > 0, positive_term + log_not_inflated, zero)
 
 
 def zero_inflated_negative_binomial(
@@ -105,6 +110,11 @@ def zero_inflated_negative_binomial(
         log_rate = rates.log_rate(first[..., 0], x)
         return zero_inflated_negative_binomial_log_prob(first[..., 1], log_rate, log_dispersion, x)
 
+    def log_prob_per_entry(output: DecoderOutput, x: Array) -> Array:
+        first, log_dispersion = split(output)
+        log_rate = rates.log_rate(first[..., 0], x)
+        return entrywise(_zero_inflated_terms, first[..., 1], log_rate, log_dispersion, x)
+
     def mean_at(output: DecoderOutput, log_rate: Callable[[Array], Array]) -> Array:
         first, _ = split(output)
         return jax.nn.sigmoid(-first[..., 1]) * jnp.exp(log_rate(first[..., 0]))
@@ -130,6 +140,8 @@ def zero_inflated_negative_binomial(
     return Likelihood(
         name=name,
         log_prob=log_prob,
+        log_prob_per_entry=log_prob_per_entry if exposure == "none" else None,
+        dependence=SHARE_OF_TOTAL if exposure == "observed" else "",
         mean=lambda output: mean_at(output, rates.log_mean_rate),
         sample=lambda key, output: sample_at(key, output, rates.log_mean_rate),
         support="counts",

@@ -61,7 +61,7 @@ def codes_and_factors(built: Built, params: Params, key: Array, num_rows: int) -
     else:
         assert dataset.train_factors is not None
         index = np.asarray(jax.random.choice(key_rows, len(dataset.train), (num_rows,), replace=False))
-        rows, factors = jnp.asarray(dataset.train[index]), dataset.train_factors[index]
+        rows, factors = jax.tree.map(jnp.asarray, data.train_rows(jnp.asarray(index))), dataset.train_factors[index]
         to_input = lambda batch: data.train_input(key_input, batch)  # noqa: E731
     encode = jax.jit(lambda params, rows: encode_dataset(built.vae, params, rows, to_input=to_input)[0])
     return np.asarray(encode(params, rows)), factors[:, np.ptp(factors, axis=0) > 0].astype(np.int64)

@@ -14,6 +14,7 @@ from vae_jax.config import CUSTOM, Config
 from vae_jax.data import ConditionColumn, Dataset, is_image
 from vae_jax.errors import UserError
 from vae_jax.model import num_parameters
+from vae_jax.runs.notation import facts
 from vae_jax.storage.atomic import JsonObject, read_json
 from vae_jax.storage.directories import PathLike, as_path
 
@@ -38,6 +39,7 @@ def describe(built: Built, data_dir: str | None) -> JsonObject:
             "treatment": built.data.description,
             "moments": "pooled" if is_image(dataset.data_shape) else "per entry",  # earlier versions always pooled
             "notes": list(dataset.notes),
+            **{name: fact for name, fact in facts(built).items() if name != "codes"},  # members of a sweep may differ in these
         },
         "num_parameters": num_parameters(built.vae),
         "versions": {name: _version(name) for name in _PACKAGES},

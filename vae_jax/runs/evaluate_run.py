@@ -34,10 +34,12 @@ from vae_jax.evaluation import (
 )
 from vae_jax.evaluation.kl_decomposition import KLDecomposition, decompose_kl
 from vae_jax.evaluation.posterior_collapse import Collapse, active_units, collapse
+from vae_jax.example import condition_of
 from vae_jax.model import Params, prior_log_prob
 from vae_jax.runs.directory import Run
 from vae_jax.runs.hidden_entries import HiddenEntries, assess_hidden_entries
 from vae_jax.runs.label_accuracy import label_accuracy
+from vae_jax.runs.notation import facts
 from vae_jax.runs.parts import map_parts
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
@@ -97,7 +99,7 @@ def assess(
       defined, such as the standard error over a single example, or not finite, such as the upper end of the interval of
       log p(x) if only a lower end is known (see `evaluation.log_px_means`).
     """
-    test, params = run.built.data.test, run.params
+    test = run.built.data.test
     elbo = _evaluate_elbo(run, options)
     log_px = _evaluate_log_px(run, options, progress)
     numbers, examples = _elbo_and_log_px_numbers(run, options, elbo, log_px)
@@ -114,9 +116,7 @@ def assess(
         examples |= {f"ais_{name}": values for name, values in annealed._asdict().items()}
         best_log_px = np.maximum(best_log_px, np.asarray(annealed.log_px, np.float64))
         if options.num_simulated:
-            key, settings, num_simulated = _key(run, Stream.SIMULATED), options.annealing, options.num_simulated
-            bounds = jax.jit(lambda params: bdmc_simulated(key, run.built.vae, params, num_simulated, settings))
-            numbers["bdmc"] = _bound_numbers(bounds(params))
+            numbers["bdmc"] = _bound_numbers(_simulate_bounds(run, options.annealing, options.num_simulated))
     if options.gap_steps:
         gaps = _evaluate_gaps(run, options.gap_steps, (part, jnp.asarray(best_log_px, jnp.float32)), progress)
         numbers["gaps"] = _gap_numbers(gaps, options.gap_steps)
@@ -124,6 +124,7 @@ def assess(
     if options.hidden is not None:
         report = lambda done: progress("hidden entries", done, len(test))  # noqa: E731
         numbers["hidden_entries"] = assess_hidden_entries(run, options.hidden, report)
+    numbers |= facts(run.built)
     numbers |= {
         "evaluated_epoch": run.epoch,
         "seed": run.built.config.seed,
@@ -239,6 +240,16 @@ def _evaluate_annealing(run: Run, annealing: Annealing, part: Array, progress: P
         return ais_dataset(key, run.built.vae, params, DataSlice(part, first), annealing, **_input_options(run))
 
     return map_parts(annealed, run.params, part, lambda done: progress("annealed importance sampling", done, len(part)))
+
+
+def _simulate_bounds(run: Run, annealing: Annealing, num_simulated: int) -> Bounds:
+    """Bounds log p(x) of examples simulated from the model, for a conditional model given conditions of the test set."""
+    key, vae, data, conditions = _key(run, Stream.SIMULATED), run.built.vae, run.built.data, None
+    if data.condition is not None:
+        first = np.arange(num_simulated) % len(data.test)  # the conditions of the test set from its start, again and again
+        conditions = condition_of(data.eval_input(data.test[first]))
+    bounds = jax.jit(lambda params, c: bdmc_simulated(key, vae, params, num_simulated, annealing, conditions=c))
+    return bounds(run.params, conditions)
 
 
 def _evaluate_gaps(run: Run, gap_steps: int, part: tuple[Array, Array], progress: Progress) -> Gaps:

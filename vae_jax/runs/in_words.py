@@ -9,6 +9,7 @@ import numpy as np
 from vae_jax.config import CUSTOM, Config, settings_of
 from vae_jax.evaluation import name_examples, pareto_k_limit
 from vae_jax.evaluation.posterior_collapse import describe_collapse
+from vae_jax.runs.notation import Notation
 from vae_jax.storage.atomic import JsonObject
 
 _OPTION = "--"  # prefix of an option of the command line
@@ -64,6 +65,12 @@ def describe_prior(config: Config) -> str:
     if not config.condition or (entry is not None and entry.any_objective):
         return config.prior
     return f"{config.prior} (does not depend on the condition)"
+
+
+def has_learned_prior(config: Config) -> bool:
+    """Returns whether codes have a prior other than N(0, I). Those of a model with p(z|c) are N(0, I) by their definition."""
+    entry = config.entry("prior")
+    return config.prior != "normal" and not (entry is not None and entry.any_objective)
 
 
 def repeat_command(
@@ -159,4 +166,4 @@ def remarks(numbers: JsonObject) -> list[str]:
             f"mutual information: within 1 nat of its cap, log {numbers['num_test_examples']}. "
             "The test set is too small for a larger estimate."
         )
-    return [text for text in texts if text]
+    return [Notation.read(numbers).translate(text) for text in texts if text]

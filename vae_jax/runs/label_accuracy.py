@@ -9,6 +9,7 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.data import Dataset
 from vae_jax.evaluation import encode_dataset
 from vae_jax.evaluation.probes import Accuracy, probe_labels
+from vae_jax.example import Example
 from vae_jax.model import Params
 from vae_jax.runs.directory import Run
 from vae_jax.storage.atomic import JsonObject
@@ -86,17 +87,17 @@ def _choose(rng: np.random.Generator, labels: np.ndarray, max_codes: int) -> np.
 
 def _encode(run: Run, index: np.ndarray) -> np.ndarray:
     """Returns the posterior means of training examples."""
-    vae, data, rows = run.built.vae, run.built.data, run.built.dataset.train
+    vae, data = run.built.vae, run.built.data
     key = stream(run.built.config.test_seed, Stream.PROBES)
 
     @jax.jit
-    def encode(params: Params, key: Array, rows: Array) -> Array:
+    def encode(params: Params, key: Array, rows: Array | Example) -> Array:
         return encode_dataset(vae, params, rows, to_input=lambda batch: data.train_input(key, batch))[0]
 
     means = np.empty((len(index), vae.latent_dim), np.float32)
     size = min(_PART, len(index))
     for first in range(0, len(index), size):
         start = min(first, len(index) - size)  # the last part overlaps with the one before, so that one program serves all
-        part = jnp.asarray(rows[index[start : start + size]])
+        part = jax.tree.map(jnp.asarray, data.train_rows(jnp.asarray(index[start : start + size])))
         means[start : start + size] = encode(run.params, jax.random.fold_in(key, start), part)
     return means

@@ -12,6 +12,7 @@ from vae_jax.evaluation import bits_per_dim, encode_dataset
 from vae_jax.evaluation.posterior_collapse import active_units, collapse
 from vae_jax.likelihoods import DISCRETE
 from vae_jax.model import Params, num_parameters
+from vae_jax.runs.notation import facts
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Fit
@@ -53,6 +54,7 @@ def summarize(built: Built, fit: Fit, num_used: int, wall_seconds: float) -> Jso
         summary["test_bits_per_dim"] = bits
     if test:
         summary |= _code_usage(built, fit.params)
+    summary |= facts(built)
     if built.data.log_jacobian:
         summary["log_jacobian"] = built.data.log_jacobian
     if built.vae.likelihood.shared_start:

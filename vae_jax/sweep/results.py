@@ -121,14 +121,17 @@ def write_results(path: PathLike, wall_seconds: float | None = None) -> Results:
     path = as_path(path)
     results = load_sweep(path)
     write_text(path / "results.csv", to_csv(results.rows, [name for name in results.rows[0] if name != "kl_per_dimension"]))
+    condition = results.description["data"].get("conditioned_on")
+    given = {} if condition is None else {"conditioned_on": condition}
     names = list(dict.fromkeys(name for line in results.curves for name in line if name not in _TIMES))
-    write_text(path / "curves.csv", to_csv(results.curves, names))
+    write_text(path / "curves.csv", to_csv([line | given for line in results.curves], [*names, *given]))
     lost = [row["member"] for row in results.rows if row["status"] not in DONE]
     summary = {
         "status": "finished" if len(results.rows) == len(results.members) else "unfinished",
         "members": len(results.members),
         "diverged": lost,
         "unit": "nats per example, beta = 1",
+        **given,
         "interval": "t, 95 %, over seeds",
         "num_test_examples": results.description["data"]["test_examples"],
         "points": [

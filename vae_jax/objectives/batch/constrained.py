@@ -30,10 +30,11 @@ def optimal_log_scale(
       x: data, same shape.
       min_log_scale: lower bound of the result, where its gradient is zero. It keeps the result finite for a batch that is
         reproduced exactly.
-      mask: True where an entry is observed. The mean is over these entries. None: all are.
+      mask: True where an entry is observed, same shape. The mean is over these entries of the whole batch, and x at the others
+        has no effect. None: all are observed.
 
     Returns:
-      Natural log of sigma, a scalar.
+      Natural log of sigma, a scalar. It is `min_log_scale` where no entry is observed.
 
     Example:
       >>> print(optimal_log_scale(jnp.zeros((2, 3)), jnp.full((2, 3), 2.0)))
@@ -42,8 +43,12 @@ def optimal_log_scale(
     Source:
       Rybkin et al. (2021), whose sigma* denotes sigma*^2.
     """
-    square = jnp.square(jnp.asarray(x) - jnp.asarray(mean))
-    mean_square = jnp.mean(square) if mask is None else jnp.sum(jnp.where(mask, square, 0)) / jnp.maximum(jnp.sum(mask), 1)
+    error = jnp.asarray(x) - jnp.asarray(mean)
+    if mask is None:
+        mean_square = jnp.mean(jnp.square(error))
+    else:
+        # Errors rather than squares are replaced, because the derivative of the square of a NaN is one as well.
+        mean_square = jnp.sum(jnp.square(jnp.where(mask, error, 0))) / jnp.maximum(jnp.sum(mask), 1)
     return 0.5 * jnp.log(jnp.maximum(mean_square, math.exp(2 * min_log_scale)))
 
 
@@ -98,6 +103,8 @@ def optimal_scale(
         log_likelihood = jax.vmap(lambda mean, x: log_prob((mean, log_scale[None]), x))(mean, x)
         square = jax.lax.stop_gradient(jnp.exp(2 * log_scale))
         new = ScaleState(decay * state.mean_square + (1 - decay) * square, decay * state.weight + (1 - decay))
+        if (mask := mask_of(x)) is not None:  # a batch without a single entry says nothing about the scale
+            new = jax.tree.map(lambda new, old: jnp.where(jnp.any(mask), new, old), new, state)
         extra = {"log_scale": repeat_for_batch(log_scale, codes.kl)}
         return Terms(-log_likelihood + hyperparams.beta * codes.kl, log_likelihood, codes.kl, extra), new
 

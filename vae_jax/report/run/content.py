@@ -1,13 +1,11 @@
 """Numbers, examples and codes of a trained model, computed once for the report of a run."""
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
@@ -17,12 +15,13 @@ from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import encode_dataset
 from vae_jax.model import VAE, Params, sample_prior
 from vae_jax.report.html import Quantity, Record
-from vae_jax.report.run.events.panels import displayed_kind, displayed_shape
+from vae_jax.report.run.displayed_examples import NUM_SHOWN, Views, views
+from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.runs import Run
-from vae_jax.runs.in_words import describe_objective, describe_prior
+from vae_jax.runs.in_words import describe_objective, describe_prior, has_learned_prior
+from vae_jax.runs.notation import Notation, facts
 from vae_jax.runs.summary_file import test_bits_per_dim
 
-_NUM_SHOWN = 24  # test examples with their reconstructions
 _NUM_SAMPLES = 64
 _MANIFOLD_SIDE = 15  # tiles
 _MOST_SHOWN = 4  # learned scales; of more, the range is shown
@@ -45,111 +44,7 @@ class Pictures(NamedTuple):
     posterior_log_scales: np.ndarray  # (examples, latent)
     kl_per_dimension: np.ndarray  # (latent,), mean over the test set
     codes: np.ndarray  # posterior means of the originals
-    views: "Views"  # the functions that made these examples
-
-
-@short_repr
-class Views(NamedTuple):
-    """Test examples for display, and compiled functions of the parameters that make more of them on the same scale.
-
-    Images are on [0, 1]. Series and vectors keep their numbers, and an image of one row or column becomes one of these.
-    """
-
-    originals: np.ndarray  # test examples as the model saw them
-    stored: np.ndarray  # the same examples as stored in the dataset
-    codes: Callable[[Params], jax.Array]  # params -> posterior means of the originals
-    means: Callable[[Params, jax.Array], np.ndarray]  # (params, z (n, latent)) -> E[x|z]; given a total, the mean one
-    # (params, z (n, latent), rows (n,)) -> E[x|z]; given a total, that of the original with this index
-    means_like: Callable[[Params, jax.Array, np.ndarray], np.ndarray]
-    to_displayed: Callable[[ArrayLike], np.ndarray]  # puts other examples on the same scale
-    places: np.ndarray  # indices of the originals in the test set
-    scale: str  # a sentence for captions that says what black and white are; starts with a space, or is empty
-    # (params, keys (n,), z (n, latent), rows (n,)) -> draws of p(x|z); given a total, that of the original with this index
-    samples: Callable[[Params, jax.Array, jax.Array, np.ndarray], np.ndarray]
-
-
-def views(built: Built, count: int = _NUM_SHOWN, first: Sequence[int] = ()) -> Views:
-    """Chooses test examples and returns them with the functions that encode and decode them for display.
-
-    Args:
-      built: model and data.
-      count: number of test examples, spread evenly over the test set.
-      first: indices of test examples that come before these.
-    """
-    vae, data = built.vae, built.data
-    # Spread over the test set, because neighbors are often alike (video frames, sorted classes).
-    spread = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).round()
-    index = np.array([*first, *spread], int)
-    x = data.eval_input(data.test[index])
-    encode = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))
-    mean = jax.jit(jax.vmap(lambda params, z: vae.likelihood.mean(vae.decode(params, z)), in_axes=(None, 0)))
-    sample = jax.jit(jax.vmap(lambda params, key, z: vae.likelihood.sample(key, vae.decode(params, z)), in_axes=(None, 0, 0)))
-    means_like = lambda params, z, rows: mean(params, z)  # noqa: E731
-    samples_like = lambda params, keys, z, rows: sample(params, keys, z)  # noqa: E731
-    if (given := vae.likelihood.mean_given) and (draw_given := vae.likelihood.sample_given):
-        mean_given = jax.jit(jax.vmap(lambda params, z, x: given(vae.decode(params, z), x), in_axes=(None, 0, 0)))
-        in_axes = (None, 0, 0, 0)
-        sample_given = jax.jit(jax.vmap(lambda params, key, z, x: draw_given(key, vae.decode(params, z), x), in_axes=in_axes))
-        means_like = lambda params, z, rows: mean_given(params, z, x[rows])  # noqa: E731
-        samples_like = lambda params, keys, z, rows: sample_given(params, keys, z, x[rows])  # noqa: E731
-    to_displayed, scale = _display(built, x)
-    stored = np.asarray(built.dataset.images(built.dataset.test[index]))
-    top = built.dataset.max_level
-    if top and (displayed_kind(built.dataset.data_shape) == "image" or vae.likelihood.support != "counts"):
-        stored = to_displayed.reshape(stored / top)
-    else:
-        stored = to_displayed(stored)
-    return Views(
-        to_displayed(x),
-        stored,
-        lambda params: encode(params, x)[0],
-        lambda params, z: to_displayed(mean(params, z)),
-        lambda params, z, rows: to_displayed(means_like(params, z, rows)),
-        to_displayed,
-        index,
-        scale,
-        lambda params, keys, z, rows: to_displayed(samples_like(params, keys, z, rows)),
-    )
-
-
-class _Display(NamedTuple):
-    """Maps the numbers that the model sees to those that are drawn, (x - low) / (high - low), in the displayed shape."""
-
-    low: float
-    high: float
-    shape: tuple[int, ...]
-
-    def __call__(self, x: ArrayLike) -> np.ndarray:
-        return self.reshape((np.asarray(x, np.float64) - self.low) / max(self.high - self.low, 1e-12))
-
-    def reshape(self, x: np.ndarray) -> np.ndarray:
-        return x.reshape(len(x), *self.shape)
-
-
-def _display(built: Built, x: jax.Array) -> tuple[_Display, str]:
-    """Returns the display of examples like x, and a sentence for captions about black and white."""
-    dataset, support = built.dataset, built.vae.likelihood.support
-    shape = displayed_shape(dataset.data_shape)
-    if len(shape) < 3:
-        return _Display(0.0, 1.0, shape), ""
-    low, high = 0.0, 1.0
-    if support == "counts":
-        high = float(x.max())
-    elif dataset.max_level is None:
-        low, high = float(x.min()), float(x.max())
-    return _Display(low, high, shape), _describe_scale(built, low, high, shape[-1])
-
-
-def _describe_scale(built: Built, low: float, high: float, channels: int) -> str:
-    """Says which values are black and white where that is not obvious, and which channels are left out."""
-    text = "" if channels in (1, 3) else f" Only the first of {channels} channels is shown."
-    if built.dataset.max_level is None or built.vae.likelihood.support == "counts":
-        kind = "largest count" if built.vae.likelihood.support == "counts" else "range"
-        ends = f"Black is {low:z.4g} and white is {high:z.4g}".replace("-", "−")
-        return f"{text} {ends}, the {kind} of the test images shown. Values beyond are clipped."
-    if built.vae.likelihood.support == "real":
-        return f"{text} Black is 0 and white is the highest level. Means and draws beyond are clipped."
-    return text
+    views: Views  # the functions that made these examples
 
 
 def reconstructions(built: Built, params: Params) -> tuple[np.ndarray, np.ndarray]:
@@ -162,27 +57,41 @@ def reconstructions(built: Built, params: Params) -> tuple[np.ndarray, np.ndarra
 def num_shown(built: Built) -> int:
     """Returns the number of test examples for the figures: up to a thousand vectors, for histograms."""
     if displayed_kind(built.dataset.data_shape) != "vector":
-        return _NUM_SHOWN
-    return max(_NUM_SHOWN, min(_MAX_POINTS, _MAX_NUMBERS // math.prod(built.dataset.data_shape)))
+        return NUM_SHOWN
+    return max(NUM_SHOWN, min(_MAX_POINTS, _MAX_NUMBERS // math.prod(built.dataset.data_shape)))
 
 
-class Totals(NamedTuple):
-    """Sentences for captions about the total of x, all empty unless the likelihood is given it. They start with a space."""
+class Givens(NamedTuple):
+    """Sentences for captions about what the model is given: the total of x, and the condition. They start with a space.
+
+    They are empty for a model that is given neither.
+    """
 
     reconstructed: str = ""  # for reconstructions
     sampled: str = ""  # for draws from the prior
-    mean: str = ""  # for traversals and interpolations
+    mean: str = ""  # for traversals and other codes of one example
+    between: str = ""  # for interpolations
 
 
-def total_captions(built: Built) -> Totals:
-    """Returns the sentences for captions that say which total of x the likelihood is given."""
-    if built.vae.likelihood.mean_given is None:
-        return Totals()
-    return Totals(
-        " The likelihood is given the total of each example, so E[x|z] is that of an example with the total of x.",
-        " The likelihood is given a total, which is that of one of the test examples for each z.",
-        " E[x|z] is that of an example with the mean total of the training data.",
-    )
+def given_captions(built: Built) -> Givens:
+    """Returns the sentences for captions that say which total of x and which condition the model is given."""
+    totals, conditions = Givens(), Givens()
+    if built.vae.likelihood.mean_given is not None:
+        mean = " E[x|z] is that of an example with the mean total of the training data."
+        totals = Givens(
+            " The likelihood is given the total of each example, so E[x|z] is that of an example with the total of x.",
+            " The likelihood is given a total, which is that of one of the test examples for each z.",
+            mean,
+            mean,
+        )
+    if built.data.condition is not None:
+        conditions = Givens(
+            " Each example is encoded and decoded with its condition.",
+            " The condition is that of one of the test examples for each z.",
+            " The condition is that of this test example throughout.",
+            " The condition is that of the first example of each pair, also at the other end.",
+        )
+    return Givens(*map("".join, zip(totals, conditions, strict=True)))
 
 
 def prior_codes(vae: VAE, params: Params, key: jax.Array, count: int) -> jax.Array:
@@ -267,7 +176,7 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         else f"± is the standard error over {count} test examples."
     )
     kl = "summed over latent dimensions."
-    if config.prior != "normal":
+    if has_learned_prior(config):
         components = config.prior_components
         kl = f"where p(z) is learned and has {components} components. It is estimated with the same draws of z as the ELBO."
     rows = [
@@ -305,6 +214,24 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
                 remark += f" All values are in summary.json, as natural logarithms ({key})."
             rows.append(Quantity(name, value, "", remark))
     return rows
+
+
+def givens(run: Run) -> list[Quantity]:
+    """Returns rows on the condition, the missing entries and the prior p(z|c); none for a model without them."""
+    numbers, notation = facts(run.built), Notation.of(run.built)
+    shares = {part: numbers.get(f"missing_share_of_{part}") for part in ("train", "test")}
+    rows = [
+        ("condition c", numbers.get("conditioned_on", ""), ""),
+        ("missing entries, test", "" if shares["test"] is None else f"{100 * shares['test']:.2f} %", _entries(run)),
+        ("missing entries, training", "" if shares["train"] is None else f"{100 * shares['train']:.2f} %", _entries(run)),
+    ]
+    rows = [row for row in rows if row[1]]
+    if not rows:
+        return []
+    remarks = [*notation.explain(), *[""] * len(rows)]
+    quantities = [Quantity(name, value, unit, remark) for (name, value, unit), remark in zip(rows, remarks, strict=False)]
+    rest = " ".join(filter(None, remarks[len(rows) - 1 :]))
+    return [*quantities[:-1], quantities[-1]._replace(remark=rest)]
 
 
 def _entries(run: Run) -> str:

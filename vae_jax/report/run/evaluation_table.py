@@ -61,12 +61,19 @@ def _quantities(numbers: Record) -> list[Quantity]:
     if "bdmc" in numbers:
         remark = (
             "The error of annealing is the upper minus the lower bound (BDMC), over "
-            f"{numbers['bdmc']['num_examples']} examples simulated from the model. Each is a bound in expectation."
+            f"{numbers['bdmc']['num_examples']} examples simulated from the model{_simulated(numbers)}. Each is a bound in "
+            "expectation."
         )
         rows.append(Quantity("error of annealing", _with_error(numbers["bdmc"], "gap"), _NATS, remark))
     if "gaps" in numbers:
         rows += _gaps(numbers["gaps"])
     return [*rows, *_code(numbers), *_labels(numbers)]
+
+
+def _simulated(numbers: Record) -> str:
+    """Returns a phrase about simulated examples of a conditional model or of one of data with missing entries."""
+    given = ", given the conditions of the first test examples" if "conditioned_on" in numbers else ""
+    return given + (", without missing entries" if "missing_share_of_test" in numbers else "")
 
 
 def _log_px(numbers: Record) -> list[Quantity]:
@@ -168,6 +175,8 @@ def _labels(numbers: Record) -> list[Quantity]:
         f"nearest neighbors among the standardized posterior means of {numbers['probe_train_codes']} training examples. Always "
         f"the most frequent of the {numbers['num_labels']} labels would give {accuracy('majority_accuracy')}."
     )
+    if "conditioned_on" in numbers:
+        neighbors += " The decoder is given c, so codes need not contain what c says."
     converged = "" if numbers["linear_probe_converged"] else " It had not converged."
     return [
         Quantity("kNN accuracy of labels", accuracy("knn_accuracy"), "share", neighbors),
@@ -187,6 +196,11 @@ def _code(numbers: Record) -> list[Quantity]:
         f"log {numbers['num_test_examples']} = {numbers['mutual_information_cap']:.2f} nats. The mutual information for the "
         f"source of the data lies between it and {_with_error(numbers, 'mutual_information_upper')}."
     )
+    if "conditioned_on" in numbers:
+        information += (
+            " q(z) is the mean of q(z|x) over the test examples with their conditions, so this and the next two terms take x "
+            "together with c, and include what z says about c."
+        )
     return [
         Quantity(
             "active units",

@@ -1,19 +1,34 @@
 """Figures of one run, drawn with matplotlib from plain arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from vae_jax.report.html import Record
 
 TRAIN, TEST, VALIDATION = "#9aa5b1", "#0b6e99", "#d9822b"
+MISSING = (0.93, 0.76, 0.55)  # the color of missing pixels, which is neither gray nor that of a line
 LABELS, PATH = {"elbo": "ELBO", "log_likelihood": "log-likelihood", "kl": "KL"}, "the path"  # labels of axes, for `cut_off`
 TERMS = (("elbo", "ELBO (β = 1)"), ("log_likelihood", "log-likelihood  E log p(x|z)"), ("kl", "KL(q(z|x) ‖ p(z))"))
+
+
+def rewrite(figure: Figure, translate: Callable[[str], str]) -> Figure:
+    """Translates all texts of a figure in place, such as labels of axes and entries of legends, and returns the figure."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if (content := text.get_text()) != (new := translate(content)):
+            text.set_text(new)
+    # Names of ticks would be written anew when the figure is drawn.
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_locator(), FixedLocator):
+            axis.set_ticklabels([translate(text.get_text()) for text in axis.get_ticklabels()])
+    return figure
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -28,9 +43,13 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def as_rgb(images: np.ndarray) -> np.ndarray:
-    """Returns (..., channels) as (..., 3) in [0, 1]. Three channels are color; otherwise the first one is shown in gray."""
+    """Returns (..., channels) as (..., 3) in [0, 1]. Three channels are color; otherwise the first one is shown in gray.
+
+    Pixels of which every shown channel is NaN, which stands for missing, have a color of their own; other NaN are 0.
+    """
     chosen = images if images.shape[-1] == 3 else np.repeat(images[..., :1], 3, axis=-1)
-    return np.clip(np.nan_to_num(chosen), 0, 1)
+    is_missing = np.isnan(chosen).all(axis=-1, keepdims=True)
+    return np.where(is_missing, MISSING, np.clip(np.nan_to_num(chosen), 0, 1))
 
 
 def _show(axes: Axes, images: np.ndarray, columns: int) -> None:
@@ -152,15 +171,17 @@ def equal_elbos(axes: Axes) -> None:
             axes.text(level - bottom, bottom, label, ha="center", va="bottom", **style)
 
 
-def reconstructions(originals: np.ndarray, means: np.ndarray) -> Figure:
-    """Draws rows of originals, each above the row of its reconstructions."""
-    columns = min(12, len(originals))
-    rows = -(-len(originals) // columns)
-    figure = Figure(figsize=_size(11.0, columns, 2 * rows, originals), layout="constrained")
-    pairs = [
-        row for i in range(rows) for row in (originals[i * columns : (i + 1) * columns], means[i * columns : (i + 1) * columns])
-    ]
-    _show(figure.subplots(), np.concatenate(pairs), columns)
+def reconstructions(*examples: np.ndarray) -> Figure:
+    """Draws rows of originals, each above the row of its reconstructions, and above further rows, such as imputed images.
+
+    Args:
+      examples: originals, reconstructions and possibly more, each (n, height, width, channels) in [0, 1]. NaN is missing.
+    """
+    columns = min(12, len(examples[0]))
+    rows = -(-len(examples[0]) // columns)
+    figure = Figure(figsize=_size(11.0, columns, len(examples) * rows, examples[0]), layout="constrained")
+    stacked = [images[i * columns : (i + 1) * columns] for i in range(rows) for images in examples]
+    _show(figure.subplots(), np.concatenate(stacked), columns)
     return figure
 
 

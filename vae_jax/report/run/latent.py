@@ -11,8 +11,10 @@ from jax.typing import ArrayLike
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
+from vae_jax.data import ConditionColumn
 from vae_jax.model import Params
-from vae_jax.report.run.content import Views, prior_codes
+from vae_jax.report.run.content import prior_codes
+from vae_jax.report.run.displayed_examples import Views
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.figures import label_name
 
@@ -185,20 +187,46 @@ def _finite(values: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, otherwise)
 
 
-def decode(views: Views, params: Params, codes: np.ndarray) -> np.ndarray:
-    """Returns E[x|z] for codes (..., latent) as displayed: (..., height, width, channels) in [0, 1], series or vectors."""
+def decode(views: Views, params: Params, codes: np.ndarray, conditions: ArrayLike | None = None) -> np.ndarray:
+    """Returns E[x|z] for codes (..., latent) as displayed: (..., height, width, channels) in [0, 1], series or vectors.
+
+    Args:
+      views: the functions of the model.
+      params: its parameters.
+      codes: (..., latent).
+      conditions: the condition of each code as the networks take it, (..., condition). None: that of the first original, if the
+        model has conditions.
+    """
     flat = codes.reshape(-1, codes.shape[-1]).astype(np.float32)
     count = len(flat)
-    flat = np.concatenate([flat, np.repeat(flat[:1], -count % _CODES_PER_CALL, axis=0)])
-    blocks = [flat[i : i + _CODES_PER_CALL] for i in range(0, len(flat), _CODES_PER_CALL)]
-    images = np.concatenate([views.means(params, jnp.asarray(block)) for block in blocks])[:count]
+    flat = _padded(flat)
+    given = None if conditions is None else _padded(np.asarray(conditions).reshape(count, -1))
+    images = np.concatenate(
+        [
+            views.means(params, *(jnp.asarray(a[i : i + _CODES_PER_CALL]) for a in (flat, given) if a is not None))
+            for i in range(0, len(flat), _CODES_PER_CALL)
+        ]
+    )[:count]
     return images.reshape(*codes.shape[:-1], *images.shape[1:])
 
 
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """Returns rows with copies of the first appended, so that they fill whole calls of the decoder."""
+    return np.concatenate([rows, np.repeat(rows[:1], -len(rows) % _CODES_PER_CALL, axis=0)])
+
+
 def example_name(built: Built, number: int) -> str:
-    """Returns a name such as "test image 3 (label 7)", or "test example 3" for a series or a vector."""
-    labels, label_names = built.dataset.test_labels, built.dataset.label_names
-    noun = "image" if displayed_kind(built.dataset.data_shape) == "image" else "example"
-    if labels is None:
-        return f"test {noun} {number}"
-    return f"test {noun} {number} (label {label_name(int(labels[number]), label_names)})"
+    """Returns a name such as "test image 3 (label 7)", or "test example 3" for a series or a vector, with its condition."""
+    dataset = built.dataset
+    labels, label_names = dataset.test_labels, dataset.label_names
+    noun = "image" if displayed_kind(dataset.data_shape) == "image" else "example"
+    facts = [] if labels is None else [f"label {label_name(int(labels[number]), label_names)}"]
+    if dataset.condition is not None and dataset.test_condition is not None:
+        columns = zip(dataset.condition.columns, dataset.test_condition[number].tolist(), strict=True)
+        facts += [condition_value(column, value) for column, value in columns if not facts or column.name != "label"]
+    return f"test {noun} {number}" + (f" ({', '.join(facts)})" if facts else "")
+
+
+def condition_value(column: ConditionColumn, value: float) -> str:
+    """Returns a phrase such as "sex = f" or "age = 23.5" for a stored number of a condition."""
+    return f"{column.name} = {f'{value:.4g}' if column.categories is None else column.categories[int(value)]}"

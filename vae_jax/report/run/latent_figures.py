@@ -180,6 +180,31 @@ def interpolation(images: np.ndarray, starts: np.ndarray, ends: np.ndarray, name
     return figure
 
 
+def transfer(images: np.ndarray, originals: np.ndarray, names: Sequence[str], headings: Sequence[str]) -> Figure:
+    """Draws one row per test image: the image, and its code decoded with each condition.
+
+    Args:
+      images: E[x|z], (rows, conditions, height, width, channels) in [0, 1].
+      originals: the test images, (rows, height, width, channels).
+      names: names of the rows.
+      headings: names of the conditions.
+    """
+    grid = _mosaic(np.concatenate([originals[:, None], images], axis=1), images.shape[1] + 1, gaps=(1,))
+    left, slanted = 0.25 + 0.085 * max(len(name) for name in names), max(map(len, headings)) > 6
+    top = 0.55 + (0.065 * max(map(len, headings)) if slanted else 0.2)
+    wide = max(left + grid.width + (0.9 if slanted else 0.3), left + 5.6)
+    figure = Figure(figsize=(wide, top + grid.height + 0.12))
+    _write(figure, left, 0.12, "One code with every condition", fontsize=12)
+    axes = _add_axes(figure, left, top, grid.width, grid.height)
+    _show(axes, grid.picture)
+    axes.set_yticks(grid.middle, names, fontsize=10)
+    axes.xaxis.tick_top()
+    style: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
+    axes.set_xticks(grid.x, ["test", *headings], fontsize=9, **style)
+    axes.tick_params(length=0)
+    return figure
+
+
 def aggregate_panels(aggregate: Aggregate, names: Sequence[str], prior: str) -> Figure:
     """Draws one panel per dimension with the aggregate posterior (filled) and the prior (dashed)."""
     columns = min(4, len(names))

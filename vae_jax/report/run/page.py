@@ -11,12 +11,14 @@ from vae_jax.model import num_parameters
 from vae_jax.report import html
 from vae_jax.report.html import Section
 from vae_jax.report.run import content, evaluation_table, figures, latent, latent_figures
-from vae_jax.report.run.content import Pictures, total_captions
+from vae_jax.report.run.conditions import condition_sections
+from vae_jax.report.run.content import Pictures, given_captions
 from vae_jax.report.run.events import sections as event_sections
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.runs import Run, read_config
 from vae_jax.runs.in_words import describe_network, repeat_command
+from vae_jax.runs.notation import Notation
 
 _SPAN = 3  # of traversals, in prior standard deviations
 _MAX_ROWS, _MAX_PANELS, _MAX_PAIRS, _STEPS = 10, 12, 6, 7
@@ -25,19 +27,29 @@ _MAX_ROWS, _MAX_PANELS, _MAX_PAIRS, _STEPS = 10, 12, 6, 7
 def write_report(run: Run) -> Path:
     """Draws figures/*.png (and traversal.gif of images), writes report.html into the run directory, and returns its path."""
     config, description = read_config(run.path)
-    dataset = Path(run.built.dataset.name).name
+    dataset, notation = Path(run.built.dataset.name).name, Notation.of(run.built)
     network = f"{describe_network(config)}, {config.likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
     lead = f"{html.describe_data(dataset, description['data'])} {network}"
     command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
     body = [
         html.notes([*run.notes, *_observations(run), *evaluation_table.warnings(run)]),
-        html.quantity_table(content.quantities(run)),
-        evaluation_table.section(run),
-        html.write_sections(_sections(run), run.path / "figures"),
+        notation.translate(html.quantity_table(content.quantities(run))),
+        html.quantity_table(rows) if (rows := content.givens(run)) else "",
+        notation.translate(evaluation_table.section(run)),
+        html.write_sections([in_notation(section, notation) for section in _sections(run)], run.path / "figures"),
         html.repeat_section("run", command, description),
     ]
     title = f"{dataset} · {config.likelihood} · vae_jax"
     return html.write_page(run.path / "report.html", title, f"VAE on {dataset}", lead, "".join(body))
+
+
+def in_notation(section: Section, notation: Notation) -> Section:
+    """Returns a section whose caption and figure name the densities of a conditional model or of data with missing entries."""
+    if notation == Notation():
+        return section
+    if isinstance(section.picture, Figure):
+        figures.rewrite(section.picture, notation.translate)
+    return section._replace(title=notation.translate(section.title), caption=notation.translate(section.caption))
 
 
 def _observations(run: Run) -> list[str]:
@@ -53,6 +65,7 @@ def _sections(run: Run) -> list[Section]:
     return [
         *_training_sections(run),
         *(_image_sections(run, pictures) if _has_images(run) else event_sections.example_sections(run, pictures)),
+        *condition_sections(run, pictures.views, pictures.codes),
         _kl_section(run, pictures.kl_per_dimension),
         *_latent_sections(run, pictures),
         *_code_sections(run, pictures),
@@ -79,15 +92,15 @@ def _has_images(run: Run) -> bool:
 
 
 def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
-    scale, totals = pictures.views.scale, total_captions(run.built)
+    scale, totals = pictures.views.scale, given_captions(run.built)
     prior = "prior N(0, I)" if run.built.vae.prior is None else "learned prior"
     return [
         Section(
             "reconstructions",
             "Reconstructions",
             f"Test images as the model sees them ({run.built.data.description}), each above the mean E[x|z] of the likelihood "
-            f"at the posterior mean of z.{totals.reconstructed}{scale}",
-            figures.reconstructions(pictures.originals, pictures.reconstructions),
+            f"at the posterior mean of z.{totals.reconstructed}{imputed_caption(pictures)}{scale}",
+            figures.reconstructions(pictures.originals, pictures.reconstructions, *imputed(pictures)),
         ),
         Section(
             "prior_means",
@@ -102,6 +115,22 @@ def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
             figures.grid(pictures.prior_samples, 16),
         ),
     ]
+
+
+def imputed(pictures: Pictures) -> list[np.ndarray]:
+    """Returns the originals with E[x|z] in place of missing entries; [] where no entry is missing."""
+    is_missing = np.isnan(pictures.originals)
+    return [np.where(is_missing, pictures.reconstructions, pictures.originals)] if is_missing.any() else []
+
+
+def imputed_caption(pictures: Pictures) -> str:
+    """Returns sentences about missing pixels, or "" where there are none."""
+    if not imputed(pictures):
+        return ""
+    return (
+        " Missing pixels are orange. The third row has the observed pixels, and E[x|z] at the posterior mean in place of the "
+        "missing ones. It is the mean at one z, not E[x_missing|x_observed]."
+    )
 
 
 def _kl_section(run: Run, kl: np.ndarray) -> Section:
@@ -130,7 +159,11 @@ def _latent_sections(run: Run, pictures: Pictures) -> list[Section]:
     num_pairs = min(_MAX_PAIRS, half)  # far apart in the test set, whose classes may be sorted
     codes = latent.traversal_codes(pictures.codes[0], moved, offsets, prior)
     between = latent.interpolation_codes(pictures.codes[:num_pairs], pictures.codes[half : half + num_pairs], _STEPS)
-    images = latent.decode(views, run.params, np.concatenate([c.reshape(-1, len(kl)) for c in (codes, between)]))
+    conditions = None
+    if views.conditions is not None:
+        each = np.asarray(views.conditions)
+        conditions = np.repeat(each[[0, *range(num_pairs)]], [codes[..., 0].size, *[_STEPS] * num_pairs], axis=0)
+    images = latent.decode(views, run.params, np.concatenate([c.reshape(-1, len(kl)) for c in (codes, between)]), conditions)
     traversed = images[: len(moved) * len(offsets)].reshape(len(moved), len(offsets), *images.shape[1:])
     interpolated = images[len(moved) * len(offsets) :].reshape(num_pairs, _STEPS, *images.shape[1:])
     sections = [_aggregate_section(run, pictures, prior), *_traversal_sections(run, pictures, prior, offsets, traversed)]
@@ -145,7 +178,7 @@ def _latent_sections(run: Run, pictures: Pictures) -> list[Section]:
             figure: Figure = latent_figures.interpolation(interpolated, starts, ends, row_names)
             caption = (
                 "E[x|z] along the straight line between the posterior means of two test images, which are shown at both ends "
-                f"and numbered on the left.{total_captions(run.built).mean} {straight}"
+                f"and numbered on the left.{given_captions(run.built).between} {straight}"
             )
         else:
             between = event_sections.Interpolation(interpolated, starts, ends, row_names)
@@ -216,14 +249,15 @@ def _traversal_sections(
     caption = (
         f"E[x|z] as one dimension at a time moves from −{_SPAN} to {_SPAN} {unit}, with the others at the posterior mean of "
         f"the test image at the top. {chosen} A row without change is a dimension that the decoder ignores. The KL is that of "
-        f"q(z_j|x){against}, averaged over the test set.{total_captions(run.built).mean}{views.scale}"
+        f"q(z_j|x){against}, averaged over the test set.{given_captions(run.built).mean}{views.scale}"
     )
     figure = latent_figures.traversal(images[:, ::2], names, offsets[::2], marks, reference, image, has_learned_prior)
     moving_caption = (
         f"The same in motion. Each tile moves one dimension from −{_SPAN} to {_SPAN} {unit} and back, with all others as in "
         "the test image. What changes in a tile is what its dimension represents."
     )
-    animation = latent_figures.animation(images, [f"z[{j}]" for j in moved], (f"−{_SPAN}", f"{_SPAN}"))
+    tiles = [Notation.of(run.built).translate(f"z[{j}]") for j in moved]
+    animation = latent_figures.animation(images, tiles, (f"−{_SPAN}", f"{_SPAN}"))
     return [
         Section("traversal", "Latent traversal", caption, figure),
         Section("traversal", "Latent traversal, animated", moving_caption, animation),
@@ -243,4 +277,6 @@ def _code_sections(run: Run, pictures: Pictures) -> Iterator[Section]:
         yield Section("latent_space", "Latent space", caption, scatter)
     if pictures.manifold is not None:
         caption = "E[x|z] on a grid of prior quantiles, so that each tile has the same prior probability."
+        if pictures.views.conditions is not None:
+            caption += f" The condition is that of {latent.example_name(run.built, int(pictures.views.places[0]))}."
         yield Section("manifold", "Latent manifold", caption, figures.grid(pictures.manifold, 15))

@@ -13,8 +13,10 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.config import Config, settings_of
 from vae_jax.model import Params
-from vae_jax.report.run.content import Views, num_shown, prior_codes, views
+from vae_jax.report.run.content import num_shown, prior_codes
+from vae_jax.report.run.displayed_examples import Views, views
 from vae_jax.report.run.events.panels import displayed_kind
+from vae_jax.runs.in_words import has_learned_prior
 from vae_jax.sweep.members import groups, varying
 from vae_jax.sweep.results import Results, load_params
 from vae_jax.sweep.statistics import DONE, UNBOUNDED, Point, Range, Row, within
@@ -158,7 +160,7 @@ def summarize(results: Results) -> Overview:
         }
         if settings:
             config = group.configs[0]
-            parts.append(Part(_program_label(group.label), _unit(config), config.prior != "normal", settings, members))
+            parts.append(Part(_program_label(group.label), _unit(config), has_learned_prior(config), settings, members))
     return Overview(names, parts)
 
 
@@ -250,7 +252,7 @@ def strips(members: Sequence[ShownMember]) -> list[Strip]:
         drawn = prior_codes(built.vae, params, key_z, columns)
         examples = (
             view.means_like(params, codes, np.arange(len(codes))),
-            view.means(params, drawn),
+            view.means(params, drawn, None if view.conditions is None else view.conditions[np.arange(columns) % len(codes)]),
             view.means(params, across),
         )
         for rows, strip, suffix in zip(blocks.values(), examples, ("", "", f", z[{widest}]"), strict=True):

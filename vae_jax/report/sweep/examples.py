@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vae_jax.report.html import Section
-from vae_jax.report.run.content import total_captions
+from vae_jax.report.run.content import given_captions
 from vae_jax.report.run.events import series_figures, vector_figures
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.events.sections import names_of, number_scale
@@ -54,11 +54,16 @@ def example_section(results: Results, overview: Overview, data_dir: str | None, 
         caption = (
             f"Histograms of columns by setting: test data, and draws of x from p(x|z) with z from {prior}, by the first "
             f"finished seed of each setting. The height is the share of examples."
-            f"{total_captions(built).sampled}{about_columns}{which}"
+            f"{given_captions(built).sampled}{about_columns}{which}"
         )
         yield Section("by_beta", f"Samples by {by}", caption, figure)
         return
     rows = strips(members)
+    if members[0].views.conditions is not None:
+        which += (
+            " Reconstructions have the condition of each example, means from the prior those of the test examples in the first "
+            "row, and the last block that of the first example."
+        )
     from_prior = "with the same z for all settings with the same number of latent dimensions"
     from_prior += ", or with z from the learned prior where there is one" if learned else ""
     if kind == "series":

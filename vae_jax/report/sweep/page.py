@@ -1,15 +1,18 @@
 """The report.html of a sweep: its settings, the figures, every member, and the command that repeats the sweep."""
 
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 from vae_jax.report import html
 from vae_jax.report.html import Section
 from vae_jax.report.run.figures import cut_off
+from vae_jax.report.run.page import in_notation
 from vae_jax.report.sweep import figures, text
 from vae_jax.report.sweep.axes import FEW, cut_bars
 from vae_jax.report.sweep.content import Overview, Setting, display_name, kl_rows, summarize
 from vae_jax.report.sweep.examples import example_section
+from vae_jax.runs.notation import Notation
 from vae_jax.sweep.members import varying
 from vae_jax.sweep.results import Results
 from vae_jax.sweep.statistics import Interval
@@ -28,9 +31,11 @@ def write_sweep_report(results: Results, data_dir: str | None = None) -> Path:
     command, remark = text.command(results)
     description = {name: value for name, value in results.description.items() if name != "members"}
     links = ", ".join(f'<a href="{name}">{name}</a>' for name in _FILES)
-    sections = _sections(results, overview, data_dir)
+    notation = sweep_notation(results)
+    sections = [in_notation(section, notation) for section in _sections(results, overview, data_dir)]
     body = [
         html.notes(text.notes(results, overview)),
+        _givens(results),
         _points_table(overview),
         f"<p>Every number and setting: {links}.</p>",
         html.write_sections(sections, results.path / "figures", {"rate_distortion": results.path}),
@@ -39,6 +44,20 @@ def write_sweep_report(results: Results, data_dir: str | None = None) -> Path:
     ]
     title = f"{heading} · vae_jax"
     return html.write_page(results.path / "report.html", title, heading, text.lead(results), "".join(body))
+
+
+def sweep_notation(results: Results) -> Notation:
+    """Returns the notation of the members of a sweep. Codes are called u where all members have a prior p(z|c)."""
+    notation = Notation.read(results.description["data"])
+    return notation._replace(has_conditional_prior=all(member.prior == "conditional" for member in results.members))
+
+
+def _givens(results: Results) -> str:
+    """Returns a paragraph that says what the members are conditioned on, and the share of missing entries."""
+    sentences = sweep_notation(results).explain()
+    if (share := results.description["data"].get("missing_share_of_test")) is not None:
+        sentences.append(f"{100 * share:.2f} % of the test entries are missing.")
+    return f"<p>{escape(' '.join(sentences))}</p>" if sentences else ""
 
 
 def _sections(results: Results, overview: Overview, data_dir: str | None) -> list[Section]:

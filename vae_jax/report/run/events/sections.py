@@ -1,6 +1,7 @@
 """Sections of a run's report for data that are series or vectors: reconstructions, samples, traversals, interpolations."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,8 +12,9 @@ from matplotlib.figure import Figure
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.report.html import Section
-from vae_jax.report.run.content import Pictures, Views, total_captions
-from vae_jax.report.run.events import series_figures, vector_figures
+from vae_jax.report.run.content import Pictures, given_captions
+from vae_jax.report.run.displayed_examples import Views
+from vae_jax.report.run.events import heat_maps, series_figures, vector_figures
 from vae_jax.report.run.events.panels import Scale, displayed_shape, entry_names
 from vae_jax.runs import Run
 
@@ -75,7 +77,7 @@ def _series_sections(run: Run, pictures: Pictures) -> list[Section]:
     count = min(series_figures.num_examples(len(names)), len(pictures.originals))
     # Spread over the test set, because neighbors are often alike.
     chosen = np.linspace(0, len(pictures.originals) - 1, count).round().astype(int)
-    interval, totals = draw_interval(run, views, pictures.codes, chosen), total_captions(built)
+    interval, totals = draw_interval(run, views, pictures.codes, chosen), given_captions(built)
     shown = slice(0, series_figures.num_examples(len(names)))
     return [
         Section(
@@ -111,7 +113,7 @@ def draw_interval(run: Run, views: Views, codes: np.ndarray, chosen: np.ndarray)
 def _vector_sections(run: Run, pictures: Pictures) -> list[Section]:
     built, scale = run.built, number_scale(run.built)
     data, samples, names = pictures.originals, pictures.prior_samples, names_of(built)
-    (chosen, which), totals = vector_figures.shown_columns(data, scale), total_captions(built)
+    (chosen, which), totals = vector_figures.shown_columns(data, scale), given_captions(built)
     shown = tuple(names[j] for j in chosen)
     log = " Axes of counts above 30 are on the scale log(1 + x)." if scale == "counts" else ""
     fits = {
@@ -122,21 +124,25 @@ def _vector_sections(run: Run, pictures: Pictures) -> list[Section]:
         f"Each point is a test example as the model sees it ({built.data.description}): the mean E[x|z] of the likelihood at "
         "the posterior mean of z against x."
     )
+    is_missing = np.isnan(data)
+    missing = " Missing entries are left out." if is_missing.any() else ""
     sections = [
         Section(
             "reconstructions",
             "Reconstructions",
-            f"{fits.get(scale, point)}{totals.reconstructed}{which}{log}",
+            f"{fits.get(scale, point)}{totals.reconstructed}{missing}{which}{log}",
             vector_figures.reconstructions(data[:, chosen], pictures.reconstructions[:, chosen], shown, scale),
         ),
         Section(
             "prior_samples",
             "Samples from the model, column by column",
             f"Draws of x from p(x|z) for z from the {_prior_name(built)}, including the noise of the likelihood, beside the "
-            f"test data.{totals.sampled}{which}{log}",
+            f"test data.{totals.sampled}{missing}{which}{log}",
             vector_figures.histograms(data[:, chosen], samples[:, chosen], shown, scale),
         ),
     ]
+    if is_missing.any():
+        sections.insert(1, _imputed_section(built, pictures))
     if 2 <= len(names) <= vector_figures.MAX_PAIRED:
         figure = vector_figures.scatter_matrix(data, samples, names, scale)
         caption = f"Pairs of columns, in the test data and in samples from the model.{log}"
@@ -152,10 +158,29 @@ def _vector_sections(run: Run, pictures: Pictures) -> list[Section]:
     return sections
 
 
+def _imputed_section(built: Built, pictures: Pictures) -> Section:
+    """Draws the values that the model puts in place of missing entries, beside the observed ones."""
+    data, scale, names = pictures.originals, number_scale(built), names_of(built)
+    is_missing = np.isnan(data)
+    chosen = np.argsort(-is_missing.sum(axis=0), kind="stable")[: vector_figures.MAX_COLUMNS]
+    chosen = np.sort(chosen[is_missing[:, chosen].any(axis=0)])
+    values = np.where(is_missing, pictures.reconstructions, np.nan)[:, chosen]
+    which = f" The {len(chosen)} columns with the most missing entries are shown." if len(chosen) < data.shape[1] else ""
+    caption = (
+        "Observed values, and E[x|z] at the posterior mean of z in place of missing ones. It is the mean at one z, not "
+        f"E[x_missing|x_observed], and means vary less than values.{which}"
+    )
+    labels = ("observed values", "E[x|z] of missing entries")
+    figure = vector_figures.histograms(data[:, chosen], values, [names[j] for j in chosen], scale, labels)
+    return Section("imputed", "Missing entries", caption, figure)
+
+
 def _spread(data: np.ndarray) -> np.ndarray:
     """Returns the standard deviation of each column, 1 where it is zero."""
-    spread = data.std(axis=0)
-    return np.where(spread > 1e-9 * np.abs(data).max(axis=0), spread, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without observed values, whose spread is NaN
+        spread = np.nanstd(data, axis=0)
+        return np.where(spread > 1e-9 * np.nanmax(np.abs(data), axis=0), spread, 1.0)
 
 
 def traversal_figure(built: Built, data: np.ndarray, moved: Traversal) -> tuple[Figure, str]:
@@ -167,18 +192,18 @@ def traversal_figure(built: Built, data: np.ndarray, moved: Traversal) -> tuple[
       moved: the decoded examples.
     """
     names = names_of(built)
-    unit, total = "prior standard deviations", total_captions(built).mean
+    unit, total = "prior standard deviations", given_captions(built).mean
     if is_series(built):
         text = f"Lines are shaded from low to high values. The dotted line is the test series.{total}{_shown_channels(names)}"
         return series_figures.traversal(moved.values, moved.rows, moved.offsets, moved.reference, names, unit), text
     changes, label = _changes(number_scale(built), moved.values, moved.base, _spread(data))
-    chosen = vector_figures.changed_columns(changes)
+    chosen = heat_maps.changed_columns(changes)
     shown = tuple(names[j] for j in chosen)
     which = "" if len(chosen) == len(names) else f" The {len(chosen)} of {len(names)} columns that change most are shown."
     text = (
         f"Colors show the change of E[x|z] from its value at the posterior mean of the test example, in {label}.{total}{which}"
     )
-    return vector_figures.traversal(changes[..., chosen], moved.rows, moved.offsets, shown, f"change, {label}"), text
+    return heat_maps.traversal(changes[..., chosen], moved.rows, moved.offsets, shown, f"change, {label}"), text
 
 
 def _changes(scale: Scale, values: np.ndarray, base: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, str]:
@@ -192,25 +217,49 @@ def _changes(scale: Scale, values: np.ndarray, base: np.ndarray, spread: np.ndar
 
 def interpolation_figure(built: Built, data: np.ndarray, between: Interpolation) -> tuple[Figure, str]:
     """Draws interpolations, and returns the figure and the sentences of its caption that explain it."""
-    names, total = names_of(built), total_captions(built).mean
+    names, total = names_of(built), given_captions(built).between
     if is_series(built):
         text = "Lines are shaded from the first to the second series, which are dotted and dashed."
         text += f"{total}{_shown_channels(names)}"
         figure = series_figures.interpolation(between.values, between.starts, between.ends, between.rows, names)
         return figure, text
-    scale = number_scale(built)
-    center, spread, label = data.mean(axis=0), _spread(data), "standard deviations from the column's mean"
-    if scale == "counts":
-        center, spread, label = np.zeros_like(center), np.ones_like(spread), "log(1 + x)"
-    elif scale == "binary":
-        center, spread, label = np.zeros_like(center), np.ones_like(spread), "x, or its probability"
-
-    def scaled(x: np.ndarray) -> np.ndarray:
-        return np.log1p(np.maximum(x, 0)) if scale == "counts" else (x - center) / spread
-
+    scaled, label = _common_scale(built, data)
     values, starts, ends = (scaled(x) for x in (between.values, between.starts, between.ends))
-    chosen = vector_figures.changed_columns(values - values[:, :1])
+    chosen = heat_maps.changed_columns(values - values[:, :1])
     which = "" if len(chosen) == len(names) else f" The {len(chosen)} of {len(names)} columns that change most are shown."
     shown = tuple(names[j] for j in chosen)
-    figure = vector_figures.interpolation(values[..., chosen], starts[:, chosen], ends[:, chosen], between.rows, shown, label)
+    figure = heat_maps.interpolation(values[..., chosen], starts[:, chosen], ends[:, chosen], between.rows, shown, label)
     return figure, f"Colors show {label}.{total}{which}"
+
+
+def _common_scale(built: Built, data: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """Returns a function that puts all columns of vectors on one scale, and the unit of that scale."""
+    scale = number_scale(built)
+    if scale == "counts":
+        return lambda x: np.log1p(np.maximum(x, 0)), "log(1 + x)"
+    if scale == "binary":
+        return lambda x: x, "x, or its probability"
+    spread = _spread(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # as in `_spread`
+        center = np.nan_to_num(np.nanmean(data, axis=0))
+    return lambda x: (x - center) / spread, "standard deviations from the column's mean"
+
+
+def transfer_figure(
+    built: Built, data: np.ndarray, shown: tuple[np.ndarray, np.ndarray], labels: tuple[list[str], list[str]]
+) -> Figure:
+    """Draws a heat map for each test vector, with its code decoded with each condition.
+
+    Args:
+      built: model and data.
+      data: test examples, for the scale of the columns.
+      shown: indices of the examples, and E[x|z] of each with each condition, (examples, conditions, columns).
+      labels: a name for each example, and one for each condition.
+    """
+    (chosen, means), names = shown, names_of(built)
+    scaled, label = _common_scale(built, data)
+    values = scaled(means)
+    columns = heat_maps.changed_columns(values - values[:, :1])
+    kept = tuple(names[j] for j in columns)
+    return heat_maps.transfer(values[..., columns], scaled(data[chosen])[:, columns], labels, kept, label)

@@ -155,7 +155,7 @@ def labeled_lines(rows: Sequence[tuple[str, np.ndarray | None]], names: Sequence
     """
     first = next(series for _, series in rows if series is not None)
     columns, shown = min(columns, len(first)), min(len(names), MAX_CHANNELS)
-    mean, spread = first.mean(axis=(0, 1)), first.std(axis=(0, 1))
+    mean, spread = np.nanmean(first, axis=(0, 1)), np.nanstd(first, axis=(0, 1))
     spread = np.where(spread > 0, spread, 1.0)
     heights = [0.35 if series is None else 1.0 for _, series in rows]
     figure = Figure(figsize=(11.0, min(40.0, 1.15 * sum(heights) + 0.7)), layout="constrained")

@@ -1,20 +1,17 @@
-"""Figures of vectors: histograms and scatter plots of columns, and heat maps of the columns along latent dimensions."""
+"""Figures of vectors: histograms and scatter plots of columns. Missing entries are NaN."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from vae_jax.report.run.events.panels import DATA, FILL, MODEL, OTHER, Scale, grid_of_panels, legend_above
 
 MAX_COLUMNS = 12  # of histograms
 MAX_PAIRED = 5  # columns of a scatter matrix
-MAX_ROWS = 15  # columns of data in a heat map
 _STYLE = {"s": 7, "linewidths": 0, "alpha": 0.5}
-_DIVERGING, _SEQUENTIAL = "RdBu_r", "Blues"
 
 
 def shown_columns(data: np.ndarray, scale: Scale, max_count: int = MAX_COLUMNS) -> tuple[np.ndarray, str]:
@@ -36,19 +33,30 @@ def shown_columns(data: np.ndarray, scale: Scale, max_count: int = MAX_COLUMNS) 
         return np.arange(count), ""
     if scale == "real":
         return np.arange(max_count), f" The first {max_count} of {count} columns are shown."
-    spread = np.var(np.log1p(data) if scale == "counts" else data, axis=0)
+    spread = np.nanvar(np.log1p(data) if scale == "counts" else data, axis=0)
     what = "log(1 + x)" if scale == "counts" else "x"
     chosen = np.sort(np.argsort(-spread, kind="stable")[:max_count])
     return chosen, f" Shown are the {max_count} of {count} columns in which {what} varies most in the test set."
 
 
+def observed(values: np.ndarray) -> np.ndarray:
+    """Returns the values that are not NaN, which stands for missing."""
+    return values[~np.isnan(values)]
+
+
+def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Returns the share of the observed values in each bin."""
+    kept = observed(values)
+    return np.histogram(kept, edges)[0] / max(len(kept), 1)
+
+
 def _bins(values: Sequence[np.ndarray], scale: Scale) -> np.ndarray:
     """Returns edges of bins that hold the data and nearly all of the samples."""
-    data = values[0]
-    low, high = float(data.min()), float(data.max())
     if scale == "binary":
         return np.array([-0.5, 0.5, 1.5])
-    ends = [np.quantile(other, (0.005, 0.995)) for other in values[1:] if len(other)]
+    data, *others = (observed(one) for one in values)
+    low, high = (float(data.min()), float(data.max())) if len(data) else (0.0, 0.0)
+    ends = [np.quantile(other, (0.005, 0.995)) for other in others if len(other)]
     widest = high - low  # samples that reach further than this are cut off
     if widest <= 1e-9 * max(abs(low), abs(high)):  # a constant column, whose bins follow the samples
         widest = max([1e-6 * abs(high), *(abs(float(end) - high) for pair in ends for end in pair)]) or 1.0
@@ -75,16 +83,19 @@ def _set_scale(axes: Axes, scale: Scale, values: np.ndarray, which: str = "x") -
 
 def _outside(values: np.ndarray, edges: np.ndarray) -> str:
     """Returns a line for the heading of a panel if more than 2 % of the samples lie outside of its bins, or an empty string."""
-    share = np.mean((values < edges[0]) | (values > edges[-1]))
+    values = observed(values)
+    share = np.mean((values < edges[0]) | (values > edges[-1])) if len(values) else 0.0
     return f"\n{100 * share:.0f} % of the samples lie outside" if share > 0.02 else ""
 
 
 def zero_share(values: np.ndarray) -> str:
     """Returns the share of zeros in percent, such as "62 %"."""
-    return f"{100 * np.mean(values == 0):.0f} %"
+    return f"{100 * np.mean(observed(values) == 0):.0f} %"
 
 
-def histograms(data: np.ndarray, samples: np.ndarray, names: Sequence[str], scale: Scale) -> Figure:
+def histograms(
+    data: np.ndarray, samples: np.ndarray, names: Sequence[str], scale: Scale, labels: tuple[str, str] | None = None
+) -> Figure:
     """Draws a histogram of each column: test data filled, samples of the model as a line, both as shares of the examples.
 
     The heading of a column of counts has the share of zeros in both.
@@ -94,14 +105,15 @@ def histograms(data: np.ndarray, samples: np.ndarray, names: Sequence[str], scal
       samples: draws of x from the model, (draws, columns).
       names: a name for each column.
       scale: the kind of number in the columns.
+      labels: what both are, for the legend; by default test examples and samples from the model, with their numbers.
     """
+    labels = labels or (f"{len(data):,} test examples", f"{len(samples):,} samples from the model")
     figure, panels = grid_of_panels(len(names), 4, (2.7, 1.75), margin=0.3)
     for j, (axes, name) in enumerate(zip(panels, names, strict=True)):
         edges = _bins((data[:, j], samples[:, j]), scale)
         for values, style in ((data, {"color": FILL, "fill": True}), (samples, {"color": MODEL, "lw": 1.5})):
-            label = f"{len(values):,} test examples" if values is data else f"{len(values):,} samples from the model"
-            share = np.histogram(values[:, j], edges)[0] / len(values)
-            axes.stairs(share, edges, label=label, **style)
+            label = labels[0] if values is data else labels[1]
+            axes.stairs(_shares(values[:, j], edges), edges, label=label, **style)
         zeros = f"\nzeros: {zero_share(data[:, j])}, samples {zero_share(samples[:, j])}" if scale == "counts" else ""
         axes.set_title(f"{name}{zeros}{_outside(samples[:, j], edges)}", fontsize=9)
         _set_scale(axes, scale, edges)
@@ -128,6 +140,7 @@ def column_statistics(data: np.ndarray, samples: np.ndarray, scale: Scale) -> Fi
     figure, panels = grid_of_panels(len(titles), 3, (3.4, 3.2))
     for axes, title in zip(panels, titles, strict=True):
         x, y = (_statistic(title, values) for values in (data, samples))
+        x, y = x[np.isfinite(x)], y[np.isfinite(x)]  # columns without observed values have no statistics
         ends = (min(x.min(), y.min()), max(x.max(), y.max()))
         axes.axline((ends[0], ends[0]), (ends[1], ends[1] + (ends[0] == ends[1])), color=FILL, lw=1, zorder=0)
         axes.scatter(x, y, color=MODEL, rasterized=True, **_STYLE)
@@ -145,10 +158,22 @@ def _statistic(title: str, values: np.ndarray) -> np.ndarray:
     """Returns one number for each column, or for each pair of the first 40 columns that vary."""
     if title == "correlations of pairs":
         with np.errstate(invalid="ignore", divide="ignore"):
-            matrix = np.corrcoef(values[:, :40].T)
+            matrix = _correlations(values[:, :40])
         pairs = np.atleast_2d(matrix)[np.triu_indices(min(40, values.shape[1]), 1)]
         return np.nan_to_num(pairs) if len(pairs) else np.zeros(1)
-    return {"mean": np.mean, "standard deviation": np.std}.get(title, lambda v, axis: np.mean(v == 0, axis))(values, axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without observed values
+        if title == "share of zeros":
+            return np.nanmean(np.where(np.isnan(values), np.nan, values == 0), axis=0)
+        return {"mean": np.nanmean, "standard deviation": np.nanstd}[title](values, axis=0)
+
+
+def _correlations(values: np.ndarray) -> np.ndarray:
+    """Returns the correlations of pairs of columns, over the rows in which both are observed."""
+    if not np.isnan(values).any():
+        return np.corrcoef(values.T)
+    masked = np.ma.masked_invalid(values)
+    return np.ma.filled(np.ma.corrcoef(masked, rowvar=False), np.nan)
 
 
 def scatter_matrix(data: np.ndarray, samples: np.ndarray, names: Sequence[str], scale: Scale) -> Figure:
@@ -160,7 +185,7 @@ def scatter_matrix(data: np.ndarray, samples: np.ndarray, names: Sequence[str], 
         i, j = divmod(number, count)
         if i == j:
             for values, style in ((data, {"color": FILL, "fill": True}), (samples, {"color": MODEL, "lw": 1.5})):
-                axes.stairs(np.histogram(values[:, i], edges[i])[0] / len(values), edges[i], **style)
+                axes.stairs(_shares(values[:, i], edges[i]), edges[i], **style)
             axes.set_yticks([])
         else:
             values, color = (data, DATA) if i > j else (samples, MODEL)
@@ -211,6 +236,9 @@ def _draw_fit(axes: Axes, x: np.ndarray, mean: np.ndarray, scale: Scale) -> None
             axes.stairs(np.histogram(mean[x == value], edges)[0], edges, color=color, lw=1.5, label=label)
         axes.set_ylim(bottom=0)
         return
+    x, mean = x[~np.isnan(x)], mean[~np.isnan(x)]
+    if not len(x):
+        return
     ends = np.array([min(x.min(), mean.min()), max(x.max(), mean.max())], float)
     ends += np.array([-0.05, 0.05]) * (ends[1] - ends[0] or max(abs(ends[0]), 1.0))
     if scale == "counts":
@@ -246,76 +274,6 @@ def labeled_reconstructions(rows: Sequence[tuple[str, Scale, np.ndarray, np.ndar
     return figure
 
 
-def changed_columns(changes: np.ndarray, max_count: int = MAX_ROWS) -> np.ndarray:
-    """Returns the columns with the largest changes in any panel, at most `max_count`, in their order."""
-    size = np.abs(changes).max(axis=tuple(range(changes.ndim - 1)))
-    return np.sort(np.argsort(-size, kind="stable")[:max_count])
-
-
-def traversal(changes: np.ndarray, rows: Sequence[str], offsets: np.ndarray, names: Sequence[str], label: str) -> Figure:
-    """Draws a heat map for each latent dimension: columns of the data from top to bottom, values of z[j] from left to right.
-
-    Args:
-      changes: change of each column from the test example, (dimensions, offsets, columns).
-      rows: a name for each latent dimension.
-      offsets: values of the dimension, increasing.
-      names: a name for each column.
-      label: unit of the changes, for the color bar.
-    """
-    largest = float(np.abs(changes).max(initial=0)) or 1.0
-    step = (offsets[-1] - offsets[0]) / max(len(offsets) - 1, 1)
-    extent = (offsets[0] - step / 2, offsets[-1] + step / 2)
-    figure, panels = _heat_maps(changes, rows, names, extent, Normalize(-largest, largest), _DIVERGING)
-    figure.supxlabel("z[j], in prior standard deviations", fontsize=10)
-    figure.colorbar(ScalarMappable(Normalize(-largest, largest), _DIVERGING), ax=panels, label=label, shrink=0.8, aspect=30)
-    return figure
-
-
-def interpolation(
-    values: np.ndarray, starts: np.ndarray, ends: np.ndarray, rows: Sequence[str], names: Sequence[str], label: str
-) -> Figure:
-    """Draws a heat map for each pair of test examples: columns of the data from top to bottom, the way from left to right.
-
-    The first and the last column of a map are the test examples, separated from the decoded ones by white lines.
-
-    Args:
-      values: decoded examples, (pairs, steps, columns), on the scale that the color bar names.
-      starts, ends: the test examples, (pairs, columns), on the same scale.
-      rows: a name for each pair.
-      names: a name for each column.
-      label: unit of the values, for the color bar.
-    """
-    everything = np.concatenate([starts[:, None], values, ends[:, None]], axis=1)
-    low, high = float(everything.min()), float(everything.max())
-    if low < 0:
-        low, high = -max(-low, high), max(-low, high)
-    colors, steps = (_DIVERGING if low < 0 else _SEQUENTIAL), values.shape[1]
-    norm = Normalize(low, high if high > low else low + 1)
-    figure, panels = _heat_maps(everything, rows, names, (-1.5, steps + 0.5), norm, colors)
-    for axes in panels:
-        for edge in (-0.5, steps - 0.5):
-            axes.axvline(edge, color="white", lw=3)
-        axes.set_xticks([-1, 0, steps - 1, steps], ["from", "0", "1", "to"])
-    figure.supxlabel("share of the way between the codes", fontsize=10)
-    figure.colorbar(ScalarMappable(norm, colors), ax=panels, label=label, shrink=0.8, aspect=30)
-    return figure
-
-
-def _heat_maps(
-    values: np.ndarray, rows: Sequence[str], names: Sequence[str], extent: tuple[float, float], norm: Normalize, colors: str
-) -> tuple[Figure, list[Axes]]:
-    """Draws (panels, steps, columns) as one heat map for each panel, with the names of the columns on the left."""
-    count = len(names)
-    figure, panels = grid_of_panels(len(rows), 3, (3.3, max(1.0, 0.2 * count + 0.45)), sharey=True)
-    for axes, row, name in zip(panels, values, rows, strict=True):
-        axes.imshow(row.T, aspect="auto", extent=(*extent, count - 0.5, -0.5), cmap=colors, norm=norm, interpolation="nearest")
-        axes.set_title(name, fontsize=9)
-        axes.set_yticks(range(count), names)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-    return figure, panels
-
-
 def labeled_histograms(
     rows: Sequence[tuple[str, np.ndarray, np.ndarray]], names: Sequence[str], scale: Scale, title: str
 ) -> Figure:
@@ -332,8 +290,8 @@ def labeled_histograms(
         i, j = divmod(number, len(names))
         name, data, values = rows[i]
         edges = _bins((data[:, j], values[:, j]), scale)
-        axes.stairs(np.histogram(data[:, j], edges)[0] / len(data), edges, color=FILL, fill=True, label="test data")
-        axes.stairs(np.histogram(values[:, j], edges)[0] / len(values), edges, color=MODEL, lw=1.4, label=title)
+        axes.stairs(_shares(data[:, j], edges), edges, color=FILL, fill=True, label="test data")
+        axes.stairs(_shares(values[:, j], edges), edges, color=MODEL, lw=1.4, label=title)
         _set_scale(axes, scale, edges)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="y", nbins=2)
