@@ -44,6 +44,8 @@ class Stream(enum.IntEnum):
     VALIDATION_EVALUATION = 0x1000E  # test seed: draws of z for the validation ELBO, example i from fold_in(stream, i)
     PROBES = 0x1000F  # test seed: inputs of the training examples whose codes predict labels
     REPORT_INTERVALS = 0x10010  # test seed: draws around the reconstructions of series in reports
+    IMPUTATION = 0x10021  # seed of an imputation: draws for missing entries, example i from fold_in(stream, i)
+    BASELINES = 0x10022  # test seed: the training examples that other methods of imputation are fitted to
 
 
 class Part(enum.IntEnum):

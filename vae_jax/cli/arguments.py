@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
     from vae_jax.config import Config
 
 T = TypeVar("T")
-_PATHS = ("out", "data_dir", "points", "dataset")  # options that are paths, or may be
+_PATHS = ("out", "data_dir", "points", "dataset", "data")  # options that are paths, or may be
 TRAINING_OPTIONS = {"out", "resume", "data_dir"}  # messages of every command may advise to train again, or to continue
 
 

@@ -10,6 +10,7 @@ import tyro
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts, expect_runs
 from vae_jax.cli.messages import note, with_options
+from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
 
 Numbers = dict[str, Any]  # the content of evaluation.json: numbers, None where one is not defined, nested records
@@ -46,6 +47,11 @@ class Arguments:
     probe_codes: int = 10_000
     """Where the data have labels, predict them from at most this many training codes, by nearest neighbors and a linear probe;
     0 for not."""
+    hide: float = 0.0
+    """Also hide this share of the observed test entries completely at random, such as 0.5, impute them with `num_samples`
+    importance samples, and compare with the mean, scikit-learn's IterativeImputer and a conditional Gaussian; 0 for not."""
+    hide_seed: int = 0
+    """Seed of the entries that `hide` hides."""
     batch_size: int = 1000
     """Examples at once for the ELBO. On CPU always 128, so no bit depends on this; elsewhere results change by rounding."""
     data_dir: str | None = None
@@ -55,7 +61,9 @@ class Arguments:
         """Raises `UserError` for values that are wrong for every run."""
         for name in ("num_samples", "elbo_samples", "ais_chains", "num_annealed", "batch_size"):
             expect_counts(1, 10**8, **{name: getattr(self, name)})
-        for name in ("ais_temperatures", "bdmc", "gap_steps", "probe_codes"):
+        if not 0 <= self.hide < 1:
+            raise UserError(field="hide", expected="a share from 0 to below 1", got=self.hide)
+        for name in ("ais_temperatures", "bdmc", "gap_steps", "probe_codes", "hide_seed"):
             expect_counts(0, 10**8, **{name: getattr(self, name)})
         if self.bdmc and not self.ais_temperatures:
             raise UserError("bounds annealed importance sampling; add `ais_temperatures`, such as 1000.", field="bdmc")
@@ -136,6 +144,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> Numbers:
     from vae_jax.evaluation import Annealing
     from vae_jax.runs import load_run
     from vae_jax.runs.evaluate_run import EvaluationOptions, assess
+    from vae_jax.runs.hidden_entries import HiddenEntries
     from vae_jax.storage.atomic import write_arrays, write_json
 
     run = load_run(path, data_dir=arguments.data_dir)
@@ -162,6 +171,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> Numbers:
         num_annealed=arguments.num_annealed,
         num_simulated=arguments.bdmc,
         probe_codes=arguments.probe_codes,
+        hidden=HiddenEntries(arguments.hide, arguments.hide_seed, arguments.num_samples) if arguments.hide else None,
     )
     assessment = assess(run, options, progress)
     write_arrays(path / "evaluation.npz", assessment.examples)
@@ -230,6 +240,38 @@ def details(numbers: Numbers) -> list[str]:
     return lines
 
 
+_METRICS = {
+    "rmse": "RMSE of real entries, standardized",
+    "accuracy": "accuracy of classes",
+    "mean_absolute_error": "mean absolute error of counts",
+}
+
+
+def hidden_entries_lines(numbers: Numbers) -> list[str]:
+    """Returns the table of imputations of hidden entries, and the lines below it; nothing where none were hidden."""
+    if "hidden_entries" not in numbers:
+        return []
+    hidden = numbers["hidden_entries"]
+    metrics = [metric for metric in _METRICS if any(metric in scores for scores in hidden["methods"].values())]
+    rows = [
+        (
+            "this model" if method == "vae" else method,
+            *(with_error(scores.get(metric), scores.get(f"{metric}_standard_error")) for metric in metrics),
+        )
+        for method, scores in hidden["methods"].items()
+    ]
+    log_px = with_error(hidden["log_px_observed_mean"], hidden["log_px_observed_standard_error"])
+    return [
+        "",
+        f"{hidden['num_hidden']} hidden entries of {hidden['num_examples']} test examples, share {hidden['share']:g}, seed "
+        f"{hidden['seed']}; +- is over the examples",
+        markdown(("imputed by", *(_METRICS[metric] for metric in metrics)), rows),
+        f"log p(x) of the other observed entries {log_px} nats; {hidden['num_samples']} samples worth "
+        f"{number(hidden['effective_sample_size'], 0)}",
+        *(f"note: {with_options(text)}" for text in hidden["notes"]),
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates runs, prints one table, and returns the exit status."""
     arguments = parse(Arguments, argv, "evaluate")
@@ -250,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{path!s:{width}}  {table_row(numbers, columns)}", flush=True)
         notes = [f"note: {with_options(remark)}" for remark in remarks(numbers)]
         lines += [f"{path}: {line}" for line in (*details(numbers), *notes)]
+        lines += hidden_entries_lines(numbers)
     draws = f"{arguments.elbo_samples} draw{'' if arguments.elbo_samples == 1 else 's'} of z"
     print(
         f"\nnats per example, beta = 1; +- is the standard error over the test examples, MC +- that over the samples; the test "

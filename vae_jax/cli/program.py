@@ -9,6 +9,7 @@ SCRIPTS = {  # command -> the script in experiments/ that does the same
     "train": "train.py",
     "sweep": "sweep.py",
     "evaluate": "evaluate.py",
+    "impute": "impute.py",
     "report": "report.py",
     "compare": "compare_likelihoods.py",
     "latent": "latent_space.py",

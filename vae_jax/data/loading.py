@@ -19,6 +19,7 @@ from vae_jax.data.events import EVENTS, Event, event_shape
 from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, name_of_part, top_level
 from vae_jax.data.masks import MISSING, Missing, masks_as_events, notes_on_unobserved, with_complete_parts, with_masks
 from vae_jax.data.on_disk import Rows
+from vae_jax.data.part_types import with_common_types
 from vae_jax.data.pipeline_checks import check_pipeline_argument
 from vae_jax.data.readers import combining, registry
 from vae_jax.data.readers.paths import check_options, is_path, read_path, usable_options
@@ -117,7 +118,7 @@ def load(
     source = _read(name, data_dir, stream, options)
     source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
     meaning = Interpretation(layout, event, max_level, transpose, condition, missing)
-    return with_warnings(checked_dataset(name, source, settings, meaning))
+    return with_warnings(checked_dataset(name, with_common_types(source, missing), settings, meaning))
 
 
 def with_warnings(dataset: Dataset) -> Dataset:

@@ -29,6 +29,11 @@ from vae_jax.evaluation.importance import log_px_from_weights as log_px_from_wei
 from vae_jax.evaluation.importance import log_px_means as log_px_means
 from vae_jax.evaluation.importance import pareto_k as pareto_k
 from vae_jax.evaluation.importance import pareto_k_limit as pareto_k_limit
+from vae_jax.evaluation.imputation import Imputation as Imputation
+from vae_jax.evaluation.imputation import ImputationSettings as ImputationSettings
+from vae_jax.evaluation.imputation import class_values as class_values
+from vae_jax.evaluation.imputation import impute as impute
+from vae_jax.evaluation.imputation import impute_dataset as impute_dataset
 from vae_jax.evaluation.not_finite import NOT_FINITE as NOT_FINITE
 from vae_jax.evaluation.not_finite import NotFiniteWarning as NotFiniteWarning
 from vae_jax.evaluation.not_finite import are_finite as are_finite

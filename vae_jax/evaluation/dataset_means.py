@@ -124,7 +124,7 @@ def map_examples(
     index = jnp.arange(num_batches * batch_size)
     index = jnp.where(index < num_examples, index, 0).reshape(num_batches, batch_size)
     results = jax.lax.map(lambda batch: jax.vmap(function)(first + batch, to_input(examples[batch])), index)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], results)
+    return jax.tree.map(lambda leaf: leaf.reshape(index.size, *leaf.shape[2:])[:num_examples], results)
 
 
 def effective_batch_size(batch_size: int) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypedDict, TypeVar
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.data import SparseArray
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import (
     Annealed,
@@ -38,16 +37,14 @@ from vae_jax.evaluation.posterior_collapse import Collapse, active_units, collap
 from vae_jax.example import condition_of
 from vae_jax.model import Params, prior_log_prob
 from vae_jax.runs.directory import Run
+from vae_jax.runs.hidden_entries import HiddenEntries, assess_hidden_entries
 from vae_jax.runs.label_accuracy import label_accuracy
 from vae_jax.runs.notation import facts
+from vae_jax.runs.parts import map_parts
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import evaluation_key
 
-_NUM_PARTS = 20  # the test set is evaluated in this many parts to report progress; no number depends on it
-
-Examples = TypeVar("Examples")
-Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]  # (name of the estimate, examples done, examples in all)
 
 
@@ -71,6 +68,7 @@ class EvaluationOptions(NamedTuple):
     num_simulated: int = 0  # examples simulated from the model on which annealing is bounded from both sides (BDMC); 0: none
     probe_codes: int = 10_000  # most training codes, and most test codes, that predict labels where there are any; 0: no labels
     memory_bytes: int | None = None  # for the importance samples decoded at once, see `importance_log_px`
+    hidden: HiddenEntries | None = None  # None: no test entries are hidden and imputed
 
 
 class _Estimates(NamedTuple):
@@ -123,6 +121,9 @@ def assess(
         gaps = _evaluate_gaps(run, options.gap_steps, (part, jnp.asarray(best_log_px, jnp.float32)), progress)
         numbers["gaps"] = _gap_numbers(gaps, options.gap_steps)
         examples |= {name: getattr(gaps, name) for name in ("approximation_gap", "amortization_gap", "best_elbo")}
+    if options.hidden is not None:
+        report = lambda done: progress("hidden entries", done, len(test))  # noqa: E731
+        numbers["hidden_entries"] = assess_hidden_entries(run, options.hidden, report)
     numbers |= facts(run.built)
     numbers |= {
         "evaluated_epoch": run.epoch,
@@ -170,7 +171,7 @@ def _evaluate_log_px(run: Run, options: EvaluationOptions, progress: Progress) -
         return importance_log_px(key, run.built.vae, params, DataSlice(part, first), **settings, **_input_options(run))
 
     test = run.built.data.test
-    return _map_parts(log_px, run.params, test, lambda done: progress("log p(x)", done, len(test)))
+    return map_parts(log_px, run.params, test, lambda done: progress("log p(x)", done, len(test)))
 
 
 def _elbo_and_log_px_numbers(run: Run, options: EvaluationOptions, elbo: Evaluation, log_px: LogPx) -> _Estimates:
@@ -238,7 +239,7 @@ def _evaluate_annealing(run: Run, annealing: Annealing, part: Array, progress: P
         key = _key(run, Stream.ANNEALING)
         return ais_dataset(key, run.built.vae, params, DataSlice(part, first), annealing, **_input_options(run))
 
-    return _map_parts(annealed, run.params, part, lambda done: progress("annealed importance sampling", done, len(part)))
+    return map_parts(annealed, run.params, part, lambda done: progress("annealed importance sampling", done, len(part)))
 
 
 def _simulate_bounds(run: Run, annealing: Annealing, num_simulated: int) -> Bounds:
@@ -259,32 +260,7 @@ def _evaluate_gaps(run: Run, gap_steps: int, part: tuple[Array, Array], progress
         key = _key(run, Stream.GAPS)
         return gaps_dataset(key, run.built.vae, params, DataSlice(x, first), log_px, settings, **_input_options(run))
 
-    return _map_parts(gaps, run.params, part, lambda done: progress("local posteriors", done, len(part[0])))
-
-
-def _map_parts(
-    function: Callable[[Params, Examples, Array], Result], params: Params, data: Examples, report: Callable[[int], None]
-) -> Result:
-    """Applies a function to equal parts of the data in one compiled program and concatenates the results.
-
-    Args:
-      function: (params, part, index of the part's first example) -> arrays with a leading axis of examples.
-      params: parameters of the model.
-      data: arrays with a leading axis of examples, or a `SparseArray`.
-      report: called with the number of examples done.
-    """
-    is_sparse = lambda examples: isinstance(examples, SparseArray)  # noqa: E731
-    count = len(jax.tree.leaves(data, is_leaf=is_sparse)[0])
-    size = -(-count // _NUM_PARTS)
-    compiled, results = jax.jit(function), []
-    for first in range(0, count, size):
-        # The last part overlaps with the one before. The shared examples are computed twice, with the same keys, and cut off.
-        start = min(first, count - size)
-        part = jax.tree.map(lambda leaf, start=start: leaf[start : start + size], data, is_leaf=is_sparse)
-        result = jax.device_get(compiled(params, part, jnp.int32(start)))
-        results.append(jax.tree.map(lambda leaf, start=start, first=first: leaf[first - start :], result))
-        report(min(first + size, count))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
+    return map_parts(gaps, run.params, part, lambda done: progress("local posteriors", done, len(part[0])))
 
 
 def _mean(values: ArrayLike) -> tuple[float, float]:

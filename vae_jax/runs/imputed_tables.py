@@ -1,0 +1,110 @@
+"""Imputed examples as tables: the original table with values in place of missing entries."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vae_jax.data import Dataset
+from vae_jax.data.column_types import ColumnType, to_table
+from vae_jax.data.readers.extras import optional_module
+from vae_jax.errors import UserError
+
+if TYPE_CHECKING:  # pyarrow is an optional dependency
+    import pyarrow
+
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".parq")
+
+
+def original_table(path: Path) -> "pyarrow.Table | None":
+    """Reads a table as it is, with all of its columns; None for a file in another format."""
+    name = path.name.lower()
+    if not path.is_file() or not name.endswith(TABLES):
+        return None
+    if name.endswith((".parquet", ".parq")):
+        return optional_module(path, "pyarrow.parquet", "tables", "Parquet files").read_table(path, memory_map=False)
+    from vae_jax.data.readers.tables import read_csv
+
+    return read_csv(path)[1]
+
+
+def column_types(dataset: Dataset) -> tuple[ColumnType, ...]:
+    """Returns the types of the columns of a data set of vectors. Columns without names are called 0, 1, 2, ..."""
+    types = getattr(dataset, "column_types", None)
+    if types:
+        return types
+    if len(dataset.data_shape) != 1:
+        raise UserError(
+            f"expected a name ending in .npz or .npy for examples of shape {dataset.data_shape}, because tables have vectors.",
+            field="out",
+        )
+    dtype = "float64" if dataset.max_level is None and dataset.train.dtype == np.float32 else "int64"
+    names = dataset.column_names or tuple(str(i) for i in range(dataset.data_shape[0]))
+    return tuple(ColumnType(name, dtype=dtype) for name in names)
+
+
+def completed_table(original: "pyarrow.Table | None", dataset: Dataset, values: np.ndarray) -> "pyarrow.Table":
+    """Returns a table of imputed examples.
+
+    Args:
+      original: the table that was read. Its cells that have a value stay as they are, in all columns, and so do its types:
+        imputed values of integer columns are rounded. None: a new table is made of the data set's columns.
+      dataset: the data set of the run, for the names and types of the columns.
+      values: imputed examples in the stored unit, (examples, columns).
+    """
+    types = column_types(dataset)
+    if values.dtype == np.float32:  # the float64 numbers with the same shortest decimals
+        values = values.astype(str).astype(np.float64)
+    if original is None:
+        return to_table(types, values)
+    import pyarrow
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute  # its functions are made when it is imported
+    table = original
+    for j, kind in enumerate(types):
+        if kind.name not in table.column_names:  # the model has no part in it
+            continue
+        place = table.column_names.index(kind.name)
+        column = table.column(place)
+        is_missing = pc.is_null(column, nan_is_null=True)
+        if not pc.any(is_missing).as_py():
+            continue
+        filler = to_table([_type_of(column.type, kind)], values[:, j : j + 1]).column(0)
+        filler = _cast(filler, column.type)
+        filled = pc.if_else(is_missing, filler, column)
+        table = table.set_column(place, pyarrow.field(kind.name, filled.type), filled)
+    return table
+
+
+def _type_of(dtype: "pyarrow.DataType", kind: ColumnType) -> ColumnType:
+    """Returns the type of the imputed values of a column that is stored with a type of pyarrow."""
+    import pyarrow.types
+
+    if kind.categories is not None:
+        return kind._replace(dtype="string")
+    if pyarrow.types.is_boolean(dtype):
+        return kind._replace(dtype="bool")
+    return kind._replace(dtype=str(dtype) if pyarrow.types.is_integer(dtype) else "float64")
+
+
+def _cast(column: "pyarrow.ChunkedArray", dtype: "pyarrow.DataType") -> "pyarrow.ChunkedArray":
+    """Converts imputed values to the type of their column. A column without any value gets the type of its numbers."""
+    import pyarrow.types
+
+    if pyarrow.types.is_null(dtype):
+        return column
+    if pyarrow.types.is_dictionary(dtype):
+        return column.cast(dtype.value_type).dictionary_encode().cast(dtype)
+    return column.cast(dtype, safe=False)
+
+
+def stacked_table(tables: "list[pyarrow.Table]") -> "pyarrow.Table":
+    """Stacks several imputations, with their number 1, 2, ... in a first column `imputation`."""
+    import pyarrow
+
+    numbered = [
+        table.add_column(0, "imputation", pyarrow.array(np.full(table.num_rows, number, np.int64)))
+        for number, table in enumerate(tables, 1)
+    ]
+    return pyarrow.concat_tables(numbered, promote_options="permissive")
