@@ -2,14 +2,11 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from vae_jax.data.column_types import ColumnType
 from vae_jax.data.condition_arguments import as_values, check_condition_arguments, without_condition
 from vae_jax.data.condition_names import parse_condition
 from vae_jax.data.dataset import Dataset
@@ -20,35 +17,12 @@ from vae_jax.data.masks import Missing
 from vae_jax.data.readers.combining import Piece, assemble
 from vae_jax.data.readers.condition_columns import check_columns_exist
 from vae_jax.data.readers.condition_files import named_columns
-from vae_jax.data.readers.extras import optional_module
 from vae_jax.data.readers.listing import PARTS, joined
-from vae_jax.data.readers.mixed_tables import mixed_columns
 from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
 from vae_jax.data.split import Split
 from vae_jax.data.splitting import DEFAULT_TEST_FRACTION, SplitMethod, SplitSettings
+from vae_jax.data.tables_in_memory import Examples, TableColumns, as_mixed_table, as_table, stacked_columns
 from vae_jax.errors import UserError, unknown
-
-Examples = Any  # of NumPy, JAX, pandas, pyarrow or scipy, which are not imported here
-_NUMBERS = "fbui"
-
-
-class _Table(NamedTuple):
-    """Columns of a table by name, in its order, and the method that drops some of them, for messages."""
-
-    columns: dict[str, np.ndarray]
-    drop: str
-    mixed: dict[str, ColumnType] | None = None  # types of the columns of a mixed table, whose text is stored as codes
-
-    def labels(self, name: str) -> np.ndarray:
-        """Returns a column as labels; those of text as text."""
-        categories = None if self.mixed is None else self.mixed[name].categories
-        values = self.columns[name]
-        if categories is None or np.isnan(values).any():
-            return values
-        return np.array(categories)[values.astype(int)]
-
-    def without(self, name: str) -> "_Table":
-        return self._replace(columns={column: values for column, values in self.columns.items() if column != name})
 
 
 def from_arrays(
@@ -95,18 +69,14 @@ def from_arrays(
       validation: validation examples. None: see `validation_fraction`.
       labels: a label for each training example, (examples,), numbers or words; or, for tables, the name of the column that has
         the labels in all parts.
-      validation_labels, test_labels: labels of the other parts.
       factors: the factors that the training examples were made from, (examples, factors), integers.
-      test_factors, validation_factors: the factors of the other parts.
-      factor_names: a name for each column of the factors.
       label_names: the name of each label 0, 1, 2, ...; for labels that are words, their order.
-      column_names: a name for each column of vectors. Tables bring theirs.
+      factor_names, column_names: a name for each column of the factors, and of vectors. Tables bring theirs.
       condition: what a model is conditioned on: an array (examples,) or (examples, columns), a dictionary of arrays by the name
         of the column, or a table; or a text as for `load`, for all parts.
-      validation_condition, test_condition: those of the other parts, with the same columns.
       mask: True or 1 where a training entry is observed, of the shape of the examples or, for images with channels, (examples,
         height, width). A masked array of NumPy as `train` brings its mask.
-      validation_mask, test_mask: masks of the other parts.
+      validation_*, test_*: labels, factors, conditions and masks of the other parts.
       mixed: the examples are tables of pandas or pyarrow with text, booleans or missing values, for `likelihoods.columns` (see
         `load`). Categorical columns of pandas keep the order of their categories.
       name: name of the data set in messages, reports and run directories.
@@ -169,7 +139,7 @@ def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpr
             labels = given.labels[part]
             if labels is None and isinstance(given.labels["train"], str):
                 labels = given.labels["train"]
-            rows = _as_mixed_table(name if part == "train" else f"{name}: {part}", examples) if given.mixed else examples
+            rows = as_mixed_table(name if part == "train" else f"{name}: {part}", examples) if given.mixed else examples
             pieces[part] = _piece(name, part, rows, labels, given.factors[part], parse_condition(text).names)
     source = _with_names(name, assemble(pieces, pieces["train"].source), *given.names)
     source = without_condition(name, source, parse_condition(text).names)
@@ -204,7 +174,7 @@ def condition_columns(name: str, conditions: dict[str, Examples]) -> dict[str, d
 
 def _columns_of(name: str, given: Examples) -> dict[str, np.ndarray]:
     """Returns the condition of a part as columns by name."""
-    table = _as_table(f"{name}: condition", given)
+    table = as_table(f"{name}: condition", given)
     if table is not None:
         return {column: as_values(values) for column, values in table.columns.items()}
     if isinstance(given, dict):
@@ -230,7 +200,7 @@ def _piece(
 ) -> Piece:
     """Converts the examples, labels and factors of one part, and takes the named columns of a table as its condition."""
     text = name if part == "train" else f"{name}: {part}"
-    table = examples if isinstance(examples, _Table) else _as_table(text, examples)
+    table = examples if isinstance(examples, TableColumns) else as_table(text, examples)
     columns = None
     if table is not None and condition:
         check_columns_exist(text, condition, list(table.columns))
@@ -252,13 +222,13 @@ def _piece(
     if table is None:
         array, column_names = _as_array(text, examples), None
     else:
-        array, column_names = _stack(text, table), tuple(table.columns)
+        array, column_names = stacked_columns(text, table), tuple(table.columns)
     types = None if table is None or table.mixed is None else tuple(map(table.mixed.__getitem__, table.columns))
-    factor_table = None if factors is None else _as_table(f"{text}: factors", factors)
+    factor_table = None if factors is None else as_table(f"{text}: factors", factors)
     factor_names = None if factor_table is None else tuple(factor_table.columns)
     factor_array = None
     if factors is not None:
-        factor_array = _stack(text, factor_table) if factor_table else _as_array(f"{text}: factors", factors)
+        factor_array = stacked_columns(text, factor_table) if factor_table else _as_array(f"{text}: factors", factors)
         if isinstance(factor_array, SparseRows):
             raise UserError(f"{text}: expected factors as a dense array, got a sparse matrix. Pass factors.toarray().")
     source = Split(np.zeros(0), column_names=column_names, factor_names=factor_names, column_types=types)
@@ -283,83 +253,6 @@ def _as_array(name: str, examples: Examples) -> np.ndarray | SparseRows:
     if not array.ndim:
         raise UserError(f"{name}: expected an array of examples, got a {type(examples).__name__}. Pass np.stack(examples).")
     return array
-
-
-def _as_table(name: str, examples: Examples) -> _Table | None:
-    """Returns the columns of a DataFrame of pandas or a table of pyarrow; None for anything else.
-
-    A library that is not imported has made nothing, so none is imported here.
-    """
-    pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
-    if pandas is not None and isinstance(examples, pandas.DataFrame):
-        names = [str(column) for column in examples.columns]
-        columns, drop = [_as_column(examples.iloc[:, i]) for i in range(len(names))], "drop(columns={})"
-    elif pyarrow is not None and isinstance(examples, pyarrow.Table | pyarrow.RecordBatch):
-        names = list(examples.schema.names)
-        columns, drop = [_arrow_column(examples.column(i)) for i in range(len(names))], "drop_columns({})"
-    else:
-        return None
-    if twice := sorted({column for column in names if names.count(column) > 1}):
-        raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
-    return _Table(dict(zip(names, columns, strict=True)), drop)
-
-
-def _arrow_column(column: Examples) -> np.ndarray:
-    """Returns a column of pyarrow as an array. Its missing numbers become NaN, also those of truth values."""
-    if column.null_count == len(column):
-        return np.full(len(column), np.nan)
-    if column.null_count and str(column.type) == "bool":
-        column = column.cast("uint8")
-    return column.to_numpy(zero_copy_only=False)
-
-
-def _as_mixed_table(name: str, examples: Examples) -> _Table:
-    """Returns a DataFrame of pandas or a table of pyarrow as numbers, with the types of its columns."""
-    pandas, pyarrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
-    if pandas is not None and isinstance(examples, pandas.DataFrame):
-        pyarrow = optional_module(Path(name), "pyarrow", "tables", "tables")
-        try:
-            examples = pyarrow.Table.from_pandas(examples.rename(columns=str), preserve_index=False)
-        except (TypeError, ValueError) as error:  # a column of objects of several kinds
-            raise UserError(f"{name}: a column has values of several types. {' '.join(str(error).split())[:200]}.") from None
-    if pyarrow is not None and isinstance(examples, pyarrow.RecordBatch):
-        examples = pyarrow.Table.from_batches([examples])
-    if pyarrow is None or not isinstance(examples, pyarrow.Table):
-        got = type(examples).__name__
-        raise UserError(f"{name}: expected a table of pandas or pyarrow with `mixed=True`, got a {got}. Leave it out.")
-    names = [str(column) for column in examples.column_names]
-    if twice := sorted({column for column in names if names.count(column) > 1}):
-        raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
-    if not names or not examples.num_rows:
-        raise UserError(f"{name}: expected a table with rows and columns, got {examples.num_rows} x {len(names)}.")
-    numbers, types = mixed_columns(name, examples, names)
-    columns = {column: numbers[:, i] for i, column in enumerate(names)}
-    return _Table(columns, "drop(columns={})", {kind.name: kind for kind in types})
-
-
-def _as_column(series: Examples) -> np.ndarray:
-    """Returns a column of pandas as an array. Its missing numbers become NaN."""
-    dtype = series.dtype
-    if getattr(dtype, "kind", "O") not in _NUMBERS:
-        return series.to_numpy()
-    if series.hasnans:
-        return series.to_numpy(np.float64, na_value=np.nan)
-    # Types with missing values, and sparse ones, keep the type of NumPy under these names.
-    return series.to_numpy(getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype)))
-
-
-def _stack(name: str, table: _Table) -> np.ndarray:
-    """Returns the columns of a table as an array (rows, columns)."""
-    if not table.columns:
-        raise UserError(f"{name}: expected a table with columns of numbers, got none.")
-    others = {column: values for column, values in table.columns.items() if values.dtype.kind not in _NUMBERS}
-    if others:
-        column, values = next(iter(others.items()))
-        raise UserError(
-            f"{name}: expected columns of numbers, got {joined(others)} with values such as {values[0]!s}. Leave them out: "
-            f"table.{table.drop.format(list(others))}. Or replace words by numbers. For labels pass labels={column!r}."
-        )
-    return np.stack(list(table.columns.values()), axis=1)
 
 
 def _as_labels(name: str, labels: Examples) -> np.ndarray:

@@ -69,7 +69,7 @@ def load(
       name: "digits" (scikit-learn's 8x8 digits, inside its wheel), "sprites" or "sprites_grid" (computed, see `sprites`), a
         TFDS name such as "mnist", or a file or folder in one of the formats that `data.readers.help_lines()` lists.
       data_dir: folder in which TFDS finds or keeps prepared data.
-      split: how to split where the source has no test set: "random" (seeded) or "last" (the last block, for video frames).
+      split: how to split where the source has no test set: "random" (seeded) or "last" (the last block).
       test_fraction: share of the examples that such a split puts into the test set, in [0, 1).
       validation_fraction: share of the training examples held out for validation, in [0, 1), unless the source has its own
         validation set.
@@ -79,28 +79,25 @@ def load(
         TFDS, folders of images. They are read through once. Nothing else differs.
       max_level: the highest level of integers, 1 to 65535. By default 1 for arrays of zeros and ones, else 255 for images with
         levels up to 255 and for bytes, and 65535 for larger levels that are stored as uint16. Other integers are counts.
-      layout: "channels_first" where arrays in files are (examples, channels, height, width), "channels_last" where they are
-        (examples, height, width, channels). "auto" takes (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c
-        are larger than a, and c is not 1, 3 or 4. The result has its channels last.
+      layout: "channels_first" where arrays in files are (examples, channels, height, width), or "channels_last". "auto" takes
+        (examples, a, b, c) as channels first where a is 1, 3 or 4, b and c are larger than a, and c is not 1, 3 or 4.
       event: the kind of example. "auto" takes (examples, columns) as vectors, (examples, height, width) as gray images, and
         (examples, height, width, channels) as images. "series" takes (examples, time, channels) as series, "vector" flattens
-        each example, and "image" takes (examples, side * side) as square gray images.
+        each example, and "image" takes (examples, side * side) as square images.
       resize: side, or (height, width), to which pictures of a folder are resized, and stretched if need be. (): as they are.
       crop: side of the central square that is cut out of each picture before it is resized. None: the whole picture.
       transpose: exchange the height and the width of each image, for files such as those of EMNIST.
       array: name of the array to read from a file that has several, such as "layers/counts" of an .h5ad file, or of the data
         set in a folder of IDX files, such as "emnist-letters".
       label_column: name of the column of a table that has the labels, or "coarse" for those of CIFAR-100.
-      validation_dataset, test_dataset: name or path of the validation and of the test set, where they have files of their own.
-        They are read like `name`, into memory. Of a source with several parts the one that is meant is used.
-      condition: what a model is conditioned on: "labels"; "factors"; a file (.npy, .npz, .csv, .tsv, .parquet) with a row for
-        each example of the source, or with one for each part (see `readers.condition_files`); or names with commas between
-        them, of columns of a table or of `obs` of an .h5ad file, which then leave the examples, or of factors. A name in double
-        quotes is always a column. Whole numbers, booleans and words become categories; other numbers are standardized.
+      validation_dataset, test_dataset: name or path of the validation and of the test set, where they have their own files.
+      condition: what a model is conditioned on: "labels"; "factors"; a file with a row for each example (see
+        `readers.condition_files`); or names with commas between them, of columns of a table or of `obs` of an .h5ad file, which
+        then leave the examples, or of factors. Whole numbers, booleans and words become categories; others are standardized.
       missing: "nan" takes NaN and empty fields of tables as missing entries, which log-likelihoods leave out; "refuse" refuses
         them. Masks in files are used under both.
       mixed: read text (as category codes), booleans and missing values of tables, for `likelihoods.columns`; or the names of
-        columns that are no labels, whatever they are called. `Dataset.column_types` has the types. Other formats ignore it.
+        columns that are no labels. Other formats ignore it.
 
     Returns:
       Checked examples of all parts, on the host.

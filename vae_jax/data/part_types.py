@@ -24,12 +24,12 @@ def with_common_types(source: Split, missing: Literal["refuse", "nan"]) -> Split
         if part == "train" or not isinstance(array, np.ndarray):
             continue
         if source.train.dtype.kind in "bui" and array.dtype.kind == "f":
-            missing = np.isnan(array)
-            numbers = np.where(missing, 0, array)
-            if missing.any() and np.array_equal(numbers, np.round(numbers)) and np.abs(numbers).max(initial=0) < 2**53:
+            is_missing = np.isnan(array)
+            numbers = np.where(is_missing, 0, array)
+            if is_missing.any() and np.array_equal(numbers, np.round(numbers)) and np.abs(numbers).max(initial=0) < 2**53:
                 mask = getattr(source, f"{part}_mask")
                 changed[part] = numbers.astype(np.int64)
-                changed[f"{part}_mask"] = ~missing if mask is None else np.asarray(mask, bool) & ~missing
+                changed[f"{part}_mask"] = ~is_missing if mask is None else np.asarray(mask, bool) & ~is_missing
         elif source.train.dtype.kind == "f" and array.dtype.kind in "bui":
             changed[part] = array.astype(np.float64)
     return source._replace(**changed)

@@ -76,7 +76,7 @@ def class_values(likelihood: Likelihood, data_shape: tuple[int, ...]) -> Float[A
       >>> print(class_values(likelihoods.categorical(3), (5,)).ravel(), class_values(likelihoods.gaussian(1.0), (5,)))
       [0.  0.5 1. ] None
     """
-    if groups := getattr(likelihood, "groups", ()):
+    if groups := likelihood.groups:
         by_column: list[Sequence[float]] = [(0.0,)] * data_shape[0]
         for group in groups:
             for i, column in enumerate(group.columns):
@@ -105,7 +105,7 @@ def entry_kind(likelihood: Likelihood) -> Kind:
 def entry_kinds(likelihood: Likelihood, data_shape: tuple[int, ...]) -> tuple[Kind, ...]:
     """Returns the kind of each entry of an example, in the order of the flat event."""
     kinds: list[Kind] = [entry_kind(likelihood)] * math.prod(data_shape)
-    for group in getattr(likelihood, "groups", ()):
+    for group in likelihood.groups:
         for column in group.columns:
             kinds[column] = entry_kind(group.likelihood)
     return tuple(kinds)

@@ -18,7 +18,7 @@ DISCRETE: tuple[Support, ...] = ("binary", "levels", "counts")  # probabilities 
 DecoderOutput: TypeAlias = PyTree[Float[Array, "..."]]  # an array, or a tuple of an array and the learned shared numbers
 
 
-def identity(value: Array) -> Array:
+def identity(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns its argument."""
     return value
 

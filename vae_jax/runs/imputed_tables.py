@@ -30,7 +30,7 @@ def original_table(path: Path) -> "pyarrow.Table | None":
 
 def column_types(dataset: Dataset) -> tuple[ColumnType, ...]:
     """Returns the types of the columns of a data set of vectors. Columns without names are called 0, 1, 2, ..."""
-    types = getattr(dataset, "column_types", None)
+    types = dataset.column_types
     if types:
         return types
     if len(dataset.data_shape) != 1:

@@ -122,7 +122,7 @@ def _with_columns_of(trained: Dataset, dataset: Dataset, name: str) -> Dataset:
         raise UserError(f"{name}: lacks the columns {', '.join(absent)}, on which the run was trained.", field="data")
     order = [names.index(column) for column in trained.column_names]
     test, mask = test[:, order], None if mask is None else mask[:, order]
-    trained_types, types = getattr(trained, "column_types", None), getattr(dataset, "column_types", None)
+    trained_types, types = trained.column_types, dataset.column_types
     if trained_types and types:
         test = test.copy()
         for j, (kind, other) in enumerate(zip(trained_types, [types[i] for i in order], strict=True)):

@@ -10,7 +10,7 @@ from vae_jax.data.readers.condition_columns import check_columns_exist, columns_
 from vae_jax.data.readers.listing import UNREADABLE, check_fits_in_memory, joined
 from vae_jax.data.readers.pictures import Picture, picture_from_bytes
 from vae_jax.data.readers.registry import Request
-from vae_jax.data.readers.tables import labels_of_column
+from vae_jax.data.readers.table_columns import labels_of_column
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError, unknown
 
