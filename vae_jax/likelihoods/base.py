@@ -356,7 +356,7 @@ def natural_log(value: Float[ArrayLike, "*shape"]) -> float | Float[Array, "*sha
     return jnp.asarray([math.log(number) for number in numbers(value)], jnp.float32).reshape(jnp.shape(value))
 
 
-def numbers(value: ArrayLike) -> list[float]:
+def numbers(value: Float[ArrayLike, "*shape"]) -> list[float]:
     """Returns a number, or the entries of an array, as a list, without an operation of JAX, which a trace would record."""
     if jnp.ndim(value) == 0:
         return [value]  # pyright: ignore[reportReturnType]
