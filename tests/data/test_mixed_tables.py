@@ -148,9 +148,12 @@ def test_damaged_files_of_choices_are_one_error(tmp_path, text):
         parse_columns([str(path)])
 
 
-def test_missing_values_need_the_option(table):
-    with pytest.raises(UserError, match=r"NaN|missing"):
+def test_missing_values_need_the_option_and_the_columns_are_named(table):
+    with pytest.raises(UserError, match=r'missing values in city, town, hidden, visits and height\. Pass `missing="nan"`'):
         data.load(table[0], mixed=True)
+    with pytest.raises(UserError, match=r'missing values in hidden, visits and height\. Pass `missing="nan"`'):
+        data.from_arrays(pyarrow.csv.read_csv(table[0]), mixed=True)
+
 
 
 def test_text_is_refused_where_columns_are_numbers(table):

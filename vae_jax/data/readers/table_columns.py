@@ -1,7 +1,7 @@
 """Division of a table of pyarrow into columns of numbers and a column of labels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,6 +89,8 @@ def arrays_of_table(
             raise UserError(f"{name}: expected columns beside the labels {label!r}, got none.")
         check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
         array, types = mixed_tables.mixed_columns(name, table, columns)
+        if not takes_missing:
+            check_complete(name, dict(zip(columns, np.isnan(array).sum(axis=0).tolist(), strict=True)))
         labels = None if label is None else labels_of_column(name, table, label)
         return Table(array, labels, tuple(columns) if with_names else None, label, tuple(notes), types)
     notes += _notes_on_identifiers(name, table, columns)
@@ -185,11 +187,21 @@ def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label:
     if other := [column for column in columns if _kind(table.column(column).type) == "other"]:
         kinds = joined(f"{column} ({table.column(column).type})" for column in other)
         raise UserError(f"{name}: expected columns of numbers, got {kinds}. Leave them out or convert them to numbers.")
-    missing = {column: table.column(column).null_count for column in columns if table.column(column).null_count}
-    if missing and not takes_missing:
-        total = sum(missing.values())
+    if not takes_missing:
+        check_complete(name, {column: table.column(column).null_count for column in columns})
+
+
+def check_complete(name: str, num_missing: Mapping[str, int]) -> None:
+    """Raises `UserError` that names the columns with missing values, if there are any.
+
+    Args:
+      name: the data set, for messages.
+      num_missing: the number of missing values of each column.
+    """
+    if columns := [column for column, count in num_missing.items() if count]:
+        total = sum(num_missing.values())
         raise UserError(
-            f"{name}: expected a number in every row, got {total} missing values in {joined(missing)}. {_FIX_MISSING}"
+            f"{name}: expected a value in every row, got {total} missing values in {joined(columns)}. {_FIX_MISSING}"
         )
 
 
