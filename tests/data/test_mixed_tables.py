@@ -155,7 +155,6 @@ def test_missing_values_need_the_option_and_the_columns_are_named(table):
         data.from_arrays(pyarrow.csv.read_csv(table[0]), mixed=True)
 
 
-
 def test_text_is_refused_where_columns_are_numbers(table):
     with pytest.raises(UserError, match=r'text in .*`likelihood="columns"`'):
         data.load(table[0])
