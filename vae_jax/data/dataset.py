@@ -12,7 +12,7 @@ from jax import Array
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data.column_types import ColumnType
-from vae_jax.data.conditions import Condition
+from vae_jax.data.conditions.columns import Condition
 from vae_jax.data.on_disk import Digest, Rows, chunks, header, sum_images, sum_squares, value_range
 from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Rendering

@@ -7,8 +7,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from vae_jax.data.condition_arguments import as_values, check_condition_arguments, without_condition
-from vae_jax.data.condition_names import parse_condition
+from vae_jax.data.conditions.arguments import as_values, check_condition_arguments, without_condition
+from vae_jax.data.conditions.setting import parse_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import Layout

@@ -14,7 +14,7 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax._numerics.threefry import random_bits16
 from vae_jax.config import fixed_needs_memory
-from vae_jax.data.conditions import Condition
+from vae_jax.data.conditions.columns import Condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.moments import CountInput, Moments, column_moments, train_moments
 from vae_jax.data.on_disk import Rows

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.data.condition_names import FILE_ENDINGS
+from vae_jax.data.conditions.setting import FILE_ENDINGS
 from vae_jax.data.readers.condition_columns import columns_of_table
 from vae_jax.data.readers.listing import (
     PART_WORD,
