@@ -131,7 +131,7 @@ def test_likelihoods_are_changed_by_words_and_by_a_file(table, tmp_path):
         (["height=gaussian:2"], "gaussian without a number"),
         (["height=student_t:-1"], "degrees of freedom > 0"),
         (["rating=poisson", "rating=gaussian"], "two likelihoods, poisson and gaussian"),
-        (["missing.json"], "which is no file"),
+        (["missing.json"], "which is not a file"),
         ([f"{name}=none" for name in content()], "every column is left out"),
     ],
 )

@@ -227,7 +227,7 @@ def _read_file(path: str) -> Mapping[str, str]:
     except FileNotFoundError:
         raise UserError(
             field="columns",
-            message=f"expected COLUMN=LIKELIHOOD, such as age=gaussian, or a JSON file, got {path!r}, which is no file.",
+            message=f"expected COLUMN=LIKELIHOOD, such as age=gaussian, or a JSON file, got {path!r}, which is not a file.",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
