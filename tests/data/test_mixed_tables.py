@@ -12,6 +12,7 @@ from mixed_csv import content, write_csv
 from vae_jax import data
 from vae_jax.data.column_proposals import parse_columns, plan_columns, propose
 from vae_jax.data.column_types import ColumnType, to_table, write_table
+from vae_jax.data.moments import column_moments
 from vae_jax.errors import UserError
 
 PROPOSED = {
@@ -217,3 +218,12 @@ def test_numbers_are_rounded_into_the_range_of_their_type():
         to_table(kinds, np.zeros((2, 2)))
     with pytest.raises(UserError, match=r"ending in \.csv or \.parquet"):
         write_table(table, "table.xlsx")
+
+
+def test_moments_keep_their_digits_where_the_first_example_lacks_entries():
+    x = 16_000_000 + np.arange(40).reshape(-1, 1) % 7
+    mask = np.arange(40).reshape(-1, 1) > 0
+    columns = np.hstack([x, x])
+    dataset = data.from_arrays(columns, columns[:2], mask=np.hstack([mask, mask]), test_mask=np.ones((2, 2), bool))
+    moments = column_moments(dataset)
+    np.testing.assert_allclose(moments.std, np.std(x[1:]) * np.ones(2), rtol=1e-6)
