@@ -84,6 +84,18 @@ def test_the_page_draws_indicators_along_traversals_and_interpolations(run, pict
         assert "Each category is drawn as an indicator" in made[name].caption
 
 
+def test_bits_are_those_of_an_observed_entry_where_entries_are_missing():
+    x = np.random.default_rng(2).integers(0, 2, (60, 4)).astype(np.uint8)
+    mask = np.random.default_rng(3).random(x.shape) < 0.5
+    config = Config(likelihood="bernoulli", hidden=(4,), latent_dim=2, batch_size=8, epochs=1)
+    built = build(config, dataset=data.from_arrays(x, mask=mask))
+    summary = {"test_elbo": -3.0, "test_log_likelihood": -2.0, "test_kl": 1.0, "test_elbo_standard_error": 0.1}
+    rows = content._test_results(Run(Path("run"), built, 1, {}, None, [], []), summary | {"num_test_examples": 12})
+    row = next(row for row in rows if row.unit == "bits")
+    assert row.name == "bits per observed entry"
+    np.testing.assert_allclose(float(row.value), 3 / (built.dataset.test_mask.sum(axis=1).mean() * np.log(2)), rtol=1e-4)
+
+
 def test_categories_are_imputed_by_their_mode_however_many_there_are():
     rng = np.random.default_rng(1)
     names = np.array([f"name {i}" for i in range(70)])[rng.integers(0, 70, 600)]

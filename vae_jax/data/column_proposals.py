@@ -100,7 +100,10 @@ def is_dense_table(dataset: Dataset) -> bool:
 
 
 def types_of(dataset: Dataset) -> tuple[ColumnType, ...]:
-    """Returns the type of each column of a data set; of arrays, which have none, by the type of the array."""
+    """Returns the type of each column of a data set of vectors.
+
+    Columns of arrays have the type of the array. Those without names are called 0, 1, 2, ...
+    """
     if dataset.column_types is not None:
         return dataset.column_types
     width = dataset.data_shape[0]

@@ -18,12 +18,11 @@ from vae_jax.evaluation.hidden_entries import METRICS, Scores, Table, baselines,
 from vae_jax.evaluation.imputation import ImputationSettings, check_imputes, class_values, entry_kinds
 from vae_jax.example import Example, event_of, mask_of
 from vae_jax.runs.directory import Run
-from vae_jax.runs.imputed_rows import best_values, impute_rows, stored_unit
+from vae_jax.runs.imputed_rows import best_values, few_samples, impute_rows, num_few_samples, stored_unit
 from vae_jax.runs.parts import Report
 from vae_jax.storage.atomic import JsonObject
 
 _MAX_TRAIN = 10_000  # training examples that the other methods are fitted to
-FEW_SAMPLES = 10  # effective samples below which a conditional mean is rough
 
 
 class HiddenEntries(NamedTuple):
@@ -88,7 +87,7 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
         grays["mean"] = np.where(real.observed, real.test, np.nanmean(real.train, axis=0))
         for name, scores in score_all(real, grays).items():
             numbers["methods"][name] |= _scores(scores)
-    few = int(np.sum(np.asarray(imputed.effective_sample_size) < FEW_SAMPLES))
+    few = num_few_samples(imputed.effective_sample_size, settings.num_samples)
     if few:
         notes.append(few_samples(few, len(hidden), settings.num_samples))
     log_px = np.asarray(imputed.log_px, np.float64)
@@ -105,12 +104,6 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
         "notes": notes,
     }
     return numbers
-
-
-def few_samples(few: int, count: int, num_samples: int) -> str:
-    """Returns a sentence on examples whose importance weights are concentrated on few samples."""
-    verb = "has" if few == 1 else "have"
-    return f"{few} of {count} rows {verb} fewer than {FEW_SAMPLES} effective samples of {num_samples}: raise `num_samples`."
 
 
 def _table(built: Built, before: np.ndarray, hidden: np.ndarray) -> Table:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
@@ -27,6 +28,7 @@ from vae_jax.runs.parts import Report, map_parts
 
 # More levels of pixels are numbers, which have a mean. Categories of a table are none, however many there are.
 _MAX_LEVELS = 64
+_FEW_SAMPLES = 10  # effective samples below which a conditional mean is rough
 
 
 @short_repr
@@ -89,6 +91,28 @@ def best_values(vae: VAE, imputation: Imputation) -> np.ndarray:
         return np.asarray(imputation.mean)
     is_class = np.array([kind == "class" for kind in entry_kinds(vae.likelihood, vae.data_shape)]).reshape(vae.data_shape)
     return np.where(is_class, imputation.mode, imputation.mean)
+
+
+def num_few_samples(effective_sample_size: ArrayLike, num_samples: int) -> int:
+    """Returns the number of examples with fewer than 10 effective samples, or fewer than all samples where there are fewer.
+
+    Args:
+      effective_sample_size: of each example.
+      num_samples: importance samples of each example.
+    """
+    return int(np.sum(np.asarray(effective_sample_size) < min(_FEW_SAMPLES, num_samples)))
+
+
+def few_samples(few: int, count: int, num_samples: int) -> str:
+    """Returns a sentence on examples whose importance weights are concentrated on few samples.
+
+    Args:
+      few: from `num_few_samples`.
+      count: number of all examples.
+      num_samples: importance samples of each example.
+    """
+    verb = "has" if few == 1 else "have"
+    return f"{few} of {count} rows {verb} fewer than {_FEW_SAMPLES} effective samples of {num_samples}: raise `num_samples`."
 
 
 def impute_file(

@@ -225,9 +225,13 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         Quantity("KL", f"{summary['test_kl']:z.3f}", "nats per example", f"The KL is KL(q(z|x) ‖ p(z)), {kl}"),
     ]
     if (bits := test_bits_per_dim(run.built, summary["test_elbo"])) is not None:
-        size = math.prod(run.built.dataset.data_shape)
-        remark = f"Bits per dimension are −ELBO / ({size} log 2), an upper bound for the discrete data."
-        rows.append(Quantity("bits per dimension", f"{bits:z.4f}", "bits", remark))
+        size, name = f"{math.prod(run.built.dataset.data_shape)}", "bits per dimension"
+        if run.built.dataset.test_mask is not None:
+            size, name = "n", "bits per observed entry"
+        remark = f"{name.capitalize()} are −ELBO / ({size} log 2), an upper bound for the discrete data."
+        if size == "n":
+            remark += " n is the mean number of observed entries of a test example."
+        rows.append(Quantity(name, f"{bits:z.4f}", "bits", remark))
     for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
         if key in summary:
             values, num_learned = np.exp(summary[key]), len(run.built.vae.likelihood.shared_start)
