@@ -1,6 +1,7 @@
 """Reading of mixed tables: text, booleans and missing values as numbers, and back into tables of the same types."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pyarrow
@@ -13,7 +14,7 @@ from vae_jax import data
 from vae_jax.data.column_proposals import parse_columns, plan_columns, propose
 from vae_jax.data.column_types import ColumnType, to_table, write_table
 from vae_jax.data.moments import column_moments
-from vae_jax.errors import UserError
+from vae_jax.errors import DataWarning, UserError
 
 PROPOSED = {
     "id": "none", "city, town": "categorical", "owner": "bernoulli", "hidden": "bernoulli", "smokes": "bernoulli",
@@ -162,10 +163,53 @@ def test_text_is_refused_where_columns_are_numbers(table):
 
 
 def test_columns_of_other_types_are_refused(tmp_path):
-    dates = pyarrow.array(np.arange(20, dtype=np.int32), pyarrow.date32())
-    pyarrow.parquet.write_table(pyarrow.table({"a": list(range(20)), "when": dates}), tmp_path / "dates.parquet")
-    with pytest.raises(UserError, match=r"got when \(date32"):
-        data.load(tmp_path / "dates.parquet", mixed=True)
+    pyarrow.parquet.write_table(pyarrow.table({"a": list(range(20)), "several": [[1, 2]] * 20}), tmp_path / "lists.parquet")
+    with pytest.raises(UserError, match=r"got several \(list"):
+        data.load(tmp_path / "lists.parquet", mixed=True)
+
+
+def test_dates_and_decimals_come_back_with_their_types(tmp_path):
+    times = np.datetime64("1969-12-01T03:04:05.678", "ms") + 10**8 * np.arange(20)
+    columns = {
+        "day": pyarrow.array(np.arange(20, dtype=np.int32), pyarrow.date32()),
+        "time": pyarrow.array(times, pyarrow.timestamp("us"), mask=np.arange(20) == 3),
+        "zoned": pyarrow.array(times, pyarrow.timestamp("ns", "Europe/Oslo")),
+        "price": pyarrow.array([Decimal(i * i - 7).scaleb(-2) for i in range(20)], pyarrow.decimal128(10, 2)),
+    }
+    pyarrow.parquet.write_table(table := pyarrow.table(columns), tmp_path / "dates.parquet")
+    dataset = data.load(tmp_path / "dates.parquet", mixed=True, missing="nan", split="last")
+    assert [plan.likelihood for plan in propose(dataset)] == ["none", "none", "none", "gaussian"]
+    back = to_table(dataset.column_types, np.concatenate([rows_of(dataset), rows_of(dataset, "test")]))
+    assert back.schema.equals(table.schema)
+    assert back.to_pydict() == table.to_pydict()
+
+
+def test_files_of_parts_differ_in_columns_that_are_left_out(tmp_path):
+    for part, rows in (("train", 60), ("test", 40)):
+        names, kinds = (
+            [f"{part} {i}" for i in range(rows)],
+            [["u", "v", "w"][i % (3 if part == "train" else 2)] for i in range(rows)],
+        )
+        columns = {"name": names, "kind": kinds, "size": [f"{i}.5" for i in range(rows)], "empty": [""] * rows}
+        if part == "test":  # another order, one more column, and one without values
+            columns = {"more": names, **dict(reversed(columns.items())), "size": [""] * rows}
+        write_csv(tmp_path / f"{part}.csv", columns)
+    with pytest.warns(DataWarning, match="the column empty is missing in all training examples"):
+        dataset = data.load(tmp_path, mixed=True, missing="nan")
+    assert [plan.setting for plan in plan_columns(dataset, [])] == [
+        "name=none",
+        "kind=categorical",
+        "size=gaussian",
+        "empty=none",
+    ]
+    assert dataset.column_names == ("name", "kind", "size", "empty")
+    assert not dataset.test_mask[:, 2].any()
+    assert to_table(dataset.column_types, rows_of(dataset, "test"))["name"].to_pylist() == [f"test {i}" for i in range(40)]
+    with pytest.raises(UserError, match=r"the column 'name' of the validation or test set has categories .*: test 0"):
+        plan_columns(dataset, ["name=categorical"])
+    write_csv(tmp_path / "test.csv", {"name": ["a"] * 20, "kind": ["u"] * 20, "empty": [""] * 20})
+    with pytest.raises(UserError, match="lacks the columns size of the training set"):
+        data.load(tmp_path, mixed=True, missing="nan")
 
 
 def test_a_column_of_labels_is_data_only_where_it_is_named(tmp_path):
@@ -187,8 +231,8 @@ def test_categories_of_a_test_file_are_those_of_the_training_file(tmp_path):
     assert dataset.column_types[0].categories == ("a", "b", "c")
     assert dataset.test[:2, 0].tolist() == [1, 2]
     write_csv(tmp_path / "test.csv", {"x": ["b", "d"] * 10, "n": list(range(20))})
-    with pytest.raises(UserError, match="the column 'x' has categories that the training set does not have: d"):
-        data.load(tmp_path, mixed=True)
+    with pytest.raises(UserError, match=r"the column 'x' of the validation or test set has categories .* does not have: d"):
+        plan_columns(data.load(tmp_path, mixed=True), [])
 
 
 def test_arrow_tables_keep_the_order_of_their_categories():

@@ -191,3 +191,8 @@ def test_evaluate_hides_classes(levels):
     assert all(0.5 < scores["accuracy"] <= 1 for scores in methods.values())
     done = run("evaluate.py", levels / "run", "--hide", 1.5, check=False)
     assert (done.returncode, done.stderr) == (2, "error: --hide: expected a share from 0 to below 1, got 1.5.\n")
+
+
+def test_the_training_file_itself_is_imputed(reals, tmp_path):
+    done = run("impute.py", reals / "run", "--data", reals / "train.csv", "--out", tmp_path / "out.csv", "--num-imputations", 0)
+    assert f"{reals / 'train.csv'}: nothing is missing" in done.stdout

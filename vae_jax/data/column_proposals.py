@@ -129,6 +129,7 @@ def propose(dataset: Dataset) -> tuple[ColumnPlan, ...]:
     2. Booleans, and numbers that are all 0 or 1: bernoulli.
     3. Text: categorical; none where more than half of the values differ, as in names and free text, or with more than 1,000
        different ones.
+       Dates: none.
     4. Integers that identify the rows, all different in at least 20 rows, and named id or index or without gaps: none.
     5. Integers, of at most 12 different values, each in at least 20 rows on average: categorical.
     6. Other integers >= 0, up to 2^24: negative_binomial.
@@ -156,6 +157,8 @@ def _propose(kind: ColumnType, observed: np.ndarray, has_missing: bool) -> Colum
         return ColumnPlan(kind.name, seen, LEFT_OUT, "it is the same in all rows")
     if kind.dtype == "bool" or (kind.categories is None and distinct.tolist() == [0, 1]):
         return ColumnPlan(kind.name, seen, "bernoulli")
+    if kind.is_date:
+        return ColumnPlan(kind.name, seen, LEFT_OUT, "it has dates; to model them, convert them to numbers, such as days")
     if kind.categories is not None:
         if len(distinct) > max(_MAX_TEXT_SHARE * len(observed), 2) or len(distinct) > _MAX_TEXT_CATEGORIES:
             return ColumnPlan(kind.name, seen, LEFT_OUT, "its text differs in too many rows to be learned")
@@ -287,6 +290,15 @@ def plan_columns(dataset: Dataset, settings: Sequence[str]) -> tuple[ColumnPlan,
         reason = "as chosen" if likelihood == LEFT_OUT else ""
         plans.append(proposal._replace(likelihood=likelihood, reason=reason))
         _check_suits(dataset.name, types[i], likelihood, np.unique(_observed(dataset, i)))
+    for i, (plan, kind) in enumerate(zip(plans, types, strict=True)):
+        if plan.likelihood != LEFT_OUT and kind.num_known is not None and kind.categories is not None:
+            present = np.unique(_observed(dataset, i, ("validation", "test"))).astype(int)
+            if unseen := [kind.categories[code] for code in present if code >= kind.num_known]:
+                raise UserError(
+                    f"{dataset.name}: the column {kind.name!r} of the validation or test set has categories that the training "
+                    f"set does not have: {joined(unseen)}.",
+                    fix="Leave out these rows, or move some of them into the training set.",
+                )
     if all(plan.likelihood == LEFT_OUT for plan in plans):
         reasons = "; ".join(f"{plan.name}: {plan.reason}" for plan in plans[:3])
         raise UserError(f"{dataset.name}: every column is left out ({reasons}). Choose likelihoods by `columns`.")

@@ -1,6 +1,7 @@
 """Types of the columns of a mixed table, and tables of examples with the original names, categories and types."""
 
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -24,18 +25,26 @@ class ColumnType(NamedTuple):
       name: the name of the column.
       categories: the texts that the codes 0, 1, 2, ... stand for. None: the column has numbers, which examples hold unchanged,
         whatever their likelihood is.
-      dtype: the type in the table: "string", "category" (text whose categories have an order), "bool", or the name of a type
-        of NumPy such as "int64" or "float64".
+      dtype: the type in the table: "string", "category" (text whose categories have an order), "bool", the name of a type of
+        NumPy such as "int64" or "float64", or that of a type of pyarrow: "decimal128(10, 2)", "date32[day]",
+        "timestamp[us, tz=UTC]". Dates have categories, their texts.
+      num_known: the number of categories before those that only validation or test files of their own have. None: all.
     """
 
     name: str
     categories: tuple[str, ...] | None = None
     dtype: str = "float64"
+    num_known: int | None = None
 
     @property
     def is_integer(self) -> bool:
         """True if the column has whole numbers in the table."""
         return self.dtype.startswith(("int", "uint"))
+
+    @property
+    def is_date(self) -> bool:
+        """Whether the column has dates or times in the table."""
+        return self.dtype.startswith(("date", "timestamp"))
 
 
 def to_table(types: Sequence[ColumnType], rows: np.ndarray) -> "pyarrow.Table":
@@ -84,9 +93,14 @@ def _column(pyarrow: ModuleType, kind: ColumnType, values: np.ndarray) -> "pyarr
         coded = pyarrow.DictionaryArray.from_arrays(
             pyarrow.array(codes, mask=is_missing), pyarrow.array(kind.categories), ordered=kind.dtype == "category"
         )
-        return coded if kind.dtype == "category" else coded.cast(pyarrow.string())
+        if kind.dtype == "category":
+            return coded
+        texts = coded.cast(pyarrow.string())
+        return texts.cast(_arrow_type(pyarrow, kind.dtype)) if kind.is_date else texts
     if kind.dtype == "bool":
         return pyarrow.array(numbers >= 0.5, mask=is_missing)
+    if kind.dtype.startswith("decimal"):
+        return pyarrow.array(numbers, mask=is_missing).cast(_arrow_type(pyarrow, kind.dtype), safe=False)
     dtype = np.dtype(kind.dtype)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
@@ -94,6 +108,15 @@ def _column(pyarrow: ModuleType, kind: ColumnType, values: np.ndarray) -> "pyarr
         high = float(limits.max) if limits.bits < 64 else np.nextafter(float(limits.max), 0)
         numbers = np.clip(np.rint(numbers), float(limits.min), high)
     return pyarrow.array(numbers.astype(dtype), mask=is_missing)
+
+
+def _arrow_type(pyarrow: ModuleType, text: str) -> "pyarrow.DataType":
+    """Returns the type of dates or decimal numbers that pyarrow writes as this text."""
+    if parts := re.fullmatch(r"(decimal\d+)\((\d+), (-?\d+)\)", text):
+        return getattr(pyarrow, parts[1])(int(parts[2]), int(parts[3]))
+    if parts := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", text):
+        return pyarrow.timestamp(parts[1], parts[2])
+    return pyarrow.type_for_alias(text)
 
 
 def write_table(table: "pyarrow.Table", path: str | Path) -> Path:

@@ -78,6 +78,8 @@ def _type_of(dtype: "pyarrow.DataType", kind: ColumnType) -> ColumnType:
 
     if kind.categories is not None:
         return kind._replace(dtype="string")
+    if pyarrow.types.is_null(dtype):  # the column has no value in the file
+        return kind
     if pyarrow.types.is_boolean(dtype):
         return kind._replace(dtype="bool")
     return kind._replace(dtype=str(dtype) if pyarrow.types.is_integer(dtype) else "float64")

@@ -93,8 +93,11 @@ def _read(run: Run, name: str, condition: str, data_dir: str | None) -> tuple[Da
             field="condition",
             fix=f"Pass a file with a row for each example of {Path(name).name}.",
         )
+    # The training file itself may be imputed, which as a test set is refused by its name. So it gets another spelling.
+    other_name = os.path.join(os.path.dirname(name), os.curdir, os.path.basename(name))
+    read_as = other_name if name == config.dataset else name
     settings: dict[str, Any] = {
-        "test_dataset": name,
+        "test_dataset": read_as,
         "validation_dataset": "",
         "validation_fraction": 0.0,
         "missing": "nan",
@@ -106,9 +109,10 @@ def _read(run: Run, name: str, condition: str, data_dir: str | None) -> tuple[Da
         try:
             dataset = load_dataset(dataclasses.replace(config, **settings), data_dir)
         except UserError as error:
-            text = error.text if name in error.text else f"{name} does not fit the data of the run: {error.text}"
+            text = error.text.replace(read_as, name)
+            text = text if name in text else f"{name} does not fit the data of the run: {text}"
             raise UserError(text, field="data" if error.field == "test_dataset" else error.field) from None
-    notes = [str(one.message) for one in caught if issubclass(one.category, DataWarning)]
+    notes = [str(one.message).replace(read_as, name) for one in caught if issubclass(one.category, DataWarning)]
     return dataset, [text for text in notes if text.startswith(name)]
 
 

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vae_jax.data.column_types import ColumnType
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.readers.condition_columns import joined_columns
 from vae_jax.data.readers.listing import PARTS, be, joined
-from vae_jax.data.readers.mixed_tables import recoded, union_of_types
+from vae_jax.data.readers.mixed_tables import recoded, union_of_types, with_unseen_categories
 from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
@@ -113,10 +114,13 @@ def _only_part(source: Split, name: str, part: str) -> tuple[Piece, tuple[str, .
 
 def assemble(pieces: Mapping[str, Piece], base: Split) -> Split:
     """Puts parts together. What belongs to no part is that of `base`, the source of the training set."""
+    if base.column_types is not None:
+        pieces = {part: _in_order_of(base, piece) for part, piece in pieces.items()}
     sources = {id(piece.source): piece.source for piece in pieces.values()}.values()
     for field, noun in (("column_names", "columns"), ("factor_names", "factors")):
         _check_same_names(pieces, field, noun)
-    common, label_names = _with_common_labels(_with_common_types(pieces, base))
+    common, types = _with_common_types(pieces, base)
+    common, label_names = _with_common_labels(common)
     images = {part: piece.examples for part, piece in common.items()}
     labels = {f"{part}_labels": piece.labels for part, piece in common.items()}
     factors = {f"{part}_factors": piece.factors for part, piece in common.items()}
@@ -130,24 +134,43 @@ def assemble(pieces: Mapping[str, Piece], base: Split) -> Split:
         **{f"{part}_mask": common[part].mask if part in common else None for part in PARTS},
         label_names=label_names,
         column_names=column_names,
+        column_types=types,
         factor_names=next((source.factor_names for source in sources if source.factor_names), None),
         channels_last=all(source.channels_last for source in sources),
         notes=(),
     )
 
 
-def _with_common_types(pieces: Mapping[str, Piece], base: Split) -> dict[str, Piece]:
-    """Returns parts of mixed tables with the category codes of the training set."""
+def _in_order_of(base: Split, piece: Piece) -> Piece:
+    """Returns a part of a mixed table with the columns of the training set, which are looked up by name."""
+    source, wanted = piece.source, base.column_names
+    names, types, examples = source.column_names, source.column_types, piece.examples
+    if not wanted or not names or names == wanted or types is None or not isinstance(examples, np.ndarray):
+        return piece
+    if absent := [name for name in wanted if name not in names]:
+        raise UserError(
+            f"{piece.name}: lacks the columns {joined(absent)} of the training set.", fix="Add them, empty if need be."
+        )
+    order = [names.index(name) for name in wanted]
+    source = source._replace(column_names=wanted, column_types=tuple(types[i] for i in order))
+    mask = piece.mask[:, order] if isinstance(piece.mask, np.ndarray) else piece.mask
+    return piece._replace(examples=examples[:, order], source=source, mask=mask)
+
+
+def _with_common_types(pieces: Mapping[str, Piece], base: Split) -> tuple[dict[str, Piece], tuple[ColumnType, ...] | None]:
+    """Returns parts of mixed tables with the same category codes, and the types with these."""
     if base.column_types is None:
-        return dict(pieces)
+        return dict(pieces), None
+    others = [piece.source.column_types for piece in pieces.values() if piece.source.column_types is not None]
+    types = with_unseen_categories(base.column_types, others)
     if len({piece.examples.dtype for piece in pieces.values()}) > 1:  # one part alone has missing values
         pieces = {part: piece._replace(examples=np.asarray(piece.examples, np.float64)) for part, piece in pieces.items()}
     return {
         part: piece
-        if piece.source.column_types in (None, base.column_types) or not isinstance(piece.examples, np.ndarray)
-        else piece._replace(examples=recoded(piece.name, piece.examples, piece.source.column_types, base.column_types))
+        if piece.source.column_types in (None, types) or not isinstance(piece.examples, np.ndarray)
+        else piece._replace(examples=recoded(piece.name, piece.examples, piece.source.column_types, types))
         for part, piece in pieces.items()
-    }
+    }, types
 
 
 def _check_same_names(pieces: Mapping[str, Piece], field: str, noun: str) -> None:

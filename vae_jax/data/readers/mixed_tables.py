@@ -1,12 +1,12 @@
 """Columns of mixed tables: text becomes category codes, missing values become NaN, and the types of the table are kept."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from vae_jax.data.column_types import ColumnType
-from vae_jax.data.readers.arrow_columns import kind_of_type
+from vae_jax.data.readers.arrow_columns import Kind, kind_of_type
 from vae_jax.data.readers.listing import UNREADABLE, joined
 from vae_jax.errors import UserError
 
@@ -20,7 +20,7 @@ def mixed_columns(name: str, table: "pyarrow.Table", columns: Sequence[str]) -> 
     """Returns columns of a table as numbers, with their types.
 
     Text becomes the codes 0, 1, 2, ... of its categories, in sorted order, or in the order of a categorical column of pandas.
-    Booleans become 0 and 1. Other numbers stay as they are. Missing values become NaN.
+    Dates become text. Booleans become 0 and 1. Other numbers stay as they are. Missing values become NaN.
 
     Args:
       name: the data set, for messages.
@@ -32,12 +32,9 @@ def mixed_columns(name: str, table: "pyarrow.Table", columns: Sequence[str]) -> 
       types: one for each column.
 
     Raises:
-      UserError: columns without values, or of types such as dates and lists, that are neither numbers nor text.
+      UserError: columns of types such as lists and durations, that are neither numbers nor text.
     """
-    empty = [column for column in columns if table.column(column).null_count == table.num_rows]
-    if empty:
-        raise UserError(f"{name}: the columns {joined(empty)} have no values. Leave them out: df.dropna(axis=1, how='all').")
-    if other := [column for column in columns if kind_of_type(table.column(column).type) == "other"]:
+    if other := [column for column in columns if _kind(table.column(column).type) == "other"]:
         kinds = joined(f"{column} ({table.column(column).type})" for column in other)
         raise UserError(f"{name}: expected columns of numbers or text, got {kinds}. Leave them out or convert them to numbers.")
     converted = [_column(name, column, table.column(column)) for column in columns]
@@ -46,15 +43,35 @@ def mixed_columns(name: str, table: "pyarrow.Table", columns: Sequence[str]) -> 
     return np.stack(arrays, axis=1, dtype=np.int64 if is_whole else np.float64), types
 
 
+def _kind(dtype: "pyarrow.DataType") -> Kind | Literal["decimal", "date"]:
+    """Returns the kind of a column of a mixed table, which may have dates and decimals; a column without values is "float"."""
+    import pyarrow.types as types
+
+    values = dtype.value_type if types.is_dictionary(dtype) else dtype
+    if types.is_null(values):
+        return "float"
+    if types.is_decimal(values):
+        return "decimal"
+    return "date" if types.is_date(values) or types.is_timestamp(values) else kind_of_type(dtype)
+
+
 def _column(name: str, column: str, values: "pyarrow.ChunkedArray") -> tuple[np.ndarray, ColumnType]:
     """Returns one column as numbers, and its type."""
     import pyarrow.types as types
 
-    kind, is_dictionary = kind_of_type(values.type), types.is_dictionary(values.type)
+    kind, is_dictionary = _kind(values.type), types.is_dictionary(values.type)
     if kind == "text":
         return _text_column(name, column, values, is_dictionary)
     if is_dictionary:
         values = values.cast(values.type.value_type)
+    if types.is_null(values.type):  # no value in any row
+        return np.full(len(values), np.nan), ColumnType(column)
+    if kind == "date":
+        codes, texts = _text_column(name, column, values.cast("string"), False)
+        return codes, texts._replace(dtype=str(values.type))
+    if kind == "decimal":
+        array, _ = _column(name, column, values.cast("float64"))
+        return array, ColumnType(column, None, str(values.type))
     dtype = "bool" if kind == "bool" else np.dtype(values.type.to_pandas_dtype()).name
     if kind != "float" and not values.null_count:
         array = np.asarray(values.to_numpy())
@@ -88,6 +105,23 @@ def _text_column(name: str, column: str, values: "pyarrow.ChunkedArray", is_dict
     return kept, ColumnType(column, categories, "category" if is_dictionary else "string")
 
 
+def with_unseen_categories(common: Sequence[ColumnType], others: Sequence[Sequence[ColumnType]]) -> tuple[ColumnType, ...]:
+    """Returns the types of a training set, with the categories that only other files have after its own.
+
+    Columns that are left out, such as names, may have them, so the plan of the columns refuses them in the others.
+    """
+    extended = []
+    for kind, *same in zip(common, *others, strict=True):
+        if kind.categories is not None:
+            unseen = dict.fromkeys(
+                text for other in same for text in other.categories or () if text not in set(kind.categories)
+            )
+            if unseen:
+                kind = kind._replace(categories=(*kind.categories, *unseen), num_known=len(kind.categories))
+        extended.append(kind)
+    return tuple(extended)
+
+
 def recoded(name: str, examples: np.ndarray, types: Sequence[ColumnType], common: Sequence[ColumnType]) -> np.ndarray:
     """Returns examples of one file with the category codes of another file.
 
@@ -95,28 +129,21 @@ def recoded(name: str, examples: np.ndarray, types: Sequence[ColumnType], common
       name: the file of the examples, for messages.
       examples: (rows, columns), numbers as `mixed_columns` returns them.
       types: their types.
-      common: types with the categories that the codes are to mean.
+      common: types with all of their categories, in the order that the codes are to mean.
 
     Raises:
-      UserError: a category that `common` does not have, or a column of text that has numbers there.
+      UserError: a column of text that has numbers in `common`, or the other way round.
     """
     changed = None
     for i, (kind, other) in enumerate(zip(types, common, strict=True)):
-        if kind.categories == other.categories:
+        if kind.categories == other.categories or np.isnan(examples[:, i]).all():
             continue
         if kind.categories is None or other.categories is None:
             kinds = ["numbers" if kind.categories is None else "text" for kind in (other, kind)]
             raise UserError(f"{name}: expected {kinds[0]} in the column {kind.name!r}, as in the training set, got {kinds[1]}.")
         codes = {category: code for code, category in enumerate(other.categories)}
         values = examples[:, i]
-        present = np.unique(values[~np.isnan(values)]).astype(int)
-        unseen = [kind.categories[code] for code in present if kind.categories[code] not in codes]
-        if unseen:
-            raise UserError(
-                f"{name}: the column {kind.name!r} has categories that the training set does not have: {joined(unseen)}.",
-                fix="Leave out these rows, or move some of them into the training set.",
-            )
-        lookup = np.array([codes.get(category, -1) for category in kind.categories], np.float64)
+        lookup = np.array([codes[category] for category in kind.categories], np.float64)
         changed = examples.astype(np.float64) if changed is None else changed
         changed[:, i] = np.where(np.isnan(values), np.nan, lookup[np.where(np.isnan(values), 0, values).astype(int)])
     return examples if changed is None else changed.astype(examples.dtype)
@@ -129,6 +156,6 @@ def union_of_types(types: Sequence[Sequence[ColumnType]]) -> tuple[ColumnType, .
         first = same[0]
         known: Mapping[str, None] = dict.fromkeys(category for kind in same for category in kind.categories or ())
         if first.categories is not None and any(kind.categories != first.categories for kind in same):
-            first = first._replace(categories=tuple(sorted(known) if first.dtype == "string" else known))
+            first = first._replace(categories=tuple(known if first.dtype == "category" else sorted(known)))
         joined_types.append(first)
     return tuple(joined_types)
