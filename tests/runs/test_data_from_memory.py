@@ -178,8 +178,6 @@ WITHOUT = [({"condition": [0, 1] * 30}, "condition"), ({"missing": "nan"}, "miss
 
 
 @pytest.mark.parametrize(("arguments", "thing"), WITHOUT)
-    ("arguments", "thing"), [({"condition": [0, 1] * 30}, "condition"), ({"missing": "nan"}, "missing entries")]
-)
 def test_a_data_set_without_what_the_run_had_is_named(tmp_path, arguments, thing):
     x = np.ones((60, 3), np.float32)
     complete = data.from_arrays(x)
