@@ -122,6 +122,14 @@ def with_dataset(config: Config, dataset: Dataset) -> Config:
         "condition": CUSTOM if dataset.condition else "",
         "missing": "nan" if dataset.has_missing else "refuse",
     }
+    if config.dataset == CUSTOM:  # the configuration of a run, which records what its data set had
+        for name, thing in (("condition", "condition"), ("missing", "missing entries")):
+            if getattr(config, name) not in (getattr(Config(), name), recorded[name]):
+                raise UserError(
+                    f"the data set {dataset.name!r} has no {thing}, and the one that the run was trained on has.",
+                    field="dataset",
+                    fix="Make it with the same arguments of data.from_arrays as before.",
+                )
     for name in _DATA_SETTINGS:
         if name != "stream" and getattr(config, name) not in (getattr(Config(), name), recorded.get(name, "")):
             raise UserError(

@@ -128,3 +128,9 @@ def test_the_mask_is_an_input_by_option():
     rows = built.data.eval_input(built.data.test)
     one, other = (built.vae.encode(params, Example(jnp.zeros(4), mask=mask)) for mask in (rows.mask[0], ~rows.mask[0]))
     assert not np.array_equal(one[0], other[0])
+
+
+def test_events_alone_are_refused_where_examples_have_masks():
+    prepared = data.prepare(hidden("real"))
+    with pytest.raises(UserError, match=r"expected examples with their conditions and masks.* Pass those of the prepared data"):
+        prepared.eval_input(prepared.test.event)

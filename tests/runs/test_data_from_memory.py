@@ -172,3 +172,17 @@ def test_settings_of_the_data_cannot_be_swept():
     for name in ("event", "test_dataset", "label_column", "array"):
         with pytest.raises(UserError, match="cannot be swept: all members share the data"):
             sweep.grid(CONFIG, **{name: ["a", "b"]})
+
+
+WITHOUT = [({"condition": [0, 1] * 30}, "condition"), ({"missing": "nan"}, "missing entries")]
+
+
+@pytest.mark.parametrize(("arguments", "thing"), WITHOUT)
+def test_a_data_set_without_what_the_run_had_is_named(tmp_path, arguments, thing):
+    x = np.ones((60, 3), np.float32)
+    complete = data.from_arrays(x)
+    x[3:9, 0] = np.nan if "missing" in arguments else 1
+    config = Config(likelihood="gaussian", epochs=1, hidden=(4,), latent_dim=2, batch_size=16)
+    runs.train(build(config, dataset=data.from_arrays(x, **arguments)), tmp_path)
+    with pytest.raises(UserError, match=f"'arrays' has no {thing}, and the one that the run was trained on has. Make it with"):
+        runs.load_run(tmp_path, dataset=complete)

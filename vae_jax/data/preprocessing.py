@@ -208,6 +208,12 @@ def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
         return Example(event, *(None if array is None else keep(array) for array in companions))
 
     def to_input(rows: Example, event_input: Callable[[Array], Array], drawn: Array | None = None) -> Example:
+        if not isinstance(rows, Example):
+            raise UserError(
+                "expected examples with their conditions and masks, got their events alone.",
+                field="to_input",
+                fix="Pass those of the prepared data, such as prepared.test, or a vae_jax.example.Example.",
+            )
         event, mask = rows.event, rows.mask
         stored = rows.condition if drawn is None else dataset.condition_of_rendered(drawn)
         if dataset.missing_on_disk and jnp.issubdtype(event.dtype, jnp.floating):

@@ -38,19 +38,23 @@ def entry_log_likelihoods(
     assert per_entry is not None
 
     def one(index: Array, x: Array | Example) -> Array:
-        model, outputs = bind(vae, params, x), []
-        posterior = model.encode(model.x)
-
-        def decode(z: Array) -> DecoderOutput:
-            outputs.append(model.decode(z))
-            return outputs[-1]
-
-        # The ELBO draws z, so that it is the z of `evaluate`.
+        model = bind(vae, params, x)
+        posterior, event, mask = model.encode(model.x), event_of(x), mask_of(x)
         key_z = jax.random.fold_in(jax.random.fold_in(key, index), 0)
-        elbo(key_z, lambda x: posterior, decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
-        event, mask = event_of(x), mask_of(x)
-        if mask is None:
-            return per_entry(outputs[-1], event)
-        return jnp.where(mask, per_entry(outputs[-1], inside_support(vae.likelihood, event, mask)), 0)
+
+        def nats(output: DecoderOutput) -> Array:
+            if mask is None:
+                return per_entry(output, event)
+            return jnp.where(mask, per_entry(output, inside_support(vae.likelihood, event, mask)), 0)
+
+        def one_entry(d: Array) -> Array:
+            # The ELBO draws z, so that it is the z of `evaluate`. Only the choice of the entry is batched.
+            def log_prob(output: DecoderOutput, _: Array) -> Array:
+                return nats(output).reshape(-1)[d]
+
+            terms = elbo(key_z, lambda _: posterior, model.decode, log_prob, model.x, prior_log_prob=model.prior_log_prob)
+            return terms.log_likelihood
+
+        return jax.vmap(one_entry)(jnp.arange(event.size)).reshape(event.shape)
 
     return map_examples(one, data, to_input, effective_batch_size(batch_size))

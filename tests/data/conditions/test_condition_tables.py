@@ -183,3 +183,10 @@ def test_texts_beside_arrays_of_a_part_are_refused():
         data.from_arrays(x, x, condition=c)
     with pytest.raises(UserError, match="got test_condition without test examples"):
         data.from_arrays(x, condition=c, test_condition=c)
+
+
+@pytest.mark.parametrize("condition", ["x,z", "x,z,species"])
+def test_a_condition_of_all_columns_leaves_none_as_examples(tmp_path, condition):
+    path = write(tmp_path / "t.csv", {name: COLUMNS[name] for name in ("x", "z", "species")})
+    with pytest.raises(UserError, match=r"condition: .*t\.csv: the condition takes all columns\. Leave some as examples"):
+        data.load(path, condition=condition, split="last")

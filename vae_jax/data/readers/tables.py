@@ -63,6 +63,8 @@ def split_of_table(path: Path, table: "pyarrow.Table", options: ReadOptions, wit
     label = find_label_column(str(path), usable, options.label_column, with_names)
     if taken := [column for column in options.condition if column != label and names.count(column) == 1]:
         table = table.drop_columns(taken)
+        if not set(table.column_names) - {label}:
+            raise UserError(f"{path}: the condition takes all columns. Leave some as examples.", field="condition")
     read = arrays_of_table(str(path), table, label, with_names, options.missing == "nan", options.mixed)
     phrase = "" if read.label_column is None else f"labels from the column {read.label_column!r}"
     return Split(
