@@ -159,7 +159,8 @@ def main() -> int:
     """Trains in all ways in turns, and prints the table."""
     arguments = parse(Arguments)
     expect_counts(1, examples=arguments.examples // BATCH, epochs=arguments.epochs)
-    if unknown := set(arguments.ways) - set(WAYS):
+    unknown = set(arguments.ways) - set(WAYS)
+    if unknown:
         from vae_jax.errors import UserError
 
         raise UserError(field="ways", expected=f"names among {', '.join(WAYS)}", got=", ".join(sorted(unknown)))

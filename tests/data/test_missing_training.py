@@ -118,7 +118,7 @@ def test_messages_about_infinite_elbos_leave_missing_entries_out():
     problem = describe_not_finite("test", Example(x, mask=mask), Evaluation(np.array([0, -np.inf, 0]), np.zeros(3)))
     assert "values there go from 3 to 900, those of the other examples from 1 to 5" in problem.sentence
     nothing = describe_not_finite("test", Example(x, mask=mask & False), Evaluation(np.array([0, 0, np.inf]), np.zeros(3)))
-    assert "No entry is observed there" in nothing.sentence
+    assert "No value of them is observed" in nothing.sentence
 
 
 def test_the_mask_is_an_input_by_option():

@@ -74,7 +74,10 @@ BROKEN = {
     "log_scale of u": ("_whiten", without_log_scale),
     "mean of u": ("_whiten", without_the_scale_of_the_mean),
     "mask of log p(x|z)": ("observed_log_prob", lambda likelihood, output, x, mask: likelihood.log_prob(output, x)),
-    "mask of the encoder": ("masked_event", lambda x, mask_input: jnp.concatenate([x.event, jnp.ones_like(x.event)])),
+    "mask of the encoder": (
+        "masked_event",
+        lambda x, mask_input, likelihood: jnp.concatenate([x.event, jnp.ones_like(x.event)]),
+    ),
     "condition of the decoder": ("decode_given", lambda vae, params, z, c: vae.decode(params, z, jnp.zeros_like(c))),
 }
 

@@ -195,7 +195,7 @@ def test_probabilities_of_classes_are_those_of_quadrature(num_levels):
 def test_a_likelihood_that_does_not_factorize_or_needs_the_total_is_refused():
     rows = Example(jnp.zeros((2, 3)), mask=jnp.ones((2, 3), bool))
     for likelihood, message in (
-        (likelihoods.multinomial(5.0), "not independent given z"),
+        (likelihoods.multinomial(5.0), "cannot leave out missing entries"),
         (likelihoods.gaussian(1.0)._replace(mean_given=lambda output, x: output), "given the total of each example"),
     ):
         vae = model.mlp_vae((3,), likelihood, latent_dim=2, hidden=(4,), standardize=None)

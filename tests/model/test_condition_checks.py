@@ -135,7 +135,7 @@ def test_the_calls_of_the_messages_work():
 def test_a_mask_for_a_likelihood_that_does_not_factorize_is_refused():
     vae = made(0, likelihoods.from_log_prob(lambda output, x: -jnp.sum((output - x) ** 2)))
     model_of_x = model.bind(vae, params_of(vae), Example(X, None, MASK))
-    with pytest.raises(UserError, match=r"has no log_prob_per_entry: .* Use a likelihood whose entries are independent"):
+    with pytest.raises(UserError, match=r"It has no log_prob_per_entry\. .* use a likelihood such as gaussian or bernoulli"):
         model_of_x.log_prob(X, model_of_x.x)
 
 

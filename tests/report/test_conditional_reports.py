@@ -46,7 +46,7 @@ def vector_run():
     kinds = np.concatenate([np.arange(25), np.repeat(np.arange(20), 10)])
     x = (rng.normal(size=(225, 3)) + kinds[:, None]).astype(np.float32)
     x[rng.random(x.shape) < 0.25] = np.nan
-    x[:, 2] = np.where(np.arange(225) == 224, 1.0, np.nan)  # a column that the test set may lack
+    x[:, 2] = np.where(np.arange(225) == 0, 1.0, np.nan)  # a column that the test set lacks
     condition = {"kind": kinds, "age": rng.normal(40, 10, 225).astype(np.float32), "size": rng.random(225).astype(np.float32)}
     return make_run(data.from_arrays(x, missing="nan", condition=condition, split="last"))
 
@@ -147,7 +147,10 @@ def test_missing_pixels_are_drawn_in_a_color_and_imputed_by_the_reconstruction(i
 
 
 def test_captions_and_figures_of_a_run_name_its_densities(image_run):
-    sections_of_page = [page.in_notation(section, Notation.of(image_run.built)) for section in page._sections(image_run)]
+    sections_of_page = [
+        page.in_notation(section, Notation.of(image_run.built))
+        for section in page._sections(image_run, content.pictures(image_run))
+    ]
     texts = " ".join(f"{section.title} {section.caption}" for section in sections_of_page)
     assert "E[x|u,c]" in texts
     assert "E[x|z]" not in texts

@@ -230,7 +230,7 @@ SUMMARY = {
 BITS = {
     "vae": SimpleNamespace(likelihood=bernoulli()),
     "data": SimpleNamespace(log_jacobian=0.0),
-    "dataset": SimpleNamespace(data_shape=(8, 8, 1)),
+    "dataset": SimpleNamespace(data_shape=(8, 8, 1), test_mask=None),
 }
 
 

@@ -185,7 +185,7 @@ def test_views_put_the_asked_for_images_first(learned):
 def test_the_sections_of_a_run_with_a_learned_prior(learned, tmp_path):
     built, params = learned
     run = Run(tmp_path, built, 0, params, None, [], [])
-    sections = page._sections(run)
+    sections = page._sections(run, content.pictures(run))
     names = [(section.name, isinstance(section.picture, bytes)) for section in sections]
     assert names == [
         ("reconstructions", False),

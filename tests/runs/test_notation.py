@@ -40,7 +40,7 @@ def test_facts_are_those_of_the_data_and_of_the_prior_and_are_read_back():
     plain = build(config, dataset=data.from_arrays(x))
     assert facts(plain) == {}
     assert Notation.of(plain) == Notation.read({}) == Notation()
-    x[:, 0] = np.nan
+    x[1::2, 0], x[::2, 1] = np.nan, np.nan
     dataset = data.from_arrays(x, missing="nan", condition={"kind": kind})
     for prior in ("normal", "conditional"):
         config = Config(likelihood="gaussian", prior=prior, hidden=(4,), latent_dim=2, batch_size=8, epochs=1)

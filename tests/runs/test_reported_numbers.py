@@ -18,6 +18,7 @@ from vae_jax.evaluation import Annealing, Evaluation, log_px_from_weights, log_p
 from vae_jax.evaluation.dataset_means import means
 from vae_jax.evaluation.importance import LogPx
 from vae_jax.runs import evaluate_run
+from vae_jax.runs.parts import map_parts
 from vae_jax.runs.summary_file import summarize
 from vae_jax.runs.summary_file import test_bits_per_dim as bits_of  # pytest would collect its own name
 from vae_jax.sweep.members import groups
@@ -220,7 +221,7 @@ def test_parts_of_a_data_set_give_what_the_whole_does(count):
     def of_part(params, part, first):
         return {"value": params * part, "number": first + jnp.arange(len(part))}
 
-    found = evaluate_run._map_parts(of_part, jnp.float32(2), values, done.append)
+    found = map_parts(of_part, jnp.float32(2), values, done.append)
     np.testing.assert_array_equal(found["value"], 2 * values)
     np.testing.assert_array_equal(found["number"], np.arange(count))
     assert done == sorted(done)

@@ -55,7 +55,7 @@ COLUMNS = {
     "words": (np.array(["b", "a", "c"])[LABELS // 2 - 1], 3),
     "booleans": (LABELS > 4, 2),
     "reals": (AGES, 1),
-    "integers of two columns": (np.stack([LABELS, LABELS % 2], axis=1), 4),
+    "integers of two columns": (np.stack([LABELS, LABELS // 5], axis=1), 5),
 }
 
 
@@ -87,7 +87,7 @@ LABELS_BY_PART = by_part(LABELS)
 REFUSED = {
     "an unseen category": (
         lambda: data.with_condition(prepared(), LABELS_BY_PART | {"test": np.full(TEST, 4)}),
-        "has categories in test that the training set does not have: '4'.",
+        f"has 1 category in {TEST} of {TEST} test examples that no training example has: '4'.",
     ),
     "a part too few": (
         lambda: data.with_condition(prepared(), {"train": LABELS_BY_PART["train"], "test": LABELS_BY_PART["test"]}),
@@ -107,7 +107,7 @@ REFUSED = {
     ),
     "NaN": (
         lambda: data.with_condition(prepared(), by_part(np.where(LABELS == 3, np.nan, AGES))),
-        "expected finite numbers in the condition",
+        "expected a value of the condition 'condition' for every example, and 16 are missing",
     ),
     "a condition already": (
         lambda: data.with_condition(prepared(**conditions_of_dataset(LABELS)), LABELS_BY_PART),
