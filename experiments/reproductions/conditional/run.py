@@ -42,7 +42,7 @@ class Arguments:
     """Seeds of every model."""
     epochs: int = 20
     """Passes over the training set."""
-    num_images: int = 500
+    num_images: int = 2000
     """Test images of which log p(x) and log p(x|c) are estimated."""
     num_samples: int = 1000
     """Importance samples of each image; in p(c|x) of a conditional model all classes together have as many."""
