@@ -12,6 +12,7 @@ from mixed_csv import content, write_csv
 from vae_jax import data
 from vae_jax.data.column_proposals import parse_columns, plan_columns, propose
 from vae_jax.data.column_types import ColumnType, to_table, write_table
+from vae_jax.data.moments import column_moments
 from vae_jax.errors import UserError
 
 PROPOSED = {
@@ -131,7 +132,7 @@ def test_likelihoods_are_changed_by_words_and_by_a_file(table, tmp_path):
         (["height=gaussian:2"], "gaussian without a number"),
         (["height=student_t:-1"], "degrees of freedom > 0"),
         (["rating=poisson", "rating=gaussian"], "two likelihoods, poisson and gaussian"),
-        (["missing.json"], "which is no file"),
+        (["missing.json"], "which is not a file"),
         ([f"{name}=none" for name in content()], "every column is left out"),
     ],
 )
@@ -148,9 +149,11 @@ def test_damaged_files_of_choices_are_one_error(tmp_path, text):
         parse_columns([str(path)])
 
 
-def test_missing_values_need_the_option(table):
-    with pytest.raises(UserError, match=r"NaN|missing"):
+def test_missing_values_need_the_option_and_the_columns_are_named(table):
+    with pytest.raises(UserError, match=r'missing values in city, town, hidden, visits and height\. Pass `missing="nan"`'):
         data.load(table[0], mixed=True)
+    with pytest.raises(UserError, match=r'missing values in hidden, visits and height\. Pass `missing="nan"`'):
+        data.from_arrays(pyarrow.csv.read_csv(table[0]), mixed=True)
 
 
 def test_text_is_refused_where_columns_are_numbers(table):
@@ -215,3 +218,12 @@ def test_numbers_are_rounded_into_the_range_of_their_type():
         to_table(kinds, np.zeros((2, 2)))
     with pytest.raises(UserError, match=r"ending in \.csv or \.parquet"):
         write_table(table, "table.xlsx")
+
+
+def test_moments_keep_their_digits_where_the_first_example_lacks_entries():
+    x = 16_000_000 + np.arange(40).reshape(-1, 1) % 7
+    mask = np.arange(40).reshape(-1, 1) > 0
+    columns = np.hstack([x, x])
+    dataset = data.from_arrays(columns, columns[:2], mask=np.hstack([mask, mask]), test_mask=np.ones((2, 2), bool))
+    moments = column_moments(dataset)
+    np.testing.assert_allclose(moments.std, np.std(x[1:]) * np.ones(2), rtol=1e-6)

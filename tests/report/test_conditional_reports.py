@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vae_jax import data
 from vae_jax.build import build
 from vae_jax.config import Config
-from vae_jax.evaluation import Annealing
+from vae_jax.evaluation import Annealing, ImputationSettings, impute_dataset
 from vae_jax.example import Example
 from vae_jax.report.run import conditions, content, figures, latent, latent_figures, page
 from vae_jax.report.run.displayed_examples import views
@@ -37,6 +37,11 @@ def image_run():
     images, kinds = rng.random((60, SIDE, SIDE, 1)).astype(np.float32), np.array(KINDS)[rng.integers(0, 3, 60)]
     mask = rng.random(images.shape) > 1 / 3
     return make_run(data.from_arrays(images, mask=mask, condition={"kind": kinds}), prior="conditional")
+
+
+@pytest.fixture(scope="module")
+def image_pictures(image_run):
+    return content.pictures(image_run)
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +133,23 @@ def test_codes_are_those_of_the_observed_pixels_and_the_condition(image_run):
     )
 
 
-def test_missing_pixels_are_drawn_in_a_color_and_imputed_by_the_reconstruction(image_run, monkeypatch):
-    pictures = content.pictures(image_run)
+def test_missing_pixels_are_drawn_in_a_color_and_imputed_by_importance_sampling(image_run, image_pictures, monkeypatch):
+    pictures = image_pictures
     is_missing = ~image_run.built.dataset.test_mask[pictures.views.places]
     np.testing.assert_array_equal(np.isnan(pictures.originals), is_missing)
     np.testing.assert_array_equal(np.isnan(pictures.views.stored), is_missing)
-    (imputed,) = page.imputed(pictures)
-    np.testing.assert_array_equal(imputed[is_missing], pictures.reconstructions[is_missing])
+    imputed = pictures.imputed.values
     np.testing.assert_array_equal(imputed[~is_missing], pictures.originals[~is_missing])
+    built, rows = image_run.built, image_run.built.data.test[pictures.views.places[:3]]
+    settings = ImputationSettings(5000)
+    many = impute_dataset(jax.random.key(5), built.vae, image_run.params, rows, settings, to_input=built.data.eval_input)
+    expected, error = (np.asarray(values)[is_missing[:3]] for values in (many.mean, many.standard_error))
+    low, high = pictures.views.to_displayed.low, pictures.views.to_displayed.high
+    difference = np.abs(imputed[:3][is_missing[:3]] - (expected - low) / (high - low))
+    assert (difference < 6 * error * np.sqrt(1 + 5000 / 200) / (high - low)).all()
+    one_code = np.abs(imputed[:3][is_missing[:3]] - pictures.reconstructions[:3][is_missing[:3]])
+    assert one_code.mean() > 2 * difference.mean()  # E[x|z] at the posterior mean is a different number
+    assert ((pictures.imputed.effective_sample_size >= 1) & (pictures.imputed.effective_sample_size <= 200)).all()
     rgb = figures.as_rgb(pictures.originals)
     np.testing.assert_allclose(rgb[is_missing[..., 0]], np.tile(figures.MISSING, (int(is_missing.sum()), 1)))
     assert (np.ptp(rgb[~is_missing[..., 0]], axis=-1) == 0).all()  # observed pixels are gray
@@ -143,14 +157,13 @@ def test_missing_pixels_are_drawn_in_a_color_and_imputed_by_the_reconstruction(i
     caption = page._image_sections(image_run, pictures)[0].caption
     assert len(drawn[0]) == 3
     assert "Missing pixels are orange" in caption
-    assert "not E[x_missing|x_observed]" in caption
+    assert f"effective sample size is {np.median(pictures.imputed.effective_sample_size):.0f}." in caption
+    assert "E[x_missing|x_observed,c]" in Notation.of(built).translate(caption)
 
 
-def test_captions_and_figures_of_a_run_name_its_densities(image_run):
-    sections_of_page = [
-        page.in_notation(section, Notation.of(image_run.built))
-        for section in page._sections(image_run, content.pictures(image_run))
-    ]
+def test_captions_and_figures_of_a_run_name_its_densities(image_run, image_pictures):
+    translate = lambda section: page.in_notation(section, Notation.of(image_run.built))  # noqa: E731
+    sections_of_page = [translate(section) for section in page._sections(image_run, image_pictures)]
     texts = " ".join(f"{section.title} {section.caption}" for section in sections_of_page)
     assert "E[x|u,c]" in texts
     assert "E[x|z]" not in texts

@@ -133,7 +133,7 @@ def _dataset_help() -> str:
 
 def _with_absolute_dataset(config: "Config") -> "Config":
     """Returns the settings with absolute paths of the data sets, unless they are names of bundled or TFDS data sets."""
-    from vae_jax.data.condition_names import is_condition_path
+    from vae_jax.data.conditions.setting import is_condition_path
 
     fields = ["dataset", "validation_dataset", "test_dataset"]
     if is_condition_path(config.condition):

@@ -124,7 +124,7 @@ def report(arguments: Arguments, mask: "np.ndarray", imputed: "Imputed") -> None
     """Prints what was imputed, and how well the importance samples cover it."""
     import numpy as np
 
-    from vae_jax.runs.hidden_entries import FEW_SAMPLES, few_samples
+    from vae_jax.runs.imputed_rows import few_samples, num_few_samples
 
     incomplete = ~mask.reshape(len(mask), -1).all(axis=1)
     effective = np.asarray(imputed.effective_sample_size)[incomplete]
@@ -132,7 +132,7 @@ def report(arguments: Arguments, mask: "np.ndarray", imputed: "Imputed") -> None
         f"imputed {int((~mask).sum())} missing entries of {int(incomplete.sum())} of {len(mask)} rows; {arguments.num_samples} "
         f"samples worth {np.median(effective):.0f} (median), {effective.min():.0f} at least"
     )
-    if few := int(np.sum(effective < min(FEW_SAMPLES, arguments.num_samples))):
+    if few := num_few_samples(effective, arguments.num_samples):
         note(few_samples(few, len(mask), arguments.num_samples))
 
 

@@ -5,8 +5,10 @@ from .column_support import outside_columns as outside_columns
 from .column_types import ColumnType as ColumnType
 from .column_types import to_table as to_table
 from .column_types import write_table as write_table
-from .conditions import Condition as Condition
-from .conditions import ConditionColumn as ConditionColumn
+from .conditions.columns import Condition as Condition
+from .conditions.columns import ConditionColumn as ConditionColumn
+from .conditions.prepared import PreparedCondition as PreparedCondition
+from .conditions.prepared import with_condition as with_condition
 from .dataset import Dataset as Dataset
 from .events import Event as Event
 from .events import event_kind as event_kind
@@ -17,8 +19,6 @@ from .moments import Moments as Moments
 from .moments import train_moments as train_moments
 from .on_disk import Rows as Rows
 from .pipeline_checks import check_pipeline_argument as check_pipeline_argument
-from .prepared_conditions import PreparedCondition as PreparedCondition
-from .prepared_conditions import with_condition as with_condition
 from .preprocessing import Prepared as Prepared
 from .preprocessing import binarize as binarize
 from .preprocessing import prepare as prepare

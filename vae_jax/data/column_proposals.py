@@ -100,7 +100,10 @@ def is_dense_table(dataset: Dataset) -> bool:
 
 
 def types_of(dataset: Dataset) -> tuple[ColumnType, ...]:
-    """Returns the type of each column of a data set; of arrays, which have none, by the type of the array."""
+    """Returns the type of each column of a data set of vectors.
+
+    Columns of arrays have the type of the array. Those without names are called 0, 1, 2, ...
+    """
     if dataset.column_types is not None:
         return dataset.column_types
     width = dataset.data_shape[0]
@@ -227,7 +230,7 @@ def _read_file(path: str) -> Mapping[str, str]:
     except FileNotFoundError:
         raise UserError(
             field="columns",
-            message=f"expected COLUMN=LIKELIHOOD, such as age=gaussian, or a JSON file, got {path!r}, which is no file.",
+            message=f"expected COLUMN=LIKELIHOOD, such as age=gaussian, or a JSON file, got {path!r}, which is not a file.",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]

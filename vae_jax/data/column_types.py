@@ -34,7 +34,7 @@ class ColumnType(NamedTuple):
 
     @property
     def is_integer(self) -> bool:
-        """Whether the column has whole numbers in the table."""
+        """True if the column has whole numbers in the table."""
         return self.dtype.startswith(("int", "uint"))
 
 
@@ -42,7 +42,7 @@ def to_table(types: Sequence[ColumnType], rows: np.ndarray) -> "pyarrow.Table":
     """Returns examples as a table with the original column names, categories and types.
 
     Numbers of integer columns are rounded and kept within the range of their type. Codes become texts, the nearest category
-    where a number is no code. NaN becomes a missing value.
+    where a number is not a code. NaN becomes a missing value.
 
     Args:
       types: one for each column.

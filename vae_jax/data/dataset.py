@@ -12,7 +12,7 @@ from jax import Array
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data.column_types import ColumnType
-from vae_jax.data.conditions import Condition
+from vae_jax.data.conditions.columns import Condition
 from vae_jax.data.on_disk import Digest, Rows, chunks, header, sum_images, sum_squares, value_range
 from vae_jax.data.sparse import SparseRows
 from vae_jax.data.split import Rendering
@@ -58,9 +58,9 @@ class Dataset(NamedTuple):
       condition: the columns on which a model is conditioned; None: there is no condition.
       train_condition, validation_condition, test_condition: the stored condition of each example, (examples, columns), float32
         (see `Condition`).
-      train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part, bool. A part without
-        missing entries has None, but ones where training entries are missing. The examples in memory hold 0 at missing entries.
-        The mean and the spread are over observed entries. The mask of training `Rows` is `Rows` too.
+      train_mask, validation_mask, test_mask: True where an entry is observed, of the shape of the part, bool. All are None
+        where no entry of the training set is missing, but those of parts with missing entries. Otherwise each part has one. The
+        examples in memory hold 0 at missing entries. The mask of training `Rows` is `Rows` too.
       validation_factors: the factors of the validation images, (examples, factors), integers.
       missing_on_disk: NaN marks missing entries of the training `Rows`.
       column_types: types of the columns of a mixed table, whose text is stored as category codes. `data.to_table` turns
@@ -96,7 +96,7 @@ class Dataset(NamedTuple):
 
     @property
     def has_missing(self) -> bool:
-        """Whether entries are missing in any part."""
+        """True if entries are missing in any part."""
         masks = (self.train_mask, self.validation_mask, self.test_mask)
         return self.missing_on_disk or any(mask is not None for mask in masks)
 

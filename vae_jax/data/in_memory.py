@@ -7,8 +7,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from vae_jax.data.condition_arguments import as_values, check_condition_arguments, without_condition
-from vae_jax.data.condition_names import parse_condition
+from vae_jax.data.conditions.arguments import as_values, check_condition_arguments, without_condition
+from vae_jax.data.conditions.setting import parse_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event
 from vae_jax.data.levels import Layout
@@ -18,6 +18,7 @@ from vae_jax.data.readers.combining import Piece, assemble
 from vae_jax.data.readers.condition_columns import check_columns_exist
 from vae_jax.data.readers.condition_files import named_columns
 from vae_jax.data.readers.listing import PARTS, joined
+from vae_jax.data.readers.table_columns import check_complete
 from vae_jax.data.sparse import SparseMatrix, SparseRows, is_sparse, sparse_rows
 from vae_jax.data.split import Split
 from vae_jax.data.splitting import DEFAULT_TEST_FRACTION, SplitMethod, SplitSettings
@@ -140,7 +141,10 @@ def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpr
             if labels is None and isinstance(given.labels["train"], str):
                 labels = given.labels["train"]
             rows = as_mixed_table(name if part == "train" else f"{name}: {part}", examples) if given.mixed else examples
-            pieces[part] = _piece(name, part, rows, labels, given.factors[part], parse_condition(text).names)
+            piece = pieces[part] = _piece(name, part, rows, labels, given.factors[part], parse_condition(text).names)
+            if given.mixed and meaning.missing == "refuse" and given.masks[part] is None:
+                counts = np.isnan(np.asarray(piece.examples)).sum(axis=0).tolist()
+                check_complete(piece.name, dict(zip(piece.source.column_names or (), counts, strict=True)))
     source = _with_names(name, assemble(pieces, pieces["train"].source), *given.names)
     source = without_condition(name, source, parse_condition(text).names)
     if not text:

@@ -11,9 +11,9 @@ import numpy as np
 
 from vae_jax.data import tfds
 from vae_jax.data.annotations import check_factors, with_checked_labels
-from vae_jax.data.condition_names import parse_condition
-from vae_jax.data.condition_sources import label_categories, with_condition
-from vae_jax.data.conditions import Condition, make_condition, notes_on_condition
+from vae_jax.data.conditions.columns import Condition, make_condition, notes_on_condition
+from vae_jax.data.conditions.setting import parse_condition
+from vae_jax.data.conditions.sources import label_categories, with_condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.events import EVENTS, Event, event_shape
 from vae_jax.data.levels import LAYOUTS, Layout, check_layout_of_known_format, clip_rounding, convert, name_of_part, top_level

@@ -153,8 +153,10 @@ def column_moments(dataset: Dataset) -> Moments:
         for part in slices(train):
             x = transform(np.asarray(train[part], np.float64))
             observed = np.ones(x.shape, bool) if mask is None else np.asarray(mask[part])
-            # Differences from the first example keep the digits of columns that are far from zero.
-            shift = x[0].copy() if shift is None else shift
+            if shift is None:
+                # Differences from a mean keep the digits of columns that are far from zero. That of the first examples is near
+                # enough. One example alone would not do, because its missing entries are stored as 0.
+                shift = np.where(observed, x, 0).sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
             differences = np.where(observed, x - shift, 0)
             total, squares = total + differences.sum(axis=0), squares + np.square(differences).sum(axis=0)
             count = count + observed.sum(axis=0)

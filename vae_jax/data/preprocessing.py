@@ -14,7 +14,7 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax._numerics.threefry import random_bits16
 from vae_jax.config import fixed_needs_memory
-from vae_jax.data.conditions import Condition
+from vae_jax.data.conditions.columns import Condition
 from vae_jax.data.dataset import Dataset
 from vae_jax.data.moments import CountInput, Moments, column_moments, train_moments
 from vae_jax.data.on_disk import Rows
@@ -36,6 +36,9 @@ _CHUNK = 1024  # examples drawn at once where a whole split is drawn
 class Prepared(NamedTuple):
     """A data set on the device, ready for training and evaluation.
 
+    With a condition or missing entries, `train`, `validation` and `test` are `Example`s, whose arrays have a leading axis of
+    examples. `train_input` and `eval_input` then take and return batches that are `Example`s too.
+
     Attributes:
       train: training set as stored, (examples, height, width, channels), or rows of integers to render, (examples, numbers);
         `Rows` where the images stay on disk; a `SparseArray`, whose batches are dense, for sparse matrices.
@@ -51,9 +54,6 @@ class Prepared(NamedTuple):
       rendered: whether `train_input` computes images of zeros and ones from the stored rows.
       condition: the columns on which a model is conditioned; None: there is no condition.
       has_missing: whether entries are missing.
-
-    With a condition or missing entries, `train`, `validation` and `test` are `Example`s, whose arrays have a leading axis of
-    examples. `train_input` and `eval_input` then take and return batches that are `Example`s too.
     """
 
     # A `SparseArray` stands in for an array here: whatever takes examples indexes it by arrays of indices, or by slices.
@@ -76,7 +76,7 @@ class Prepared(NamedTuple):
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether the training examples stay on disk."""
+        """True if the training examples stay on disk."""
         return isinstance(event_of(self.train), Rows)
 
     def train_rows(self, index: Array) -> Examples:

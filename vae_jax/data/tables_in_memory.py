@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from vae_jax.data.column_types import ColumnType
+from vae_jax.data.readers.arrow_columns import check_distinct_names, numbers_of_column
 from vae_jax.data.readers.extras import optional_module
 from vae_jax.data.readers.listing import joined
 from vae_jax.data.readers.mixed_tables import mixed_columns
@@ -47,21 +48,11 @@ def as_table(name: str, examples: Examples) -> TableColumns | None:
         columns, drop = [_as_column(examples.iloc[:, i]) for i in range(len(names))], "drop(columns={})"
     elif pyarrow is not None and isinstance(examples, pyarrow.Table | pyarrow.RecordBatch):
         names = list(examples.schema.names)
-        columns, drop = [_arrow_column(examples.column(i)) for i in range(len(names))], "drop_columns({})"
+        columns, drop = [numbers_of_column(examples.column(i)) for i in range(len(names))], "drop_columns({})"
     else:
         return None
-    if twice := sorted({column for column in names if names.count(column) > 1}):
-        raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
+    check_distinct_names(name, names)
     return TableColumns(dict(zip(names, columns, strict=True)), drop)
-
-
-def _arrow_column(column: Examples) -> np.ndarray:
-    """Returns a column of pyarrow as an array. Its missing numbers become NaN, also those of truth values."""
-    if column.null_count == len(column):
-        return np.full(len(column), np.nan)
-    if column.null_count and str(column.type) == "bool":
-        column = column.cast("uint8")
-    return column.to_numpy(zero_copy_only=False)
 
 
 def as_mixed_table(name: str, examples: Examples) -> TableColumns:
@@ -79,8 +70,7 @@ def as_mixed_table(name: str, examples: Examples) -> TableColumns:
         got = type(examples).__name__
         raise UserError(f"{name}: expected a table of pandas or pyarrow with `mixed=True`, got a {got}. Leave it out.")
     names = [str(column) for column in examples.column_names]
-    if twice := sorted({column for column in names if names.count(column) > 1}):
-        raise UserError(f"{name}: expected columns with different names, got {twice[0]!r} twice. Rename one of them.")
+    check_distinct_names(name, names)
     if not names or not examples.num_rows:
         raise UserError(f"{name}: expected a table with rows and columns, got {examples.num_rows} x {len(names)}.")
     numbers, types = mixed_columns(name, examples, names)

@@ -34,7 +34,8 @@ class Likelihood(NamedTuple):
     - `x` has the shape of the event and holds floats. Levels arrive as k/(num_levels - 1) in [0, 1], and counts as whole
       numbers.
     - The decoder output is an array of the event's shape. With `outputs_per_dim` > 1 it has one more axis of that length at the
-      end. With a non-empty `shared_start` it is a tuple of that array and the learned numbers, shape (len(shared_start),).
+      end. With `num_outputs` it is flat instead, of that length. With a non-empty `shared_start` it is a tuple of that array
+      and the learned numbers, shape (len(shared_start),).
     - They are traced inside `jit`, `grad` and `vmap`, so they must not branch on the values of arrays. They keep no state:
       everything that is learned arrives in the decoder output.
     - `log_prob` returns nats, to be maximized, summed over the event, with all constants. Only then are likelihoods comparable.
@@ -59,13 +60,14 @@ class Likelihood(NamedTuple):
       sample_given: (key, decoder_output, x) -> one draw for a row with the total of x, or None.
       log_prob_per_entry: (decoder_output, x) -> log p(x_d|z) of each entry, in the shape of the event, nats; `log_prob` is its
         sum. Missing entries need it (see `observed_log_prob`). None: the entries are not independent given z.
-      num_outputs: length of the decoder output, where it is one flat array that is not in the event's shape.
       log_prob_observed: (decoder_output, x, mask) -> the sum of `log_prob_per_entry` over the entries where the mask is True.
         Where the mask is False, x is a number in the support. None: the sum is taken by `observed_log_prob`.
       dependence: sentences that say why the entries depend on each other given z, and which likelihood to use where entries
         are missing. They complete the message of a likelihood without `log_prob_per_entry`.
       inside: a number in the support of each entry, in the order of the flat event, or a single number for all. It replaces
         missing entries. (): one number by `support`.
+      num_outputs: length of the decoder output, where it is one flat array that is not in the event's shape. None: it is in
+        the event's shape.
       groups: for support "mixed", the likelihoods of groups of columns (see `columns`).
 
     Example: a Cauchy likelihood of scale 1.
@@ -130,7 +132,7 @@ class ParameterFields(TypedDict, total=False):
 
 
 class LikelihoodFields(ParameterFields, total=False):
-    """All fields of a `Likelihood` but `log_prob`, as keyword arguments."""
+    """All fields of a `Likelihood` but `log_prob` and `groups`, as keyword arguments."""
 
     name: str
     mean: Callable[[DecoderOutput], Array]

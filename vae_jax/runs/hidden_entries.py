@@ -14,24 +14,15 @@ from vae_jax.build import Built
 from vae_jax.data import SparseArray, is_image
 from vae_jax.errors import UserError
 from vae_jax.evaluation import standard_error
-from vae_jax.evaluation.dataset_means import DataSlice, ToInput
 from vae_jax.evaluation.hidden_entries import METRICS, Scores, Table, baselines, hide, score_all
-from vae_jax.evaluation.imputation import (
-    Imputation,
-    ImputationSettings,
-    check_imputes,
-    class_values,
-    entry_kinds,
-    impute_dataset,
-)
+from vae_jax.evaluation.imputation import ImputationSettings, check_imputes, class_values, entry_kinds
 from vae_jax.example import Example, event_of, mask_of
-from vae_jax.model import VAE, Params
 from vae_jax.runs.directory import Run
-from vae_jax.runs.parts import Report, map_parts
+from vae_jax.runs.imputed_rows import best_values, few_samples, impute_rows, num_few_samples, stored_unit
+from vae_jax.runs.parts import Report
 from vae_jax.storage.atomic import JsonObject
 
 _MAX_TRAIN = 10_000  # training examples that the other methods are fitted to
-FEW_SAMPLES = 10  # effective samples below which a conditional mean is rough
 
 
 class HiddenEntries(NamedTuple):
@@ -42,12 +33,6 @@ class HiddenEntries(NamedTuple):
     num_samples: int = 1000
 
 
-def stored_unit(built: Built) -> float:
-    """Returns the number by which values are multiplied on the way from the likelihood to the data as they are stored."""
-    sees_counts = built.vae.likelihood.support == "counts" and built.config.binarization == "none"
-    return 1.0 if sees_counts or built.dataset.max_level is None else float(built.dataset.max_level)
-
-
 def masked_input(built: Built, rows: Example) -> Example:
     """Returns stored examples with masks as the model takes them, also where the data of the run are complete."""
     if isinstance(built.data.test, Example):
@@ -55,41 +40,6 @@ def masked_input(built: Built, rows: Example) -> Example:
     assert rows.mask is not None
     event = jnp.where(rows.mask, rows.event, jnp.zeros((), rows.event.dtype))
     return Example(built.data.eval_input(event), None, rows.mask)
-
-
-def impute_rows(
-    vae: VAE,
-    params: Params,
-    rows: Example,
-    to_input: ToInput,
-    settings: ImputationSettings,
-    seed: int,
-    report: Report = lambda done: None,
-) -> Imputation:
-    """Imputes stored examples with masks in one compiled program, and returns arrays of NumPy, in the likelihood's unit.
-
-    Args:
-      vae, params: the model.
-      rows: examples with masks, as stored.
-      to_input: turns a batch of them into floats for the model.
-      settings: numbers of draws.
-      seed: seed of the draws.
-      report: called with the number of examples done.
-    """
-    memory_bytes = 2**26 if jax.default_backend() == "cpu" else 2**30
-
-    def imputed(params: Params, part: Example, first: Array) -> Imputation:
-        return impute_dataset(
-            stream(seed, Stream.IMPUTATION),
-            vae,
-            params,
-            DataSlice(part, first),
-            settings,
-            to_input=to_input,
-            memory_bytes=memory_bytes,
-        )
-
-    return map_parts(imputed, params, rows, report)
 
 
 def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> JsonObject:
@@ -126,7 +76,7 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
     to_input = lambda rows: masked_input(built, rows)  # noqa: E731
     imputed = impute_rows(built.vae, run.params, rows, to_input, draws, settings.seed, report)
     table = _table(built, before, hidden)
-    best = imputed.mean if imputed.mode is None else _by_kind(table, imputed.mode, imputed.mean)
+    best = best_values(built.vae, imputed)
     others, notes = baselines(table)
     unit = 1.0 if table.scale else stored_unit(built)
     values = {"vae": unit * np.asarray(best, np.float64).reshape(table.test.shape), **others}
@@ -137,7 +87,7 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
         grays["mean"] = np.where(real.observed, real.test, np.nanmean(real.train, axis=0))
         for name, scores in score_all(real, grays).items():
             numbers["methods"][name] |= _scores(scores)
-    few = int(np.sum(np.asarray(imputed.effective_sample_size) < FEW_SAMPLES))
+    few = num_few_samples(imputed.effective_sample_size, settings.num_samples)
     if few:
         notes.append(few_samples(few, len(hidden), settings.num_samples))
     log_px = np.asarray(imputed.log_px, np.float64)
@@ -154,18 +104,6 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
         "notes": notes,
     }
     return numbers
-
-
-def few_samples(few: int, count: int, num_samples: int) -> str:
-    """Returns a sentence on examples whose importance weights are concentrated on few samples."""
-    verb = "has" if few == 1 else "have"
-    return f"{few} of {count} rows {verb} fewer than {FEW_SAMPLES} effective samples of {num_samples}: raise `num_samples`."
-
-
-def _by_kind(table: Table, mode: Array, mean: Array) -> np.ndarray:
-    """Returns the mode of classes, and the mean of other entries."""
-    is_class = np.array([kind == "class" for kind in table.kinds]).reshape(np.shape(mean)[1:])
-    return np.where(is_class, mode, mean)
 
 
 def _table(built: Built, before: np.ndarray, hidden: np.ndarray) -> Table:

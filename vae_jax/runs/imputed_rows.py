@@ -1,18 +1,34 @@
-"""Imputes the missing entries of a file, in the unit of the data as they are stored."""
+"""Imputes the missing entries of stored examples and of a file, in the unit of the data as they are stored."""
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
+from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
+from vae_jax.build import Built
 from vae_jax.errors import UserError
-from vae_jax.evaluation.imputation import ImputationSettings, check_imputes, class_values, entry_kinds
+from vae_jax.evaluation.dataset_means import DataSlice, ToInput
+from vae_jax.evaluation.imputation import (
+    Imputation,
+    ImputationSettings,
+    check_imputes,
+    class_values,
+    entry_kinds,
+    impute_dataset,
+)
+from vae_jax.example import Example
+from vae_jax.model import VAE, Params
 from vae_jax.runs.directory import Run
-from vae_jax.runs.hidden_entries import impute_rows, stored_unit
 from vae_jax.runs.incomplete_file import IncompleteFile
-from vae_jax.runs.parts import Report
+from vae_jax.runs.parts import Report, map_parts
 
-_MAX_CLASSES = 64  # whose probabilities are computed; beyond, levels are numbers, which have a mean
+# More levels of pixels are numbers, which have a mean. Categories of a table are none, however many there are.
+_MAX_LEVELS = 64
+_FEW_SAMPLES = 10  # effective samples below which a conditional mean is rough
 
 
 @short_repr
@@ -23,6 +39,80 @@ class Imputed(NamedTuple):
     imputations: np.ndarray  # (imputations, examples, ...)
     effective_sample_size: np.ndarray  # (examples,)
     mask: np.ndarray  # (examples, ...), True where an entry is observed
+
+
+def stored_unit(built: Built) -> float:
+    """Returns the number by which values are multiplied on the way from the likelihood to the data as they are stored."""
+    sees_counts = built.vae.likelihood.support == "counts" and built.config.binarization == "none"
+    return 1.0 if sees_counts or built.dataset.max_level is None else float(built.dataset.max_level)
+
+
+def impute_rows(
+    vae: VAE,
+    params: Params,
+    rows: Example,
+    to_input: ToInput,
+    settings: ImputationSettings,
+    seed: int,
+    report: Report = lambda done: None,
+) -> Imputation:
+    """Imputes stored examples with masks in one compiled program, and returns arrays of NumPy, in the likelihood's unit.
+
+    The probabilities of the candidates are not returned, because those of many categories would not fit in memory.
+
+    Args:
+      vae, params: the model.
+      rows: examples with masks, as stored.
+      to_input: turns a batch of them into floats for the model.
+      settings: numbers of draws.
+      seed: seed of the draws.
+      report: called with the number of examples done.
+    """
+    memory_bytes = 2**26 if jax.default_backend() == "cpu" else 2**30
+
+    def imputed(params: Params, part: Example, first: Array) -> Imputation:
+        key, data = stream(seed, Stream.IMPUTATION), DataSlice(part, first)
+        imputation = impute_dataset(key, vae, params, data, settings, to_input=to_input, memory_bytes=memory_bytes)
+        return imputation._replace(probabilities=None)
+
+    return map_parts(imputed, params, rows, report)
+
+
+def best_values(vae: VAE, imputation: Imputation) -> np.ndarray:
+    """Returns the most probable class of entries that are 0 or 1 or categories, and the conditional mean of others.
+
+    Where `imputation` has no modes, all entries are means.
+
+    Args:
+      vae: the model.
+      imputation: of examples, with a leading axis.
+    """
+    if imputation.mode is None:
+        return np.asarray(imputation.mean)
+    is_class = np.array([kind == "class" for kind in entry_kinds(vae.likelihood, vae.data_shape)]).reshape(vae.data_shape)
+    return np.where(is_class, imputation.mode, imputation.mean)
+
+
+def num_few_samples(effective_sample_size: ArrayLike, num_samples: int) -> int:
+    """Returns the number of examples with fewer than 10 effective samples, or fewer than all samples where there are fewer.
+
+    Args:
+      effective_sample_size: of each example.
+      num_samples: importance samples of each example.
+    """
+    return int(np.sum(np.asarray(effective_sample_size) < min(_FEW_SAMPLES, num_samples)))
+
+
+def few_samples(few: int, count: int, num_samples: int) -> str:
+    """Returns a sentence on examples whose importance weights are concentrated on few samples.
+
+    Args:
+      few: from `num_few_samples`.
+      count: number of all examples.
+      num_samples: importance samples of each example.
+    """
+    verb = "has" if few == 1 else "have"
+    return f"{few} of {count} rows {verb} fewer than {_FEW_SAMPLES} effective samples of {num_samples}: raise `num_samples`."
 
 
 def impute_file(
@@ -58,12 +148,11 @@ def impute_file(
     likelihood, shape = built.vae.likelihood, built.vae.data_shape
     check_imputes(likelihood)
     candidates = class_values(likelihood, shape)
-    if candidates is not None and len(candidates) > _MAX_CLASSES:
+    if candidates is not None and len(candidates) > _MAX_LEVELS and not likelihood.groups:
         candidates = None
     settings = ImputationSettings(num_samples, num_imputations, candidates)
     result = impute_rows(built.vae, run.params, file.rows, file.to_input, settings, seed, report)
-    is_class = np.array([kind == "class" for kind in entry_kinds(likelihood, shape)]).reshape(shape)
-    best = result.mean if result.mode is None else np.where(is_class, result.mode, result.mean)
+    best = best_values(built.vae, result)
     finite = np.isfinite(best).reshape(len(best), -1).all(axis=1) & np.isfinite(result.effective_sample_size)
     if not finite.all():
         rows = np.flatnonzero(~finite)

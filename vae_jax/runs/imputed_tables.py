@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vae_jax.data import Dataset
+from vae_jax.data import Dataset, column_proposals
 from vae_jax.data.column_types import ColumnType, to_table
 from vae_jax.data.readers.extras import optional_module
 from vae_jax.errors import UserError
@@ -29,18 +29,13 @@ def original_table(path: Path) -> "pyarrow.Table | None":
 
 
 def column_types(dataset: Dataset) -> tuple[ColumnType, ...]:
-    """Returns the types of the columns of a data set of vectors. Columns without names are called 0, 1, 2, ..."""
-    types = dataset.column_types
-    if types:
-        return types
+    """Returns the types of the columns of a data set of vectors. Raises `UserError` for examples of other shapes."""
     if len(dataset.data_shape) != 1:
         raise UserError(
             f"expected a name ending in .npz or .npy for examples of shape {dataset.data_shape}, because tables have vectors.",
             field="out",
         )
-    dtype = "float64" if dataset.max_level is None and dataset.train.dtype == np.float32 else "int64"
-    names = dataset.column_names or tuple(str(i) for i in range(dataset.data_shape[0]))
-    return tuple(ColumnType(name, dtype=dtype) for name in names)
+    return column_proposals.types_of(dataset)
 
 
 def completed_table(original: "pyarrow.Table | None", dataset: Dataset, values: np.ndarray) -> "pyarrow.Table":

@@ -14,7 +14,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, load_dataset
 from vae_jax.config import CUSTOM
 from vae_jax.data import Dataset
-from vae_jax.data.conditions import store_column
+from vae_jax.data.conditions.columns import store_column
 from vae_jax.errors import DataWarning, UserError
 from vae_jax.evaluation.dataset_means import ToInput
 from vae_jax.example import Example

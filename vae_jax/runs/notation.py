@@ -11,7 +11,9 @@ from vae_jax.storage.atomic import JsonObject
 # Densities of a model without condition and without missing entries, as texts write them.
 _LOG_LIKELIHOOD = re.compile(r"(?<=log )p\(x(?=[)|])")  # draws from p(x|z) have all entries, so "log" tells the two apart
 _POSTERIOR = re.compile(r"(?<!\w)q\((?:z|z_j)\|x(?=\))")
-_GIVEN = re.compile(r"(?<!\w)(?:q\((?:z|z_j)\|x(?:_\w+)?|E\[z\|x|p\(x(?:_observed)?\|z|E\[x\|z)(?=[)\]])")
+_GIVEN = re.compile(
+    r"(?<!\w)(?:q\((?:z|z_j)\|x(?:_\w+)?|E\[z\|x|E\[x_missing\|x_observed|p\(x(?:_observed)?\|z|E\[x\|z)(?=[)\]])"
+)
 _MARGINAL = re.compile(r"(?<!\w)p\(x(?:_observed)?(?=\))")
 _CODE = re.compile(r"(?<![\w.])z(?=\b|_j\b)")
 

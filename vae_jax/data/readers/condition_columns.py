@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vae_jax.data.readers.arrow_columns import kind_of_type, texts_of_column
 from vae_jax.data.readers.listing import joined
 from vae_jax.errors import UserError, unknown
 
@@ -37,24 +38,18 @@ def columns_of_table(name: str, table: "pyarrow.Table", names: Sequence[str]) ->
 
 
 def _values(name: str, column: str, values: "pyarrow.ChunkedArray") -> np.ndarray:
-    import pyarrow.types as types
-
     if values.null_count:
         raise missing_values(name, column, values.null_count)
-    dtype = values.type
-    if types.is_dictionary(dtype):
-        values = values.cast(dtype.value_type)
-        dtype = dtype.value_type
-    if types.is_string(dtype) or types.is_large_string(dtype):
-        return np.array([text.strip() for text in values.to_pylist()], dtype=np.str_)
-    if types.is_binary(dtype) or types.is_large_binary(dtype):
-        try:
-            return np.array([text.decode().strip() for text in values.to_pylist()], dtype=np.str_)
-        except UnicodeDecodeError:
-            raise UserError(f"{name}: expected text in UTF-8 in the column {column!r}. Save it in UTF-8.") from None
-    if types.is_boolean(dtype) or types.is_integer(dtype) or types.is_floating(dtype):
-        return np.asarray(values.to_numpy())
-    raise wrong_type(name, column, str(dtype))
+    import pyarrow.types
+
+    if pyarrow.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    kind = kind_of_type(values.type)
+    if kind == "other":
+        raise wrong_type(name, column, str(values.type))
+    if kind == "text":
+        return np.array(texts_of_column(name, column, values), dtype=np.str_)
+    return np.asarray(values.to_numpy())
 
 
 def missing_values(name: str, column: str, count: int) -> UserError:

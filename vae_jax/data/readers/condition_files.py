@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.data.condition_names import FILE_ENDINGS
+from vae_jax.data.conditions.setting import FILE_ENDINGS
+from vae_jax.data.readers.arrow_columns import check_distinct_names
 from vae_jax.data.readers.condition_columns import columns_of_table
 from vae_jax.data.readers.listing import (
     PART_WORD,
@@ -111,8 +112,7 @@ def _read_file(path: Path) -> tuple[dict[str, Columns], list[str]]:
     names = [str(column) for column in table.column_names]
     if not names or not table.num_rows:
         raise UserError(f"{path}: expected a table with rows and columns, got {table.num_rows} x {len(names)}.")
-    if twice := sorted({column for column in names if names.count(column) > 1}):
-        raise UserError(f"{path}: expected columns of different names, got {joined(twice)} several times. Rename them.")
+    check_distinct_names(str(path), names)
     index = [column for column in names if column in _INDEX_NAMES or column.startswith("__index_level_")]
     kept = [column for column in names if column not in index] if len(index) < len(names) else names
     notes = [

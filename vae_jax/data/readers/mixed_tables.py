@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vae_jax.data.column_types import ColumnType
+from vae_jax.data.readers.arrow_columns import kind_of_type
 from vae_jax.data.readers.listing import UNREADABLE, joined
 from vae_jax.errors import UserError
 
@@ -36,7 +37,7 @@ def mixed_columns(name: str, table: "pyarrow.Table", columns: Sequence[str]) -> 
     empty = [column for column in columns if table.column(column).null_count == table.num_rows]
     if empty:
         raise UserError(f"{name}: the columns {joined(empty)} have no values. Leave them out: df.dropna(axis=1, how='all').")
-    if other := [column for column in columns if _kind(table.column(column).type) is None]:
+    if other := [column for column in columns if kind_of_type(table.column(column).type) == "other"]:
         kinds = joined(f"{column} ({table.column(column).type})" for column in other)
         raise UserError(f"{name}: expected columns of numbers or text, got {kinds}. Leave them out or convert them to numbers.")
     converted = [_column(name, column, table.column(column)) for column in columns]
@@ -45,26 +46,11 @@ def mixed_columns(name: str, table: "pyarrow.Table", columns: Sequence[str]) -> 
     return np.stack(arrays, axis=1, dtype=np.int64 if is_whole else np.float64), types
 
 
-def _kind(dtype: "pyarrow.DataType") -> str | None:
-    """Returns bool, int, float or text; None for other types."""
-    import pyarrow.types as types
-
-    if types.is_dictionary(dtype):
-        return _kind(dtype.value_type)
-    tests = {
-        "bool": (types.is_boolean,),
-        "int": (types.is_integer,),
-        "float": (types.is_floating,),
-        "text": (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary),
-    }
-    return next((kind for kind, any_of in tests.items() if any(test(dtype) for test in any_of)), None)
-
-
 def _column(name: str, column: str, values: "pyarrow.ChunkedArray") -> tuple[np.ndarray, ColumnType]:
     """Returns one column as numbers, and its type."""
     import pyarrow.types as types
 
-    kind, is_dictionary = _kind(values.type), types.is_dictionary(values.type)
+    kind, is_dictionary = kind_of_type(values.type), types.is_dictionary(values.type)
     if kind == "text":
         return _text_column(name, column, values, is_dictionary)
     if is_dictionary:

@@ -1,7 +1,7 @@
 """Division of a table of pyarrow into columns of numbers and a column of labels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from vae_jax.data.column_types import ColumnType
 from vae_jax.data.readers import mixed_tables
+from vae_jax.data.readers.arrow_columns import check_distinct_names, kind_of_type, numbers_of_column, texts_of_column
 from vae_jax.data.readers.listing import UNREADABLE, be, check_fits_in_memory, joined
 from vae_jax.errors import UserError, unknown
 
@@ -71,8 +72,7 @@ def arrays_of_table(
         `label_column` that is not there.
     """
     names = [str(column) for column in table.column_names]
-    if len(twice := {column for column in names if names.count(column) > 1}):
-        raise UserError(f"{name}: expected columns of different names, got {joined(sorted(twice))} several times. Rename them.")
+    check_distinct_names(name, names)
     if not table.num_rows or not names:
         raise UserError(f"{name}: expected a table with rows and columns, got {table.num_rows} x {len(names)}.")
     notes = []
@@ -89,30 +89,23 @@ def arrays_of_table(
             raise UserError(f"{name}: expected columns beside the labels {label!r}, got none.")
         check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
         array, types = mixed_tables.mixed_columns(name, table, columns)
+        if not takes_missing:
+            check_complete(name, dict(zip(columns, np.isnan(array).sum(axis=0).tolist(), strict=True)))
         labels = None if label is None else labels_of_column(name, table, label)
         return Table(array, labels, tuple(columns) if with_names else None, label, tuple(notes), types)
     notes += _notes_on_identifiers(name, table, columns)
     _check_columns(name, table, columns, label, takes_missing)
     labels = None if label is None else labels_of_column(name, table, label)
     arrays = [table.column(column) for column in columns]
-    is_whole = all(_kind(array.type) in ("bool", "int") and not array.null_count for array in arrays)
+    is_whole = all(kind_of_type(array.type) in ("bool", "int") and not array.null_count for array in arrays)
     check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
     numbers = np.empty((table.num_rows, len(columns)), np.int64 if is_whole else np.float64)
     for i, array in enumerate(arrays):
-        values = _numbers_of_column(array)
+        values = numbers_of_column(array)
         if is_whole and values.dtype == np.uint64 and values.max() >= 2**63:
             raise UserError(f"{name}: expected integers within the range of int64, got {values.max()} in {columns[i]!r}.")
         numbers[:, i] = values
     return Table(numbers, labels, tuple(columns) if with_names else None, label, tuple(notes))
-
-
-def _numbers_of_column(column: "pyarrow.ChunkedArray") -> np.ndarray:
-    """Returns the numbers of a column, floats with NaN where values are missing."""
-    if column.null_count == len(column):  # its type may be null
-        return np.full(len(column), np.nan)
-    if column.null_count and _kind(column.type) == "bool":
-        column = column.cast("uint8")
-    return column.to_numpy()
 
 
 def find_label_column(name: str, names: list[str], wanted: str | None, with_names: bool) -> str | None:
@@ -138,32 +131,21 @@ def _index_columns(table: "pyarrow.Table", columns: Sequence[str]) -> list[str]:
     return [
         column
         for column in columns
-        if column in pandas_index or (_INDEX.fullmatch(column) and _kind(table.column(column).type) in ("int", "text"))
+        if column in pandas_index or (_INDEX.fullmatch(column) and kind_of_type(table.column(column).type) in ("int", "text"))
     ]
 
 
 def _notes_on_identifiers(name: str, table: "pyarrow.Table", columns: Sequence[str]) -> list[str]:
     """Returns a note on columns named id or index whose whole numbers are all different."""
     rows = table.num_rows
-    numbers = [column for column in columns if column.lower() in _IDENTIFIERS and _kind(table.column(column).type) == "int"]
-    numbers = [column for column in numbers if rows > 1 and len(table.column(column).unique()) == rows]
+    named = [column for column in columns if column.lower() in _IDENTIFIERS]
+    whole = [column for column in named if kind_of_type(table.column(column).type) == "int"]
+    numbers = [column for column in whole if rows > 1 and len(table.column(column).unique()) == rows]
     return [
         f"{name}: the column {column!r} has a different number in each row and is used as data. If it only identifies the "
         f"rows, leave it out: df.drop(columns={column!r})."
         for column in numbers
     ]
-
-
-def _kind(dtype: "pyarrow.DataType") -> str:
-    """Returns bool, int, float, text or other."""
-    import pyarrow.types as types
-
-    if types.is_dictionary(dtype):
-        dtype = dtype.value_type
-    tests = {"bool": types.is_boolean, "int": types.is_integer, "float": types.is_floating}
-    text = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
-    kind = next((kind for kind, test in tests.items() if test(dtype)), None)
-    return kind or ("text" if any(test(dtype) for test in text) else "other")
 
 
 def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label: str | None, takes_missing: bool) -> None:
@@ -175,21 +157,31 @@ def _check_columns(name: str, table: "pyarrow.Table", columns: list[str], label:
         columns = [column for column in columns if column not in empty]
     elif empty:
         raise UserError(f"{name}: the columns {joined(empty)} have no values. Leave them out: df.dropna(axis=1, how='all').")
-    text = [column for column in columns if _kind(table.column(column).type) == "text"]
+    text = [column for column in columns if kind_of_type(table.column(column).type) == "text"]
     if text:
         fix = f"Leave them out or number them: df[{text[0]!r}].astype('category').cat.codes."
         fix += ' For a likelihood for each column, use `likelihood="columns"`.'
         if label is None:
             fix += f' If {text[0]} has the labels, pass `label_column="{text[0]}"`.'
         raise UserError(f"{name}: expected columns of numbers, got text in {joined(text)}. {fix}")
-    if other := [column for column in columns if _kind(table.column(column).type) == "other"]:
+    if other := [column for column in columns if kind_of_type(table.column(column).type) == "other"]:
         kinds = joined(f"{column} ({table.column(column).type})" for column in other)
         raise UserError(f"{name}: expected columns of numbers, got {kinds}. Leave them out or convert them to numbers.")
-    missing = {column: table.column(column).null_count for column in columns if table.column(column).null_count}
-    if missing and not takes_missing:
-        total = sum(missing.values())
+    if not takes_missing:
+        check_complete(name, {column: table.column(column).null_count for column in columns})
+
+
+def check_complete(name: str, num_missing: Mapping[str, int]) -> None:
+    """Raises `UserError` that names the columns with missing values, if there are any.
+
+    Args:
+      name: the data set, for messages.
+      num_missing: the number of missing values of each column.
+    """
+    if columns := [column for column, count in num_missing.items() if count]:
+        total = sum(num_missing.values())
         raise UserError(
-            f"{name}: expected a number in every row, got {total} missing values in {joined(missing)}. {_FIX_MISSING}"
+            f"{name}: expected a value in every row, got {total} missing values in {joined(columns)}. {_FIX_MISSING}"
         )
 
 
@@ -199,16 +191,12 @@ def labels_of_column(name: str, table: "pyarrow.Table", label: str) -> np.ndarra
     if column.null_count:
         fix = f"Leave these rows out (df.dropna(subset=[{label!r}])), or choose a different column of labels."
         raise UserError(f"{name}: expected a label in every row, got {column.null_count} missing in {label!r}. {fix}")
-    kind = _kind(column.type)
+    kind = kind_of_type(column.type)
     if kind == "other":
         fix = "Choose a different `label_column`."
         raise UserError(f"{name}: expected labels as numbers or text, got {label!r} of type {column.type}. {fix}")
     if kind == "text":
-        try:
-            texts = [value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()]
-            return np.array([text.strip() for text in texts])
-        except UnicodeDecodeError:
-            raise UserError(f"{name}: expected text in UTF-8 in the column {label!r}. Save it in UTF-8.") from None
+        return np.array(texts_of_column(name, label, column))
     labels = np.asarray(column.to_numpy())
     if kind == "float" and np.array_equal(labels, np.round(labels)):
         return labels.astype(np.int64)

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from vae_jax.build import Built
 from vae_jax.report.run.events import series_figures, vector_figures
+from vae_jax.report.run.events.categories import names_of_columns
 from vae_jax.report.run.events.panels import Scale, displayed_kind
-from vae_jax.report.run.events.sections import names_of, number_scale
+from vae_jax.report.run.events.sections import number_scale
 from vae_jax.report.run.figures import labeled_strips
 
 _MAX_COLUMNS = 5
@@ -33,9 +34,9 @@ def draw_reconstructions(shown: Sequence[Reconstructions]) -> Figure:
         rows: list[tuple[str, Scale, np.ndarray, np.ndarray]] = [
             (one.label, number_scale(one.built), one.originals[:, chosen], one.means[:, chosen]) for one in shown
         ]
-        return vector_figures.labeled_reconstructions(rows, [names_of(first.built)[j] for j in chosen])
+        return vector_figures.labeled_reconstructions(rows, [names_of_columns(first.built)[j] for j in chosen])
     strips = [
         (f"test {'images' if kind == 'image' else 'series'}", first.originals),
         *((one.label, one.means) for one in shown),
     ]
-    return labeled_strips(strips) if kind == "image" else series_figures.labeled_lines(strips, names_of(first.built))
+    return labeled_strips(strips) if kind == "image" else series_figures.labeled_lines(strips, names_of_columns(first.built))

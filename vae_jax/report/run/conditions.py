@@ -15,6 +15,7 @@ from vae_jax.report.run import figures, latent, latent_figures
 from vae_jax.report.run.content import prior_codes
 from vae_jax.report.run.displayed_examples import Views
 from vae_jax.report.run.events import sections, series_figures, vector_figures
+from vae_jax.report.run.events.categories import about_indicators, as_indicators, names_of_columns, names_with_indicators
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.runs import Run
 
@@ -142,13 +143,13 @@ def _sample_section(run: Run, views: Views, variation: Variation) -> Section:
         return Section(name, title, caption, figures.labeled_strips(rows))
     strips = [("test series", views.originals[: _NUM_CODES[kind]]), *rows]
     caption = f"The first row has test series. Below: {caption}"
-    return Section(name, title, caption, series_figures.labeled_lines(strips, sections.names_of(built)))
+    return Section(name, title, caption, series_figures.labeled_lines(strips, names_of_columns(built)))
 
 
 def _histogram_section(run: Run, views: Views, variation: Variation, labels: tuple[str, str]) -> Section:
     """Draws histograms of the columns of vectors: test data, and draws of x given each condition."""
-    built, stored, data = run.built, _stored(run, views), views.originals
-    scale, names = sections.number_scale(built), sections.names_of(built)
+    built, stored = run.built, _stored(run, views)
+    data, scale, names = as_indicators(built, views.originals), sections.number_scale(built), names_with_indicators(built)
     chosen, which = vector_figures.shown_columns(data, scale, _MAX_COLUMNS)
     rows, is_class = [], variation.kind == "classes"
     keys = jax.random.split(stream(built.config.test_seed, Stream.REPORT_SAMPLES), 2)
@@ -161,14 +162,14 @@ def _histogram_section(run: Run, views: Views, variation: Variation, labels: tup
         like_each = np.resize(like, count)
         z = prior_codes(built.vae, run.params, keys[0], count)
         conditions = jnp.asarray(varied(built, stored[like_each], [row])[0])
-        draws = views.draws(run.params, jax.random.split(keys[1], count), z, conditions)
+        draws = as_indicators(built, views.draws(run.params, jax.random.split(keys[1], count), z, conditions))
         rows.append((row.name, data[like][:, chosen] if is_class else data[:, chosen], draws[:, chosen]))
     about = (
         "Filled are the test examples of each category, and lines are draws of x given their conditions"
         if is_class
         else "Filled are all test examples, and lines are draws of x given each condition"
     )
-    caption = f"Histograms of columns. {about}, with z from the prior.{which}{variation.remark}"
+    caption = f"Histograms of columns. {about}, with z from the prior.{about_indicators(built)}{which}{variation.remark}"
     figure = vector_figures.labeled_histograms(rows, [names[j] for j in chosen], scale, "samples given c")
     return Section(*labels, caption, figure)
 
@@ -210,6 +211,6 @@ def _draw_transfer(
         return figure, "Each row begins with a test image, whose number is on the left."
     if kind == "series":
         strips = [(f"test {' '.join(names[:1])} …", originals[chosen]), *zip(headings, means.swapaxes(0, 1), strict=True)]
-        figure = series_figures.labeled_lines(strips, sections.names_of(built))
+        figure = series_figures.labeled_lines(strips, names_of_columns(built))
         return figure, f"Each column begins with a test series (numbers {', '.join(names)})."
     return sections.transfer_figure(built, originals, shown, labels), "Each panel is a test example and begins with it."

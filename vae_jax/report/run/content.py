@@ -12,20 +12,36 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
 from vae_jax.config import Config
 from vae_jax.divergences import kl_per_dimension
-from vae_jax.evaluation import encode_dataset
+from vae_jax.evaluation import ImputationSettings, class_values, encode_dataset
 from vae_jax.model import VAE, Params, sample_prior
 from vae_jax.report.html import Quantity, Record
 from vae_jax.report.run.displayed_examples import NUM_SHOWN, Views, views
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.runs import Run
+from vae_jax.runs.imputed_rows import best_values, impute_rows
 from vae_jax.runs.in_words import describe_objective, describe_prior, has_learned_prior
 from vae_jax.runs.notation import Notation, facts
 from vae_jax.runs.summary_file import test_bits_per_dim
 
 _NUM_SAMPLES = 64
+_NUM_IMPORTANCE_SAMPLES = 200  # of z for each test example with missing entries
 _MANIFOLD_SIDE = 15  # tiles
 _MOST_SHOWN = 4  # learned scales; of more, the range is shown
 _MAX_POINTS, _MAX_NUMBERS = 1000, 10_000_000  # test examples and samples in figures of vectors, and their numbers in all
+
+
+class ImputedExamples(NamedTuple):
+    """Displayed test examples with imputed values in place of missing entries (see `evaluation.impute`)."""
+
+    values: np.ndarray  # E[x_missing|x_observed], the most probable class in columns of a mixed table that have classes
+    effective_sample_size: np.ndarray  # (examples,)
+
+    def describe(self) -> str:
+        """Returns the end of a sentence about the method, with the effective sample size."""
+        return (
+            f"by self-normalized importance sampling with {_NUM_IMPORTANCE_SAMPLES} draws of z for each example. The median "
+            f"effective sample size is {np.median(self.effective_sample_size):.0f}."
+        )
 
 
 @short_repr
@@ -45,6 +61,7 @@ class Pictures(NamedTuple):
     kl_per_dimension: np.ndarray  # (latent,), mean over the test set
     codes: np.ndarray  # posterior means of the originals
     views: Views  # the functions that made these examples
+    imputed: ImputedExamples | None  # the originals with imputed values; None where no entry is missing
 
 
 def reconstructions(built: Built, params: Params) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +162,20 @@ def pictures(run: Run) -> Pictures:
         kl,
         np.asarray(codes),
         shown,
+        _imputed(run, shown),
     )
+
+
+def _imputed(run: Run, shown: Views) -> ImputedExamples | None:
+    """Imputes the missing entries of the displayed test examples; None where no entry is missing."""
+    if not np.isnan(shown.originals).any():
+        return None
+    vae, data = run.built.vae, run.built.data
+    candidates = class_values(vae.likelihood, vae.data_shape) if vae.likelihood.groups else None
+    settings = ImputationSettings(_NUM_IMPORTANCE_SAMPLES, candidates=candidates)
+    rows = data.test[shown.places]
+    imputed = impute_rows(vae, run.params, rows, data.eval_input, settings, run.built.config.test_seed)
+    return ImputedExamples(shown.to_displayed(best_values(vae, imputed)), np.asarray(imputed.effective_sample_size))
 
 
 def _summary_so_far(run: Run) -> Record:
@@ -195,9 +225,13 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         Quantity("KL", f"{summary['test_kl']:z.3f}", "nats per example", f"The KL is KL(q(z|x) ‖ p(z)), {kl}"),
     ]
     if (bits := test_bits_per_dim(run.built, summary["test_elbo"])) is not None:
-        size = math.prod(run.built.dataset.data_shape)
-        remark = f"Bits per dimension are −ELBO / ({size} log 2), an upper bound for the discrete data."
-        rows.append(Quantity("bits per dimension", f"{bits:z.4f}", "bits", remark))
+        size, name = f"{math.prod(run.built.dataset.data_shape)}", "bits per dimension"
+        if run.built.dataset.test_mask is not None:
+            size, name = "n", "bits per observed entry"
+        remark = f"{name.capitalize()} are −ELBO / ({size} log 2), an upper bound for the discrete data."
+        if size == "n":
+            remark += " n is the mean number of observed entries of a test example."
+        rows.append(Quantity(name, f"{bits:z.4f}", "bits", remark))
     for key, name in (("log_scale", "learned scale"), ("log_dispersion", "learned dispersion")):
         if key in summary:
             values, num_learned = np.exp(summary[key]), len(run.built.vae.likelihood.shared_start)

@@ -133,10 +133,9 @@ def _elbo(numbers: Record) -> list[Quantity]:
     ]
     if numbers["log_px_bits_per_dim"] is not None:
         from_log_px, from_elbo = (_value(numbers[name], digits=4) for name in ("log_px_bits_per_dim", "test_bits_per_dim"))
-        remark = (
-            f"Bits per dimension from log p(x) are an upper bound in expectation. The same number from the ELBO is {from_elbo}."
-        )
-        rows.append(Quantity("bits per dimension", from_log_px, "bits", remark))
+        name = "bits per observed entry" if "missing_share_of_test" in numbers else "bits per dimension"
+        remark = f"{name.capitalize()} from log p(x) are an upper bound in expectation. From the ELBO they are {from_elbo}."
+        rows.append(Quantity(name, from_log_px, "bits", remark))
     return rows
 
 

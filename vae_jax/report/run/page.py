@@ -95,6 +95,7 @@ def _has_images(run: Run) -> bool:
 
 def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
     scale, totals = pictures.views.scale, given_captions(run.built)
+    imputed = () if pictures.imputed is None else (pictures.imputed.values,)
     prior = "prior N(0, I)" if run.built.vae.prior is None else "learned prior"
     return [
         Section(
@@ -102,7 +103,7 @@ def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
             "Reconstructions",
             f"Test images as the model sees them ({run.built.data.description}), each above the mean E[x|z] of the likelihood "
             f"at the posterior mean of z.{totals.reconstructed}{imputed_caption(pictures)}{scale}",
-            figures.reconstructions(pictures.originals, pictures.reconstructions, *imputed(pictures)),
+            figures.reconstructions(pictures.originals, pictures.reconstructions, *imputed),
         ),
         Section(
             "prior_means",
@@ -119,19 +120,13 @@ def _image_sections(run: Run, pictures: Pictures) -> list[Section]:
     ]
 
 
-def imputed(pictures: Pictures) -> list[np.ndarray]:
-    """Returns the originals with E[x|z] in place of missing entries; [] where no entry is missing."""
-    is_missing = np.isnan(pictures.originals)
-    return [np.where(is_missing, pictures.reconstructions, pictures.originals)] if is_missing.any() else []
-
-
 def imputed_caption(pictures: Pictures) -> str:
     """Returns sentences about missing pixels, or "" where there are none."""
-    if not imputed(pictures):
+    if pictures.imputed is None:
         return ""
     return (
-        " Missing pixels are orange. The third row has the observed pixels, and E[x|z] at the posterior mean in place of the "
-        "missing ones. It is the mean at one z, not E[x_missing|x_observed]."
+        " Missing pixels are orange. The third row has the observed pixels, and E[x_missing|x_observed] in place of the "
+        f"missing ones, {pictures.imputed.describe()}"
     )
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from vae_jax.report.html import Section
 from vae_jax.report.run.content import given_captions
 from vae_jax.report.run.events import series_figures, vector_figures
+from vae_jax.report.run.events.categories import about_indicators, as_indicators, names_of_columns, names_with_indicators
 from vae_jax.report.run.events.panels import displayed_kind
-from vae_jax.report.run.events.sections import names_of, number_scale
+from vae_jax.report.run.events.sections import number_scale
 from vae_jax.report.run.figures import labeled_strips
 from vae_jax.report.sweep.content import (
     EXAMPLES_PER_ROW,
@@ -45,7 +46,10 @@ def example_section(results: Results, overview: Overview, data_dir: str | None, 
     learned = any(part.has_learned_prior for part in overview.parts)
     if kind == "vector":
         built = members[0].built
-        rows, scale, names = histogram_rows(members), number_scale(built), names_of(built)
+        scale, names = number_scale(built), names_with_indicators(built)
+        rows = [
+            (name, as_indicators(built, data), as_indicators(built, samples)) for name, data, samples in histogram_rows(members)
+        ]
         chosen, about_columns = vector_figures.shown_columns(rows[0][1], scale, _MAX_HISTOGRAMS)
         rows = [(name, data[:, chosen], samples[:, chosen]) for name, data, samples in rows]
         title = "samples from the model"
@@ -54,7 +58,7 @@ def example_section(results: Results, overview: Overview, data_dir: str | None, 
         caption = (
             f"Histograms of columns by setting: test data, and draws of x from p(x|z) with z from {prior}, by the first "
             f"finished seed of each setting. The height is the share of examples."
-            f"{given_captions(built).sampled}{about_columns}{which}"
+            f"{given_captions(built).sampled}{about_indicators(built)}{about_columns}{which}"
         )
         yield Section("by_beta", f"Samples by {by}", caption, figure)
         return
@@ -68,7 +72,7 @@ def example_section(results: Results, overview: Overview, data_dir: str | None, 
     from_prior += ", or with z from the learned prior where there is one" if learned else ""
     if kind == "series":
         caption = _BLOCKS.format("series", from_prior, "series", which)
-        figure = series_figures.labeled_lines(rows, names_of(members[0].built), EXAMPLES_PER_ROW[kind])
+        figure = series_figures.labeled_lines(rows, names_of_columns(members[0].built), EXAMPLES_PER_ROW[kind])
         yield Section("by_beta", f"Series by {by}", caption, figure)
         return
     caption = _BLOCKS.format("images", from_prior, "image", which)

@@ -38,6 +38,7 @@ def table_sections(run: Run, pictures: Pictures) -> str:
     samples = to_table(types, pictures.prior_samples)
     write_table(samples, folder / "samples.csv")
     originals, means = to_table(types, _originals(run, pictures)), to_table(types, pictures.reconstructions)
+    imputed = None if pictures.imputed is None else to_table(types, pictures.imputed.values)
     write_table(means, folder / "reconstructions.csv")
     names = [kind.name for kind in types]
     return "".join(
@@ -50,11 +51,11 @@ def table_sections(run: Run, pictures: Pictures) -> str:
                 f"figures/samples.csv has {samples.num_rows:,} of them.{_shown(names)}"
             ),
             html.heading("Reconstructions as a table"),
-            _pairs_as_html(originals, means, names, pictures.views.places),
+            _examples_as_html([("data", originals), ("E[x|z]", means), ("imputed", imputed)], names, pictures.views.places),
             html.caption(
                 "Test examples, each above the mean E[x|z] of the likelihood at the posterior mean of z. Whole numbers are "
-                "rounded means. Of categories the most probable one is shown. A dash is a missing value, which the model fills "
-                f"in. figures/reconstructions.csv has {means.num_rows:,} reconstructions.{_shown(names)}"
+                "rounded means. Of categories the most probable one is shown."
+                f"{_about_imputed(pictures)} figures/reconstructions.csv has {means.num_rows:,} reconstructions.{_shown(names)}"
             ),
         ]
     )
@@ -144,11 +145,29 @@ def _rows_as_html(table: "pyarrow.Table", names: Sequence[str], numbers: Sequenc
     return html.table(rows, ["number"] * (1 + min(MAX_COLUMNS, len(names))), [title, *names[:MAX_COLUMNS]])
 
 
-def _pairs_as_html(originals: "pyarrow.Table", means: "pyarrow.Table", names: Sequence[str], places: np.ndarray) -> str:
-    """Returns a table in which each test example stands above its reconstruction."""
-    rows = []
-    for i in range(min(_MAX_EXAMPLES, len(places))):
-        rows.append([f"{places[i]}", "data", *_cells(originals, names, i)])
-        rows.append(["", "E[x|z]", *_cells(means, names, i)])
+def _about_imputed(pictures: Pictures) -> str:
+    """Returns sentences about missing values that start with a space, or "" where there are none."""
+    if pictures.imputed is None:
+        return ""
+    return (
+        " A dash is a missing value. The third row has the observed values, and in place of missing ones "
+        f"E[x_missing|x_observed], or the most probable class, {pictures.imputed.describe()}"
+    )
+
+
+def _examples_as_html(versions: "Sequence[tuple[str, pyarrow.Table | None]]", names: Sequence[str], places: np.ndarray) -> str:
+    """Returns a table with a few test examples, each in several versions.
+
+    Args:
+      versions: the name of each version, and all examples in it; versions that are None are left out.
+      names: of the columns.
+      places: indices of the examples in the test set.
+    """
+    drawn = [(name, table) for name, table in versions if table is not None]
+    rows = [
+        [f"{places[i]}" if k == 0 else "", name, *_cells(table, names, i)]
+        for i in range(min(_MAX_EXAMPLES, len(places)))
+        for k, (name, table) in enumerate(drawn)
+    ]
     width = min(MAX_COLUMNS, len(names))
     return html.table(rows, ["number", "", *["number"] * width], ["test example", "", *names[:MAX_COLUMNS]])

@@ -128,6 +128,27 @@ def histograms(
     return figure
 
 
+def category_shares(panels: Sequence[tuple[str, Sequence[str], np.ndarray, np.ndarray]]) -> Figure:
+    """Draws the shares of categories: test data as filled bars, samples of the model as outlined ones.
+
+    Args:
+      panels: (name of the column, names of its categories, their shares in the test data, their shares in samples).
+    """
+    longest = max(len(names) for _, names, _, _ in panels)
+    figure, axes_of_panels = grid_of_panels(len(panels), 3, (3.6, 0.6 + 0.24 * longest), margin=0.3)
+    for axes, (name, names, data, samples) in zip(axes_of_panels, panels, strict=True):
+        places = np.arange(len(names))
+        axes.barh(places, data, height=0.8, color=FILL, label="test examples")
+        axes.barh(places, samples, height=0.8, fill=False, edgecolor=MODEL, lw=1.5, label="samples from the model")
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_title(name, fontsize=9)
+        axes.locator_params(axis="x", nbins=4)
+    legend_above(figure, axes_of_panels[0])
+    figure.supxlabel("share of examples", fontsize=10)
+    return figure
+
+
 def column_statistics(data: np.ndarray, samples: np.ndarray, scale: Scale) -> Figure:
     """Draws a point for each column: its mean and its share of zeros (counts), in the data and in samples of the model.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vae_jax import data
-from vae_jax.data.conditions import make_condition
+from vae_jax.data.conditions.columns import make_condition
 from vae_jax.errors import DataWarning, UserError
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vae_jax.data.conditions import make_condition
+from vae_jax.data.conditions.columns import make_condition
 from vae_jax.data.in_memory import condition_columns
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument

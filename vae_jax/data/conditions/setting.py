@@ -78,8 +78,3 @@ def is_condition_path(text: str) -> bool:
     if text.lower().endswith(FILE_ENDINGS):
         return "," not in text or os.path.lexists(os.path.expanduser(text))
     return os.sep in text and os.path.isdir(text)
-
-
-def columns_to_read(text: str) -> tuple[str, ...]:
-    """Returns the names that a reader of tables takes out of the examples; () where none are meant."""
-    return parse_condition(text).names

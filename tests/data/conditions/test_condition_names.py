@@ -2,7 +2,7 @@
 
 import pytest
 
-from vae_jax.data.condition_names import is_condition_path, parse_condition
+from vae_jax.data.conditions.setting import is_condition_path, parse_condition
 from vae_jax.errors import UserError
 
 

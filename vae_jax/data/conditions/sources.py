@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.data.condition_names import ConditionText, parse_condition
+from vae_jax.data.conditions.setting import ConditionText, parse_condition
 from vae_jax.data.readers.condition_files import read_condition_file
 from vae_jax.data.readers.listing import PARTS, joined
 from vae_jax.data.split import Split
