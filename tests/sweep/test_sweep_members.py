@@ -162,6 +162,10 @@ def test_ranges_that_are_none_are_refused(text):
         (lambda: check_members(grid(BASE, beta=[1.0, 2.0, 1.0])), "members 0 and 2 are the same run .beta = 1.0"),
         (lambda: check_members(grid(BASE, beta=[1.0, 1.0 + 1e-9])), "the same run"),  # the same number in float32
         (lambda: check_members(grid(BASE, beta=[-1.0])), "beta: expected a number >= 0"),
+        (
+            lambda: check_members([BASE, dataclasses.replace(BASE, condition="labels")]),
+            "members have condition = '' and 'labels', but all members of a sweep share the data",
+        ),
         (lambda: check_members(grid(BASE, capacity=[5.0, 9.0])), "`capacity` belongs to `objective` capacity"),
         (lambda: grid(BASE, test_seed=[0, 1]), "test_seed cannot be swept"),
         (lambda: check_name("latent_dim", static=False), "latent_dim is static.*`groups=latent_dim"),

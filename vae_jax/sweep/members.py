@@ -228,11 +228,16 @@ def _check_design(ranges: Mapping[str, Range], num_points: int, kind: str, seed:
 
 
 def check_members(members: Sequence[Config]) -> None:
-    """Raises `UserError` for an empty list, for two members that are the same run, and for invalid settings."""
+    """Raises `UserError` for an empty list, invalid settings, different data, and two members that are the same run."""
     if not members:
         raise UserError(expected="at least one member to sweep", got="none")
     for member in members:
         member.validate()
+    for name in SHARED:
+        if len(values := dict.fromkeys(getattr(member, name) for member in members)) > 1:
+            texts = " and ".join(repr(value) for value in values)
+            message = f"members have {name} = {texts}, but all members of a sweep share the data and its evaluation."
+            raise UserError(message, fix="Make a sweep for each value.")
     numbers: dict[Config, int] = {}
     for number, member in enumerate(members):
         key = identity(member)

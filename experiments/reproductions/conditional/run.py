@@ -29,7 +29,7 @@ MODELS: dict[str, dict[str, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Train three models of MNIST as one resumable sweep, and estimate log p(x) and log p(x|c) of its first test images.
+    """Train three models of MNIST as two resumable sweeps, and estimate log p(x) and log p(x|c) of its first test images.
 
     Example: python experiments/reproductions/conditional/run.py --dataset mnist --data-dir ~/tensorflow_datasets
     """
@@ -42,27 +42,33 @@ class Arguments:
     """Seeds of every model."""
     epochs: int = 20
     """Passes over the training set."""
-    num_images: int = 500
+    num_images: int = 2000
     """Test images of which log p(x) and log p(x|c) are estimated."""
     num_samples: int = 1000
     """Importance samples of each image; in p(c|x) of a conditional model all classes together have as many."""
     minutes: float = float("inf")
     """Stop the training after this time. The same command continues."""
     runs: Path = Path("runs/conditional")
-    """Sweep directory. An unfinished one is continued."""
+    """Folder of two sweep directories, without and with the condition. Unfinished ones are continued."""
     out: Path = FOLDER / "results.json"
     """JSON file to write. The figure goes beside it."""
 
 
-def evaluate(arguments: Arguments, number: int, folder: Path) -> dict[str, Any]:
+def sweep_directory(arguments: Arguments, config: Any) -> Path:
+    """Returns the directory of the members with the condition of a configuration, because members share the data."""
+    return arguments.runs / (config.condition or "unconditional")
+
+
+def evaluate(arguments: Arguments, runs: Path, number: int) -> dict[str, Any]:
     """Returns estimates of one member, in nats per image. The result is kept in a file and computed only once."""
     from vae_jax.storage.atomic import write_json
     from vae_jax.sweep.results import load_params, load_sweep
 
+    folder = runs / "evaluation"
     path = folder / f"{number}-{arguments.num_images}-{arguments.num_samples}.json"
     if path.exists():
         return json.loads(path.read_text())
-    built, params = load_params(load_sweep(arguments.runs), [number], arguments.data_dir)[number]
+    built, params = load_params(load_sweep(runs), [number], arguments.data_dir)[number]
     if built.data.condition is None:
         result = estimate_unconditional(built, params, arguments)
     else:
@@ -160,17 +166,18 @@ def measure(arguments: Arguments, members: dict[str, list[Any]]) -> dict[str, An
     from vae_jax.sweep.members import identity
     from vae_jax.sweep.results import load_sweep
 
-    results = load_sweep(arguments.runs)
-    numbers = {identity(config): number for number, config in enumerate(results.members)}
     models: dict[str, Any] = {}
     for name, configs in members.items():
+        runs = sweep_directory(arguments, configs[0])
+        results = load_sweep(runs)
+        numbers = {identity(config): number for number, config in enumerate(results.members)}
         measured = []
         for config in configs:
             row = results.rows[numbers[identity(config)]]
             if row["status"] != "finished":
                 print(f"note: {name}, seed {config.seed}: {row['status']}, left out", file=sys.stderr)
                 continue
-            one = evaluate(arguments, row["member"], arguments.runs / "evaluation")
+            one = evaluate(arguments, runs, row["member"])
             if "log_px_given_c" in one:
                 # Bayes' rule: log p(x|c) - log p(x) = log p(c|x) - log p(c).
                 one["gain"] = one["log_posterior_of_class"] - one["log_prior_of_class"]
@@ -183,7 +190,7 @@ def measure(arguments: Arguments, members: dict[str, list[Any]]) -> dict[str, An
     return models
 
 
-def draw_figure(arguments: Arguments, number: int, path: Path) -> None:
+def draw_figure(arguments: Arguments, config: Any, path: Path) -> None:
     """Draws samples given the class, one row per class. A column has the same code in all rows."""
     import jax
     import jax.numpy as jnp
@@ -194,9 +201,12 @@ def draw_figure(arguments: Arguments, number: int, path: Path) -> None:
     from matplotlib import pyplot
 
     from vae_jax._numerics.keys import Stream, stream
+    from vae_jax.sweep.members import identity
     from vae_jax.sweep.results import load_params, load_sweep
 
-    built, params = load_params(load_sweep(arguments.runs), [number], arguments.data_dir)[number]
+    results = load_sweep(sweep_directory(arguments, config))
+    number = [identity(member) for member in results.members].index(identity(config))
+    built, params = load_params(results, [number], arguments.data_dir)[number]
     assert built.data.condition is not None
     z = jax.random.normal(stream(0, Stream.REPRODUCTION), (12, built.vae.latent_dim))
     classes = built.data.condition.expand(jnp.arange(built.data.condition_dim)[:, None])
@@ -221,10 +231,13 @@ def main() -> int:
     members = {
         name: sweep.grid(dataclasses.replace(base, **settings), seed=arguments.seeds) for name, settings in MODELS.items()
     }
-    configs = [config for configs in members.values() for config in configs]
-    status = train_sweep(configs, arguments.runs, data_dir=arguments.data_dir, minutes=arguments.minutes)
-    if status is not None:
-        return status
+    by_directory: dict[Path, list[Config]] = {}
+    for config in (config for configs in members.values() for config in configs):
+        by_directory.setdefault(sweep_directory(arguments, config), []).append(config)
+    for runs, configs in by_directory.items():
+        status = train_sweep(configs, runs, data_dir=arguments.data_dir, minutes=arguments.minutes)
+        if status is not None:
+            return status
     models = measure(arguments, members)
     content = {"models": models, "label_information": math.log(10)}
     print(tables(content))
@@ -236,7 +249,7 @@ def main() -> int:
     seconds = sum(model["wall_seconds"]["mean"] * len(arguments.seeds) for model in models.values())
     kept = {key: value for key, value in dataclasses.asdict(arguments).items() if key not in ("runs", "minutes")}
     write(arguments.out, {**dataclasses.asdict(base), **kept}, rows, content, seconds)
-    draw_figure(arguments, len(arguments.seeds), arguments.out.with_suffix(".png"))
+    draw_figure(arguments, members["conditional, prior p(z|c)"][0], arguments.out.with_suffix(".png"))
     return 0
 
 

@@ -84,6 +84,7 @@ def main() -> int:
 def draw(rows: list[np.ndarray], names: list[str], out: Path) -> None:
     """Writes the picture: a row of images for each kind."""
     from matplotlib.figure import Figure
+    from PIL import Image
 
     figure = Figure(figsize=(NUM_SHOWN + 1.2, len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), NUM_SHOWN, squeeze=False)
@@ -92,7 +93,10 @@ def draw(rows: list[np.ndarray], names: list[str], out: Path) -> None:
             axis.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-    figure.savefig(out, dpi=80)
+    figure.savefig(out, dpi=80, format="png")
+    with Image.open(out) as picture:
+        gray = picture.convert("L")  # a fraction of the bytes
+    gray.save(out, format="png", optimize=True)
 
 
 if __name__ == "__main__":
