@@ -124,7 +124,7 @@ def report(arguments: Arguments, mask: "np.ndarray", imputed: "Imputed") -> None
     """Prints what was imputed, and how well the importance samples cover it."""
     import numpy as np
 
-    from vae_jax.runs.imputed_rows import few_samples, num_few_samples
+    from vae_jax.runs.imputed_rows import few_samples, heavy_tails, num_few_samples, num_heavy_tails
 
     incomplete = ~mask.reshape(len(mask), -1).all(axis=1)
     effective = np.asarray(imputed.effective_sample_size)[incomplete]
@@ -134,6 +134,8 @@ def report(arguments: Arguments, mask: "np.ndarray", imputed: "Imputed") -> None
     )
     if few := num_few_samples(effective, arguments.num_samples):
         note(few_samples(few, len(mask), arguments.num_samples))
+    if heavy := num_heavy_tails(np.asarray(imputed.pareto_k)[incomplete], arguments.num_samples):
+        note(heavy_tails(heavy, len(mask)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.errors import UserError
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput, map_examples
-from vae_jax.evaluation.importance import chunk_sizes, draw_bytes
+from vae_jax.evaluation.importance import chunk_sizes, draw_bytes, pareto_k
 from vae_jax.example import Example, mask_of
 from vae_jax.likelihoods import DecoderOutput, Likelihood, check_factorizes
 from vae_jax.model import VAE, BoundModel, Params, bind
@@ -33,6 +33,7 @@ class Imputation(NamedTuple):
     imputations: Float[Array, "imputations *event"]  # draws of x_missing given x_observed
     effective_sample_size: Float[Array, ""]  # (sum w)^2 / sum w^2, from 1 to K
     log_px: Float[Array, ""]  # estimate of log p(x_observed), nats
+    pareto_k: Float[Array, ""]  # tail shape of the weights, NaN for K < 25. Above `pareto_k_limit`, errors are too small.
     probabilities: Float[Array, "candidates *event"] | None = None  # of the candidates given x_observed
     mode: Float[Array, "*event"] | None = None  # the most probable candidate
 
@@ -137,7 +138,9 @@ def impute(
         probabilities  = sum_k w_k P(x_d = candidate|z_k) / sum_k w_k
 
     The mean is consistent as K grows, and its bias is of order 1/ESS. Imputations are draws of p(x_missing|x_observed) in the
-    same limit. They share draws of z where the effective sample size is small.
+    same limit. They share draws of z where the effective sample size is small. Where q is narrower than the posterior, the
+    weights have a heavy tail, and neither the standard error nor the effective sample size shows what the draws missed.
+    `pareto_k` does.
 
     Args:
       key: a new-style PRNG key.
@@ -213,6 +216,7 @@ def _impute(
         imputations=complete(imputations, model.x),
         effective_sample_size=jnp.square(sums.weights) / sums.squared_weights,
         log_px=sums.log_unit + jnp.log(sums.weights / settings.num_samples),
+        pareto_k=pareto_k(log_w),
         probabilities=probabilities,
         mode=mode,
     )

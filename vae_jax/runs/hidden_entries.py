@@ -18,7 +18,15 @@ from vae_jax.evaluation.hidden_entries import METRICS, Scores, Table, baselines,
 from vae_jax.evaluation.imputation import ImputationSettings, check_imputes, class_values, entry_kinds
 from vae_jax.example import Example, event_of, mask_of
 from vae_jax.runs.directory import Run
-from vae_jax.runs.imputed_rows import best_values, few_samples, impute_rows, num_few_samples, stored_unit
+from vae_jax.runs.imputed_rows import (
+    best_values,
+    few_samples,
+    heavy_tails,
+    impute_rows,
+    num_few_samples,
+    num_heavy_tails,
+    stored_unit,
+)
 from vae_jax.runs.parts import Report
 from vae_jax.storage.atomic import JsonObject
 
@@ -90,6 +98,9 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
     few = num_few_samples(imputed.effective_sample_size, settings.num_samples)
     if few:
         notes.append(few_samples(few, len(hidden), settings.num_samples))
+    heavy = num_heavy_tails(imputed.pareto_k, settings.num_samples)
+    if heavy:
+        notes.append(heavy_tails(heavy, len(hidden)))
     log_px = np.asarray(imputed.log_px, np.float64)
     numbers |= {
         "share": settings.share,
@@ -101,6 +112,7 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
         "log_px_observed_standard_error": standard_error(log_px),
         "effective_sample_size": float(np.median(imputed.effective_sample_size)),
         "few_effective_samples": few,
+        "heavy_tails": heavy,
         "notes": notes,
     }
     return numbers

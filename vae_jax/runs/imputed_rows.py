@@ -12,6 +12,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
 from vae_jax.errors import UserError
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput
+from vae_jax.evaluation.importance import pareto_k_limit
 from vae_jax.evaluation.imputation import (
     Imputation,
     ImputationSettings,
@@ -38,6 +39,7 @@ class Imputed(NamedTuple):
     mean: np.ndarray  # (examples, ...): the conditional mean, or the most probable class
     imputations: np.ndarray  # (imputations, examples, ...)
     effective_sample_size: np.ndarray  # (examples,)
+    pareto_k: np.ndarray  # (examples,): tail shape of the importance weights
     mask: np.ndarray  # (examples, ...), True where an entry is observed
 
 
@@ -115,6 +117,30 @@ def few_samples(few: int, count: int, num_samples: int) -> str:
     return f"{few} of {count} rows {verb} fewer than {_FEW_SAMPLES} effective samples of {num_samples}: raise `num_samples`."
 
 
+def num_heavy_tails(pareto_k: ArrayLike, num_samples: int) -> int:
+    """Returns the number of examples whose importance weights have a tail too heavy for their errors to be trusted.
+
+    Args:
+      pareto_k: tail shape of the weights of each example.
+      num_samples: importance samples of each example.
+    """
+    return int(np.sum(np.asarray(pareto_k) > pareto_k_limit(num_samples)))
+
+
+def heavy_tails(heavy: int, count: int) -> str:
+    """Returns a sentence on examples for which the encoder is too narrow a proposal.
+
+    Args:
+      heavy: from `num_heavy_tails`.
+      count: number of all examples.
+    """
+    verb = "has" if heavy == 1 else "have"
+    return (
+        f"{heavy} of {count} rows {verb} importance weights with a heavy tail, so their means may be further off than the "
+        "samples show. Raise `num_samples`, or train longer or with the objective iwae."
+    )
+
+
 def impute_file(
     run: Run,
     file: IncompleteFile,
@@ -144,7 +170,8 @@ def impute_file(
     mean_type = np.float32 if events.dtype != np.int32 else np.float64  # which hold all stored numbers exactly
     if mask.all():
         copies = np.broadcast_to(events, (num_imputations, *events.shape))
-        return Imputed(events.astype(mean_type), copies, np.full(len(events), num_samples, np.float32), mask)
+        no_weights = np.full(len(events), -np.inf, np.float32)
+        return Imputed(events.astype(mean_type), copies, np.full(len(events), num_samples, np.float32), no_weights, mask)
     likelihood, shape = built.vae.likelihood, built.vae.data_shape
     check_imputes(likelihood)
     candidates = class_values(likelihood, shape)
@@ -167,4 +194,4 @@ def impute_file(
     if events.dtype.kind != "f":
         draws = np.rint(draws)
     imputations = np.where(mask, events, draws).astype(events.dtype)
-    return Imputed(mean, imputations, np.asarray(result.effective_sample_size), mask)
+    return Imputed(mean, imputations, np.asarray(result.effective_sample_size), np.asarray(result.pareto_k), mask)
