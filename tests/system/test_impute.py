@@ -115,6 +115,7 @@ def test_a_complete_file_is_written_as_it_is(reals, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
+@pytest.mark.slow
 def test_classes_get_their_mode_and_masks_mark_missing_integers(levels, tmp_path):
     x = np.load(levels / "train.npy")[:7]
     mask = np.ones(x.shape, bool)
@@ -184,6 +185,7 @@ def test_evaluate_hides_entries_and_compares_with_other_methods(reals):
     assert hidden["log_px_observed_mean"] < 0
 
 
+@pytest.mark.slow
 def test_evaluate_hides_classes(levels):
     done = run("evaluate.py", levels / "run", "--hide", 0.5, "--hide-seed", 3, "--num-samples", 50)
     assert "accuracy of classes" in done.stdout

@@ -19,6 +19,7 @@ def table(tmp_path_factory):
     return path, hidden.mean()
 
 
+@pytest.mark.slow
 def test_a_table_with_empty_fields_is_trained_evaluated_and_reported(table, tmp_path):
     path, share = table
     out = tmp_path / "run"

@@ -20,6 +20,7 @@ def table(tmp_path):
     return write_csv(tmp_path / "people.csv", content(120))
 
 
+@pytest.mark.slow
 def test_a_table_is_trained_and_reported(script, table, tmp_path, capfd):
     out = tmp_path / "run"
     choice = tmp_path / "choice.json"

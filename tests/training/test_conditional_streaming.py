@@ -38,6 +38,7 @@ def numbers(run):
     return [epoch._replace(seconds=0) for epoch in run.progress.history]
 
 
+@pytest.mark.slow
 def test_a_streamed_conditional_run_resumes_within_an_epoch(config):
     parts = build(dataclasses.replace(config, stream=True))
     assert isinstance(parts.data.train.event, Rows)

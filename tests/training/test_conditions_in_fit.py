@@ -148,6 +148,7 @@ def test_conditions_that_do_not_fit_are_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_sparse_examples_train_with_conditions_as_dense_ones():
     """Through `fit(condition=)`, `from_arrays(condition=)` and `fit_members(condition=)`: the same test results."""
     vae = make_vae(3)

@@ -31,7 +31,8 @@ def draw(count, seed):
     return x.astype(np.float32), {"category": category, "number": number.astype(np.float32)}, truth.logpdf(x - center).mean()
 
 
-@pytest.mark.parametrize(("learned_prior", "epochs"), [(False, 300), pytest.param(True, 1200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("learned_prior", "epochs"), [(False, 300), (True, 1200)])
 def test_a_trained_linear_encoder_is_within_a_hundredth_of_a_nat(learned_prior, epochs):
     x, condition, _ = draw(NUM_TRAIN, seed=0)
     test, test_condition, truth = draw(500, seed=1)

@@ -84,6 +84,7 @@ def test_chunks_have_the_conditions_of_their_rows(built):
         np.testing.assert_array_equal(condition, built[0].dataset.train_condition[index])
 
 
+@pytest.mark.slow
 def test_members_are_the_runs_alone(built):
     streamed = built[1]
     options = training.FitOptions.from_keywords(streamed.fit_arguments)
