@@ -307,10 +307,11 @@ def labeled_histograms(
       title: what the values of the model are, for the legend.
     """
     figure, panels = grid_of_panels(len(rows) * len(names), len(names), (11.0 / len(names), 1.35), margin=0.3)
+    all_data = np.concatenate([data for _, data, _ in rows])  # one axis for all rows, so that they can be compared
+    bins = [_bins((all_data[:, j], *(values[:, j] for _, _, values in rows)), scale) for j in range(len(names))]
     for number, axes in enumerate(panels):
         i, j = divmod(number, len(names))
-        name, data, values = rows[i]
-        edges = _bins((data[:, j], values[:, j]), scale)
+        (name, data, values), edges = rows[i], bins[j]
         axes.stairs(_shares(data[:, j], edges), edges, color=FILL, fill=True, label="test data")
         axes.stairs(_shares(values[:, j], edges), edges, color=MODEL, lw=1.4, label=title)
         _set_scale(axes, scale, edges)
@@ -321,6 +322,6 @@ def labeled_histograms(
         if i == 0:
             axes.set_title(names[j], fontsize=9)
         if j == 0:
-            axes.set_ylabel(name, fontsize=9)
+            axes.set_ylabel(name.replace(" (", "\n("), fontsize=8)
     legend_above(figure, panels[0])
     return figure
