@@ -82,6 +82,15 @@ def unknown(kind: str, name: str, options: Iterable[str], hint: str = "", list_a
     return UserError(f"unknown {kind} {name!r}.{guess}{listed}{hint}")
 
 
+def accepts(signature: inspect.Signature, count: int) -> bool:
+    """Returns true if a function with this signature can be called with `count` positional arguments."""
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
 def check_signature(function: Callable[..., object], num_arguments: int, expected: str, keywords: Iterable[str] = ()) -> None:
     """Raises `UserError` unless a user's function can be called with these arguments.
 

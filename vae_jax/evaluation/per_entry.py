@@ -9,7 +9,7 @@ from vae_jax.evaluation.dataset_means import ToInput, effective_batch_size, map_
 from vae_jax.example import Example, event_of, mask_of
 from vae_jax.likelihoods import DecoderOutput, check_factorizes, inside_support
 from vae_jax.model import VAE, bind
-from vae_jax.objectives import elbo
+from vae_jax.posteriors import sample_posterior
 
 
 def entry_log_likelihoods(
@@ -47,14 +47,6 @@ def entry_log_likelihoods(
                 return per_entry(output, event)
             return jnp.where(mask, per_entry(output, inside_support(vae.likelihood, event, mask)), 0)
 
-        def one_entry(d: Array) -> Array:
-            # The ELBO draws z, so that it is the z of `evaluate`. Only the choice of the entry is batched.
-            def log_prob(output: DecoderOutput, _: Array) -> Array:
-                return nats(output).reshape(-1)[d]
-
-            terms = elbo(key_z, lambda _: posterior, model.decode, log_prob, model.x, prior_log_prob=model.prior_log_prob)
-            return terms.log_likelihood
-
-        return jax.vmap(one_entry)(jnp.arange(event.size)).reshape(event.shape)
+        return nats(model.decode(sample_posterior(key_z, *posterior)))
 
     return map_examples(one, data, to_input, effective_batch_size(batch_size))

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Stream, stream
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, accepts
 from vae_jax.example import Example, Examples
 from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.networks import Network
@@ -53,7 +53,7 @@ def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> 
             signature = inspect.signature(network.apply)
         except (TypeError, ValueError):
             continue
-        takes_condition, takes_none = (_accepts(signature, count) for count in (3, 2))
+        takes_condition, takes_none = (accepts(signature, count) for count in (3, 2))
         if condition_dim and takes_none and not takes_condition:
             raise ValueError(
                 f"make_vae: expected the {role} to be a function (params, {name}, c), because condition_dim is "
@@ -64,15 +64,6 @@ def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> 
                 f"make_vae: expected the {role} to be a function (params, {name}), because there is no condition, got "
                 f"{signature}. Pass condition_dim=, or leave out its last argument."
             )
-
-
-def _accepts(signature: inspect.Signature, count: int) -> bool:
-    """Returns true if a function with this signature can be called with `count` positional arguments."""
-    try:
-        signature.bind(*range(count))
-    except TypeError:
-        return False
-    return True
 
 
 def condition_arguments(function: str, condition_dim: int, condition: ArrayLike | None) -> tuple[Array, ...]:

@@ -12,7 +12,7 @@ from flax import linen, nnx
 from jax import Array
 
 from vae_jax._numerics.keys import Stream, stream
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, accepts
 from vae_jax.networks.layer_checks import DROPOUT, check_linen_call, check_nnx_calls
 
 Params: TypeAlias = Any  # a pytree of arrays
@@ -206,29 +206,20 @@ def _check_arguments(adapter: str, module: linen.Module | nnx.Module, *inputs: A
         signature = inspect.signature(call)
     except (TypeError, ValueError):
         return
-    if _accepts(signature, 1 + len(inputs)):
+    if accepts(signature, 1 + len(inputs)):
         return
     name = type(module).__name__
-    if len(inputs) > 1 and _accepts(signature, 2):
+    if len(inputs) > 1 and accepts(signature, 2):
         raise UserError(
             f"{adapter}: {name}.__call__{signature} takes one argument, but there is a condition of length {len(inputs[1])}.",
             fix="Give it a second argument for the condition, or leave out condition_dim.",
         )
-    if len(inputs) == 1 and _accepts(signature, 3):
+    if len(inputs) == 1 and accepts(signature, 3):
         fix = "Pass condition_dim= to make_vae" + (" and to from_linen" if adapter == "from_linen" else "")
         raise UserError(
             f"{adapter}: {name}.__call__{signature} takes two arguments, but there is no condition.",
             fix=f"{fix}, or leave out the second argument.",
         )
-
-
-def _accepts(signature: inspect.Signature, count: int) -> bool:
-    """Returns true if a function with this signature can be called with `count` positional arguments."""
-    try:
-        signature.bind(*range(count))
-    except TypeError:
-        return False
-    return True
 
 
 def _wrong_condition(condition_dim: int, got: tuple[tuple[int, ...], ...]) -> str:
