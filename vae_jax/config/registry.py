@@ -15,7 +15,7 @@ from vae_jax.errors import UserError
 
 Kind = Literal["likelihood", "objective", "prior", "network"]
 KINDS: tuple[Kind, ...] = ("likelihood", "network", "prior", "objective")
-CUSTOM = "custom"  # name of a likelihood or an objective that is a function, passed to `build`
+CUSTOM = "custom"  # name of a part that is an object of the user, passed to `build`
 
 ENTRY_MODULES = (
     "vae_jax.likelihoods.entries",
@@ -90,6 +90,7 @@ class TrainingData(NamedTuple):
     has_missing: bool = False  # whether entries are missing
     input_shape: tuple[int, ...] = ()  # of one example as the encoder sees it, with its mask; (): `data_shape`
     output_shape: tuple[int, ...] = ()  # of the decoder's array before `outputs_per_dim`; (): `data_shape`
+    outputs_per_dim: int = 1  # numbers that the decoder returns for each data dimension, on a last axis where it is not 1
     columns: tuple[Any, ...] = ()  # `data.column_proposals.ColumnFacts` of each column of a mixed table; (): no mixed table
 
 

@@ -225,7 +225,7 @@ class Config:
         """Raises `UserError` for every value that no data could make right."""
         check_types(self)
         for kind in KINDS:
-            check_name(kind, getattr(self, kind), registry.entries(kind), kind in ("likelihood", "objective"))
+            check_name(kind, getattr(self, kind), registry.entries(kind))
         check_name("optimizer", self.optimizer, OPTIMIZERS)
         for name, (kind, names) in sorted(self.unused().items()):
             if getattr(self, name) != getattr(type(self), name):

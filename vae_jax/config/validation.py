@@ -21,9 +21,9 @@ def check_types(config: "Config") -> None:
             raise UserError(field=name, expected=expected, got=repr(value))
 
 
-def check_name(field: str, name: str, options: typing.Iterable[str], custom: bool = False) -> None:
-    """Raises `UserError` for a name that is not among the options, nor that of a user's function where that is allowed."""
-    if name not in options and not (custom and name == CUSTOM):
+def check_name(field: str, name: str, options: typing.Iterable[str]) -> None:
+    """Raises `UserError` for a name that is neither among the options nor that of a user's part."""
+    if name not in options and name != CUSTOM:
         raise unknown(field, name, options)
 
 
@@ -36,7 +36,8 @@ def check_combinations(config: "Config") -> None:
     """Raises `UserError` for settings of different parts that do not fit each other."""
     objective = config.entry("objective")
     prior = config.entry("prior")
-    is_standard = config.prior == "normal" or (prior is not None and prior.any_objective)
+    # `build` checks a user's prior, whose kind is not known here.
+    is_standard = config.prior in ("normal", CUSTOM) or (prior is not None and prior.any_objective)
     if not is_standard and objective is not None and not objective.any_prior:
         names = [name for name, entry in registry.entries("objective").items() if entry.any_prior]
         raise UserError(f'`prior="{config.prior}"`: `objective="{config.objective}"` assumes N(0, I). Use {listed(names)}.')

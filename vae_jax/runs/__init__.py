@@ -1,4 +1,4 @@
-"""Run directories: `train` writes one, `load_run` reads it back."""
+"""Run directories: `train` writes one, `load_run` reads it back, and `load_model` reads its model without the data."""
 
 from vae_jax.runs.config_file import describe as describe
 from vae_jax.runs.config_file import read_config as read_config
@@ -11,3 +11,5 @@ from vae_jax.runs.metrics_file import rewrite_metrics as rewrite_metrics
 from vae_jax.runs.metrics_file import to_epoch as to_epoch
 from vae_jax.runs.metrics_file import to_line as to_line
 from vae_jax.runs.recorded_training import train as train
+from vae_jax.runs.trained import TrainedModel as TrainedModel
+from vae_jax.runs.trained import load_model as load_model

@@ -41,6 +41,7 @@ def describe(built: Built, data_dir: str | None) -> JsonObject:
             "notes": list(dataset.notes),
             **{name: fact for name, fact in facts(built).items() if name != "codes"},  # members of a sweep may differ in these
         },
+        "parts": built.parts.records(),
         "num_parameters": num_parameters(built.vae),
         "versions": {name: _version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -6,19 +6,16 @@ last_good/ (a checkpoint) and diverged.json, the result of `postmortem.examine` 
 """
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 from vae_jax import training
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, build
+from vae_jax.build import PART_NAMES, Built, PartOptions, Parts, build, check_parts
 from vae_jax.config import CUSTOM, Config
 from vae_jax.data import Dataset
 from vae_jax.errors import DataWarning, UserError
-from vae_jax.likelihoods import Likelihood
 from vae_jax.model import Params
-from vae_jax.objectives.batch import AnyObjective
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo, Restored
 from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments, read_config
 from vae_jax.runs.metrics_file import read_metrics
@@ -26,8 +23,6 @@ from vae_jax.runs.summary_file import read_summary
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Progress, TrainState
-
-LikelihoodOrFunction = Likelihood | Callable[..., Any]  # a function (decoder_output, x) -> nats
 
 
 @short_repr
@@ -55,50 +50,33 @@ def recorded_elbos(path: Path) -> RecordedElbo:
     return elbos.get
 
 
-def _rebuild(
-    path: Path,
-    data_dir: str | None,
-    likelihood: LikelihoodOrFunction | None,
-    objective: AnyObjective | None,
-    dataset: Dataset | None,
-) -> Built:
-    """Returns data and model of a run directory, built with the user's functions if the run was trained with them."""
+def _rebuild(path: Path, data_dir: str | None, dataset: Dataset | None, parts: PartOptions) -> tuple[Built, list[str]]:
+    """Returns data and model of a run directory, with the user's parts if the run was trained with them, and notes."""
     config, description = read_config(path)
-    for name, given in (("likelihood", likelihood), ("objective", objective)):
-        if (getattr(config, name) == CUSTOM) != (given is not None):
-            if given is None:
-                raise UserError(f"{path}: the run was trained with a {name} of your own.", fix=f"Pass {name}=... to load_run.")
-            message = f"{path}: the run was trained with the {name} {getattr(config, name)!r}."
-            raise UserError(message, fix=f"Leave {name}= out.")
+    settings = {name: getattr(config, name) for name in PART_NAMES}
+    notes = check_parts(path, description.get("parts", {}), settings, Parts(**parts), "load_run")
     check_dataset_given(path, config.dataset == CUSTOM, description["data"], dataset, "load_run")
-    parts = {"likelihood": likelihood, "objective": objective, "dataset": dataset}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # they were given when the run began
-        built = build(config, data_dir=data_dir or description.get("data_dir"), **parts)
+        built = build(config, data_dir=data_dir or description.get("data_dir"), dataset=dataset, **parts)
     check_fingerprint(path, description["data"], built.dataset, "the run was trained on")
     check_moments(path, description["data"], built)
-    return built
+    return built, notes
 
 
 def load_last_good(
-    path: PathLike,
-    *,
-    data_dir: str | None = None,
-    likelihood: LikelihoodOrFunction | None = None,
-    objective: AnyObjective | None = None,
-    dataset: Dataset | None = None,
+    path: PathLike, *, data_dir: str | None = None, dataset: Dataset | None = None, **parts: Unpack[PartOptions]
 ) -> tuple[Built, TrainState]:
     """Returns the model and the last finite state of a diverged run.
 
     Args:
       path: the run directory.
       data_dir: where TFDS finds prepared data, if not where the run found it.
-      likelihood: the function that the run was trained with, if it was the user's own.
-      objective: likewise.
       dataset: the data set that the run was trained on, if it was passed from memory.
+      **parts: the parts that the run was trained with, where they are the user's own (see `build.PartOptions`).
     """
     path = as_path(path)
-    built = _rebuild(path, data_dir, likelihood, objective, dataset)
+    built, _ = _rebuild(path, data_dir, dataset, parts)
     if not (path / "last_good").is_dir():
         raise UserError(f"{path}: did not diverge (it has no last_good/).")
     with Checkpoints(path / "last_good", keep=1) as checkpoints:
@@ -109,12 +87,7 @@ def load_last_good(
 
 
 def load_run(
-    path: PathLike,
-    *,
-    data_dir: str | None = None,
-    likelihood: LikelihoodOrFunction | None = None,
-    objective: AnyObjective | None = None,
-    dataset: Dataset | None = None,
+    path: PathLike, *, data_dir: str | None = None, dataset: Dataset | None = None, **parts: Unpack[PartOptions]
 ) -> Run:
     """Reads a run directory: configuration, data, model, the parameters to evaluate, and the metrics.
 
@@ -123,22 +96,21 @@ def load_run(
     Args:
       path: the run directory.
       data_dir: where TFDS finds prepared data, if not where the run found it.
-      likelihood: the function that the run was trained with, if it was the user's own.
-      objective: likewise.
       dataset: the data set that the run was trained on, if it was passed from memory, such as by `data.from_arrays`.
+      **parts: the parts that the run was trained with, where they are the user's own (see `build.PartOptions`).
 
     Raises:
       UserError: `path` is not a run directory, its data set has changed, or it has no good checkpoint.
     """
     path = as_path(path)
-    built = _rebuild(path, data_dir, likelihood, objective, dataset)
+    built, changes = _rebuild(path, data_dir, dataset, parts)
     restored = _restore(path, built)
     summary, notes = _summary_of_checkpoint(path, built.config, restored)
     best = restored.best if built.config.early_stopping else None
     params = training.params_to_evaluate(restored.state, built.objective, best)
     epoch = restored.epoch if best is None else int(best.epoch) or restored.epoch
     metrics = [line for line in read_metrics(path) if line["epoch"] <= restored.epoch]
-    return Run(path, built, epoch, params, summary, metrics, [*restored.complaints, *notes])
+    return Run(path, built, epoch, params, summary, metrics, [*changes, *restored.complaints, *notes])
 
 
 def _restore(path: Path, built: Built) -> Restored:

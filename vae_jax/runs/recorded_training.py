@@ -20,6 +20,7 @@ from vae_jax.runs.directory import initial_progress, recorded_elbos
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs.postmortem import examine
 from vae_jax.runs.summary_file import summarize
+from vae_jax.runs.trained.model_file import ModelRecord, write_model_file
 from vae_jax.storage.atomic import JsonObject, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh, remove
 from vae_jax.training import Fit, Progress, StepMetrics
@@ -217,6 +218,14 @@ def _last_elbo(progress: Progress) -> float | None:
     return progress.history[-1].test.elbo if progress.history else None
 
 
+def write_model(out: Path, built: Built, fit: Fit) -> None:
+    """Writes model.safetensors: the parameters to evaluate, and what the model needs to know of its training data."""
+    assert built.description is not None
+    content = describe(built, None)
+    record = ModelRecord([content["config"]], built.description, content["parts"], [fit.epoch], versions=content["versions"])
+    write_model_file(out, record, fit.params)
+
+
 def _finish(built: Built, out: Path, fit: Fit, recorder: _Recorder) -> JsonObject:
     """Writes summary.json and removes files that belong to an unfinished run; returns {} if the run was interrupted."""
     if fit.status == "interrupted":
@@ -225,6 +234,8 @@ def _finish(built: Built, out: Path, fit: Fit, recorder: _Recorder) -> JsonObjec
     if fit.status != "diverged":  # an earlier attempt may have diverged, on a different device or with a different function
         (out / "diverged.json").unlink(missing_ok=True)
         remove(out / "last_good")
+    if fit.epoch and fit.status != "diverged":
+        write_model(out, built, fit)
     summary = summarize(built, fit, recorder.num_used, recorder.wall_seconds)
     write_json(out / "summary.json", summary)
     return summary

@@ -1,16 +1,14 @@
 """Sweeps in memory: members are trained and tabled without files. Each static group is one program, compiled once."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, build, resolve_columns
+from vae_jax.build import Built, PartOptions, build, resolve_columns
 from vae_jax.config import Config
 from vae_jax.data import Dataset
-from vae_jax.likelihoods import Likelihood
-from vae_jax.objectives.batch import AnyObjective
 from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
 from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
@@ -64,9 +62,8 @@ def sweep(
     data_parallel: int = 1,
     data_dir: str | None = None,
     on_epoch: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
-    likelihood: Likelihood | Callable[..., Any] | None = None,
-    objective: AnyObjective | None = None,
     dataset: Dataset | None = None,
+    **parts: Unpack[PartOptions],
 ) -> Sweep:
     """Trains every member and tables the results. Nothing is written.
 
@@ -77,9 +74,8 @@ def sweep(
       data_parallel: devices that share each batch.
       data_dir: where TFDS finds prepared data.
       on_epoch: called after each epoch of each group. A true result ends the training of the group.
-      likelihood: a custom likelihood for `build`.
-      objective: a custom objective for `build`.
       dataset: a data set in memory for `build`.
+      **parts: a user's own parts for `build`.
 
     Example: two values of beta, two seeds, one compilation.
       >>> from vae_jax.sweep import grid
@@ -87,12 +83,9 @@ def sweep(
       >>> result.table["test_elbo"].shape, [point.numbers["rate"].n for point in result.points]
       ((4,), [2, 2])
     """
-    members = resolve_columns(members, data_dir, dataset) if likelihood is None else members
+    members = resolve_columns(members, data_dir, dataset) if parts.get("likelihood") is None else members
     check_members(members)
-    prepared = [
-        (group, build(group.configs[0], data_dir=data_dir, likelihood=likelihood, objective=objective, dataset=dataset))
-        for group in groups(members)
-    ]
+    prepared = [(group, build(group.configs[0], data_dir=data_dir, dataset=dataset, **parts)) for group in groups(members)]
     table, fits = [], []
     for group, built in prepared:
         placement = place(len(group.members), strategy, chunk=chunk, data_parallel=data_parallel)

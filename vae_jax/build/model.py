@@ -1,0 +1,152 @@
+"""Makes the likelihood, the networks, the prior, the objective and the optimizer that a `Config` or a user names."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from vae_jax.build.description import DataDescription
+from vae_jax.build.parts import AnyPrior, LogProbFunction, NetworkFactory, Networks, Parts, PriorFactory
+from vae_jax.config import Config, TrainingData
+from vae_jax.errors import UserError
+from vae_jax.likelihoods import Likelihood, from_log_prob
+from vae_jax.model import VAE, assemble_vae, decoder_shape, encoder_shape
+from vae_jax.networks import check_network
+from vae_jax.objectives.batch import AnyObjective
+from vae_jax.priors import ConditionalGaussian, Prior
+from vae_jax.training import optimizers
+from vae_jax.training.optimizers import Optimizer
+
+
+def _make(kind: Any, config: Config, facts: TrainingData) -> Any:
+    """Calls the factory of the likelihood, prior, network or objective that the configuration names."""
+    entry = config.entry(kind)
+    if entry is None:
+        raise UserError(f"the {kind} of this configuration is of your own.", field=kind, fix=f"Pass `{kind}`.")
+    return entry.factory(config, facts)
+
+
+def make_likelihood(config: Config, facts: TrainingData, custom: Likelihood | LogProbFunction | None) -> Likelihood:
+    """Returns the likelihood of a user as a bundle, or makes the one that the configuration names."""
+    if custom is None:
+        return _make("likelihood", config, facts)
+    if isinstance(custom, Likelihood):
+        return custom
+    _expect_function("likelihood", custom, "a Likelihood, or a function (decoder_output, x) -> nats of one example")
+    return from_log_prob(custom)
+
+
+def make_objective(config: Config, facts: TrainingData, custom: AnyObjective | None) -> AnyObjective:
+    """Returns the objective of a user, or makes the one that the configuration names."""
+    return _make("objective", config, facts) if custom is None else custom
+
+
+def make_optimizer(config: Config, custom: Optimizer | None) -> Optimizer:
+    """Returns the optimizer of a user or of the configuration, with the moving average that the configuration asks for."""
+    optimizer: Optimizer = optimizers.named_optimizer(config.optimizer) if custom is None else custom
+    return optimizers.with_params_ema(optimizer, config.ema_decay) if config.ema_decay else optimizer
+
+
+def sees_counts(config: Config, likelihood: Likelihood) -> bool:
+    """Returns whether the likelihood sees integer levels as counts, rather than scaled to [0, 1]."""
+    return likelihood.support == "counts" and config.binarization == "none"
+
+
+def make_model(
+    config: Config,
+    description: DataDescription,
+    likelihood: Likelihood,
+    parts: Parts,
+    train_mean: np.ndarray | None = None,
+) -> VAE:
+    """Makes the networks and the prior, and puts them together with the likelihood and the scale of the data.
+
+    Args:
+      config: the settings.
+      description: of the training data.
+      likelihood: from `make_likelihood`.
+      parts: of the user.
+      train_mean: mean training example, for a decoder that starts there. None: its parameters are read from a file later.
+    """
+    facts = description.facts
+    unit = (description.max_level or 1) if sees_counts(config, likelihood) else 1  # `train_mean` is of levels in [0, 1]
+    facts = facts._replace(
+        input_shape=encoder_shape(facts.data_shape, config.mask_input, likelihood),
+        output_shape=decoder_shape(facts.data_shape, likelihood),
+        outputs_per_dim=likelihood.outputs_per_dim,
+    )
+    encoder, decoder = make_networks(config, facts, parts.network)
+    vae = assemble_vae(
+        encoder,
+        decoder,
+        facts.data_shape,
+        likelihood,
+        train_mean=None if train_mean is None or config.output_bias == "zeros" else train_mean * unit,
+        standardize=description.moments if likelihood.support in ("real", "counts", "mixed") else None,
+        prior=make_prior(config, facts, parts.prior),
+        condition_dim=facts.condition_dim,
+        mask_input=config.mask_input,
+    )
+    num_auxiliary = 0 if vae.prior is None else vae.prior.num_auxiliary
+    if vae.latent_dim - num_auxiliary != config.latent_dim:
+        raise UserError(
+            f"the encoder returns codes of {vae.latent_dim - num_auxiliary} dimensions.",
+            field="latent_dim",
+            fix=f"Pass `latent_dim={vae.latent_dim - num_auxiliary}`, or let the network take config.latent_dim.",
+        )
+    return vae
+
+
+def make_networks(config: Config, facts: TrainingData, custom: Networks | NetworkFactory | None) -> Any:
+    """Returns the encoder, and the function (outputs_per_dim=, output_bias=) -> decoder."""
+    if custom is None:
+        return _make("network", config, facts)
+    expected = "a function (config, data) -> (encoder, decoder), or such a pair of networks.Network"
+    pair: Any = custom
+    if not (isinstance(custom, tuple) and len(custom) == 2):
+        _expect_function("network", custom, expected)
+        pair = custom(config, facts)  # pyright: ignore
+    if not (isinstance(pair, tuple) and len(pair) == 2):
+        raise UserError(field="network", expected=expected, got=f"{type(pair).__name__} of {custom!r:.60}")
+    encoder, decoder = pair
+    check_network("encoder", encoder)
+    if callable(decoder) and not hasattr(decoder, "apply"):
+        return encoder, decoder
+    check_network("decoder", decoder)
+    if config.output_bias != "zeros":
+        raise UserError(
+            "a decoder of your own sets its own bias.",
+            field="output_bias",
+            fix="Leave `output_bias` out, or return a function (outputs_per_dim, output_bias) -> decoder.",
+        )
+    return encoder, lambda outputs_per_dim, output_bias: decoder
+
+
+def make_prior(config: Config, facts: TrainingData, custom: AnyPrior | PriorFactory | None) -> AnyPrior | None:
+    """Returns the prior of a user, or makes the one that the configuration names; None for N(0, I)."""
+    if custom is None:
+        return _make("prior", config, facts)
+    expected = "a priors.Prior, a priors.ConditionalGaussian, or a function (config, data) -> one of them"
+    made: Any = custom
+    if not isinstance(custom, Prior | ConditionalGaussian):
+        _expect_function("prior", custom, expected)
+        made = custom(config, facts)
+    if not isinstance(made, Prior | ConditionalGaussian):
+        raise UserError(field="prior", expected=expected, got=f"{type(made).__name__} from {custom!r:.60}")
+    return made
+
+
+def check_prior(config: Config, vae: VAE) -> None:
+    """Raises `UserError` where the objective that the configuration names needs N(0, I), and a user's prior is another."""
+    entry = config.entry("objective")
+    if vae.prior is not None and entry is not None and not entry.any_prior:
+        raise UserError(
+            f'`objective="{config.objective}"` assumes N(0, I), and the prior {vae.prior.name!r} is a different one.',
+            field="prior",
+            fix='Use an objective for any prior, such as `objective="elbo"`.',
+        )
+
+
+def _expect_function(name: str, value: object, expected: str) -> None:
+    if not callable(value) or inspect.isclass(value):
+        raise UserError(field=name, expected=expected, got=f"{value!r:.80}")

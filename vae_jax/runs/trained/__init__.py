@@ -1,0 +1,4 @@
+"""Trained models as tools: `load_model` reads one without its training data."""
+
+from vae_jax.runs.trained.model import TrainedModel as TrainedModel
+from vae_jax.runs.trained.model import load_model as load_model
