@@ -21,8 +21,8 @@ class Arguments(DataArguments):
 
     `out` ending in .npz has the array arr_0, (rows, ...), in the unit of the data: levels with their type, and expectations of
     counts and of zeros and ones as floats. A .csv or .parquet file has the columns of the data with their names, categories
-    (the most probable ones) and types, after the columns row and label (where the source has labels). A name without an ending is
-    a folder of PNG images.
+    (the most probable ones) and types, after the columns row and label (where the source has labels). A name without an ending
+    is a folder of PNG images.
 
     Example: vae-jax reconstruct runs/first --data new.npy --out reconstructions.npz
     """

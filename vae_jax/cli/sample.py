@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(ModelArguments):
-    """Sample from a trained model: z from the prior, then the mean of p(x|z) for images, and a draw from it for everything else.
+    """Sample from a trained model: z from the prior, then the mean of p(x|z) for images, and a draw for everything else.
 
     `out` ending in .npz has the array arr_0: images as pixels from 0 to 255, uint8, (num, height, width, channels), which is
-    the layout of the evaluator of guided-diffusion (with `rgb` for gray images), and other examples in the unit of the data. The
-    conditions of a conditional model are beside it: arr_1 has the codes of a single category. A name without an ending is a
+    the layout of the evaluator of guided-diffusion (with `rgb` for gray images), and other examples in the unit of the data.
+    The conditions of a conditional model are beside it: arr_1 has the codes of a single category. A name without an ending is a
     folder of PNG images, as pytorch-fid, clean-fid and torch-fidelity read them. A .csv or .parquet file has the columns of the
     data with their names, categories and types.
 
@@ -40,8 +40,8 @@ class Arguments(ModelArguments):
     rgb: bool = False
     """Repeat gray images in three channels, as evaluators of samples in .npz files expect them."""
     condition: str = ""
-    """Conditions of a conditional model: a file with a row for each, which are used from the first on, again and again; or one for
-    all samples, such as "label=3"."""
+    """Conditions of a conditional model: a file with a row for each, which are used from the first on, again and again; or one
+    for all samples, such as "label=3"."""
 
     def validate(self, *, folder: bool) -> None:
         """Raises `UserError` for values that are wrong for every model."""

@@ -22,9 +22,9 @@ class Arguments(DataArguments):
     """Score new data, in nats: the ELBO (at beta = 1), its two terms, and the importance-weighted log p(x) of each row, in the
     order of the file, to find unusual rows. The training data are not needed.
 
-    Files have elbo, log_likelihood, kl, log_px, standard_error (of log_px), effective_sample_size and pareto_k (tail shape of the
-    importance weights). Where the run has scores of its training data, elbo_quantile and log_px_quantile are the shares of them
-    below those of the row: 0 for a row less likely than every training example.
+    Files have elbo, log_likelihood, kl, log_px, standard_error (of log_px), effective_sample_size and pareto_k (tail shape of
+    the importance weights). Where the run has scores of its training data, elbo_quantile and log_px_quantile are the shares of
+    them below those of the row: 0 for a row less likely than every training example.
 
     Example: vae-jax score runs/first --data new.csv --out scores.csv
     """

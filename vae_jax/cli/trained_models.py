@@ -65,8 +65,8 @@ class DataArguments(ModelArguments):
     data: str = ""
     """File or folder of any format that `train --dataset` reads, or the name of a data set."""
     part: Literal["all", "train", "validation", "test"] = "all"
-    """Rows to use of a source with several parts: all in the order of the source, or one part, which is split off as in training
-    where the source has none."""
+    """Rows to use of a source with several parts: all in the order of the source, or one part, which is split off as in
+    training where the source has none."""
 
     def validate(self, *, folder: bool) -> None:
         """Raises `UserError` for values that are wrong for every model."""

@@ -1,5 +1,4 @@
-"""Files that are written part by part in constant memory: .npz archives, tables, folders of images. Each appears whole or not at
-all."""
+"""Files that are written part by part in constant memory, and appear whole or not at all: archives, tables, image folders."""
 
 import contextlib
 import importlib
@@ -122,7 +121,7 @@ def without_categories(table: "pyarrow.Table") -> "pyarrow.Table":
 def table_module(name: str) -> ModuleType:
     """Imports pyarrow or a module of it, which is an optional dependency."""
     try:
-        return importlib.importtable_module(name)
+        return importlib.import_module(name)
     except ImportError:
         raise UserError("tables need pyarrow. Install it by: pip install 'vae_jax[tables]'") from None
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.data import Condition, is_image
 from vae_jax.errors import UserError
-from vae_jax.evaluation import DataSlice, map_examples
+from vae_jax.evaluation import map_examples
 from vae_jax.example import Example, Examples, condition_of, event_of
 from vae_jax.model import VAE, Params, bind, decode_given, sample_prior
 from vae_jax.runs.trained.chunks import Report, chunk_rows, joined, map_chunks, over_batches

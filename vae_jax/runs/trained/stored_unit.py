@@ -31,10 +31,8 @@ class StoredUnit(NamedTuple):
 
     def _levels(self, x: Array) -> Array:
         """Returns numbers of the likelihood in the stored unit, within the range of the levels."""
-        if self.is_dequantized and self.top is not None:
-            x = x * (self.top + 1) - 0.5  # the middle of the interval of each level
-        else:
-            x = x * self.scale
+        # Dequantized, level k is the interval from k / (top + 1) to (k + 1) / (top + 1), of which this takes the middle to k.
+        x = x * (self.top + 1) - 0.5 if self.is_dequantized and self.top is not None else x * self.scale
         if self.top is None or self.is_count:
             return x
         return jnp.clip(x, 0, self.top)
