@@ -56,7 +56,7 @@ class Reading:
             is_unit,
         )
         if self.trained.condition is None and condition is not None:
-            raise UserError("the model has no condition. Leave it out.", field="condition")
+            raise UserError("the run has no condition. Leave it out.", field="condition")
 
     def read(self, name: str, source: Source, part: Part) -> tuple[Split, list[str]]:
         """Reads a file, a named data set or an array, and converts it; returns notes as well."""
