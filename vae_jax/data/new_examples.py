@@ -87,7 +87,8 @@ def checked_events(name: str, source: Split, trained: TrainedAs) -> Split:
         )
     if top is not None and top != trained.max_level:
         got = f"levels from 0 to {top}"
-        raise _other_numbers(name, trained, got, f"Save x / {top} scaled to them as an .npy file.")
+        fix = f"Save np.rint(x / {top} * {trained.max_level}).astype({_type(trained)})." if trained.max_level else ""
+        raise _other_numbers(name, trained, got, fix or f"Save x.astype(np.float32) / {top} where the model takes [0, 1].")
     if source.rendering is not None:
         return source
     changed: dict[str, Any] = {part: _as_kept(name, array, trained) for part, array in source.images_by_part().items()}

@@ -56,7 +56,7 @@ class Reading:
             is_unit,
         )
         if self.trained.condition is None and condition is not None:
-            raise UserError("the model has no condition. Leave it out.", field="condition")
+            raise UserError("the run has no condition. Leave it out.", field="condition")
 
     def read(self, name: str, source: Source, part: Part) -> tuple[Split, list[str]]:
         """Reads a file, a named data set or an array, and converts it; returns notes as well."""
@@ -115,8 +115,9 @@ class Reading:
                 text = "labels"
             elif not is_named or is_table(name):
                 text = ", ".join('"' + one.replace('"', '""') + '"' for one in names)
-        if not text or parse_condition(text).kind == "file":
-            came = f"came from the file {Path(text).name}" if text else f"is {joined(names)}"
+        kind = parse_condition(text).kind
+        if kind in ("none", "file") or (not is_named and kind in ("labels", "factors")):
+            came = f"came from the file {Path(text).name}" if kind == "file" else f"is {joined(names)}"
             raise UserError(
                 f"{self.model.path}: the condition of the model {came}, and {name} has none.",
                 field="condition",
@@ -194,6 +195,8 @@ def one_part(name: str, source: Split, part: Part) -> Split:
         source, part = source._replace(notes=(*source.notes, note)), "test"
     if getattr(source, part) is None:
         raise UserError(f"{name}: has no {part} set.", field="part", fix='Use `part="all"`.')
+    if rendering is not None:
+        source = source._replace(rendering=rendering._replace(draw=None))
     fields = ("labels", "factors", "condition", "mask")
     alone: dict[str, Any] = {"train": getattr(source, part), "validation": None, "test": None}
     for field in fields:
