@@ -13,6 +13,7 @@ from vae_jax.cli.trained_models import DataArguments, open_data, open_model
 if TYPE_CHECKING:
     import numpy as np
 
+    from vae_jax.runs import TrainedModel
     from vae_jax.runs.trained.chunks import Report
     from vae_jax.runs.trained.encoding import Encoded
 
@@ -37,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(Arguments, argv, "encode")
     arguments.validate(folder=False)
     expect_counts(0, 10**6, num_draws=arguments.num_draws)
-    return run_command(lambda: _encode(arguments))
+    return run_command(lambda: write_codes(arguments, open_model(arguments)))
 
 
-def _encode(arguments: Arguments) -> None:
+def write_codes(arguments: Arguments, model: "TrainedModel") -> None:
+    """Encodes the data that the command line names, and writes the codes."""
     from vae_jax.runs.trained.encoding import encode_chunks
 
-    model = open_model(arguments)
     data = open_data(arguments, model)
     if model.vae.conditional_prior is not None:
         note("the codes are u = (z - mean(c)) / scale(c), which are N(0, I) under the prior p(z|c).")

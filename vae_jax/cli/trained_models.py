@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vae_jax.runs import TrainedModel
     from vae_jax.runs.trained.new_data import NewData
 
+_BYTES_IN_MEMORY = 2**24  # larger arrays are read while the rows before are computed
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelArguments:
@@ -110,9 +112,15 @@ def open_model(arguments: ModelArguments) -> "TrainedModel":
 def open_data(arguments: DataArguments, model: "TrainedModel") -> "NewData":
     """Reads the data that the command line names, and prints the notes on them."""
     from vae_jax.runs.trained import read_new_data
+    from vae_jax.runs.trained.reading import is_large_array
 
     data = read_new_data(
-        model, arguments.data, condition=arguments.condition or None, part=arguments.part, data_dir=arguments.data_dir
+        model,
+        arguments.data,
+        condition=arguments.condition or None,
+        part=arguments.part,
+        stream=is_large_array(arguments.data, _BYTES_IN_MEMORY),
+        data_dir=arguments.data_dir,
     )
     for text in data.notes:
         note(text)

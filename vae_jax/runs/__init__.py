@@ -12,4 +12,11 @@ from vae_jax.runs.metrics_file import to_epoch as to_epoch
 from vae_jax.runs.metrics_file import to_line as to_line
 from vae_jax.runs.recorded_training import train as train
 from vae_jax.runs.trained import TrainedModel as TrainedModel
+from vae_jax.runs.trained import decode as decode
+from vae_jax.runs.trained import encode as encode
+from vae_jax.runs.trained import interpolate as interpolate
 from vae_jax.runs.trained import load_model as load_model
+from vae_jax.runs.trained import read_new_data as read_new_data
+from vae_jax.runs.trained import reconstruct as reconstruct
+from vae_jax.runs.trained import sample as sample
+from vae_jax.runs.trained import score as score

@@ -259,8 +259,9 @@ def interpolate(
 ) -> np.ndarray:
     """Decodes codes on the way from one row of new data to another.
 
-        z(t) = (1 - t) a + t b                                               (straight)
-        z(t) = [sin((1 - t) w) a + sin(t w) b] / sin w,   w = angle(a, b)    (spherical)
+        z(t) = (1 - t) a + t b                                                                      (straight)
+        z(t) = r(t) [sin((1 - t) w) a/|a| + sin(t w) b/|b|] / sin w,   w = angle(a, b)              (spherical)
+        r(t) = (1 - t) |a| + t |b|
 
     Args:
       model: from `load_model`.
@@ -297,10 +298,12 @@ def interpolation_codes(model: TrainedModel, data: NewData, first: int, last: in
     start, end = np.asarray(encode(model.params, rows), np.float64)
     t = np.linspace(0, 1, steps)[:, None]
     if spherical:
-        norms = np.linalg.norm(start) * np.linalg.norm(end)
-        angle = np.arccos(np.clip(start @ end / norms, -1, 1)) if norms > 0 else 0.0
-        if np.sin(angle) > 1e-6:  # otherwise the ends lie on a line through 0, which is the great circle
-            return (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
+        lengths = np.linalg.norm([start, end], axis=1)
+        a, b = np.array([start, end]) / np.maximum(lengths, 1e-300)[:, None]
+        angle = np.arccos(np.clip(a @ b, -1, 1))
+        if lengths.all() and np.sin(angle) > 1e-6:  # otherwise the ends lie on a line through 0
+            directions = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+            return ((1 - t) * lengths[0] + t * lengths[1]) * directions
     return (1 - t) * start + t * end
 
 
