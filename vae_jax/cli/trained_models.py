@@ -99,11 +99,15 @@ def check_model(arguments: ModelArguments) -> None:
 
 def open_model(arguments: ModelArguments) -> "TrainedModel":
     """Reads the model that the command line names, and prints its notes."""
-    from vae_jax.runs import load_model
+    from vae_jax.runs import best, load_model
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
-    model = load_model(arguments.run)
+    member = arguments.member
+    if arguments.best:
+        member = best(arguments.run, arguments.best)
+        note(f"the member {member} has the best {arguments.best}.")
+    model = load_model(arguments.run, member=member)
     for text in model.notes:
         note(text)
     return model

@@ -15,3 +15,4 @@ from vae_jax.runs.trained.new_data import NewData as NewData
 from vae_jax.runs.trained.new_data import read_new_data as read_new_data
 from vae_jax.runs.trained.scoring import Scores as Scores
 from vae_jax.runs.trained.scoring import score as score
+from vae_jax.runs.trained.sweep_members import best as best

@@ -38,7 +38,8 @@ class Scores(NamedTuple):
       pareto_k: tail shape of the weights; NaN for fewer than 25 samples. Where it is above
         `evaluation.pareto_k_limit(num_samples)`, `standard_error` is too small.
       elbo_quantile: share of training examples with an ELBO below that of the row; None where the model has no such scores.
-      log_px_quantile: the same of log p(x).
+      log_px_quantile: the same of log p(x), estimated from as few importance samples as those of the training examples, because
+        the estimate grows with their number.
     """
 
     elbo: np.ndarray
@@ -114,13 +115,13 @@ def score_chunks(
     rows, at_once = chunk_rows(model.vae.data_shape, batch_size, _MOST_ROWS)
     seed = model.config.test_seed if options.seed is None else options.seed
     keys = evaluation_key(seed), stream(seed, Stream.LOG_PX)
-    sizes = _Sizes(options.num_samples, options.elbo_samples, at_once)
+    sizes = _Sizes(options.num_samples, options.elbo_samples, at_once, model.scores.get("log_px", {}).get("num_samples", 0))
     compiled = _program(model.vae, data.to_input, sizes, model.description.log_jacobian)
     chunks = map_chunks(lambda *chunk: compiled(model.params, keys, *chunk), data, rows, report)
     return (_scores(model, *chunk) for chunk in chunks)
 
 
-def _scores(model: TrainedModel, terms: Evaluation, estimate: LogPx) -> Scores:
+def _scores(model: TrainedModel, terms: Evaluation, estimate: LogPx, compared: np.ndarray) -> Scores:
     """Returns the scores of a chunk, with differences in float64 as in the means of a data set."""
     elbo = terms.log_likelihood.astype(np.float64) - terms.kl.astype(np.float64)
     return Scores(
@@ -132,34 +133,35 @@ def _scores(model: TrainedModel, terms: Evaluation, estimate: LogPx) -> Scores:
         effective_sample_size=estimate.effective_sample_size,
         pareto_k=estimate.pareto_k,
         elbo_quantile=_quantiles(model, "elbo", elbo),
-        log_px_quantile=_quantiles(model, "log_px", estimate.log_px),
+        log_px_quantile=_quantiles(model, "log_px", compared),
     )
 
 
 def _quantiles(model: TrainedModel, name: str, values: np.ndarray) -> np.ndarray | None:
     """Returns the share of training examples with a lower score than each of these; None where they were not scored."""
-    if not model.scores.get(name):
+    if name not in model.scores:
         return None
-    training = np.asarray(model.scores[name], np.float64)  # its quantiles at equal distances from 0 to 1
-    return np.interp(values, training, np.linspace(0, 1, len(training)))
+    quantiles = np.asarray(model.scores[name]["quantiles"], np.float64)  # from 0 % to 100 %, in equal steps
+    return np.interp(values, quantiles, np.linspace(0, 1, len(quantiles)))
 
 
 class _Sizes(NamedTuple):
     num_samples: int
     elbo_samples: int
     at_once: int
+    compared_samples: int  # importance samples of the estimate that is compared with training examples; 0 for none
 
 
 @functools.lru_cache(maxsize=8)
 def _program(
     vae: VAE, to_input: Callable[[Examples], Examples], sizes: _Sizes, log_jacobian: float
-) -> Callable[..., tuple[Evaluation, LogPx]]:
+) -> Callable[..., tuple[Evaluation, LogPx, Array]]:
     """Returns the compiled program, which files of the same shape share."""
     memory_bytes = 2**26 if jax.default_backend() == "cpu" else 2**30
 
     def program(
         params: Params, keys: tuple[Array, Array], examples: Examples, first: Array, count: Array
-    ) -> tuple[Evaluation, LogPx]:
+    ) -> tuple[Evaluation, LogPx, Array]:
         def terms(batch: DataSlice) -> Evaluation:
             return evaluate(
                 keys[0],
@@ -172,13 +174,13 @@ def _program(
                 log_jacobian=log_jacobian,
             )
 
-        def log_px(batch: DataSlice) -> LogPx:
+        def log_px(batch: DataSlice, num_samples: int = sizes.num_samples) -> LogPx:
             return importance_log_px(
                 keys[1],
                 vae,
                 params,
                 batch,
-                num_samples=sizes.num_samples,
+                num_samples=num_samples,
                 to_input=to_input,
                 log_jacobian=log_jacobian,
                 memory_bytes=memory_bytes,
@@ -186,9 +188,11 @@ def _program(
 
         # As many rows as the evaluation of a large test set decodes together.
         together = chunk_sizes(draw_bytes(vae, params), 2**31, sizes.num_samples, memory_bytes)[0]
-        return (
-            over_batches(terms, examples, first, count, sizes.at_once),
-            over_batches(log_px, examples, first, count, min(together, len(examples))),
-        )
+        estimate = over_batches(log_px, examples, first, count, min(together, len(examples)))
+        compared = estimate.log_px
+        if sizes.compared_samples not in (0, sizes.num_samples):
+            few = lambda batch: log_px(batch, sizes.compared_samples).log_px  # noqa: E731
+            compared = over_batches(few, examples, first, count, sizes.at_once)
+        return over_batches(terms, examples, first, count, sizes.at_once), estimate, compared
 
     return jax.jit(program)
