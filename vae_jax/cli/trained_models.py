@@ -33,8 +33,8 @@ class ModelArguments:
     condition: str = ""
     """Condition of each example, for a conditional model: a file with a row for each. By default it is read from `data`, as in
     training."""
-    seed: int = 0
-    """Seed of the draws."""
+    seed: int | None = None
+    """Seed of the draws. By default 0."""
     batch_size: int | None = None
     """Rows that are read and computed at once. By default as many as fill some megabytes. On CPU no result depends on it."""
     overwrite: bool = False

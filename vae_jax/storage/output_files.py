@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from vae_jax.storage.atomic import naming_path, written_file
 if TYPE_CHECKING:  # pyarrow is an optional dependency
     import pyarrow
 
-Part = TypeVar("Part")
+Arguments = ParamSpec("Arguments")
 _GROUP_ROWS, _GROUP_BYTES = 2**16, 2**26  # a row group of Parquet files is written when it has as many
 
 
@@ -182,16 +182,16 @@ def is_image_folder(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def in_background(write: Callable[[Part], None]) -> Iterator[Callable[[Part], None]]:
-    """Yields a function that calls `write` in a thread, one part after the other; it waits while the part before is written."""
+def in_background(write: Callable[Arguments, None]) -> Iterator[Callable[Arguments, None]]:
+    """Yields a function that calls `write` in a thread. Each call waits until that before has ended, and raises its error."""
     with ThreadPoolExecutor(1, "writer") as pool:
         running: Future[None] | None = None
 
-        def submit(part: Part) -> None:
+        def submit(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
             nonlocal running
             if running is not None:
                 running.result()
-            running = pool.submit(write, part)
+            running = pool.submit(write, *args, **kwargs)
 
         yield submit
         if running is not None:
