@@ -46,13 +46,27 @@ def condition_shapes(condition_dim: int) -> tuple[jax.ShapeDtypeStruct, ...]:
 def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> None:
     """Raises `ValueError` unless the networks take the condition, or take none where there is none.
 
-    Modules of Flax, whose adapters pass on all arguments, are checked when they are called.
+    Stochastic networks take the keyword `key`. Modules of Flax, whose adapters pass on all arguments, are checked when they are
+    called.
     """
     for role, name, network in (("encoder", "x", encoder), ("decoder", "z", decoder)):
         try:
             signature = inspect.signature(network.apply)
         except (TypeError, ValueError):
             continue
+        inputs = f"(params, {name}{', c' * bool(condition_dim)}"
+        has_key = "key" in signature.parameters or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        if takes_key(network) and not has_key:
+            raise ValueError(
+                f"make_vae: expected the {role} to be a function {inputs}, *, key=None), because it is_stochastic, got "
+                f"{signature}. Give it a keyword argument key, which is None in evaluation, or leave out is_stochastic=True."
+            )
+        if not takes_key(network) and "key" in signature.parameters:
+            raise ValueError(
+                f"make_vae: the {role} {signature} takes a key, but it is not stochastic, so it would never get one. Write "
+                "networks.Network(init, apply, is_stochastic=True), or leave out its argument key."
+            )
+        signature = signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "key"])
         takes_condition, takes_none = (accepts(signature, count) for count in (3, 2))
         if condition_dim and takes_none and not takes_condition:
             raise ValueError(
@@ -64,6 +78,35 @@ def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> 
                 f"make_vae: expected the {role} to be a function (params, {name}), because there is no condition, got "
                 f"{signature}. Pass condition_dim=, or leave out its last argument."
             )
+
+
+def takes_key(network: Network) -> bool:
+    """Returns true if a network, or any object with its functions, draws random numbers in training."""
+    return bool(getattr(network, "is_stochastic", False))
+
+
+def check_with_key(role: str, network: Network, params: Params, *inputs: jax.ShapeDtypeStruct) -> None:
+    """Raises `ValueError` if a stochastic network fails with a key, or returns something else than without one."""
+    if not takes_key(network):
+        return
+    key = jax.eval_shape(lambda: stream(0, Stream.CHECK))
+    output = _eval_shape(
+        lambda key, *arguments: network.apply(*arguments, key=key),
+        key,
+        params,
+        *inputs,
+        problem=f"make_vae: the {role} fails with a key, as in training.",
+    )
+    expected = jax.eval_shape(network.apply, params, *inputs)
+    if jax.tree.structure(output) != jax.tree.structure(expected) or jax.tree.leaves(output) != jax.tree.leaves(expected):
+        raise ValueError(
+            f"make_vae: expected the {role} to return the same shapes with a key, as in training, as without one, got "
+            f"{_shapes(output)} and {_shapes(expected)}."
+        )
+
+
+def _shapes(tree: PyTree) -> str:
+    return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree))
 
 
 def condition_arguments(function: str, condition_dim: int, condition: ArrayLike | None) -> tuple[Array, ...]:
@@ -139,6 +182,11 @@ def check_prior_type(prior: object, condition_dim: int) -> None:
         raise ValueError(
             f"make_vae: expected the prior to be a priors.Prior, a priors.ConditionalGaussian or None, got a "
             f"{type(prior).__name__}.{advice}"
+        )
+    if isinstance(prior, ConditionalGaussian) and prior.is_stochastic:
+        raise ValueError(
+            "make_vae: the network of p(z|c) draws random numbers, such as dropout, but a prior is deterministic. Adapt it "
+            "without rngs, with Dropout off (deterministic=True)."
         )
     if isinstance(prior, ConditionalGaussian) and not condition_dim:
         raise ValueError("make_vae: a prior p(z|c) needs a condition. Pass condition_dim=, or leave out the prior.")

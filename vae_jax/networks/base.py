@@ -21,10 +21,10 @@ class Network(NamedTuple):
     parameters. A network has no batch axis and no state besides its parameters. The caller applies `vmap`, `grad` and `jit`,
     and it must be possible to trace both functions.
 
-    A network with dropout or other randomness (`is_stochastic`) draws from a key in training. Without a key it is deterministic,
-    as in evaluation, early stopping, reports, encoding, sampling and everything else but the train step. In one step each example
-    has a key of its own, with which its encoder and its decoder draw once: several importance samples of one example share the
-    dropped units, so their bound is an importance-weighted bound of that thinned model.
+    A network with dropout or other randomness (`is_stochastic`) draws from a key in training. It is deterministic without one,
+    as in everything but the train step: evaluation, early stopping, reports, encoding, sampling. In one step each example has a
+    key of its own, with which its encoder and its decoder draw once. So several importance samples of one example share the
+    dropped units, and their bound is an importance-weighted bound of that thinned model.
 
     init: key -> params. The key is a new-style PRNG key, and the result is any pytree of floating-point arrays.
     apply: (params, x) -> output for ONE example, a float32 array without a batch axis. In a conditional model it is
@@ -130,7 +130,7 @@ def check_condition_dim(condition_dim: object) -> int:
 MODES = {"deterministic": False, "train": True, "training": True, "is_training": True}
 
 
-def mode_arguments(module: linen.Module | nnx.Module, is_training: bool, is_stochastic: bool) -> dict[str, bool]:
+def mode_arguments(module: linen.Module | nnx.Module, is_training: bool, is_stochastic: bool) -> dict[str, Any]:
     """Returns the arguments that tell a module's `__call__` whether it is in training, by their names.
 
     Args:

@@ -1,7 +1,7 @@
 """`from_linen`, which adapts a Linen module as a `Network`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import flax.errors
 import jax
@@ -133,11 +133,12 @@ def _check_rngs(rngs: Sequence[str]) -> tuple[str, ...]:
     expected = 'the names of the streams that the module draws from in training, such as ("dropout",)'
     if isinstance(rngs, str):
         raise UserError(field="rngs", expected=expected, got=repr(rngs), fix=f"Write ({rngs!r},).")
-    try:
-        names = tuple(rngs)
-    except TypeError:
-        names = (rngs,)
-    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+    names: tuple[str, ...] = tuple(rngs) if isinstance(rngs, Iterable) else ()
+    if (
+        not isinstance(rngs, Iterable)
+        or not all(isinstance(name, str) and name for name in names)
+        or len(set(names)) < len(names)
+    ):
         raise UserError(field="rngs", expected=expected, got=f"{rngs!r:.60}")
     if "params" in names:
         fix = "Draw from another stream; that of the initial parameters is given at init only."

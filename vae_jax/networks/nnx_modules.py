@@ -104,7 +104,7 @@ def _set_mode(module: nnx.Module, is_training: bool) -> None:
         return
     for _, layer in nnx.iter_modules(module):
         if getattr(layer, "deterministic", True) is None:
-            layer.deterministic = False
+            setattr(layer, "deterministic", False)  # noqa: B010 - the type of a module does not show it
 
 
 def _reseeded(constants: State, rng_paths: frozenset[str], key: Array) -> State:
@@ -203,8 +203,8 @@ def _check_unchanged(constants: State, state: nnx.State, allowed: frozenset[str]
         if isinstance(variables.get(path), nnx.RngState):
             raise UserError(
                 f"from_nnx: the module draws random numbers ({path}) in evaluation as well, where a network is a function of "
-                "its parameters and one example. Draw in training only: give the module an attribute deterministic = False, which "
-                "evaluation sets to True, and write `if not self.deterministic:`."
+                "its parameters and one example. Draw in training only: give the module an attribute deterministic = False, "
+                "which evaluation sets to True, and write `if not self.deterministic:`."
             )
         raise UserError(
             f"from_nnx: a call changed {path}, but a network is a function of its parameters and one example, and what it "
