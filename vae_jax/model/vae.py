@@ -98,9 +98,9 @@ def bind(vae: VAE, params: Params, x: Array | Example, key: Array | None = None)
       -1.84
     """
     log_prior = prior_log_prob(vae, params)
-    is_drawn = key is not None and vae.is_stochastic
-    noise_x = key_argument(jax.random.fold_in(key, Part.ENCODER) if is_drawn else None)
-    noise_z = key_argument(jax.random.fold_in(key, Part.DECODER) if is_drawn else None)
+    noise_x = noise_z = key_argument(None)
+    if key is not None and vae.is_stochastic:
+        noise_x, noise_z = (key_argument(jax.random.fold_in(key, part)) for part in (Part.ENCODER, Part.DECODER))
     if not isinstance(x, Example):
         return BoundModel(
             lambda x: vae.encode(params, x, **noise_x),

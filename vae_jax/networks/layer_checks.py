@@ -83,6 +83,11 @@ def check_linen_call(
             deterministic = None  # the condition, which a user's subclass takes as its second argument
         if isinstance(layer, linen.Dropout) and not has_key and _is_active(layer, deterministic):
             raise UserError(LINEN_NOISE.format(name=layer.rng_collection))
+        if isinstance(layer, linen.MultiHeadDotProductAttention) and layer.dropout_rate > 0:
+            bound = _bind(context.orig_method, args, kwargs)
+            deterministic = None if bound is None else bound.arguments.get("deterministic")
+            if not (layer.deterministic if deterministic is None else deterministic):
+                raise UserError(LINEN_NOISE.format(name="dropout"))
     return next_function(*args, **kwargs)
 
 

@@ -1,7 +1,7 @@
 """`from_linen`, which adapts a Linen module as a `Network`."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import flax.errors
 import jax
@@ -20,7 +20,7 @@ from vae_jax.networks.base import (
     describe,
     mode_arguments,
 )
-from vae_jax.networks.layer_checks import LINEN_NOISE, check_linen_call, evaluated_linen_call, trained_linen_call
+from vae_jax.networks.layer_checks import check_linen_call, evaluated_linen_call, trained_linen_call
 
 
 def from_linen(
@@ -112,7 +112,10 @@ def adapt_linen(
         try:
             return module.apply({"params": params}, x, *condition, **mode_arguments(module, False, False))
         except flax.errors.InvalidRngError as error:
-            raise UserError(LINEN_NOISE.format(name=_stream_name(error))) from None
+            raise UserError(
+                f"from_linen: the module draws random numbers from the stream {_stream_name(error)!r}, but it was adapted "
+                f"without one. Write from_linen(..., rngs=({_stream_name(error)!r},)). {_in_training_only(error)}"
+            ) from None
 
     def apply_stochastic(params: Params, x: Array, *condition: Array, key: Array | None = None) -> Output:
         check_inputs(x, condition)
@@ -134,11 +137,8 @@ def _check_rngs(rngs: Sequence[str]) -> tuple[str, ...]:
     if isinstance(rngs, str):
         raise UserError(field="rngs", expected=expected, got=repr(rngs), fix=f"Write ({rngs!r},).")
     names: tuple[str, ...] = tuple(rngs) if isinstance(rngs, Iterable) else ()
-    if (
-        not isinstance(rngs, Iterable)
-        or not all(isinstance(name, str) and name for name in names)
-        or len(set(names)) < len(names)
-    ):
+    are_names = isinstance(rngs, Iterable) and all(isinstance(name, str) and name for name in names)
+    if not are_names or len(set(names)) < len(names):
         raise UserError(field="rngs", expected=expected, got=f"{rngs!r:.60}")
     if "params" in names:
         fix = "Draw from another stream; that of the initial parameters is given at init only."
@@ -167,8 +167,14 @@ def _drawn_in_evaluation(error: flax.errors.InvalidRngError) -> str:
     name = _stream_name(error)
     return (
         f"from_linen: the module draws from the stream {name!r} in evaluation as well, where a network is a function of its "
-        f"parameters and one example. Draw in training only: give `__call__` a parameter train and write `if train:`, or write "
-        f'`if self.has_rng("{name}"):`.'
+        f"parameters and one example. {_in_training_only(error)}"
+    )
+
+
+def _in_training_only(error: flax.errors.InvalidRngError) -> str:
+    return (
+        "Draw in training only: give `__call__` a parameter train and write `if train:`, or write "
+        f'`if self.has_rng("{_stream_name(error)}"):`.'
     )
 
 
