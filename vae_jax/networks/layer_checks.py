@@ -81,7 +81,8 @@ def check_linen_call(
         deterministic = args[1] if len(args) > 1 else kwargs.get("deterministic")
         if not isinstance(deterministic, bool | None):
             deterministic = None  # the condition, which a user's subclass takes as its second argument
-        if isinstance(layer, linen.Dropout) and not has_key and _is_active(layer, deterministic):
+        is_unsaid = isinstance(layer, linen.Dropout) and layer.deterministic is None and deterministic is None
+        if isinstance(layer, linen.Dropout) and not has_key and (is_unsaid or _is_active(layer, deterministic)):
             raise UserError(LINEN_NOISE.format(name=layer.rng_collection))
         if isinstance(layer, linen.MultiHeadDotProductAttention) and layer.dropout_rate > 0:
             bound = _bind(context.orig_method, args, kwargs)
@@ -192,6 +193,7 @@ def _check_nnx_dropout(
 def _checked(cls: type, check: Callable[..., None], is_evaluated: bool) -> type:
     """Returns a subclass of an NNX layer that checks its input before each call, and is deterministic in evaluation."""
 
+    @functools.wraps(cls.__call__)  # nnx.Sequential passes `rngs` to layers whose signature has them
     def call(self: nnx.Module, *args: Any, **kwargs: Any) -> object:
         if is_evaluated and "deterministic" in kwargs:
             kwargs["deterministic"] = True
@@ -227,8 +229,7 @@ def check_nnx_calls(module: nnx.Module, is_evaluated: bool) -> None:
 def _accept(layer: nnx.Module, *_: object, **__: object) -> None: ...
 
 
-def check_nnx_streams(module: nnx.Module) -> None:
-    """Raises `UserError` if a module without streams of random numbers has an active Dropout."""
-    for _, layer in nnx.iter_modules(module):
-        if isinstance(layer, nnx.Dropout) and _is_active(layer, None):
-            raise UserError(NNX_DROPOUT)
+def lacks_stream(module: nnx.Module) -> bool:
+    """Returns true if a module has an active Dropout without a stream of random numbers."""
+    layers = [layer for _, layer in nnx.iter_modules(module) if isinstance(layer, nnx.Dropout)]
+    return any(layer.rngs is None and _is_active(layer, None) for layer in layers)

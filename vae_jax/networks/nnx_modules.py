@@ -12,7 +12,7 @@ from jax import Array
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError
 from vae_jax.networks.base import Network, Output, Params, check_arguments, describe, mode_arguments
-from vae_jax.networks.layer_checks import check_nnx_calls, check_nnx_streams
+from vae_jax.networks.layer_checks import NNX_DROPOUT, check_nnx_calls, lacks_stream
 
 State: TypeAlias = dict[str, Any]  # nested dictionaries of arrays
 _CALL_STREAM = 0x7FFFFFFF  # the stream of a module whose `__call__` takes `rngs`; those that it stores count from 0
@@ -160,14 +160,20 @@ def _split(module: nnx.Module) -> _Structure:
     if statistics := [path for path, leaf in variables.items() if isinstance(leaf, nnx.BatchStat)]:
         raise UserError(_batch_statistics(module, statistics[0]))
     paths = frozenset(path for path, leaf in variables.items() if isinstance(leaf, nnx.RngState))
-    try:
-        takes_rngs = "rngs" in inspect.signature(type(module).__call__).parameters
-    except (TypeError, ValueError):
-        takes_rngs = False
-    structure = _Structure(graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(other), paths, takes_rngs)
-    if not structure.is_stochastic:
-        check_nnx_streams(module)
+    structure = _Structure(graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(other), paths, _takes_rngs(module))
+    if not structure.is_stochastic and lacks_stream(module):
+        raise UserError(NNX_DROPOUT)
     return structure
+
+
+def _takes_rngs(module: nnx.Module) -> bool:
+    """Returns true if a module's `__call__` takes `rngs`, and draws from them if it is Flax's own, such as `nnx.Sequential`."""
+    call = type(module).__call__
+    try:
+        takes_rngs = "rngs" in inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        return False
+    return takes_rngs and (not call.__module__.startswith("flax.") or lacks_stream(module))
 
 
 def _batch_statistics(module: nnx.Module, path: str) -> str:
