@@ -1,5 +1,7 @@
 """Training with dropout: each example has a mask of its own, evaluation has none, and runs repeat, resume and sweep alike."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,9 @@ import pytest
 from flax import linen, nnx
 
 from vae_jax import data, likelihoods, model, networks, objectives, priors, training
-from vae_jax.config import Hyperparams
+from vae_jax.build import build
+from vae_jax.config import Config, Hyperparams
+from vae_jax.data import Rows, prefetch
 from vae_jax.evaluation.dataset_means import evaluate
 from vae_jax.objectives import Terms, batch
 from vae_jax.objectives.batch.base import forward
@@ -172,3 +176,18 @@ def test_a_member_of_a_sweep_and_a_resumed_run_are_the_run_bit_for_bit(prepared,
     assert members.tests[1] != run.test
     resumed = training.fit(VAE, prepared, seed=5, start=jax.tree.map(jnp.asarray, kept[0]), **FIT)
     same_state(resumed.progress, run.progress)
+
+
+@pytest.mark.slow
+def test_a_streamed_run_is_the_run_in_memory(tmp_path, monkeypatch):
+    """With three steps to a chunk; the masks are those of the keys, whatever the rounding."""
+    monkeypatch.setattr(prefetch, "CHUNK_BYTES", 3 * 16 * 16)
+    np.save(tmp_path / "bytes.npy", np.random.default_rng(0).integers(0, 256, (150, 4, 4), dtype=np.uint8))
+    config = Config(dataset=str(tmp_path / "bytes.npy"), epochs=2, batch_size=16, split="last", binarize="dynamic")
+    runs = []
+    for is_streamed in (False, True):
+        built = build(dataclasses.replace(config, stream=is_streamed))
+        runs.append(training.fit(VAE, built.data, seed=5, **FIT))
+    assert isinstance(built.data.train, Rows)
+    params = [jax.device_get(run.params) for run in runs]
+    chex.assert_trees_all_close(*params, rtol=1e-4, atol=1e-5)
