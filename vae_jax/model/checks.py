@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
+from vae_jax import networks
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError, accepts
@@ -29,7 +30,7 @@ def parameter_shapes(init: Callable[[Array], Params], encoder: Network, decoder:
         return jax.eval_shape(init, stream(0, Stream.INIT))
     except Exception:
         for role, network in (("encoder", encoder), ("decoder", decoder)):
-            _eval_shape(
+            evaluate_shapes(
                 network.init,
                 stream(0, Stream.INIT),
                 problem=f"make_vae: the {role}'s parameters cannot be made.",
@@ -56,12 +57,12 @@ def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> 
             continue
         inputs = f"(params, {name}{', c' * bool(condition_dim)}"
         has_key = "key" in signature.parameters or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        if takes_key(network) and not has_key:
+        if networks.takes_key(network) and not has_key:
             raise ValueError(
                 f"make_vae: expected the {role} to be a function {inputs}, *, key=None), because it is_stochastic, got "
                 f"{signature}. Give it a keyword argument key, which is None in evaluation, or leave out is_stochastic=True."
             )
-        if not takes_key(network) and "key" in signature.parameters:
+        if not networks.takes_key(network) and "key" in signature.parameters:
             raise ValueError(
                 f"make_vae: the {role} {signature} takes a key, but it is not stochastic, so it would never get one. Write "
                 "networks.Network(init, apply, is_stochastic=True), or leave out its argument key."
@@ -78,35 +79,6 @@ def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> 
                 f"make_vae: expected the {role} to be a function (params, {name}), because there is no condition, got "
                 f"{signature}. Pass condition_dim=, or leave out its last argument."
             )
-
-
-def takes_key(network: Network) -> bool:
-    """Returns true if a network, or any object with its functions, draws random numbers in training."""
-    return bool(getattr(network, "is_stochastic", False))
-
-
-def check_with_key(role: str, network: Network, params: Params, *inputs: jax.ShapeDtypeStruct) -> None:
-    """Raises `ValueError` if a stochastic network fails with a key, or returns something else than without one."""
-    if not takes_key(network):
-        return
-    key = jax.eval_shape(lambda: stream(0, Stream.CHECK))
-    output = _eval_shape(
-        lambda key, *arguments: network.apply(*arguments, key=key),
-        key,
-        params,
-        *inputs,
-        problem=f"make_vae: the {role} fails with a key, as in training.",
-    )
-    expected = jax.eval_shape(network.apply, params, *inputs)
-    if jax.tree.structure(output) != jax.tree.structure(expected) or jax.tree.leaves(output) != jax.tree.leaves(expected):
-        raise ValueError(
-            f"make_vae: expected the {role} to return the same shapes with a key, as in training, as without one, got "
-            f"{_shapes(output)} and {_shapes(expected)}."
-        )
-
-
-def _shapes(tree: PyTree) -> str:
-    return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree))
 
 
 def condition_arguments(function: str, condition_dim: int, condition: ArrayLike | None) -> tuple[Array, ...]:
@@ -196,7 +168,7 @@ def check_conditional_prior(
     prior: ConditionalGaussian, params: Params, condition: tuple[jax.ShapeDtypeStruct, ...], latent_dim: int
 ) -> None:
     """Raises `ValueError` unless p(z|c) has a mean and a log_scale for each latent dimension."""
-    output = _eval_shape(
+    output = evaluate_shapes(
         prior.apply,
         params,
         *condition,
@@ -230,7 +202,7 @@ def infer_latent_dim(
     Raises:
       ValueError: the encoder does not return (mean, log_scale) of one example, in floats.
     """
-    posterior = _eval_shape(
+    posterior = evaluate_shapes(
         encoder.apply,
         params,
         x,
@@ -284,7 +256,7 @@ def output_shapes(
     problem += f"{',' * bool(condition)}{_and_condition(condition)}."
     advice = f" Make it for {inner_dim} latent dimensions and ONE code, without a batch axis."
     advice += f" Its second argument is the condition, of shape {condition[0].shape}." if condition else ""
-    output = _eval_shape(decode, params, code, *condition, problem=problem, advice=advice)
+    output = evaluate_shapes(decode, params, code, *condition, problem=problem, advice=advice)
     for leaf in jax.tree.leaves(output):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"make_vae: expected the decoder to return floats for the likelihood, got {leaf.dtype}.")
@@ -324,7 +296,7 @@ def check_prior(prior: Prior, encode: Callable[[Params], Encode], params: Params
         raise ValueError(f"make_vae: expected the prior {prior.name!r} to return a scalar for one code, got shape {shape}.")
 
 
-def _eval_shape(function: Callable[..., PyTree], *arguments: PyTree, problem: str, advice: str = "") -> PyTree:
+def evaluate_shapes(function: Callable[..., PyTree], *arguments: PyTree, problem: str, advice: str = "") -> PyTree:
     """Evaluates shapes; an error in the user's network becomes one sentence, with the original error as its cause."""
     try:
         return jax.eval_shape(function, *arguments)

@@ -16,7 +16,7 @@ from vae_jax._numerics.keys import Part, Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.example import Example, Examples, condition_of, event_of, mask_of, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob, mixed, observed_log_prob
-from vae_jax.model import checks
+from vae_jax.model import checks, key_checks
 from vae_jax.networks import Network
 from vae_jax.posteriors import Encode
 from vae_jax.priors import ConditionalGaussian, Prior
@@ -180,7 +180,6 @@ def make_vae(
       encoder: x -> (mean, log_scale), each of shape (latent,), log_scale the log of the standard deviation. With a
         `condition_dim` it is (x, c) -> (mean, log_scale).
       decoder: z -> an array for the likelihood, usually of `data_shape`. With a `condition_dim` it is (z, c) -> this array.
-        Both may be stochastic in training (see `networks.Network`).
       likelihood: a `Likelihood`, or any function (decoder_output, x) -> scalar nats.
       data_shape: shape of one example.
       prior: a learned prior (see `priors`), which does not depend on the condition, or p(z|c) as a `priors.ConditionalGaussian`
@@ -203,26 +202,21 @@ def make_vae(
       ValueError: the parts do not fit. Nothing is computed for this check. Later, at trace time: a function receives a batch in
         place of one example, `encode` receives stored integers, or a condition or a mask is missing or has a wrong shape.
     """
-    networks.check_network("encoder", encoder)
-    networks.check_network("decoder", decoder)
-    condition_dim = networks.check_condition_dim(condition_dim)
-    checks.check_signatures(encoder, decoder, condition_dim)
-    checks.check_prior_type(prior, condition_dim)
-    if not isinstance(likelihood, Likelihood):
-        likelihood = from_log_prob(likelihood)
+    condition_dim = _check_parts(encoder, decoder, prior, condition_dim)
+    likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
     data_shape = tuple(data_shape)
     likelihood = likelihood._replace(log_prob=checks.checked_log_prob(likelihood, data_shape))
     given, prior = (prior, None) if isinstance(prior, ConditionalGaussian) else (None, prior)
 
-    encoder_noise, decoder_noise = checks.takes_key(encoder), checks.takes_key(decoder)
+    noisy = networks.takes_key(encoder), networks.takes_key(decoder)
     init = partial(_init, parts=(encoder, decoder, likelihood, given or prior))
     num_auxiliary = 0 if prior is None else prior.num_auxiliary
 
     def encode(params: Params, x: Array | Example, key: Array | None = None) -> tuple[Array, Array]:
         x = checks.check_example("encode", likelihood, data_shape, x)
         arguments = checks.condition_arguments("encode", condition_dim, condition_of(x))
-        noise = key_argument(key if encoder_noise else None)
-        posterior = encoder.apply(params["encoder"], masked_event(x, mask_input, likelihood), *arguments, **noise)
+        seen, noise = masked_event(x, mask_input, likelihood), key_argument(key if noisy[0] else None)
+        posterior = encoder.apply(params["encoder"], seen, *arguments, **noise)
         posterior = posterior if given is None else _whiten(given.apply(params["prior"], *arguments), *posterior)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
 
@@ -236,22 +230,30 @@ def make_vae(
         checks.check_code(z, latent_dim, condition_dim)
         arguments = checks.condition_arguments("decode", condition_dim, condition)
         z = z if given is None else _unwhiten(given.apply(params["prior"], *arguments), z)
-        noise = key_argument(key if decoder_noise else None)
-        output = decoder.apply(params["decoder"], z[:-num_auxiliary] if num_auxiliary else z, *arguments, **noise)
+        z, noise = z[:-num_auxiliary] if num_auxiliary else z, key_argument(key if noisy[1] else None)
+        output = decoder.apply(params["decoder"], z, *arguments, **noise)
         return (output, params["likelihood"]) if likelihood.shared_start else output
 
-    code = jax.ShapeDtypeStruct((inner_dim,), jnp.float32)
-    checks.check_with_key("encoder", encoder, params["encoder"], x, *condition)
-    checks.check_with_key("decoder", decoder, params["decoder"], code, *condition)
+    key_checks.check_with_keys(encoder, decoder, params, (x, jax.ShapeDtypeStruct((inner_dim,), jnp.float32)), condition)
     if given is not None:
         checks.check_conditional_prior(given, params["prior"], condition, inner_dim)
     output = checks.output_shapes(decode, params, inner_dim, latent_dim, condition)
     checks.check_likelihood(likelihood, output, jax.ShapeDtypeStruct(data_shape, jnp.float32))
-    vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, prior, False, condition_dim, mask_input, given)
-    vae = vae._replace(is_stochastic=encoder_noise or decoder_noise)
+    options = prior, False, condition_dim, mask_input, given, any(noisy)
+    vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, *options)
     if prior is not None:
         checks.check_prior(prior, lambda params: lambda x: encode(params, x), params, latent_dim)
     return vae
+
+
+def _check_parts(encoder: Network, decoder: Network, prior: object, condition_dim: int) -> int:
+    """Returns the length of the condition. Raises `ValueError` for parts of a wrong type or with wrong arguments."""
+    networks.check_network("encoder", encoder)
+    networks.check_network("decoder", decoder)
+    condition_dim = networks.check_condition_dim(condition_dim)
+    checks.check_signatures(encoder, decoder, condition_dim)
+    checks.check_prior_type(prior, condition_dim)
+    return condition_dim
 
 
 def _init(key: Array, parts: tuple[Network, Network, Likelihood, Prior | ConditionalGaussian | None]) -> Params:

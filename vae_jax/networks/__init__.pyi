@@ -1,6 +1,7 @@
 from .base import Network as Network
 from .base import check_condition_dim as check_condition_dim
 from .base import check_network as check_network
+from .base import takes_key as takes_key
 from .conv_ops import conv as conv
 from .conv_ops import conv_transpose as conv_transpose
 from .convolutional import Norm as Norm

@@ -43,6 +43,7 @@ class Network(NamedTuple):
     categorical) take them on a last axis of size `Likelihood.outputs_per_dim`.
 
     Example: a Linen encoder, an NNX decoder, and a decoder without Flax.
+      >>> import jax, jax.numpy as jnp
       >>> from flax import linen, nnx
       >>> from vae_jax import likelihoods, model, networks
       >>> class Encoder(linen.Module):
@@ -138,8 +139,11 @@ def mode_arguments(module: linen.Module | nnx.Module, is_training: bool, is_stoc
       is_training: whether it is.
       is_stochastic: whether the two differ. Otherwise an argument with a default keeps it.
     """
+    call = type(module).__call__
+    if call.__module__.startswith("flax."):  # a single layer of Flax, whose field `deterministic` is set as that of all others
+        return {}
     try:
-        parameters = inspect.signature(type(module).__call__).parameters
+        parameters = inspect.signature(call).parameters
     except (TypeError, ValueError):
         return {}
     taken = {name: parameters[name] for name in MODES if name in parameters}
@@ -175,6 +179,11 @@ def check_arguments(adapter: str, module: linen.Module | nnx.Module, *inputs: Ar
             f"{adapter}: {name}.__call__{signature} takes two arguments, but there is no condition.",
             fix=f"{fix}, or leave out the second argument.",
         )
+
+
+def takes_key(network: object) -> bool:
+    """Returns true if a `Network`, or any object with its functions, draws random numbers in training."""
+    return bool(getattr(network, "is_stochastic", False))
 
 
 def check_network(role: str, network: object) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +31,8 @@ NNX_DROPOUT = (
 NormLayer = linen.GroupNorm | linen.InstanceNorm | nnx.GroupNorm | nnx.InstanceNorm
 DropoutLayer = linen.Dropout | nnx.Dropout
 Input = Array | np.ndarray
+Arguments: TypeAlias = tuple[Any, ...]
+Keywords: TypeAlias = dict[str, Any]
 
 
 def _is_first_axis_batch(layer: NormLayer, x: Input) -> bool:
@@ -66,8 +68,8 @@ _LINEN_REMEDIES = {
 
 def check_linen_call(
     next_function: Callable[..., object],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Arguments,
+    kwargs: Keywords,
     context: linen.module.InterceptorContext,
 ) -> object:
     """Calls a method of a Linen module, or raises `UserError` for a layer that is wrong for one example.
@@ -94,8 +96,8 @@ def check_linen_call(
 
 def trained_linen_call(
     next_function: Callable[..., object],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Arguments,
+    kwargs: Keywords,
     context: linen.module.InterceptorContext,
 ) -> object:
     """Calls a method of a Linen module in training: modules that do not say whether they are deterministic are not.
@@ -115,8 +117,8 @@ def trained_linen_call(
 
 def evaluated_linen_call(
     next_function: Callable[..., object],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Arguments,
+    kwargs: Keywords,
     context: linen.module.InterceptorContext,
 ) -> object:
     """Calls a method of a Linen module in evaluation: all with a field `deterministic` are deterministic, whatever they say."""
@@ -141,7 +143,7 @@ def _has_mode(layer: linen.Module) -> bool:
     return "deterministic" in {field.name for field in dataclasses.fields(layer)}
 
 
-def _bind(method: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments | None:
+def _bind(method: Callable[..., object], args: Arguments, kwargs: Keywords) -> inspect.BoundArguments | None:
     """Returns the arguments of a call by their names; None for a call that fails, which Python then reports."""
     try:
         return inspect.signature(method).bind(*args, **kwargs)
@@ -153,8 +155,8 @@ def _call_with_mode(
     layer: linen.Module,
     deterministic: bool,
     next_function: Callable[..., object],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Arguments,
+    kwargs: Keywords,
 ) -> object:
     """Calls a method while the field `deterministic` of its module, a frozen dataclass, has this value."""
     before = getattr(layer, "deterministic", None)
@@ -165,7 +167,7 @@ def _call_with_mode(
         object.__setattr__(layer, "deterministic", before)
 
 
-def _check_linen_norm(layer: linen.Module, args: tuple[Any, ...]) -> None:
+def _check_linen_norm(layer: linen.Module, args: Arguments) -> None:
     if isinstance(layer, linen.GroupNorm | linen.InstanceNorm) and args and _is_first_axis_batch(layer, args[0]):
         _raise_batch_axis_error("from_linen", layer, args[0], _LINEN_REMEDIES)
 
