@@ -166,6 +166,7 @@ def test_evaluation_is_that_of_the_network_without_dropout(prepared, whole):
     assert run.test.elbo == pytest.approx(np.mean(np.asarray(elbo_without(run.params), np.float64)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_member_of_a_sweep_and_a_resumed_run_are_the_run_bit_for_bit(prepared, whole):
     run, kept = whole
     options = training.FitOptions(epochs=2, batch_size=16)
