@@ -93,8 +93,8 @@ def file_sha256(path: str | Path) -> str:
 def source_of(part: object) -> PartSource:
     """Returns the origin of a part, as far as Python knows it. That of a partial function is the function's."""
     if isinstance(part, functools.partial):
-        name, *source = source_of(part.func)
-        return PartSource(f"partial({name})", *source)
+        source = source_of(part.func)
+        return source._replace(name=f"partial({source.name})")
     kind = part if callable(part) and hasattr(part, "__qualname__") else type(part)
     label = getattr(part, "name", None)  # of a `Prior` or a `Likelihood`
     name = label if isinstance(label, str) else str(getattr(kind, "__qualname__", type(part).__qualname__))
@@ -131,13 +131,14 @@ def recorded_source(recorded: JsonObject, kind: str) -> PartSource:
       UserError: the record was altered.
     """
     fields = recorded.get(kind, {"name": ""}) if isinstance(recorded, dict) else None
-    hints = {name: bool if name == "imported" else str for name in PartSource._fields}
-    is_source = (
-        isinstance(fields, dict) and "name" in fields and all(isinstance(v, hints.get(n, ())) for n, v in fields.items())
-    )
-    if not is_source:
-        raise UserError(f"the record of the {kind} was altered: expected name, file and sha256, got {fields!r:.80}.")
-    return PartSource(**fields)
+    try:
+        source = PartSource(**fields)  # pyright: ignore[reportCallIssue]
+        if not (all(isinstance(text, str) for text in source[:3]) and isinstance(source.imported, bool)):
+            raise TypeError
+    except TypeError:
+        expected = "name, file and sha256 in its record"
+        raise UserError(field=kind, expected=expected, got=f"{fields!r:.80}", fix="The record was altered.") from None
+    return source
 
 
 def check_parts(path: Path, recorded: JsonObject, settings: Mapping[str, str], parts: Parts, function: str) -> list[str]:

@@ -220,8 +220,8 @@ def print_plan(built: "Built", out: Path) -> None:
         f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {with_options(shape)} "
         f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config, records)}, "
         f"{describe_part(config, 'likelihood', records)}, objective {describe_objective(config, records)}, prior "
-        f"{describe_prior(config, records)}{optimizer}, {config.epochs} epochs of {num_steps} steps of {config.batch_size}, into "
-        f"{out}\n"
+        f"{describe_prior(config, records)}{optimizer}, {config.epochs} epochs of {num_steps} steps of {config.batch_size}, "
+        f"into {out}\n"
         f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )

@@ -61,10 +61,9 @@ def write_sweep_report(
 
 def sweep_notation(results: Results) -> Notation:
     """Returns the notation of the members of a sweep. Codes are called u where all members have a prior p(z|c)."""
-    notation = Notation.read(results.description["data"])
-    return notation._replace(
-        has_conditional_prior=notation.has_conditional_prior or all(member.prior == "conditional" for member in results.members)
-    )
+    notation = Notation.read(results.description["data"])  # it knows of a prior p(z|c) of the user
+    is_conditional = all(member.prior == "conditional" for member in results.members)
+    return notation._replace(has_conditional_prior=notation.has_conditional_prior or is_conditional)
 
 
 def _givens(results: Results) -> str:
