@@ -6,6 +6,7 @@ and SHA-256 of each part, and says what to pass.
 
 import ast
 import dataclasses
+import difflib
 import importlib.abc
 import importlib.util
 import os
@@ -159,8 +160,10 @@ def _named_source(part: str, value: str) -> "PartSource":
     if file.is_dir():
         raise UserError(f"{file} is a folder.", field=part, fix="Name a Python file.")
     if not file.is_file():
-        similar = sorted(path.name for path in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise unknown(f"file for `{part}`:", str(file), similar)
+        there = [path.name for path in file.parent.glob("*.py") if path.is_file()] if file.parent.is_dir() else []
+        similar = difflib.get_close_matches(file.name, there)
+        fix = f"Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+        raise UserError(f"{file}: no such file.", field=part, fix=fix)
     if match is None or not all(map(str.isidentifier, match["name"].split("."))):
         got = f"{value!r}{_listed_names(file)}"
         raise UserError(field=part, expected=f"the name of an object after the file, as {file.name}:NAME", got=got)
