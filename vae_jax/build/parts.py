@@ -95,6 +95,8 @@ def source_of(part: object) -> PartSource:
     if isinstance(part, functools.partial):
         source = source_of(part.func)
         return source._replace(name=f"partial({source.name})")
+    if type(part) is tuple:
+        return PartSource("(encoder, decoder)")
     kind = part if callable(part) and hasattr(part, "__qualname__") else type(part)
     label = getattr(part, "name", None)  # of a `Prior` or a `Likelihood`
     name = label if isinstance(label, str) else str(getattr(kind, "__qualname__", type(part).__qualname__))
