@@ -1,6 +1,7 @@
 """Parts of the user from Python: what build takes and refuses, and what run directories record of them."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import user_parts
 from flax import linen, nnx
+from paths import ROOT
 
-from vae_jax import data, networks, priors, runs
+from vae_jax import data, networks, priors, runs, training
 from vae_jax.build import Parts, PartSource, build, check_parts
 from vae_jax.build.parts import file_sha256, source_of
 from vae_jax.config import Config
@@ -200,6 +202,19 @@ def test_plans_and_commands_name_the_functions_of_the_user(tmp_path):
     assert repeat_command(config, tmp_path, records=records).splitlines()[0] == (
         "built = build(Config(latent_dim=3, beta=4.0), network=network, prior=prior, objective=objective, optimizer=optimizer)"
     )
+
+
+def test_the_functions_of_the_page_are_parts():
+    page = (ROOT / "docs" / "custom_parts.md").read_text()
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        if "runs." not in code:
+            exec(code, names)
+    parts = {"likelihood": names["student"], "objective": names["squared"], "optimizer": names["make_optimizer"]}
+    for network in ("make_network", "make_nnx_network"):
+        built = build(Config(latent_dim=2), network=names[network], prior=names["make_prior"], **parts)
+        hyperparams = built.fit_arguments["hyperparams"]
+        training.check_step(built.vae, built.data, training.FitOptions.from_keywords(built.fit_arguments), hyperparams)
 
 
 def test_members_that_differ_in_a_part_that_is_passed_are_refused():
