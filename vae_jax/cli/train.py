@@ -15,7 +15,8 @@ from vae_jax.cli.columns import describe_columns, with_proposed_columns
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import EpochProgress, Interrupt
-from vae_jax.config import Config
+from vae_jax.cli.user_parts import check_new, check_recorded, import_parts, split_parts
+from vae_jax.config import CUSTOM, Config
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains one model and returns the exit status."""
     arguments, config = read_command_line(argv)
     out = Path(arguments.out)
+    config, sources = split_parts(config)
     config.validate()
     expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds)
     data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
@@ -149,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax.build import build
     from vae_jax.runs.in_words import repeat_command
     from vae_jax.storage.cache import enable_compilation_cache
-    from vae_jax.storage.directories import check_out
+    from vae_jax.storage.directories import check_out, is_fresh
 
     expect_outside_data(out, config)
     check_out(out, arguments.resume, runs.read_config)
@@ -157,8 +159,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("`tensorboard` needs tensorboardX: pip install 'vae_jax[tensorboard]'.")
     if arguments.compilation_cache:
         enable_compilation_cache()
+    if is_fresh(out):
+        check_new(config, sources)
+    else:
+        check_recorded(out, sources)
+    parts = import_parts(sources)
     print(f"loading {config.dataset} ...", flush=True)
-    built = build(config, data_dir=data_dir)
+    built = build(config, data_dir=data_dir, **parts)
     print_plan(built, out)
     with Interrupt("these steps" if built.config.stream else "the epoch") as interrupt:
         monitor = Monitor(arguments, built, interrupt)
@@ -174,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         monitor.close()
         if fit.status == "interrupted":
-            command = repeat_command(built.config, out, data_dir, current_program().parts("train"))
+            command = repeat_command(built.config, out, data_dir, current_program().parts("train"), built.parts.records())
             print(
                 f"saved after epoch {len(fit.progress.history)} of {built.config.epochs}{monitor.steps_done(fit.progress)}; "
                 f"continue with:\n  {command} --resume",
@@ -189,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vae_jax.report import write_report
 
         print("drawing the report ...", flush=True)
-        print(f"report: {write_report(runs.load_run(out))}")
+        print(f"report: {write_report(runs.load_run(out, **parts))}")
     else:
         print(f"run directory: {out}")
     return 0
@@ -201,18 +208,20 @@ _ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5")  # files whose arrays of thre
 def print_plan(built: "Built", out: Path) -> None:
     """Prints the data, the model and the length of the run."""
     from vae_jax.model import num_parameters
-    from vae_jax.runs.in_words import describe_network, describe_objective, describe_prior, describe_shape
+    from vae_jax.runs.in_words import describe_network, describe_objective, describe_part, describe_prior, describe_shape
     from vae_jax.training.schedules import first_epoch_at_full_values
 
-    config, dataset = built.config, built.dataset
+    config, dataset, records = built.config, built.dataset, built.parts.records()
     num_steps = len(dataset.train) // config.batch_size
     shape = describe_shape(dataset.data_shape, is_array=Path(config.dataset).suffix in _ARRAYS and config.event == "auto")
+    optimizer = f", optimizer {describe_part(config, 'optimizer', records)}" if config.optimizer == CUSTOM else ""
     held_out = "" if dataset.validation is None else f", {len(dataset.validation)} validation"
     print(
         f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {with_options(shape)} "
-        f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config)}, "
-        f"{config.likelihood}, objective {describe_objective(config)}, prior {describe_prior(config)}, {config.epochs} "
-        f"epochs of {num_steps} steps of {config.batch_size}, into {out}\n"
+        f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config, records)}, "
+        f"{describe_part(config, 'likelihood', records)}, objective {describe_objective(config, records)}, prior "
+        f"{describe_prior(config, records)}{optimizer}, {config.epochs} epochs of {num_steps} steps of {config.batch_size}, "
+        f"into {out}\n"
         f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )

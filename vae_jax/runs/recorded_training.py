@@ -15,7 +15,7 @@ from vae_jax.build import Built
 from vae_jax.errors import UserError
 from vae_jax.evaluation import NotFiniteWarning
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.config_file import check_moments, check_same, describe, read_config
+from vae_jax.runs.config_file import check_moments, check_recorded_parts, check_same, describe, read_config
 from vae_jax.runs.directory import initial_progress, recorded_elbos
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs.postmortem import examine
@@ -68,8 +68,10 @@ def train(
         check_out(out, resume, read_config)  # another process may have written to it since the first check
         resume = resume and not is_fresh(out)
         initial = jax.block_until_ready(initial_progress(built))  # if memory is short, this fails before anything is written
+        notes: list[str] = []
         if resume:
-            _, recorded = read_config(out)
+            began, recorded = read_config(out)
+            notes = check_recorded_parts(out, recorded, [began], built.parts, "build")
             check_same(recorded, description, out)
             check_moments(out, recorded["data"], built)
         else:
@@ -78,7 +80,7 @@ def train(
             folders = _Folders(whole_epochs, partials)
             restored = _restore(out, built, initial, step_metrics, folders) if resume else _Restored(initial, [], [])
             rewrite_metrics(out, restored.lines)
-            on_start(restored.progress, restored.notes)
+            on_start(restored.progress, [*notes, *restored.notes])
             recorder = _Recorder(built, out, folders, restored, checkpoint_seconds)
             fit = recorder.fit(restored.progress, on_epoch, on_chunk)
         return fit, _finish(built, out, fit, recorder)
@@ -94,8 +96,8 @@ def _check_as_built(built: Built) -> None:
         raise UserError(
             f"runs.train: {parts} was replaced after build, but a run directory records the configuration alone, and load_run "
             "builds every part from it again. Train a model of your own by training.fit(vae, built.data, "
-            "**built.fit_arguments), which writes nothing; other settings go into the Config, and functions of your own into "
-            "build(config, likelihood=..., objective=...)."
+            "**built.fit_arguments), which writes nothing; other settings go into the Config, and parts of your own into "
+            "build(config, network=..., prior=..., likelihood=..., objective=..., optimizer=...)."
         )
 
 

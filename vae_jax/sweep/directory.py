@@ -9,22 +9,23 @@ import contextlib
 import dataclasses
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
 from vae_jax import config as config_module
-from vae_jax.build import Built, build, resolve_columns, with_dataset
+from vae_jax.build import Built, PartOptions, Parts, build, resolve_columns, with_dataset
 from vae_jax.config import Config
 from vae_jax.data import Dataset
-from vae_jax.errors import UserError
-from vae_jax.runs.config_file import check_data_entry, check_moments, describe
+from vae_jax.errors import DataWarning, UserError
+from vae_jax.runs.config_file import check_data_entry, check_moments, check_recorded_parts, describe
 from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
-from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
+from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity, with_custom_parts
 from vae_jax.sweep.processes import Processes
 from vae_jax.training import Callbacks, FitOptions, MembersProgress, check_step
 
@@ -41,11 +42,16 @@ class Launch(NamedTuple):
     """Called every few megabytes of streamed data. A true result ends the sweep, which can continue from a checkpoint."""
 
 
-class DataArguments(NamedTuple):
-    """Arguments of `build` that say where the data are."""
+class BuildArguments(NamedTuple):
+    """Arguments of `build` besides the settings: where the data are, and the parts of the user."""
 
-    data_dir: str | None
-    dataset: Dataset | None  # in memory
+    data_dir: str | None = None
+    dataset: Dataset | None = None  # in memory
+    parts: PartOptions = {}  # noqa: RUF012 (never changed)
+
+    def build(self, config: Config) -> Built:
+        """Builds data and model of a member."""
+        return build(config, data_dir=self.data_dir, dataset=self.dataset, **self.parts)
 
 
 class _Plan(NamedTuple):
@@ -55,7 +61,7 @@ class _Plan(NamedTuple):
     members: list[Config]  # those that the directory already has come first
     groups: list[Group]
     built: Built  # of the last group
-    data: DataArguments
+    arguments: BuildArguments
     launch: Launch
 
 
@@ -113,6 +119,7 @@ def run_sweep(
     checkpoint_seconds: float = 15.0,
     on_block: OnBlock = lambda group, description, epochs_done, notes: None,
     on_epoch: OnTick = lambda tick: None,
+    **parts: Unpack[PartOptions],
 ) -> bool:
     """Trains the members that have not ended into a directory, and continues interrupted ones bit for bit.
 
@@ -128,6 +135,8 @@ def run_sweep(
       on_block: called when a block starts, with its group, a description of the parameter count and the placement, the number
         of epochs done, and notes for the user.
       on_epoch: called after each epoch. A true result ends the sweep after it.
+      **parts: parts of the user's own for all members (see `build.PartOptions`). The directory records the name and the file
+        of each. Pass them again to continue the sweep.
 
     Returns:
       True if all members have ended, False if the sweep was interrupted.
@@ -138,6 +147,7 @@ def run_sweep(
     out, processes = as_path(out), launch.processes
     if dataset is not None:
         members = [with_dataset(member, dataset) for member in members]
+    members = with_custom_parts(members, Parts(**parts))
     members = resolve_columns(members, data_dir, dataset)
     check_members(members)
     processes.check_devices()
@@ -145,7 +155,7 @@ def run_sweep(
         got = f"{processes.size} for {len(members)}"
         raise UserError(field="num_processes", expected="at most one process a member", got=got)
     check_out(out, resume, read_sweep, _RESUME_PURPOSE)
-    plan, content = _make_plan(members, out, resume, DataArguments(data_dir, dataset), launch)
+    plan, content = _make_plan(members, out, resume, BuildArguments(data_dir, dataset, parts), launch)
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
     # The first process holds the lock on behalf of all processes of the sweep.
     with exclusive(out) if processes.rank == 0 else contextlib.nullcontext():
@@ -160,7 +170,7 @@ def run_sweep(
 
 
 def _make_plan(
-    members: Sequence[Config], out: Path, resume: bool, data: DataArguments, launch: Launch
+    members: Sequence[Config], out: Path, resume: bool, arguments: BuildArguments, launch: Launch
 ) -> tuple[_Plan, JsonObject]:
     """Builds every group, so that a mistake in the last group does not cost the hours of the first.
 
@@ -169,10 +179,15 @@ def _make_plan(
     """
     everyone = merge(members, out, resume)
     all_groups = groups(everyone)
-    recorded = read_sweep(out)[1]["data"] if resume and not is_fresh(out) else None
+    recorded = None
+    if resume and not is_fresh(out):
+        began, sweep = read_sweep(out)
+        recorded = sweep["data"]
+        for note in check_recorded_parts(out, sweep, began, Parts(**arguments.parts), "run_sweep"):
+            warnings.warn(note, DataWarning, stacklevel=4)
 
     def build_group(group: Group) -> Built:
-        built = build(group.configs[0], **data._asdict())
+        built = arguments.build(group.configs[0])
         place_members(len(group.members), launch.layout)
         check_step(built.vae, built.data, FitOptions.from_keywords(built.fit_arguments), built.fit_arguments["hyperparams"])
         if recorded is not None:
@@ -180,16 +195,16 @@ def _make_plan(
         return built
 
     *_, built = map(build_group, all_groups)
-    description = describe(built, data.data_dir)
+    description = describe(built, arguments.data_dir)
     content = {
         "arguments": launch.arguments,
         "members": [dataclasses.asdict(member) for member in everyone],
-        **{name: description[name] for name in ("data_dir", "data", "versions")},
+        **{name: description[name] for name in ("data_dir", "data", "parts", "versions")},
     }
     if recorded is not None and recorded["sha256"] != content["data"]["sha256"]:
         message = f"the data set {built.dataset.name!r} differs from the one that the sweep in {out} began with."
         raise UserError(message, field="resume")
-    return _Plan(out, everyone, all_groups, built, data, launch), content
+    return _Plan(out, everyone, all_groups, built, arguments, launch), content
 
 
 def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_epoch: OnTick) -> bool:
@@ -201,7 +216,7 @@ def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_ep
     sizes = [sum(config.epochs for config in block.group.configs) for block in blocks]
     for i, block in enumerate(blocks):
         if len(plan.groups) > 1:  # built one at a time, because each holds the data on the device
-            built = build(block.group.configs[0], **plan.data._asdict())
+            built = plan.arguments.build(block.group.configs[0])
 
         def after_epoch(progress: MembersProgress, block: Block = block, before: int = sum(sizes[:i])) -> bool:
             return bool(on_epoch(_tick(block.group, progress, before, sum(sizes))))

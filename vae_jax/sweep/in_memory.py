@@ -6,10 +6,10 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, PartOptions, build, resolve_columns
+from vae_jax.build import Built, PartOptions, Parts, build, resolve_columns
 from vae_jax.config import Config
 from vae_jax.data import Dataset
-from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying
+from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying, with_custom_parts
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
 from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
 from vae_jax.training.placement import Placement, place
@@ -83,7 +83,8 @@ def sweep(
       >>> result.table["test_elbo"].shape, [point.numbers["rate"].n for point in result.points]
       ((4,), [2, 2])
     """
-    members = resolve_columns(members, data_dir, dataset) if parts.get("likelihood") is None else members
+    members = with_custom_parts(members, Parts(**parts))
+    members = resolve_columns(members, data_dir, dataset)
     check_members(members)
     prepared = [(group, build(group.configs[0], data_dir=data_dir, dataset=dataset, **parts)) for group in groups(members)]
     table, fits = [], []
