@@ -1,6 +1,5 @@
 """`vae-jax sweep`: trains a sweep over beta, seeds, learning rates ... as one compiled program, with its table and report."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from vae_jax.cli.arguments import parse_with_config
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
 from vae_jax.cli.columns import resolved_columns, with_proposed_columns
+from vae_jax.cli.devices import expect_devices, make_devices
 from vae_jax.cli.messages import note, option
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import Interrupt, SweepProgress
@@ -150,8 +150,6 @@ def is_distributed(arguments: Arguments) -> bool:
 
 def join(arguments: Arguments, num_members: int, joined: Callable[[], None]) -> "Processes":
     """Joins the other processes, where there are any, and sets the number of virtual devices on CPU."""
-    import jax
-
     from vae_jax.sweep.processes import Processes, initialize
 
     processes = Processes(timeout=arguments.coordinator_timeout)
@@ -159,12 +157,10 @@ def join(arguments: Arguments, num_members: int, joined: Callable[[], None]) -> 
         explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
         processes = initialize(*explicit, timeout=arguments.coordinator_timeout)
         joined()
-    if arguments.devices is not None and not 1 <= arguments.devices <= 256:
-        raise UserError(field="devices", expected="a whole number from 1 to 256", got=arguments.devices)
+    expect_devices(arguments.devices)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = -(-num_members // processes.size)
-    with contextlib.suppress(RuntimeError):  # a backend that runs already keeps the devices that it has
-        jax.config.update("jax_num_cpu_devices", arguments.devices or max(1, min(8, cores, share)))
+    make_devices(arguments.devices or max(1, min(8, cores, share)))
     return processes
 
 

@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.arguments import parse_with_config
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
 from vae_jax.cli.columns import describe_columns, with_proposed_columns
+from vae_jax.cli.devices import expect_devices, make_devices
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import EpochProgress, Interrupt
@@ -19,7 +20,7 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from vae_jax.build import Built
+    from vae_jax.build import Built, Initial
     from vae_jax.training.loop import Fit, Progress
 
 
@@ -33,8 +34,19 @@ class Arguments:
     out: str = ""
     """Run directory to write; it must be new or empty, unless `resume`. Required."""
     resume: bool = False
-    """Continue the interrupted run in `out`. Settings that are left out are taken from there; others must be the same. If
-    nothing was written yet, training starts from the beginning."""
+    """Continue the run in `out`. Settings that are left out are taken from there; others must be the same, except that
+    `epochs` may grow, also after the run has finished. If nothing was written yet, training starts from the beginning."""
+    init_from: str = ""
+    """Run directory, or sweep directory with `init_member`, whose trained parameters the new run starts from. Settings that are
+    left out are taken from there, and with a different `dataset` those that name its files, columns and levels are not. The
+    optimizer starts anew."""
+    init_parts: tuple[Literal["encoder", "decoder", "likelihood", "prior"], ...] = ()
+    """Parts of the parameters to start from. By default all that both models have; others start at random values."""
+    init_member: int | None = None
+    """Number of the member of a sweep that `init_from` names."""
+    devices: int | None = None
+    """Devices that share each batch: 1 by default, a divisor of `batch_size`. The numbers are those of one device up to
+    rounding. On CPU they are virtual and share its cores."""
     data_dir: str | None = None
     """Where TFDS finds or keeps prepared data."""
     checkpoint_seconds: float = 15.0
@@ -54,18 +66,49 @@ def read_command_line(argv: Sequence[str] | None) -> tuple[Arguments, Config]:
     """Returns the options and the settings. With `resume=True`, the defaults of the settings are those of the run."""
     arguments, config = parse_with_config(Arguments, argv, "train")
     expect_out(arguments.out, "a run directory", "runs/first")
+    _expect_init_from(arguments)
     if not arguments.resume:
-        return arguments, with_proposed_columns(config, argv)
+        return _read_new_run(arguments, config, argv)
     from vae_jax.runs import read_config
     from vae_jax.storage.directories import is_fresh
 
     if is_fresh(Path(arguments.out)):
         note(f"nothing to resume in {arguments.out}; starting from the beginning")
-        return arguments, with_proposed_columns(config, argv)
+        return _read_new_run(arguments, config, argv)
     recorded, content = read_config(Path(arguments.out))
     settings = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(recorded)}
-    defaults = {**settings, "data_dir": content.get("data_dir"), "out": arguments.out, "resume": True}
-    return parse_with_config(Arguments, argv, "train", defaults)
+    kept = {"data_dir": content.get("data_dir"), "devices": content.get("devices")}
+    return parse_with_config(Arguments, argv, "train", {**settings, **kept, "out": arguments.out, "resume": True})
+
+
+def _expect_init_from(arguments: Arguments) -> None:
+    """Raises `UserError` for options about a trained model without one."""
+    if not arguments.init_from and (arguments.init_parts or arguments.init_member is not None):
+        name = "init_parts" if arguments.init_parts else "init_member"
+        raise UserError("there is no trained model to start from.", field=name, fix="Name its directory by `init_from`.")
+
+
+def _read_new_run(arguments: Arguments, config: Config, argv: Sequence[str] | None) -> tuple[Arguments, Config]:
+    """Returns the options and the settings of a run that begins. With `init_from`, their defaults are those of that model."""
+    if not arguments.init_from:
+        return arguments, with_proposed_columns(config, argv)
+    from vae_jax.cli.branching import inherited_settings, without_unused
+
+    init = read_init(arguments)
+    assert init is not None
+    arguments, config = parse_with_config(Arguments, argv, "train", inherited_settings(init, argv))
+    return arguments, without_unused(config, argv)
+
+
+def read_init(arguments: Arguments) -> "Initial | None":
+    """Returns the parameters that the run starts from, of which a run that continues has a copy; None for random ones."""
+    from vae_jax import runs
+    from vae_jax.storage.directories import is_fresh
+
+    if arguments.init_from:
+        return runs.init_from(arguments.init_from, member=arguments.init_member, init_parts=arguments.init_parts)
+    is_continued = arguments.resume and not is_fresh(Path(arguments.out))
+    return runs.recorded_init(arguments.out) if is_continued else None
 
 
 class Monitor:
@@ -79,7 +122,7 @@ class Monitor:
 
     def __init__(self, arguments: Arguments, built: "Built", interrupt: Interrupt) -> None:
         self._arguments, self._config, self._interrupt = arguments, built.config, interrupt
-        self._num_train = len(built.dataset.train)
+        self._built, self._num_train = built, len(built.dataset.train)
         self._progress: EpochProgress | None = None
         self._writer: Any = None  # tensorboardX.SummaryWriter, which is an extra
         self._kl: list[float] = []  # after the warm-ups, since before their end a small KL may be what was asked for
@@ -89,6 +132,11 @@ class Monitor:
         """Shows where the run starts."""
         for text in notes:
             note(text)
+        if not start.history and not start.partial:
+            from vae_jax.runs.trained.initial import describe_init
+
+            for text in describe_init(self._built):
+                print(text, flush=True)
         if self._arguments.resume:
             print(f"resuming after epoch {len(start.history)}{self.steps_done(start)}", flush=True)
         self._progress = EpochProgress(self._config.epochs, len(start.history))
@@ -143,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(arguments.out)
     config.validate()
     expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds)
+    expect_devices(arguments.devices)
     data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
 
     from vae_jax import runs
@@ -157,9 +206,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("`tensorboard` needs tensorboardX: pip install 'vae_jax[tensorboard]'.")
     if arguments.compilation_cache:
         enable_compilation_cache()
+    if (devices := arguments.devices or 1) > 1:
+        make_devices(devices)
     print(f"loading {config.dataset} ...", flush=True)
-    built = build(config, data_dir=data_dir)
-    print_plan(built, out)
+    built = build(config, data_dir=data_dir, init=read_init(arguments))
+    print_plan(built, out, devices)
     with Interrupt("these steps" if built.config.stream else "the epoch") as interrupt:
         monitor = Monitor(arguments, built, interrupt)
         fit, summary = runs.train(
@@ -167,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             out,
             resume=arguments.resume,
             data_dir=data_dir,
+            devices=arguments.devices,
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_start=monitor.on_start,
             on_epoch=monitor.on_epoch,
@@ -198,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 _ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5")  # files whose arrays of three axes may be series
 
 
-def print_plan(built: "Built", out: Path) -> None:
+def print_plan(built: "Built", out: Path, devices: int) -> None:
     """Prints the data, the model and the length of the run."""
     from vae_jax.model import num_parameters
     from vae_jax.runs.in_words import describe_network, describe_objective, describe_prior, describe_shape
@@ -207,12 +259,13 @@ def print_plan(built: "Built", out: Path) -> None:
     config, dataset = built.config, built.dataset
     num_steps = len(dataset.train) // config.batch_size
     shape = describe_shape(dataset.data_shape, is_array=Path(config.dataset).suffix in _ARRAYS and config.event == "auto")
+    shared = f" shared by {devices} devices" if devices > 1 else ""
     held_out = "" if dataset.validation is None else f", {len(dataset.validation)} validation"
     print(
         f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {with_options(shape)} "
         f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config)}, "
         f"{config.likelihood}, objective {describe_objective(config)}, prior {describe_prior(config)}, {config.epochs} "
-        f"epochs of {num_steps} steps of {config.batch_size}, into {out}\n"
+        f"epochs of {num_steps} steps of {config.batch_size}{shared}, into {out}\n"
         f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )

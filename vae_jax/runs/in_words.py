@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vae_jax.build import Initial
 from vae_jax.config import CUSTOM, Config, settings_of
 from vae_jax.evaluation import name_examples, pareto_k_limit
 from vae_jax.evaluation.posterior_collapse import describe_collapse
@@ -74,7 +75,12 @@ def has_learned_prior(config: Config) -> bool:
 
 
 def repeat_command(
-    config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("vae-jax", "train")
+    config: Config,
+    out: Path,
+    data_dir: str | None = None,
+    program: tuple[str, ...] = ("vae-jax", "train"),
+    init: Initial | None = None,
+    devices: int = 1,
 ) -> str:
     """Returns the command line that repeats a run, with the settings that differ from the defaults.
 
@@ -85,21 +91,38 @@ def repeat_command(
       out: the run directory to write.
       data_dir: where TFDS finds prepared data.
       program: the command without options.
+      init: parameters of a trained model that the run started from, whose settings are then the defaults.
+      devices: that the run was trained on.
     """
     if custom := [name for name in ("dataset", "likelihood", "objective") if getattr(config, name) == CUSTOM]:
         changed = [field.name for field in dataclasses.fields(Config) if getattr(config, field.name) != field.default]
         settings = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed if name not in custom)
         parts = ", ".join(f"{name}={name}" for name in custom)
+        if init is not None:
+            record = init.record
+            parts += f", init=runs.init_from({record['path']!r}, member={record['member']}, init_parts={record['parts']})"
         return f"built = build(Config({settings}), {parts})\nruns.train(built, {str(out)!r})"
-    parts = [*program]
+    parts = [*program, *([] if init is None else _options_of(init.record))]
     for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if value == field.default and field.name != "dataset":
+        value, inherited = getattr(config, field.name), field.default if init is None else getattr(init.config, field.name)
+        if value == field.default == inherited and field.name != "dataset":
             continue
-        parts.append(_option(field.name))
-        if not isinstance(value, bool):
-            parts += [str(v) for v in (value if isinstance(value, tuple) else (value,))]
-    return shlex.join([*parts, *([_option("data_dir"), data_dir] if data_dir else []), _option("out"), str(out)])
+        if isinstance(value, bool):
+            parts.append(_option(field.name) if value else f"{_option('no')}-{_option(field.name)[2:]}")
+        else:
+            parts += [_option(field.name), *(str(v) for v in (value if isinstance(value, tuple) else (value,)))]
+    more = [
+        *([_option("data_dir"), data_dir] if data_dir else []),
+        *([_option("devices"), str(devices)] if devices > 1 else []),
+    ]
+    return shlex.join([*parts, *more, _option("out"), str(out)])
+
+
+def _options_of(lineage: JsonObject) -> list[str]:
+    """Returns the options that start a run from the same trained model."""
+    member = [] if lineage["member"] is None else [_option("init_member"), str(lineage["member"])]
+    parts = [_option("init_parts"), *lineage["parts"]] if lineage["parts"] else []
+    return [_option("init_from"), lineage["path"], *member, *parts]
 
 
 def _option(name: str) -> str:
