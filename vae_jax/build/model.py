@@ -8,10 +8,10 @@ import numpy as np
 from vae_jax.build.description import DataDescription
 from vae_jax.build.parts import AnyPrior, LogProbFunction, NetworkFactory, Networks, Parts, PriorFactory
 from vae_jax.config import Config, TrainingData
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, check_signature
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE, assemble_vae, decoder_shape, encoder_shape
-from vae_jax.networks import check_network
+from vae_jax.networks import adapt_module, check_network
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.priors import ConditionalGaussian, Prior
 from vae_jax.training import optimizers
@@ -104,11 +104,15 @@ def make_networks(config: Config, facts: TrainingData, custom: Networks | Networ
     expected = "a function (config, data) -> (encoder, decoder), or such a pair of networks.Network"
     pair: Any = custom
     if not (isinstance(custom, tuple) and len(custom) == 2):
-        _expect_function("network", custom, expected)
+        _expect_function("network", custom, expected, 2)
         pair = custom(config, facts)  # pyright: ignore
     if not (isinstance(pair, tuple) and len(pair) == 2):
         raise UserError(field="network", expected=expected, got=f"{type(pair).__name__} of {custom!r:.60}")
-    encoder, decoder = pair
+    shapes = {"encoder": facts.input_shape or facts.data_shape, "decoder": (config.latent_dim,)}
+    encoder, decoder = (
+        adapt_module(role, network, shape, facts.condition_dim)
+        for (role, shape), network in zip(shapes.items(), pair, strict=True)
+    )
     check_network("encoder", encoder)
     if callable(decoder) and not hasattr(decoder, "apply"):
         return encoder, decoder
@@ -129,7 +133,7 @@ def make_prior(config: Config, facts: TrainingData, custom: AnyPrior | PriorFact
     expected = "a priors.Prior, a priors.ConditionalGaussian, or a function (config, data) -> one of them"
     made: Any = custom
     if not isinstance(custom, Prior | ConditionalGaussian):
-        _expect_function("prior", custom, expected)
+        _expect_function("prior", custom, expected, 2)
         made = custom(config, facts)
     if not isinstance(made, Prior | ConditionalGaussian):
         raise UserError(field="prior", expected=expected, got=f"{type(made).__name__} from {custom!r:.60}")
@@ -147,6 +151,11 @@ def check_prior(config: Config, vae: VAE) -> None:
         )
 
 
-def _expect_function(name: str, value: object, expected: str) -> None:
+def _expect_function(name: str, value: object, expected: str, num_arguments: int | None = None) -> None:
     if not callable(value) or inspect.isclass(value):
         raise UserError(field=name, expected=expected, got=f"{value!r:.80}")
+    if num_arguments is not None:
+        try:
+            check_signature(value, num_arguments, expected)
+        except UserError as error:
+            raise UserError(error.text, field=name) from None

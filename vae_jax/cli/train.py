@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.arguments import parse_with_config
+from vae_jax.cli.branching import expect_init_from, read_init, read_new
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
 from vae_jax.cli.columns import describe_columns, with_proposed_columns
 from vae_jax.cli.devices import expect_devices, make_devices
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import EpochProgress, Interrupt
-from vae_jax.config import Config
+from vae_jax.cli.user_parts import check_new, check_recorded, import_parts, split_parts
+from vae_jax.config import CUSTOM, Config
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from vae_jax.build import Built, Initial
+    from vae_jax.build import Built
     from vae_jax.training.loop import Fit, Progress
 
 
@@ -66,49 +68,25 @@ def read_command_line(argv: Sequence[str] | None) -> tuple[Arguments, Config]:
     """Returns the options and the settings. With `resume=True`, the defaults of the settings are those of the run."""
     arguments, config = parse_with_config(Arguments, argv, "train")
     expect_out(arguments.out, "a run directory", "runs/first")
-    _expect_init_from(arguments)
+    expect_init_from(arguments)
     if not arguments.resume:
-        return _read_new_run(arguments, config, argv)
+        return _read_new(arguments, config, argv)
     from vae_jax.runs import read_config
     from vae_jax.storage.directories import is_fresh
 
     if is_fresh(Path(arguments.out)):
         note(f"nothing to resume in {arguments.out}; starting from the beginning")
-        return _read_new_run(arguments, config, argv)
+        return _read_new(arguments, config, argv)
     recorded, content = read_config(Path(arguments.out))
     settings = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(recorded)}
     kept = {"data_dir": content.get("data_dir"), "devices": content.get("devices")}
     return parse_with_config(Arguments, argv, "train", {**settings, **kept, "out": arguments.out, "resume": True})
 
 
-def _expect_init_from(arguments: Arguments) -> None:
-    """Raises `UserError` for options about a trained model without one."""
-    if not arguments.init_from and (arguments.init_parts or arguments.init_member is not None):
-        name = "init_parts" if arguments.init_parts else "init_member"
-        raise UserError("there is no trained model to start from.", field=name, fix="Name its directory by `init_from`.")
-
-
-def _read_new_run(arguments: Arguments, config: Config, argv: Sequence[str] | None) -> tuple[Arguments, Config]:
-    """Returns the options and the settings of a run that begins. With `init_from`, their defaults are those of that model."""
-    if not arguments.init_from:
-        return arguments, with_proposed_columns(config, argv)
-    from vae_jax.cli.branching import inherited_settings, without_unused
-
-    init = read_init(arguments)
-    assert init is not None
-    arguments, config = parse_with_config(Arguments, argv, "train", inherited_settings(init, argv))
-    return arguments, without_unused(config, argv)
-
-
-def read_init(arguments: Arguments) -> "Initial | None":
-    """Returns the parameters that the run starts from, of which a run that continues has a copy; None for random ones."""
-    from vae_jax import runs
-    from vae_jax.storage.directories import is_fresh
-
-    if arguments.init_from:
-        return runs.init_from(arguments.init_from, member=arguments.init_member, init_parts=arguments.init_parts)
-    is_continued = arguments.resume and not is_fresh(Path(arguments.out))
-    return runs.recorded_init(arguments.out) if is_continued else None
+def _read_new(arguments: Arguments, config: Config, argv: Sequence[str] | None) -> tuple[Arguments, Config]:
+    """Returns the options and the settings of a run that begins."""
+    arguments, config = read_new("train", arguments, config, argv)
+    return arguments, config if arguments.init_from else with_proposed_columns(config, argv)
 
 
 class Monitor:
@@ -189,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains one model and returns the exit status."""
     arguments, config = read_command_line(argv)
     out = Path(arguments.out)
+    config, sources = split_parts(config)
     config.validate()
     expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds)
     expect_devices(arguments.devices)
@@ -197,8 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.runs.in_words import repeat_command
+    from vae_jax.runs.trained.initial import recorded_init
     from vae_jax.storage.cache import enable_compilation_cache
-    from vae_jax.storage.directories import check_out
+    from vae_jax.storage.directories import check_out, is_fresh
 
     expect_outside_data(out, config)
     check_out(out, arguments.resume, runs.read_config)
@@ -206,10 +186,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("`tensorboard` needs tensorboardX: pip install 'vae_jax[tensorboard]'.")
     if arguments.compilation_cache:
         enable_compilation_cache()
+    if is_fresh(out):
+        check_new(config, sources)
+    else:
+        check_recorded(out, sources)
+    parts = import_parts(sources)
     if (devices := arguments.devices or 1) > 1:
         make_devices(devices)
     print(f"loading {config.dataset} ...", flush=True)
-    built = build(config, data_dir=data_dir, init=read_init(arguments))
+    built = build(config, data_dir=data_dir, init=read_init(arguments) or recorded_init(out), **parts)
     print_plan(built, out, devices)
     with Interrupt("these steps" if built.config.stream else "the epoch") as interrupt:
         monitor = Monitor(arguments, built, interrupt)
@@ -226,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         monitor.close()
         if fit.status == "interrupted":
-            command = repeat_command(built.config, out, data_dir, current_program().parts("train"))
+            command = repeat_command(built.config, out, data_dir, current_program().parts("train"), built.parts.records())
             print(
                 f"saved after epoch {len(fit.progress.history)} of {built.config.epochs}{monitor.steps_done(fit.progress)}; "
                 f"continue with:\n  {command} --resume",
@@ -241,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vae_jax.report import write_report
 
         print("drawing the report ...", flush=True)
-        print(f"report: {write_report(runs.load_run(out))}")
+        print(f"report: {write_report(runs.load_run(out, **parts))}")
     else:
         print(f"run directory: {out}")
     return 0
@@ -253,19 +238,21 @@ _ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5")  # files whose arrays of thre
 def print_plan(built: "Built", out: Path, devices: int) -> None:
     """Prints the data, the model and the length of the run."""
     from vae_jax.model import num_parameters
-    from vae_jax.runs.in_words import describe_network, describe_objective, describe_prior, describe_shape
+    from vae_jax.runs.in_words import describe_network, describe_objective, describe_part, describe_prior, describe_shape
     from vae_jax.training.schedules import first_epoch_at_full_values
 
-    config, dataset = built.config, built.dataset
+    config, dataset, records = built.config, built.dataset, built.parts.records()
     num_steps = len(dataset.train) // config.batch_size
     shape = describe_shape(dataset.data_shape, is_array=Path(config.dataset).suffix in _ARRAYS and config.event == "auto")
     shared = f" shared by {devices} devices" if devices > 1 else ""
+    optimizer = f", optimizer {describe_part(config, 'optimizer', records)}" if config.optimizer == CUSTOM else ""
     held_out = "" if dataset.validation is None else f", {len(dataset.validation)} validation"
     print(
         f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {with_options(shape)} "
-        f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config)}, "
-        f"{config.likelihood}, objective {describe_objective(config)}, prior {describe_prior(config)}, {config.epochs} "
-        f"epochs of {num_steps} steps of {config.batch_size}{shared}, into {out}\n"
+        f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config, records)}, "
+        f"{describe_part(config, 'likelihood', records)}, objective {describe_objective(config, records)}, prior "
+        f"{describe_prior(config, records)}{optimizer}, {config.epochs} epochs of {num_steps} steps of {config.batch_size}"
+        f"{shared}, into {out}\n"
         f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )

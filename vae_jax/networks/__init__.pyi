@@ -15,3 +15,4 @@ from .mlp import ACTIVATIONS as ACTIVATIONS
 from .mlp import mlp_decoder as mlp_decoder
 from .mlp import mlp_discriminator as mlp_discriminator
 from .mlp import mlp_encoder as mlp_encoder
+from .modules import adapt_module as adapt_module

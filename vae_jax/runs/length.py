@@ -12,6 +12,11 @@ from vae_jax.training import Progress
 from vae_jax.training.schedules import DEPENDS_ON_LENGTH, first_epoch_at_full_values
 
 
+def settings_that_depend_on_length(config: Config) -> list[str]:
+    """Returns the settings that name a schedule whose course depends on the length of the run."""
+    return [name for name, courses in DEPENDS_ON_LENGTH.items() if getattr(config, name) in courses]
+
+
 def settings_of_length(out: Path, recorded: Config, config: Config) -> tuple[str, ...]:
     """Returns the settings in which a run that continues may differ from its record; () if its length does not change.
 

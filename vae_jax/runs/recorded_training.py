@@ -15,7 +15,7 @@ from vae_jax.build import Built
 from vae_jax.errors import UserError
 from vae_jax.evaluation import NotFiniteWarning
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.config_file import check_moments, check_same, describe, read_config
+from vae_jax.runs.config_file import check_moments, check_recorded_parts, check_same, describe, read_config
 from vae_jax.runs.directory import initial_progress, recorded_elbos
 from vae_jax.runs.length import record_length, settings_of_length
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
@@ -75,9 +75,11 @@ def train(
         resume = resume and not is_fresh(out)
         initial = jax.block_until_ready(initial_progress(built))  # if memory is short, this fails before anything is written
         recorded, new_length = description, ()
+        notes: list[str] = []
         if resume:
-            recorded_config, recorded = read_config(out)
-            new_length = settings_of_length(out, recorded_config, built.config)
+            began, recorded = read_config(out)
+            notes = check_recorded_parts(out, recorded, [began], built.parts, "build")
+            new_length = settings_of_length(out, began, built.config)
             check_same(recorded, description, out, new_length)
             check_same_init(out, recorded.get("init_from"), built.init)
             check_moments(out, recorded["data"], built)
@@ -87,9 +89,10 @@ def train(
         with Checkpoints(out / "checkpoints") as whole_epochs, _partial_checkpoints(built, out) as partials:
             folders = _Folders(whole_epochs, partials)
             restored = _restore(out, built, initial, step_metrics, folders) if resume else _Restored(initial, [], [])
-            notes = [record_length(out, recorded, built, restored.progress)] if new_length else []
+            if new_length:
+                notes.append(record_length(out, recorded, built, restored.progress))
             rewrite_metrics(out, restored.lines)
-            on_start(restored.progress, [*restored.notes, *notes])
+            on_start(restored.progress, [*notes, *restored.notes])
             recorder = _Recorder(built, out, folders, restored, checkpoint_seconds, devices)
             fit = recorder.fit(restored.progress, on_epoch, on_chunk)
         return fit, _finish(built, out, fit, recorder)
@@ -117,8 +120,8 @@ def _check_as_built(built: Built) -> None:
         raise UserError(
             f"runs.train: {parts} was replaced after build, but a run directory records the configuration alone, and load_run "
             "builds every part from it again. Train a model of your own by training.fit(vae, built.data, "
-            "**built.fit_arguments), which writes nothing; other settings go into the Config, and functions of your own into "
-            "build(config, likelihood=..., objective=...)."
+            "**built.fit_arguments), which writes nothing; other settings go into the Config, and parts of your own into "
+            "build(config, network=..., prior=..., likelihood=..., objective=..., optimizer=...)."
         )
 
 
