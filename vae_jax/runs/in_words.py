@@ -142,7 +142,7 @@ def repeat_command(
         elif isinstance(value, bool):
             parts[-1] = _option(field.name if value else f"no_{field.name}")
         else:
-            parts += [_option(field.name), *(str(v) for v in (value if isinstance(value, tuple) else (value,)))]
+            parts += [str(v) for v in (value if isinstance(value, tuple) else (value,))]
     more = [
         *([_option("data_dir"), data_dir] if data_dir else []),
         *([_option("devices"), str(devices)] if devices > 1 else []),

@@ -71,9 +71,11 @@ def _locate(path: Path, member: int | None) -> tuple[Path, int | None]:
         for file in sorted(path.glob(f"blocks/*/{NAME}"))
         for index, number in enumerate(read_record(file.parent).members)
     }
+    if not members:
+        raise UserError(f"{path}: no member has a trained model yet.", field="init_from", fix="Continue it with `resume=True`.")
     if member not in members:
-        numbers = f"one of the trained members {_listed(sorted(members))}" if members else "a sweep with trained members"
-        raise UserError(field="init_member", expected=f"{numbers} of {path}", got="none" if member is None else member)
+        expected = f"one of the trained members of {path}, {_listed(sorted(members))}"
+        raise UserError(field="init_member", expected=expected, got="none" if member is None else member)
     return members[member]
 
 
