@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vae_jax.config import Config
 
 # Settings that name files, columns or levels of one data set. They do not pass on to a different one.
-_OF_ONE_DATASET = ("validation_dataset", "test_dataset", "array", "label_column", "max_level")
+_NOT_INHERITED = ("validation_dataset", "test_dataset", "array", "label_column", "max_level")
 
 
 class InitArguments(Protocol):
@@ -76,5 +76,5 @@ def _inherited_settings(init: "Initial", given: Collection[str]) -> dict[str, ob
             message = f"{init.record['path']} was trained on data from memory."
             raise UserError(message, field="dataset", fix="Say on which data to train, by `dataset`.")
         return settings
-    reset = [*_OF_ONE_DATASET, *(["condition"] if is_condition_path(init.config.condition) else [])]
+    reset = [*_NOT_INHERITED, *(["condition"] if is_condition_path(init.config.condition) else [])]
     return {**settings, **{name: getattr(type(init.config), name) for name in reset}}

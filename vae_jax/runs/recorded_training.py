@@ -106,8 +106,9 @@ def _check_devices(built: Built, out: Path, devices: int | None, resume: bool) -
             message = f"{out}: the run began on {began}, and on {devices} its numbers would differ by rounding."
             raise UserError(message, field="devices", fix="Leave it out to continue bit for bit.")
         devices = began
-    training.check_devices(devices or 1, built.config.batch_size)
-    return devices or 1
+    devices = 1 if devices is None else devices
+    training.check_devices(devices, built.config.batch_size)
+    return devices
 
 
 def _check_as_built(built: Built) -> None:

@@ -61,8 +61,7 @@ def fit(
       hyperparams: traced values, `Hyperparams()` by default, or any NamedTuple with at least a learning_rate.
       condition: conditions of data that were prepared without one, {"train": array, "test": array} (see `data.with_condition`).
       start: progress to resume from. The result is then bit for bit that of an uninterrupted run. Its state is donated.
-      devices: number of devices of this process that share each batch, a divisor of the batch size. The result is that of one
-        device up to rounding. Every device holds a copy of the data and of the parameters.
+      devices: number of devices that share each batch, a divisor of its size. The result is that of one up to rounding.
       on_epoch: called after each epoch in which everything was finite. If it returns True, the run ends ("interrupted").
       on_chunk: called within an epoch of streamed data (`data.train` is `Rows`), after each chunk of steps, with the number of
         steps made in this epoch and a function. The function returns the progress as copies on the host, or None if it is not
@@ -88,9 +87,7 @@ def fit(
     if condition is not None:
         data = with_condition(data, condition)
     options = FitOptions(epochs, batch_size, optimizer, objective, schedules, early_stopping, eval_batch_size, test_seed, prng)
-    check_devices(devices, batch_size)
-    placement = place(1, "map", data_parallel=devices, devices=jax.local_devices()[:devices])
-    first_member = _make_first_member(placement)
+    first_member = _make_first_member(placement := _share_batch(devices, batch_size))
     to_progress = partial(_to_progress, first_member=first_member)
     callbacks = Callbacks(
         lambda progress: progress.status[0] == "running" and on_epoch(to_progress(progress)),
@@ -118,6 +115,12 @@ def fit(
 
 def _first(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _share_batch(devices: int, batch_size: int) -> Placement:
+    """Returns the layout of a single run on the first devices, of which each holds a copy of the data and the parameters."""
+    check_devices(devices, batch_size)
+    return place(1, "map", data_parallel=devices, devices=jax.local_devices()[:devices])
 
 
 def _make_first_member(placement: Placement) -> Callable[[Tree], Tree]:
