@@ -4,7 +4,7 @@ import inspect
 
 from flax import linen, nnx
 
-from vae_jax.networks.base import check_network, from_linen
+from vae_jax import networks
 
 
 def adapt_module(role: str, network: object, input_shape: tuple[int, ...], condition_dim: int = 0) -> object:
@@ -21,7 +21,7 @@ def adapt_module(role: str, network: object, input_shape: tuple[int, ...], condi
         all seeds would start alike; `networks.from_nnx` takes the function that makes it.
     """
     if isinstance(network, linen.Module):
-        return from_linen(network, input_shape, condition_dim=condition_dim)
+        return networks.from_linen(network, input_shape, condition_dim=condition_dim)
     if isinstance(network, nnx.Module) or (inspect.isclass(network) and issubclass(network, linen.Module | nnx.Module)):
-        check_network(role, network)
+        networks.check_network(role, network)
     return network
