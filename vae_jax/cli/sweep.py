@@ -1,6 +1,5 @@
 """`vae-jax sweep`: trains a sweep over beta, seeds, learning rates ... as one compiled program, with its table and report."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vae_jax.cli.arguments import parse_with_config
+from vae_jax.cli.branching import expect_init_from, read_init, read_new
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
 from vae_jax.cli.columns import resolved_columns, with_proposed_columns
+from vae_jax.cli.devices import expect_devices, make_devices
 from vae_jax.cli.messages import note, option
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import Interrupt, SweepProgress
@@ -63,7 +64,15 @@ class Arguments:
     out: str = ""
     """Sweep directory to write; new or empty, unless `resume`. Required."""
     resume: bool = False
-    """Continue the sweep in `out`; members that it does not have yet are added. Settings left out are taken from there."""
+    """Continue the sweep in `out`; members that it does not have yet are added. Settings left out are taken from there. With
+    more `epochs`, all members go on to that length."""
+    init_from: str = ""
+    """Run directory, or sweep directory with `init_member`, whose trained parameters all members start from. Settings that are
+    left out are taken from there, and with a different `dataset` those that name its files, columns and levels are not."""
+    init_parts: tuple[Literal["encoder", "decoder", "likelihood", "prior"], ...] = ()
+    """Parts of the parameters to start from. By default all that both models have; others start at random values."""
+    init_member: int | None = None
+    """Number of the member of a sweep that `init_from` names."""
     data_dir: str | None = None
     """Where TFDS finds or keeps prepared data."""
     strategy: Literal["auto", "map", "vmap"] = "auto"
@@ -113,8 +122,9 @@ def read_command_line(argv: Sequence[str] | None) -> "tuple[Arguments, Config]":
     arguments, base = parse_with_config(Arguments, argv, "sweep")
     expect_out(arguments.out, "a sweep directory", "runs/sweep")
     recorded = Path(arguments.out) / "sweep.json"
+    expect_init_from(arguments)
     if not (arguments.resume and recorded.exists()):
-        return arguments, base
+        return read_new("sweep", arguments, base, argv)
     try:
         content = json.loads(recorded.read_text())
         defaults = {**_recorded_defaults(content), "out": arguments.out, "resume": True}
@@ -155,8 +165,6 @@ def is_distributed(arguments: Arguments) -> bool:
 
 def join(arguments: Arguments, num_members: int, joined: Callable[[], None]) -> "Processes":
     """Joins the other processes, where there are any, and sets the number of virtual devices on CPU."""
-    import jax
-
     from vae_jax.sweep.processes import Processes, initialize
 
     processes = Processes(timeout=arguments.coordinator_timeout)
@@ -164,12 +172,10 @@ def join(arguments: Arguments, num_members: int, joined: Callable[[], None]) -> 
         explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
         processes = initialize(*explicit, timeout=arguments.coordinator_timeout)
         joined()
-    if arguments.devices is not None and not 1 <= arguments.devices <= 256:
-        raise UserError(field="devices", expected="a whole number from 1 to 256", got=arguments.devices)
+    expect_devices(arguments.devices)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = -(-num_members // processes.size)
-    with contextlib.suppress(RuntimeError):  # a backend that runs already keeps the devices that it has
-        jax.config.update("jax_num_cpu_devices", arguments.devices or max(1, min(8, cores, share)))
+    make_devices(arguments.devices or max(1, min(8, cores, share)))
     return processes
 
 
@@ -225,6 +231,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
             resume=arguments.resume,
             launch=Launch(layout, processes, record, lambda: interrupt.signal is not None),
             data_dir=data_dir,
+            init=read_init(arguments),
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_block=on_block,
             on_epoch=on_epoch,
@@ -289,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, base = read_command_line(argv)
     expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds, coordinator_timeout=arguments.coordinator_timeout)
     given = sys.argv[1:] if argv is None else list(argv)
-    base = with_proposed_columns(base, given)
+    base = base if arguments.init_from else with_proposed_columns(base, given)
     if not is_distributed(arguments):
         return work(arguments, base, given)
     return supervised(lambda joined: work(arguments, base, given, joined), arguments.coordinator_timeout)

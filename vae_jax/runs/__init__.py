@@ -12,4 +12,6 @@ from vae_jax.runs.metrics_file import to_epoch as to_epoch
 from vae_jax.runs.metrics_file import to_line as to_line
 from vae_jax.runs.recorded_training import train as train
 from vae_jax.runs.trained import TrainedModel as TrainedModel
+from vae_jax.runs.trained import init_from as init_from
 from vae_jax.runs.trained import load_model as load_model
+from vae_jax.runs.trained import recorded_init as recorded_init

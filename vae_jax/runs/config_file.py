@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from vae_jax.storage.directories import PathLike, as_path
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def describe(built: Built, data_dir: str | None) -> JsonObject:
-    """Returns the content of config.json."""
+def describe(built: Built, data_dir: str | None, devices: int = 1) -> JsonObject:
+    """Returns the content of config.json of a run that is trained on a number of devices."""
     dataset = built.dataset
     # Members of a sweep may differ in what their codes are, unless they share a prior of the user.
     content: JsonObject = {
@@ -46,8 +46,11 @@ def describe(built: Built, data_dir: str | None) -> JsonObject:
         "parts": built.parts.records(),
         "num_parameters": num_parameters(built.vae),
         "versions": {name: _version(name) for name in _PACKAGES},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": f"{devices} x {jax.devices()[0].device_kind}",
+        "devices": devices,
     }
+    if built.init is not None:
+        content["init_from"] = built.init.record
     if dataset.condition is not None:
         content["data"]["condition"] = {
             "columns": [_describe_column(column) for column in dataset.condition.columns],
@@ -123,18 +126,20 @@ def part_names(members: Sequence[Config]) -> dict[str, str]:
     return {name: CUSTOM if CUSTOM in values else values[0] for name, values in named.items()}
 
 
-def check_same(old: JsonObject, new: JsonObject, out: Path) -> None:
+def check_same(old: JsonObject, new: JsonObject, out: Path, may_differ: Collection[str] = ()) -> None:
     """Raises `UserError` for resuming a run with different settings or different data.
 
     Args:
       old: content of config.json in the run directory.
       new: what `describe` returns now.
       out: the run directory, for the message.
+      may_differ: settings that are not compared.
     """
     # An earlier version may not have had a setting. It then behaved as the default does.
     old_config = json.loads(json.dumps(dataclasses.asdict(config_module.from_dict(old["config"]))))
     new_config = json.loads(json.dumps(new["config"]))
-    changed = [f"{k}: {old_config.get(k)} there, {v} here" for k, v in new_config.items() if old_config.get(k) != v]
+    names = [name for name, value in new_config.items() if old_config.get(name) != value and name not in may_differ]
+    changed = [f"{name}: {old_config.get(name)} there, {new_config[name]} here" for name in names]
     if changed:
         message = f"{out}: the run began with different settings ({'; '.join(changed)})."
         raise UserError(message, field="resume", fix="Repeat those settings, or start a new run.")

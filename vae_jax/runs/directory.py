@@ -20,6 +20,7 @@ from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo, Restored
 from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments, check_recorded_parts, read_config
 from vae_jax.runs.metrics_file import read_metrics
 from vae_jax.runs.summary_file import read_summary
+from vae_jax.runs.trained.initial import recorded_init
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Progress, TrainState
@@ -57,7 +58,8 @@ def _rebuild(path: Path, data_dir: str | None, dataset: Dataset | None, parts: P
     check_dataset_given(path, config.dataset == CUSTOM, description["data"], dataset, "load_run")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # they were given when the run began
-        built = build(config, data_dir=data_dir or description.get("data_dir"), dataset=dataset, **parts)
+        source = {"data_dir": data_dir or description.get("data_dir"), "dataset": dataset}
+        built = build(config, **source, init=recorded_init(path), **parts)
     check_fingerprint(path, description["data"], built.dataset, "the run was trained on")
     check_moments(path, description["data"], built)
     return built, notes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.build import PART_NAMES
+from vae_jax.build import PART_NAMES, Initial
 from vae_jax.build.parts import recorded_source
 from vae_jax.config import CUSTOM, Config, settings_of
 from vae_jax.config.registry import settings as registered_settings
@@ -104,6 +104,8 @@ def repeat_command(
     data_dir: str | None = None,
     program: tuple[str, ...] = ("vae-jax", "train"),
     records: JsonObject | None = None,
+    init: Initial | None = None,
+    devices: int = 1,
 ) -> str:
     """Returns the command line that repeats a run, with the settings that differ from the defaults.
 
@@ -116,6 +118,8 @@ def repeat_command(
       data_dir: where TFDS finds prepared data.
       program: the command without options.
       records: the entry "parts" of config.json or sweep.json.
+      init: parameters of a trained model that the run started from, whose settings are then the defaults.
+      devices: that the run was trained on.
     """
     sources = {name: recorded_source(records or {}, name) for name in PART_NAMES if getattr(config, name) == CUSTOM}
     custom = [*(["dataset"] if config.dataset == CUSTOM else []), *sources]
@@ -123,18 +127,34 @@ def repeat_command(
         changed = [field.name for field in dataclasses.fields(Config) if getattr(config, field.name) != field.default]
         settings = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed if name not in custom)
         parts = ", ".join(f"{name}={name}" for name in custom)
+        if init is not None:
+            record = init.record
+            parts += f", init=runs.init_from({record['path']!r}, member={record['member']}, init_parts={record['parts']})"
         return f"built = build(Config({settings}), {parts})\nruns.train(built, {str(out)!r})"
-    parts = [*program]
+    parts = [*program, *([] if init is None else _options_of(init.record))]
     for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if value == field.default and field.name != "dataset":
+        value, inherited = getattr(config, field.name), field.default if init is None else getattr(init.config, field.name)
+        if value == field.default == inherited and field.name != "dataset":
             continue
         parts.append(_option(field.name))
         if field.name in sources:
             parts.append(f"{sources[field.name].file}:{sources[field.name].name}")
-        elif not isinstance(value, bool):
+        elif isinstance(value, bool):
+            parts[-1] = _option(field.name if value else f"no_{field.name}")
+        else:
             parts += [str(v) for v in (value if isinstance(value, tuple) else (value,))]
-    return shlex.join([*parts, *([_option("data_dir"), data_dir] if data_dir else []), _option("out"), str(out)])
+    more = [
+        *([_option("data_dir"), data_dir] if data_dir else []),
+        *([_option("devices"), str(devices)] if devices > 1 else []),
+    ]
+    return shlex.join([*parts, *more, _option("out"), str(out)])
+
+
+def _options_of(lineage: JsonObject) -> list[str]:
+    """Returns the options that start a run from the same trained model."""
+    member = [] if lineage["member"] is None else [_option("init_member"), str(lineage["member"])]
+    parts = [_option("init_parts"), *lineage["parts"]] if lineage["parts"] else []
+    return [_option("init_from"), lineage["path"], *member, *parts]
 
 
 def _option(name: str) -> str:

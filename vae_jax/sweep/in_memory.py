@@ -6,7 +6,7 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, PartOptions, Parts, build, resolve_columns
+from vae_jax.build import Built, Initial, PartOptions, Parts, build, resolve_columns
 from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying, with_custom_parts
@@ -63,6 +63,7 @@ def sweep(
     data_dir: str | None = None,
     on_epoch: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
     dataset: Dataset | None = None,
+    init: Initial | None = None,
     **parts: Unpack[PartOptions],
 ) -> Sweep:
     """Trains every member and tables the results. Nothing is written.
@@ -75,6 +76,7 @@ def sweep(
       data_dir: where TFDS finds prepared data.
       on_epoch: called after each epoch of each group. A true result ends the training of the group.
       dataset: a data set in memory for `build`.
+      init: parameters of a trained model from which all members start (from `runs.init_from`).
       **parts: a user's own parts for `build`.
 
     Example: two values of beta, two seeds, one compilation.
@@ -86,7 +88,9 @@ def sweep(
     members = with_custom_parts(members, Parts(**parts))
     members = resolve_columns(members, data_dir, dataset)
     check_members(members)
-    prepared = [(group, build(group.configs[0], data_dir=data_dir, dataset=dataset, **parts)) for group in groups(members)]
+    prepared = [
+        (group, build(group.configs[0], data_dir=data_dir, dataset=dataset, init=init, **parts)) for group in groups(members)
+    ]
     table, fits = [], []
     for group, built in prepared:
         placement = place(len(group.members), strategy, chunk=chunk, data_parallel=data_parallel)

@@ -19,6 +19,7 @@ from vae_jax.model import Params
 from vae_jax.runs import read_metrics
 from vae_jax.runs.checkpoints import Checkpoints
 from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments, check_recorded_parts
+from vae_jax.runs.trained.initial import recorded_init
 from vae_jax.storage.atomic import JsonObject, read_json, write_json, write_text
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.sweep.blocks import members_template, read_block, recorded_elbos
@@ -243,7 +244,8 @@ def _build_group(results: Results, group: Group, arguments: BuildArguments) -> B
     """Returns data and model of a group; raises `UserError` if the data have changed."""
     config, recorded = group.configs[0], results.description["data"]
     check_dataset_given(results.path, config.dataset == CUSTOM, recorded, arguments.dataset, "load_params")
-    built = arguments._replace(data_dir=arguments.data_dir or results.description.get("data_dir")).build(config)
+    data_dir = arguments.data_dir or results.description.get("data_dir")
+    built = arguments._replace(data_dir=data_dir, init=recorded_init(results.path)).build(config)
     check_fingerprint(results.path, recorded, built.dataset, "the sweep was trained on")
     check_moments(results.path, recorded, built)
     return built

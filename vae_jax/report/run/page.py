@@ -19,7 +19,9 @@ from vae_jax.report.run.events.table_sections import table_sections
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.runs import Run, read_config
 from vae_jax.runs.in_words import describe_network, describe_part, repeat_command
+from vae_jax.runs.length import describe_lengths
 from vae_jax.runs.notation import Notation
+from vae_jax.runs.trained.initial import describe_lineage
 
 _SPAN = 3  # of traversals, in prior standard deviations
 _MAX_ROWS, _MAX_PANELS, _MAX_PAIRS, _STEPS = 10, 12, 6, 7
@@ -32,8 +34,10 @@ def write_report(run: Run) -> Path:
     parts = description.get("parts", {})
     likelihood = describe_part(config, "likelihood", parts)
     network = f"{describe_network(config, parts)}, {likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
-    lead = f"{html.describe_data(dataset, description['data'])} {network}"
-    command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"), records=parts)
+    origin = [describe_lineage(description.get("init_from")), describe_lengths(description)]
+    lead = " ".join(filter(None, [html.describe_data(dataset, description["data"]), network, *origin]))
+    more = {"records": parts, "init": run.built.init, "devices": description.get("devices", 1)}
+    command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"), **more)
     pictures = content.pictures(run)
     body = [
         html.notes([*run.notes, *_observations(run), *evaluation_table.warnings(run)]),

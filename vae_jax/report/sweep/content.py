@@ -220,7 +220,7 @@ def shown_members(results: Results, overview: Overview, arguments: BuildArgument
       max_settings: number of settings to show at most, evenly chosen.
     """
     chosen = _choose_settings(overview, max_settings)
-    numbers, (data_dir, dataset, parts) = [setting.point.members[0] for _, setting in chosen], arguments
+    numbers, (data_dir, dataset, parts, _) = [setting.point.members[0] for _, setting in chosen], arguments
     loaded = load_params(results, numbers, data_dir, dataset=dataset, **parts) if chosen else {}
     views_by_config: dict[Config, Views] = {}
     members = []

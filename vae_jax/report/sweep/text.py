@@ -10,6 +10,7 @@ from vae_jax.config import CUSTOM, Config, from_dict, settings_of
 from vae_jax.report import html
 from vae_jax.report.sweep.content import Overview, display_name, find_outliers
 from vae_jax.runs.in_words import describe_part, repeat_command
+from vae_jax.runs.trained.initial import describe_lineage, recorded_init
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.sweep.members import static_names, varying
 from vae_jax.sweep.results import Results, describe_overfitting
@@ -54,7 +55,7 @@ def lead(results: Results) -> str:
     return (
         f"{data} {', '.join(_shared_settings(results.members[0], varied, parts))}. Varied: {'; '.join(values) or 'nothing'}. "
         f"{_with_noun(len(results.members), 'member')} in {programs}. Placement of the members: "
-        f"{_join(list(dict.fromkeys(results.placements)))}."
+        f"{_join(list(dict.fromkeys(results.placements)))}. {describe_lineage(results.description.get('init_from'))}".rstrip()
     )
 
 
@@ -183,8 +184,10 @@ def command(results: Results) -> tuple[str, str]:
         place = f", data_dir={data_dir!r}" if data_dir else ""
         custom = [name for name in ("dataset", *PART_NAMES) if getattr(results.members[0], name) == CUSTOM]
         place += "".join(f", {name}={name}" for name in custom)
+        place += f", init=runs.recorded_init({str(results.path)!r})" if results.description.get("init_from") else ""
         code = (
             "from pathlib import Path",
+            *(["from vae_jax import runs"] if "recorded_init" in place else []),
             "from vae_jax.sweep.directory import read_sweep, run_sweep",
             "from vae_jax.sweep.results import write_results",
             f"members, _ = read_sweep(Path({str(results.path)!r}))",
@@ -203,7 +206,8 @@ def command(results: Results) -> tuple[str, str]:
             parts += [_option(name), str(arguments[name])]
     remark = "The file of points has to be unchanged." if arguments["points"] else ""
     records = results.description.get("parts", {})
-    return repeat_command(from_dict(arguments["base"]), _REPEATED, data_dir, tuple(parts), records), remark
+    base, init = from_dict(arguments["base"]), recorded_init(results.path)
+    return repeat_command(base, _REPEATED, data_dir, tuple(parts), records, init), remark
 
 
 def _option(name: str) -> str:
