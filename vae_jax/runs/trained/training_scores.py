@@ -56,7 +56,7 @@ def _scores(built: Built, params: Params, rows: Examples, count: int) -> tuple[A
         keys = jax.random.split(key, NUM_SAMPLES + 1)
         model = bind(vae, params, x)
         posterior = model.encode(model.x)
-        terms = elbo(key_elbo, lambda x: posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
+        terms = elbo(keys[0], lambda x: posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
 
         def log_weight(key: Array) -> Array:
             drawn = draw(key, *posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
