@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from vae_jax.data.conditions.columns import Condition
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
 from vae_jax.errors import UserError
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 
 # (key, images as levels or floats) -> floats of the same shape
 Draw = Callable[[Array, Array], Array]
@@ -60,7 +60,7 @@ class DrawnRows:
         draw: Draw,
         key: Array,
         dtype: type[np.generic],
-        images: Callable[[Any], Array | np.ndarray] = lambda rows: rows,
+        images: Callable[[Examples], Array | np.ndarray] = lambda rows: rows,
     ):
         """Draws from `rows` as stored, which `images` turns into levels or floats."""
         self._rows, self._key, self.dtype = rows, key, np.dtype(dtype)
