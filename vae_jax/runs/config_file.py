@@ -45,7 +45,7 @@ def describe(built: Built, data_dir: str | None, devices: int = 1) -> JsonObject
         },
         "parts": built.parts.records(),
         "num_parameters": num_parameters(built.vae),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": versions(),
         "device": f"{devices} x {jax.devices()[0].device_kind}",
         "devices": devices,
     }
@@ -64,6 +64,11 @@ def _describe_column(column: ConditionColumn) -> JsonObject:
     if column.categories is not None:
         return {"name": column.name, "categories": list(column.categories)}
     return {"name": column.name, "mean": column.mean, "standard_deviation": column.std}
+
+
+def versions() -> JsonObject:
+    """Returns the versions of the packages on which results depend."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:
