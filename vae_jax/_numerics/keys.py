@@ -47,6 +47,9 @@ class Stream(enum.IntEnum):
     IMPUTATION = 0x10021  # seed of an imputation: draws for missing entries, example i from fold_in(stream, i)
     BASELINES = 0x10022  # test seed: the training examples that other methods of imputation are fitted to
     TRAINING_SCORES = 0x10030  # test seed: inputs, draws for the ELBO and importance samples of scored training examples
+    CODES = 0x10041  # seed of an encoding: draws of z for new data, draw k of row i from fold_in(fold_in(stream, i), k)
+    RECONSTRUCTIONS = 0x10042  # seed of a reconstruction: draws of p(x|z) for new data, row i from fold_in(stream, i)
+    SAMPLES = 0x10043  # seed of samples: z and x of example i from fold_in(stream, i)
 
 
 class Part(enum.IntEnum):

@@ -65,7 +65,7 @@ class Reading:
         text = self._condition_text(name, is_named)
         if is_named:
             options = self._options(text)
-            stream = self.stream or _is_large(name)
+            stream = self.stream or is_large_array(name)
             split = read_similar(name, self.data_dir, options, stream)
         else:
             mixed = self.trained.column_types is not None
@@ -175,10 +175,10 @@ def _divided(name: str, columns: Mapping[str, np.ndarray], sizes: Mapping[str, i
     }
 
 
-def _is_large(name: str) -> bool:
-    """Returns whether a file of a single array is so large that it stays on disk."""
+def is_large_array(name: str, bytes_in_memory: int = _STREAMED_BYTES) -> bool:
+    """Returns whether a path is a file of a single array with more than so many bytes, which can stay on disk."""
     path = Path(os.path.expanduser(name))
-    if not is_path(name) or not path.is_file() or path.stat().st_size <= _STREAMED_BYTES:
+    if not is_path(name) or not path.is_file() or path.stat().st_size <= bytes_in_memory:
         return False
     reader = registry.reader_of_file(path)
     return reader is not None and reader.name in ("npy", "idx") and path.suffix != ".gz"
