@@ -43,7 +43,7 @@ def describe(built: Built, data_dir: str | None) -> JsonObject:
         },
         "parts": built.parts.records(),
         "num_parameters": num_parameters(built.vae),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": package_versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     if dataset.condition is not None:
@@ -59,6 +59,11 @@ def _describe_column(column: ConditionColumn) -> JsonObject:
     if column.categories is not None:
         return {"name": column.name, "categories": list(column.categories)}
     return {"name": column.name, "mean": column.mean, "standard_deviation": column.std}
+
+
+def package_versions() -> dict[str, str | None]:
+    """Returns the versions of the packages on which results depend."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,5 @@
 """Trained models as tools: `load_model` reads one without its training data."""
 
+from vae_jax.runs.trained.export import export_model as export_model
 from vae_jax.runs.trained.model import TrainedModel as TrainedModel
 from vae_jax.runs.trained.model import load_model as load_model
