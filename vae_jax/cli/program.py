@@ -10,6 +10,7 @@ SCRIPTS = {  # command -> the script in experiments/ that does the same
     "sweep": "sweep.py",
     "evaluate": "evaluate.py",
     "impute": "impute.py",
+    "export": "export.py",
     "report": "report.py",
     "compare": "compare_likelihoods.py",
     "latent": "latent_space.py",
