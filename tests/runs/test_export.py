@@ -93,7 +93,11 @@ def rows_of(built, arrays):
     x, rest = arrays[0], list(arrays[1:])
     condition = rest.pop(0) if built.data.condition else None
     mask = rest.pop(0) if rest else None
-    return x if condition is None and mask is None else Example(*(a if a is None else jnp.asarray(a) for a in (x, condition, mask)))
+    return (
+        x
+        if condition is None and mask is None
+        else Example(*(a if a is None else jnp.asarray(a) for a in (x, condition, mask)))
+    )
 
 
 def reference(name, model, built, arrays, z):
@@ -110,7 +114,9 @@ def reference(name, model, built, arrays, z):
     else:
         inputs = built.data.eval_input(rows_of(built, arrays))
     vae, is_count = model.vae, model.vae.likelihood.support == "counts"
-    stored = (lambda mean: mean * (top + 1) - 0.5) if name == "dequantized" else lambda mean: mean * (1 if is_count else top or 1)
+    stored = (
+        (lambda mean: mean * (top + 1) - 0.5) if name == "dequantized" else lambda mean: mean * (1 if is_count else top or 1)
+    )
     encode = jax.jit(lambda params, inputs: jax.vmap(lambda x: vae.encode(params, x))(inputs))
     companion = [] if built.data.condition is None else [inputs.condition]
     decode = jax.jit(lambda params, z, *c: jax.vmap(lambda *zc: vae.decode(params, *zc))(z, *c))
@@ -163,7 +169,7 @@ def test_arguments_that_do_not_fit_are_refused(conditional):
         ((x, c[:2]), {}, r"condition of shape \(3, 2\)"),
         ((x[0], c), {}, "x of shape"),
         ((x[:0], c[:0]), {}, "x of shape"),
-        ((x, c + [[3, 0]]), {}, "a category from 0 to 2 in column 0"),
+        ((x, c + np.array([[3, 0]])), {}, "a category from 0 to 2 in column 0"),
         ((x, c), {"x": x}, "expected the arguments"),
         ((x, c), {"key": 1}, "expected the arguments"),
     ):

@@ -200,7 +200,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
 
     with Interrupt("these steps" if members[0].stream else "the epoch") as interrupt:
 
-        def on_epoch(tick: "Tick") -> bool:
+        def on_progress(tick: "Tick") -> bool:
             if is_leader:
                 progress.update(tick)
             return interrupt.signal is not None
@@ -215,7 +215,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
             data_dir=data_dir,
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_block=on_block,
-            on_epoch=on_epoch,
+            on_progress=on_progress,
         )
         progress.close()
         if not is_finished:

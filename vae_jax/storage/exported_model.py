@@ -1,4 +1,4 @@
-"""`load_exported`: the encoder and the decoder that `vae-jax export` wrote. It needs jax, and none of the training libraries."""
+"""`load_exported`: reads the encoder and the decoder that `vae-jax export` wrote, without the libraries of training."""
 
 import hashlib
 import json
@@ -55,8 +55,8 @@ def load_exported(path: str | Path) -> ExportedModel:
     path = Path(path)
     config = _read_config(path)
     functions = {name: _load(path, name, entry) for name, entry in config["functions"].items()}
-    described = cast("JsonObject", config)
-    return ExportedModel(functions["encode"], functions["decode"], functions["mean"], described)
+    encode = cast("Callable[..., tuple[Array, Array]]", functions["encode"])
+    return ExportedModel(encode, functions["decode"], cast("Callable[..., Array]", functions["mean"]), config)
 
 
 def _read_config(path: Path) -> dict:
@@ -68,7 +68,8 @@ def _read_config(path: Path) -> dict:
         for name in ("encode", "decode", "mean"):
             entry = config["functions"][name]
             for argument in entry["arguments"]:
-                argument["name"], argument["dtype"], tuple(argument["shape"])
+                if not {"name", "dtype", "shape"} <= argument.keys():
+                    raise ValueError(f"an argument of {name} lacks its name, dtype or shape")
             if Path(entry["file"]).name != entry["file"] or not isinstance(entry["sha256"], str):
                 raise ValueError(f"the entry of {name} is wrong")
         return config
@@ -81,7 +82,7 @@ def _read_config(path: Path) -> dict:
         raise UserError(f"{file}: cannot be read: {error}.", fix=_AGAIN) from None
 
 
-def _load(path: Path, name: str, entry: dict) -> Callable[..., Array]:
+def _load(path: Path, name: str, entry: dict) -> Callable[..., Output]:
     """Returns one of the functions, which checks its arguments."""
     from jax import export
 
@@ -102,7 +103,7 @@ def _load(path: Path, name: str, entry: dict) -> Callable[..., Array]:
             f"{file}: JAX {jax.__version__} cannot read it: {reason}.", fix=f"{_AGAIN} params.safetensors does not expire."
         ) from None
 
-    def function(*given: ArrayLike | None, **named: ArrayLike | None) -> Array:
+    def function(*given: ArrayLike | None, **named: ArrayLike | None) -> Output:
         return call(*_checked(name, entry["arguments"], given, named))
 
     function.__name__ = function.__qualname__ = name

@@ -24,9 +24,11 @@ from vae_jax.runs.config_file import check_data_entry, check_moments, describe
 from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
+from vae_jax.sweep.member_metrics import MemberMetrics
 from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
 from vae_jax.training import Callbacks, FitOptions, MembersProgress, check_step
+from vae_jax.training.metrics import OnEpoch
 
 _RESUME_PURPOSE = "to continue it or to add members"
 
@@ -57,6 +59,13 @@ class _Plan(NamedTuple):
     built: Built  # of the last group
     data: DataArguments
     launch: Launch
+
+
+class AfterEpoch(NamedTuple):
+    """Functions to call after an epoch of a block. If one returns True, the sweep ends there."""
+
+    metrics: MemberMetrics
+    on_progress: OnTick
 
 
 def read_sweep(path: PathLike) -> tuple[list[Config], JsonObject]:
@@ -112,7 +121,8 @@ def run_sweep(
     dataset: Dataset | None = None,
     checkpoint_seconds: float = 15.0,
     on_block: OnBlock = lambda group, description, epochs_done, notes: None,
-    on_epoch: OnTick = lambda tick: None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: OnTick = lambda tick: None,
 ) -> bool:
     """Trains the members that have not ended into a directory, and continues interrupted ones bit for bit.
 
@@ -127,7 +137,9 @@ def run_sweep(
       checkpoint_seconds: least time between checkpoints, which are written at the end of an epoch.
       on_block: called when a block starts, with its group, a description of the parameter count and the placement, the number
         of epochs done, and notes for the user.
-      on_epoch: called after each epoch. A true result ends the sweep after it.
+      on_epoch: called after each epoch, once for each member of this process that has completed it (see `sweep.sweep`). If a
+        call returns True, the sweep ends after this epoch, and a later call continues it.
+      on_progress: called after each epoch with a `Tick`. A true result ends the sweep after it.
 
     Returns:
       True if all members have ended, False if the sweep was interrupted.
@@ -156,7 +168,8 @@ def run_sweep(
                 raise UserError(message, field="out", fix="Start the sweep again.")
             _write_plan(out, content, plan.members, processes.size)
         _expect_to_see(out, processes)
-        return _run_blocks(plan, checkpoint_seconds, on_block, on_epoch)
+        after_epoch = AfterEpoch(MemberMetrics(plan.members, on_epoch), on_progress)
+        return _run_blocks(plan, checkpoint_seconds, on_block, after_epoch)
 
 
 def _make_plan(
@@ -192,7 +205,7 @@ def _make_plan(
     return _Plan(out, everyone, all_groups, built, data, launch), content
 
 
-def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_epoch: OnTick) -> bool:
+def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, after: AfterEpoch) -> bool:
     """Trains the remaining blocks of this process; returns False if the sweep was interrupted."""
     out, processes, built = plan.out, plan.launch.processes, plan.built
     folders = sorted(path.parent for path in (out / "blocks").glob("*/block.json"))
@@ -203,8 +216,11 @@ def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_ep
         if len(plan.groups) > 1:  # built one at a time, because each holds the data on the device
             built = build(block.group.configs[0], **plan.data._asdict())
 
-        def after_epoch(progress: MembersProgress, block: Block = block, before: int = sum(sizes[:i])) -> bool:
-            return bool(on_epoch(_tick(block.group, progress, before, sum(sizes))))
+        def after_epoch(
+            progress: MembersProgress, block: Block = block, built: Built = built, before: int = sum(sizes[:i])
+        ) -> bool:
+            is_over = after.metrics.report(block.group, built, progress)
+            return is_over | bool(after.on_progress(_tick(block.group, progress, before, sum(sizes))))
 
         callbacks = Callbacks(after_epoch, lambda steps, progress: plan.launch.should_stop())
         if not run_block(block, built, plan.launch.layout, checkpoint_seconds, on_block, callbacks):

@@ -19,6 +19,7 @@ from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training.checks import check_companions, check_fit, check_values
 from vae_jax.training.epoch import MemberState, PartialEpoch, params_to_evaluate_members, without_early_best
 from vae_jax.training.in_memory import in_memory_program
+from vae_jax.training.metrics import OnEpoch, epoch_metrics
 from vae_jax.training.optimizers import Optimizer
 from vae_jax.training.options import FitOptions
 from vae_jax.training.placement import Placement, place
@@ -48,7 +49,8 @@ def fit(
     prng: str = "threefry2x32",
     condition: PreparedCondition | None = None,
     start: Progress | None = None,
-    on_epoch: Callable[[Progress], bool | None] = lambda progress: None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: Callable[[Progress], bool | None] = lambda progress: None,
     on_chunk: Callable[[int, Callable[[], Progress | None]], bool | None] = lambda steps, progress: None,
 ) -> Fit:
     """Trains a model and evaluates it on the exact test set after every epoch.
@@ -60,7 +62,10 @@ def fit(
       hyperparams: traced values, `Hyperparams()` by default, or any NamedTuple with at least a learning_rate.
       condition: conditions of data that were prepared without one, {"train": array, "test": array} (see `data.with_condition`).
       start: progress to resume from. The result is then bit for bit that of an uninterrupted run. Its state is donated.
-      on_epoch: called after each epoch in which everything was finite. If it returns True, the run ends ("interrupted").
+      on_epoch: called with the metrics of each epoch in which everything was finite: names and numbers as in a line of
+        metrics.jsonl (see `training.metrics`). If it returns True, the run ends ("interrupted").
+      on_progress: called at the same time with the progress, from which `start` resumes. The next epoch overwrites the arrays
+        of its state: copy those that you keep. If it returns True, the run ends.
       on_chunk: called within an epoch of streamed data (`data.train` is `Rows`), after each chunk of steps, with the number of
         steps made in this epoch and a function. The function returns the progress as copies on the host, or None if it is not
         finite. If `on_chunk` returns True, the run ends there.
@@ -87,8 +92,17 @@ def fit(
     options = FitOptions(epochs, batch_size, optimizer, objective, schedules, early_stopping, eval_batch_size, test_seed, prng)
     first_member = jax.jit(lambda tree: _first(tree))
     to_progress = partial(_to_progress, first_member=first_member)
+    began, num_used = time.perf_counter(), data.train.shape[0] // batch_size * batch_size
+
+    def after_epoch(progress: MembersProgress) -> bool:
+        if progress.status[0] != "running":
+            return False
+        metrics = epoch_metrics(progress.histories[0][-1], num_used, time.perf_counter() - began)
+        # Both are called, so that a tracker gets the epoch after which something else ends the run.
+        return bool(on_progress(to_progress(progress))) | bool(on_epoch(metrics))
+
     callbacks = Callbacks(
-        lambda progress: progress.status[0] == "running" and on_epoch(to_progress(progress)),
+        after_epoch,
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
     result = fit_members(
@@ -193,7 +207,7 @@ def fit_members(
             task = EpochTask(members, partial, [i], log.epoch, job.num_steps)
             members, partial = _replay_to_last_good_step(run_epoch, task, int(outcome.good_steps[i]))
         log.epoch += 1
-        is_interrupted = bool(callbacks.on_epoch(log.progress(members, None))) and log.has_running(options.epochs)
+        is_interrupted = bool(callbacks.on_progress(log.progress(members, None))) and log.has_running(options.epochs)
 
     evaluated = log.evaluated_epochs(options.early_stopping)
     return MembersFit(

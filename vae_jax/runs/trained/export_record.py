@@ -99,7 +99,9 @@ def describe_export(
             "stored_dtype": description.dtype,
             "moments": _moments(model),
         },
-        "condition": None if description.condition is None else [_plain(one._asdict()) for one in description.condition.columns],
+        "condition": None
+        if description.condition is None
+        else [_plain(one._asdict()) for one in description.condition.columns],
         "columns": description.column_types and [_plain(one._asdict()) for one in description.column_types],
         "column_names": description.column_names,
         "label_names": description.label_names,
