@@ -69,7 +69,7 @@ def test_sweeps_pass_the_metrics_of_each_member(tmp_path):
     result = sweep(
         members, dataset=dataset(), on_epoch=tracker, on_progress=lambda group, progress: groups.append(progress.epoch)
     )
-    assert groups == [1, 2, 3]
+    assert epochs == [1, 2, 3]
     assert [(line["epoch"], line["member"], line["beta"]) for line in tracker.lines] == [
         (epoch, member, beta) for epoch in (1, 2, 3) for member, beta in ((0, 0.5), (1, 2.0))
     ]
@@ -87,7 +87,7 @@ def test_sweeps_pass_the_metrics_of_each_member(tmp_path):
 @pytest.mark.parametrize(("first", "num_members"), [(1, 1), (4, 1), (1, 2)])
 def test_the_bar_counts_epochs(monkeypatch, first, num_members):
     screen = io.StringIO()
-    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("sys.stdout", screen)
     show = training.progress_bar(5, num_members)
     for epoch in range(first, 6):
         for _ in range(num_members):

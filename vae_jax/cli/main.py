@@ -14,7 +14,7 @@ COMMANDS = {
     "sweep": "train many settings and seeds as one program and write a sweep directory",
     "evaluate": "estimate log p(x), the ELBO and the information in the code of trained runs",
     "impute": "fill in the missing entries of a file by a trained run",
-    "export": "write the weights, the encoder and the decoder of a trained run for use with JAX alone",
+    "export": "write weights, encoder and decoder of a trained run for use with JAX alone",
     "report": "rebuild the figures and report.html of runs and sweeps",
     "compare": "train the same network under several likelihoods and print one table",
     "latent": "draw a traversal of the latent space, or an interpolation between two examples",

@@ -92,17 +92,9 @@ def fit(
     options = FitOptions(epochs, batch_size, optimizer, objective, schedules, early_stopping, eval_batch_size, test_seed, prng)
     first_member = jax.jit(lambda tree: _first(tree))
     to_progress = partial(_to_progress, first_member=first_member)
-    began, num_used = time.perf_counter(), data.train.shape[0] // batch_size * batch_size
-
-    def after_epoch(progress: MembersProgress) -> bool:
-        if progress.status[0] != "running":
-            return False
-        metrics = epoch_metrics(progress.histories[0][-1], num_used, time.perf_counter() - began)
-        # Both are called, so that a tracker gets the epoch after which something else ends the run.
-        return bool(on_progress(to_progress(progress))) | bool(on_epoch(metrics))
-
+    num_used = data.train.shape[0] // batch_size * batch_size
     callbacks = Callbacks(
-        after_epoch,
+        _after_epoch(on_epoch, on_progress, to_progress, num_used),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
     result = fit_members(
@@ -123,6 +115,25 @@ def fit(
         problem = warn_not_finite(test_seed, vae, params_to_evaluate(progress.state, objective), data, eval_batch_size)
     last = (result.epochs[0], result.tests[0], result.first_epoch, problem)
     return Fit(progress, status, first_member(result.params), *last)
+
+
+def _after_epoch(
+    on_epoch: OnEpoch,
+    on_progress: Callable[[Progress], bool | None],
+    to_progress: Callable[[MembersProgress], Progress],
+    num_used: int,
+) -> Callable[[MembersProgress], bool]:
+    """Returns the function to call after each epoch of a single run; arguments as for `fit` and `epoch_metrics`."""
+    began = time.perf_counter()
+
+    def after_epoch(progress: MembersProgress) -> bool:
+        if progress.status[0] != "running":
+            return False
+        metrics = epoch_metrics(progress.histories[0][-1], num_used, time.perf_counter() - began)
+        # Both are called, so that a tracker gets the epoch after which something else ends the run.
+        return bool(on_progress(to_progress(progress))) | bool(on_epoch(metrics))
+
+    return after_epoch
 
 
 def _first(tree: Tree) -> Tree:

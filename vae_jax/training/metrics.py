@@ -1,5 +1,6 @@
 """Metrics of an epoch as names and numbers, the argument of every `on_epoch`, and a bar that shows them."""
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -43,7 +44,9 @@ def epoch_metrics(epoch: Epoch, num_used: int, wall_seconds: float) -> dict[str,
 
 
 def progress_bar(epochs: int, num_members: int = 1) -> OnEpoch:
-    """Makes a bar over epochs for `on_epoch`, a widget in notebooks and a line of text elsewhere (`tqdm.auto`).
+    """Makes a bar over epochs for `fit(..., on_epoch=progress_bar(epochs))`, by `tqdm.auto`.
+
+    It is a widget in notebooks that have ipywidgets, and a line of text on stdout elsewhere.
 
     Args:
       epochs: of the run.
@@ -51,14 +54,11 @@ def progress_bar(epochs: int, num_members: int = 1) -> OnEpoch:
 
     Returns:
       A function of the metrics that never ends the run. The bar appears at once, so that it shows the time of compilation too.
-
-    Example:
-      >>> show = progress_bar(epochs=10)  # fit(..., epochs=10, on_epoch=show)
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without ipywidgets tqdm.auto warns, and draws text
         from tqdm.auto import tqdm
-    bar = tqdm(total=epochs * num_members, unit="epoch" if num_members == 1 else "member-epoch")
+    bar = tqdm(total=epochs * num_members, unit="epoch" if num_members == 1 else "member-epoch", file=sys.stdout)
 
     def show(metrics: Mapping[str, float]) -> None:
         if not bar.n and num_members == 1:  # a resumed run begins later
