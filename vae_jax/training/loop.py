@@ -62,10 +62,9 @@ def fit(
       hyperparams: traced values, `Hyperparams()` by default, or any NamedTuple with at least a learning_rate.
       condition: conditions of data that were prepared without one, {"train": array, "test": array} (see `data.with_condition`).
       start: progress to resume from. The result is then bit for bit that of an uninterrupted run. Its state is donated.
-      on_epoch: called with the metrics of each epoch in which everything was finite: names and numbers as in a line of
-        metrics.jsonl (see `training.metrics`). If it returns True, the run ends ("interrupted").
-      on_progress: called at the same time with the progress, from which `start` resumes. The next epoch overwrites the arrays
-        of its state: copy those that you keep. If it returns True, the run ends.
+      on_epoch: called after each epoch in which everything was finite, with its metrics: names and numbers as in metrics.jsonl
+        (see `training.metrics`). If it returns True, the run ends ("interrupted").
+      on_progress: the same with the progress, from which `start` resumes. Copy the arrays of its state that you keep.
       on_chunk: called within an epoch of streamed data (`data.train` is `Rows`), after each chunk of steps, with the number of
         steps made in this epoch and a function. The function returns the progress as copies on the host, or None if it is not
         finite. If `on_chunk` returns True, the run ends there.
@@ -85,16 +84,14 @@ def fit(
       >>> vae = model.mlp_vae(digits.data_shape, likelihoods.bernoulli(), latent_dim=2, hidden=(32,))
       >>> fit(vae, data.prepare(digits, binarization="dynamic"), epochs=1, batch_size=128, seed=0).test.num_examples
       359
-
     """
     if condition is not None:
         data = with_condition(data, condition)
     options = FitOptions(epochs, batch_size, optimizer, objective, schedules, early_stopping, eval_batch_size, test_seed, prng)
     first_member = jax.jit(lambda tree: _first(tree))
     to_progress = partial(_to_progress, first_member=first_member)
-    num_used = data.train.shape[0] // batch_size * batch_size
     callbacks = Callbacks(
-        _after_epoch(on_epoch, on_progress, to_progress, num_used),
+        _after_epoch(on_epoch, lambda progress: on_progress(to_progress(progress)), data, batch_size),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
     result = fit_members(
@@ -119,19 +116,20 @@ def fit(
 
 def _after_epoch(
     on_epoch: OnEpoch,
-    on_progress: Callable[[Progress], bool | None],
-    to_progress: Callable[[MembersProgress], Progress],
-    num_used: int,
+    on_progress: Callable[[MembersProgress], bool | None],
+    data: Prepared,
+    batch_size: int,
 ) -> Callable[[MembersProgress], bool]:
-    """Returns the function to call after each epoch of a single run; arguments as for `fit` and `epoch_metrics`."""
+    """Returns the function to call after each epoch of a single run; arguments as for `fit`."""
     began = time.perf_counter()
 
     def after_epoch(progress: MembersProgress) -> bool:
         if progress.status[0] != "running":
             return False
+        num_used = data.train.shape[0] // batch_size * batch_size
         metrics = epoch_metrics(progress.histories[0][-1], num_used, time.perf_counter() - began)
         # Both are called, so that a tracker gets the epoch after which something else ends the run.
-        return bool(on_progress(to_progress(progress))) | bool(on_epoch(metrics))
+        return bool(on_progress(progress)) | bool(on_epoch(metrics))
 
     return after_epoch
 
