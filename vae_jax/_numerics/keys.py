@@ -46,6 +46,7 @@ class Stream(enum.IntEnum):
     REPORT_INTERVALS = 0x10010  # test seed: draws around the reconstructions of series in reports
     IMPUTATION = 0x10021  # seed of an imputation: draws for missing entries, example i from fold_in(stream, i)
     BASELINES = 0x10022  # test seed: the training examples that other methods of imputation are fitted to
+    TRAINING_SCORES = 0x10030  # test seed: inputs, draws for the ELBO and importance samples of scored training examples
 
 
 class Part(enum.IntEnum):

@@ -43,7 +43,7 @@ def describe(built: Built, data_dir: str | None) -> JsonObject:
         },
         "parts": built.parts.records(),
         "num_parameters": num_parameters(built.vae),
-        "versions": package_versions(),
+        "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     if dataset.condition is not None:
@@ -61,7 +61,7 @@ def _describe_column(column: ConditionColumn) -> JsonObject:
     return {"name": column.name, "mean": column.mean, "standard_deviation": column.std}
 
 
-def package_versions() -> dict[str, str | None]:
+def versions() -> JsonObject:
     """Returns the versions of the packages on which results depend."""
     return {name: _version(name) for name in _PACKAGES}
 

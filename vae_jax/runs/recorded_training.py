@@ -1,5 +1,6 @@
 """Training into a run directory, which an interrupted run continues from bit for bit."""
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable
@@ -14,16 +15,19 @@ from vae_jax import training
 from vae_jax.build import Built
 from vae_jax.errors import UserError
 from vae_jax.evaluation import NotFiniteWarning
+from vae_jax.model import Params
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.config_file import check_moments, check_same, describe, read_config
+from vae_jax.runs.config_file import check_moments, check_same, describe, read_config, versions
 from vae_jax.runs.directory import initial_progress, recorded_elbos
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs.postmortem import examine
 from vae_jax.runs.summary_file import summarize
+from vae_jax.runs.trained.model_file import NAME as MODEL_FILE
 from vae_jax.runs.trained.model_file import ModelRecord, write_model_file
+from vae_jax.runs.trained.training_scores import training_scores
 from vae_jax.storage.atomic import JsonObject, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh, remove
-from vae_jax.training import Fit, Progress, StepMetrics
+from vae_jax.training import Fit, Progress, StepMetrics, params_to_evaluate
 from vae_jax.training.metrics import OnEpoch
 
 
@@ -80,6 +84,8 @@ def train(
             folders = _Folders(whole_epochs, partials)
             restored = _restore(out, built, initial, step_metrics, folders) if resume else _Restored(initial, [], [])
             rewrite_metrics(out, restored.lines)
+            if resume:  # the file may be of a later epoch, whose checkpoint is damaged, or of a run that diverged
+                _write_model_at(out, built, restored.progress)
             on_start(restored.progress, restored.notes)
             recorder = _Recorder(built, out, folders, restored, checkpoint_seconds)
             fit = recorder.fit(restored.progress, on_epoch, on_chunk)
@@ -204,6 +210,7 @@ class _Recorder:
 
     def _save(self, progress: Progress) -> None:
         self._folders.whole_epochs.save(len(progress.history), progress.state, progress.best, _last_elbo(progress))
+        _write_model_at(self._out, self._built, progress)
         self._last_saved = time.perf_counter()
 
     def _save_partial(self, progress: Progress | None) -> None:
@@ -220,12 +227,22 @@ def _last_elbo(progress: Progress) -> float | None:
     return progress.history[-1].test.elbo if progress.history else None
 
 
-def write_model(out: Path, built: Built, fit: Fit) -> None:
+def write_model(out: Path, built: Built, params: Params, epoch: int, scores: JsonObject | None = None) -> None:
     """Writes model.safetensors: the parameters to evaluate, and what the model needs to know of its training data."""
     assert built.description is not None
-    content = describe(built, None)
-    record = ModelRecord([content["config"]], built.description, content["parts"], [fit.epoch], versions=content["versions"])
-    write_model_file(out, record, fit.params)
+    config, parts = dataclasses.asdict(built.config), built.parts.records()
+    record = ModelRecord([config], built.description, parts, [epoch], scores=[scores] if scores else (), versions=versions())
+    write_model_file(out, record, params)
+
+
+def _write_model_at(out: Path, built: Built, progress: Progress) -> None:
+    """Writes model.safetensors at a checkpoint; without a whole epoch there is none."""
+    if not progress.history:
+        (out / MODEL_FILE).unlink(missing_ok=True)
+        return
+    best = progress.best if built.config.early_stopping else None
+    epoch = len(progress.history) if best is None else int(best.epoch) or len(progress.history)
+    write_model(out, built, params_to_evaluate(progress.state, built.objective, best), epoch)
 
 
 def _finish(built: Built, out: Path, fit: Fit, recorder: _Recorder) -> JsonObject:
@@ -237,7 +254,7 @@ def _finish(built: Built, out: Path, fit: Fit, recorder: _Recorder) -> JsonObjec
         (out / "diverged.json").unlink(missing_ok=True)
         remove(out / "last_good")
     if fit.epoch and fit.status != "diverged":
-        write_model(out, built, fit)
+        write_model(out, built, fit.params, fit.epoch, training_scores(built, fit.params))
     summary = summarize(built, fit, recorder.num_used, recorder.wall_seconds)
     write_json(out / "summary.json", summary)
     return summary

@@ -3,3 +3,6 @@
 from vae_jax.runs.trained.export import export_model as export_model
 from vae_jax.runs.trained.model import TrainedModel as TrainedModel
 from vae_jax.runs.trained.model import load_model as load_model
+from vae_jax.runs.trained.new_data import NewData as NewData
+from vae_jax.runs.trained.new_data import read_new_data as read_new_data
+from vae_jax.runs.trained.sweep_members import best as best

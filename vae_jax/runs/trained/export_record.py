@@ -11,7 +11,7 @@ from jax import Array, export
 
 from vae_jax.build.model import sees_counts
 from vae_jax.likelihoods import Likelihood
-from vae_jax.runs.config_file import package_versions
+from vae_jax.runs.config_file import versions
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.exported_model import FORMAT
@@ -114,7 +114,7 @@ def describe_export(
             "does not expire.",
         },
         "settings": _plain(dataclasses.asdict(model.config)),
-        "versions": package_versions(),
+        "versions": versions(),
         "usage": "jax.export.deserialize(bytearray(open('encoder.stablehlo', 'rb').read())).call(x), with float32 arrays that "
         "have a leading batch axis; or vae_jax.storage.exported_model.load_exported(folder).encode(x)",
     }
