@@ -218,7 +218,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
 
     with Interrupt("these steps" if members[0].stream else "the epoch") as interrupt:
 
-        def on_epoch(tick: "Tick") -> bool:
+        def on_progress(tick: "Tick") -> bool:
             if is_leader:
                 progress.update(tick)
             return interrupt.signal is not None
@@ -234,7 +234,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
             init=read_init(arguments),
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_block=on_block,
-            on_epoch=on_epoch,
+            on_progress=on_progress,
             **parts,
         )
         progress.close()

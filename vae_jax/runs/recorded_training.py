@@ -30,6 +30,7 @@ from vae_jax.runs.trained.training_scores import training_scores
 from vae_jax.storage.atomic import JsonObject, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh, remove
 from vae_jax.training import Fit, Progress, StepMetrics, params_to_evaluate
+from vae_jax.training.metrics import OnEpoch
 
 
 def train(
@@ -41,7 +42,7 @@ def train(
     devices: int | None = None,
     checkpoint_seconds: float = 15.0,
     on_start: Callable[[Progress, list[str]], None] = lambda progress, notes: None,
-    on_epoch: Callable[[JsonObject], bool | None] = lambda line: None,
+    on_epoch: OnEpoch = lambda metrics: None,
     on_chunk: Callable[[float], bool | None] = lambda done: None,
 ) -> tuple[Fit, JsonObject]:
     """Trains into a run directory, or continues an interrupted run, bit for bit.
@@ -56,7 +57,8 @@ def train(
       checkpoint_seconds: least time between checkpoints. They are written at the end of an epoch, and with streamed data
         within epochs too. One is always written at the end.
       on_start: called once with the progress that the run starts from and with notes for the user.
-      on_epoch: called with each line of metrics.jsonl. A true result ends the run after this epoch.
+      on_epoch: called with the metrics of each epoch, a line of metrics.jsonl (see `training.metrics`). If it returns True, the
+        run ends after this epoch, and `resume` continues it.
       on_chunk: called every few megabytes of streamed data with the share of the epoch that is done. A true result ends the
         run at this point.
 
@@ -195,7 +197,7 @@ class _Recorder:
     def fit(
         self,
         start: Progress,
-        on_epoch: Callable[[JsonObject], bool | None],
+        on_epoch: OnEpoch,
         on_chunk: Callable[[float], bool | None],
     ) -> Fit:
         """Trains from `start` and saves the last state."""
@@ -216,7 +218,7 @@ class _Recorder:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotFiniteWarning)  # the summary reports it
-            callbacks = {"on_epoch": after_epoch, "on_chunk": after_chunk}
+            callbacks = {"on_progress": after_epoch, "on_chunk": after_chunk}
             fit = training.fit(built.vae, built.data, **built.fit_arguments, start=start, devices=self.devices, **callbacks)
         sync_metrics(out)
         self._save_partial(fit.progress)

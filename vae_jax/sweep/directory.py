@@ -27,9 +27,11 @@ from vae_jax.runs.trained.initial import check_same_init, recorded_init, write_i
 from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
+from vae_jax.sweep.member_metrics import MemberMetrics
 from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity, with_custom_parts
 from vae_jax.sweep.processes import Processes
 from vae_jax.training import Callbacks, FitOptions, MembersProgress, check_step
+from vae_jax.training.metrics import OnEpoch
 
 _RESUME_PURPOSE = "to continue it or to add members"
 
@@ -66,6 +68,13 @@ class _Plan(NamedTuple):
     built: Built  # of the last group
     arguments: BuildArguments
     launch: Launch
+
+
+class AfterEpoch(NamedTuple):
+    """Functions to call after an epoch of a block. If one returns True, the sweep ends there."""
+
+    metrics: MemberMetrics
+    on_progress: OnTick
 
 
 def read_sweep(path: PathLike) -> tuple[list[Config], JsonObject]:
@@ -151,7 +160,8 @@ def run_sweep(
     init: Initial | None = None,
     checkpoint_seconds: float = 15.0,
     on_block: OnBlock = lambda group, description, epochs_done, notes: None,
-    on_epoch: OnTick = lambda tick: None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: OnTick = lambda tick: None,
     **parts: Unpack[PartOptions],
 ) -> bool:
     """Trains the members that have not ended into a directory, and continues interrupted ones bit for bit.
@@ -170,7 +180,9 @@ def run_sweep(
       checkpoint_seconds: least time between checkpoints, which are written at the end of an epoch.
       on_block: called when a block starts, with its group, a description of the parameter count and the placement, the number
         of epochs done, and notes for the user.
-      on_epoch: called after each epoch. A true result ends the sweep after it.
+      on_epoch: called after each epoch, once for each member of this process that has completed it (see `sweep.sweep`). If a
+        call returns True, the sweep ends after this epoch, and a later call continues it.
+      on_progress: called after each epoch with a `Tick`. A true result ends the sweep after it.
       **parts: parts of the user's own for all members (see `build.PartOptions`). The directory records the name and the file
         of each. Pass them again to continue the sweep.
 
@@ -203,7 +215,8 @@ def run_sweep(
             _write_plan(out, content, plan.members, processes.size)
             write_initial(out, plan.arguments.init)
         _expect_to_see(out, processes)
-        return _run_blocks(plan, checkpoint_seconds, on_block, on_epoch)
+        after_epoch = AfterEpoch(MemberMetrics(plan.members, on_epoch), on_progress)
+        return _run_blocks(plan, checkpoint_seconds, on_block, after_epoch)
 
 
 def _make_plan(
@@ -258,7 +271,7 @@ def _changed_epochs(recorded: JsonObject, began: Sequence[Config], everyone: Seq
     return {"changed_epochs": changes} if changes else {}
 
 
-def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_epoch: OnTick) -> bool:
+def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, after: AfterEpoch) -> bool:
     """Trains the remaining blocks of this process; returns False if the sweep was interrupted."""
     out, processes, built = plan.out, plan.launch.processes, plan.built
     folders = sorted(path.parent for path in (out / "blocks").glob("*/block.json"))
@@ -269,8 +282,11 @@ def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_ep
         if len(plan.groups) > 1:  # built one at a time, because each holds the data on the device
             built = plan.arguments.build(block.group.configs[0])
 
-        def after_epoch(progress: MembersProgress, block: Block = block, before: int = sum(sizes[:i])) -> bool:
-            return bool(on_epoch(_tick(block.group, progress, before, sum(sizes))))
+        def after_epoch(
+            progress: MembersProgress, block: Block = block, built: Built = built, before: int = sum(sizes[:i])
+        ) -> bool:
+            is_over = after.metrics.report(block.group, built, progress)
+            return is_over | bool(after.on_progress(_tick(block.group, progress, before, sum(sizes))))
 
         callbacks = Callbacks(after_epoch, lambda steps, progress: plan.launch.should_stop())
         if not run_block(block, built, plan.launch.layout, checkpoint_seconds, on_block, callbacks):

@@ -9,9 +9,11 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, Initial, PartOptions, Parts, build, resolve_columns
 from vae_jax.config import Config
 from vae_jax.data import Dataset
+from vae_jax.sweep.member_metrics import MemberMetrics
 from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying, with_custom_parts
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
 from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
+from vae_jax.training.metrics import OnEpoch
 from vae_jax.training.placement import Placement, place
 
 
@@ -61,7 +63,8 @@ def sweep(
     chunk: int | None = None,
     data_parallel: int = 1,
     data_dir: str | None = None,
-    on_epoch: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
     dataset: Dataset | None = None,
     init: Initial | None = None,
     **parts: Unpack[PartOptions],
@@ -74,7 +77,11 @@ def sweep(
       chunk: members that are trained at once on a device, with "vmap".
       data_parallel: devices that share each batch.
       data_dir: where TFDS finds prepared data.
-      on_epoch: called after each epoch of each group. A true result ends the training of the group.
+      on_epoch: called after each epoch, once for each member that has completed it, with the metrics of a line of
+        metrics.jsonl, `member`, and the numbers in which members differ, such as beta (see `training.metrics`). If a call
+        returns True, the members of the same program end after this epoch.
+      on_progress: called after each epoch of each group with the group and the states of its members. A true result ends the
+        training of the group.
       dataset: a data set in memory for `build`.
       init: parameters of a trained model from which all members start (from `runs.init_from`).
       **parts: a user's own parts for `build`.
@@ -91,11 +98,14 @@ def sweep(
     prepared = [
         (group, build(group.configs[0], data_dir=data_dir, dataset=dataset, init=init, **parts)) for group in groups(members)
     ]
-    table, fits = [], []
+    table, fits, metrics = [], [], MemberMetrics(members, on_epoch)
     for group, built in prepared:
         placement = place(len(group.members), strategy, chunk=chunk, data_parallel=data_parallel)
-        callbacks = Callbacks(lambda progress, group=group: on_epoch(group, progress))
-        fit = run_group(group, built, placement, callbacks=callbacks)
+
+        def after_epoch(progress: MembersProgress, group: Group = group, built: Built = built) -> bool:
+            return metrics.report(group, built, progress) | bool(on_progress(group, progress))
+
+        fit = run_group(group, built, placement, callbacks=Callbacks(after_epoch))
         table += rows(group, built, fit)
         fits.append((group, built, fit))
     complete = with_settings(table, members)

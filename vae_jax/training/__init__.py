@@ -16,6 +16,9 @@ from vae_jax.training.epoch import params_to_evaluate_members as params_to_evalu
 from vae_jax.training.epoch import run_keys as run_keys
 from vae_jax.training.loop import fit as fit
 from vae_jax.training.loop import fit_members as fit_members
+from vae_jax.training.metrics import OnEpoch as OnEpoch
+from vae_jax.training.metrics import epoch_metrics as epoch_metrics
+from vae_jax.training.metrics import progress_bar as progress_bar
 from vae_jax.training.options import FitOptions as FitOptions
 from vae_jax.training.program import EpochInterrupted as EpochInterrupted
 from vae_jax.training.progress import Callbacks as Callbacks

@@ -19,6 +19,7 @@ from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training.checks import check_companions, check_devices, check_fit, check_values
 from vae_jax.training.epoch import MemberState, PartialEpoch, params_to_evaluate_members, without_early_best
 from vae_jax.training.in_memory import in_memory_program
+from vae_jax.training.metrics import OnEpoch, epoch_metrics
 from vae_jax.training.optimizers import Optimizer
 from vae_jax.training.options import FitOptions
 from vae_jax.training.placement import Placement, place
@@ -49,7 +50,8 @@ def fit(
     condition: PreparedCondition | None = None,
     start: Progress | None = None,
     devices: int = 1,
-    on_epoch: Callable[[Progress], bool | None] = lambda progress: None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: Callable[[Progress], bool | None] = lambda progress: None,
     on_chunk: Callable[[int, Callable[[], Progress | None]], bool | None] = lambda steps, progress: None,
 ) -> Fit:
     """Trains a model and evaluates it on the exact test set after every epoch.
@@ -62,7 +64,9 @@ def fit(
       condition: conditions of data that were prepared without one, {"train": array, "test": array} (see `data.with_condition`).
       start: progress to resume from. The result is then bit for bit that of an uninterrupted run. Its state is donated.
       devices: number of devices that share each batch, a divisor of its size. The result is that of one up to rounding.
-      on_epoch: called after each epoch in which everything was finite. If it returns True, the run ends ("interrupted").
+      on_epoch: called after each epoch in which everything was finite, with its metrics: names and numbers as in metrics.jsonl
+        (see `training.metrics`). If it returns True, the run ends ("interrupted").
+      on_progress: the same with the progress, from which `start` resumes. Copy the arrays of its state that you keep.
       on_chunk: called within an epoch of streamed data (`data.train` is `Rows`), after each chunk of steps, with the number of
         steps made in this epoch and a function. The function returns the progress as copies on the host, or None if it is not
         finite. If `on_chunk` returns True, the run ends there.
@@ -82,7 +86,6 @@ def fit(
       >>> vae = model.mlp_vae(digits.data_shape, likelihoods.bernoulli(), latent_dim=2, hidden=(32,))
       >>> fit(vae, data.prepare(digits, binarization="dynamic"), epochs=1, batch_size=128, seed=0).test.num_examples
       359
-
     """
     if condition is not None:
         data = with_condition(data, condition)
@@ -90,7 +93,7 @@ def fit(
     first_member = _make_first_member(placement := _share_batch(devices, batch_size))
     to_progress = partial(_to_progress, first_member=first_member)
     callbacks = Callbacks(
-        lambda progress: progress.status[0] == "running" and on_epoch(to_progress(progress)),
+        _after_epoch(on_epoch, lambda progress: on_progress(to_progress(progress)), data, batch_size),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
     result = fit_members(
@@ -111,6 +114,26 @@ def fit(
         problem = warn_not_finite(test_seed, vae, params_to_evaluate(progress.state, objective), data, eval_batch_size)
     last = (result.epochs[0], result.tests[0], result.first_epoch, problem)
     return Fit(progress, status, first_member(result.params), *last)
+
+
+def _after_epoch(
+    on_epoch: OnEpoch,
+    on_progress: Callable[[MembersProgress], bool | None],
+    data: Prepared,
+    batch_size: int,
+) -> Callable[[MembersProgress], bool]:
+    """Returns the function to call after each epoch of a single run; arguments as for `fit`."""
+    began = time.perf_counter()
+
+    def after_epoch(progress: MembersProgress) -> bool:
+        if progress.status[0] != "running":
+            return False
+        num_used = data.train.shape[0] // batch_size * batch_size
+        metrics = epoch_metrics(progress.histories[0][-1], num_used, time.perf_counter() - began)
+        # Both are called, so that a tracker gets the epoch after which something else ends the run.
+        return bool(on_progress(progress)) | bool(on_epoch(metrics))
+
+    return after_epoch
 
 
 def _first(tree: Tree) -> Tree:
@@ -207,7 +230,7 @@ def fit_members(
             task = EpochTask(members, partial, [i], log.epoch, job.num_steps)
             members, partial = _replay_to_last_good_step(run_epoch, task, int(outcome.good_steps[i]))
         log.epoch += 1
-        is_interrupted = bool(callbacks.on_epoch(log.progress(members, None))) and log.has_running(options.epochs)
+        is_interrupted = bool(callbacks.on_progress(log.progress(members, None))) and log.has_running(options.epochs)
 
     evaluated = log.evaluated_epochs(options.early_stopping)
     return MembersFit(

@@ -9,6 +9,7 @@ from vae_jax.runs.trained.decoding import reconstruct as reconstruct
 from vae_jax.runs.trained.decoding import sample as sample
 from vae_jax.runs.trained.encoding import Encoded as Encoded
 from vae_jax.runs.trained.encoding import encode as encode
+from vae_jax.runs.trained.export import export_model as export_model
 from vae_jax.runs.trained.initial import init_from as init_from
 from vae_jax.runs.trained.initial import recorded_init as recorded_init
 from vae_jax.runs.trained.model import TrainedModel as TrainedModel
