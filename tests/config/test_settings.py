@@ -12,7 +12,7 @@ from speed import slow_but
 
 from vae_jax import likelihoods, runs, training
 from vae_jax.build import build, load_dataset
-from vae_jax.config import OPTIMIZERS, Config, Hyperparams, entries, from_dict, settings_of
+from vae_jax.config import Config, Hyperparams, entries, from_dict, settings_of
 from vae_jax.errors import UserError
 from vae_jax.objectives import elbo
 from vae_jax.runs.likelihood_comparison import plan
