@@ -19,7 +19,7 @@ from vae_jax.model import Params
 
 T = TypeVar("T")
 
-# learning rate -> optimizer, such as optax.adam, or a `FromHyperparams`; or a finished optimizer, whose learning rate is built in
+# learning rate -> optimizer, such as optax.adam; a `FromHyperparams`; or a finished optimizer, which has its learning rate
 Optimizer = Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation
 Numbers = Hyperparams | ArrayLike  # the hyperparameters of a step, or its learning rate alone
 Loss = Callable[[Params], Array]  # params -> the loss of this step
@@ -178,7 +178,7 @@ def nodes(
     outside: type | tuple[type, ...] = (),
     also: Callable[[object], bool] = lambda node: False,
 ) -> list[PyTree]:
-    """Returns the outermost nodes of these types, or for which `also` holds, that are not inside a node of the types `outside`."""
+    """Returns the outermost nodes of these types, or for which `also` holds, that are not inside nodes of types `outside`."""
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     stop = (*kinds, *(outside if isinstance(outside, tuple) else (outside,)))
     leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, stop) or also(node))
