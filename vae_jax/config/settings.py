@@ -16,7 +16,7 @@ _OPEN_ZERO, _OPEN_ONE = math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0)
 _LARGEST_INT32 = 2**31 - 1
 
 
-def _setting(default: Any, help: str, **options: Any) -> Any:
+def _setting(default: Any, help: str, **options: object) -> Any:
     """Returns the dataclass field of a setting that every run has; the arguments are those of `Setting`."""
     return dataclasses.field(default=default, metadata={"help": help, **options})
 

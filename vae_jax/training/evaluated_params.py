@@ -1,7 +1,7 @@
 """Parameters to evaluate: those that an optimizer recommends, and averages of the parameters over the steps."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeGuard, TypeVar
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,6 @@ from vae_jax.training.transformations import (
     transformation,
 )
 
-Count = TypeVar("Count", Array, int)
-
 
 class ParamsEma(NamedTuple):
     """Exponential moving average of the parameters."""
@@ -35,7 +33,7 @@ class ParamsMean(NamedTuple):
     """Uniform average of the parameters over updates, of Polyak and Ruppert."""
 
     steps: Array  # (), int32: steps so far
-    count: Array  # (), int32: updates in the average
+    num_averaged: Array  # (), int32: updates in the average
     average: Params
 
 
@@ -78,7 +76,7 @@ def with_params_mean(optimizer: Optimizer, first_step: int) -> FromHyperparams:
 
     def add(mean: ParamsMean, new: Params, is_update: Array | bool) -> ParamsMean:
         is_added = (mean.steps >= first_step) & is_update
-        count = mean.count + is_added
+        count = mean.num_averaged + is_added
         weight = is_added / jnp.maximum(count, 1).astype(jnp.float32)
         return ParamsMean(mean.steps + 1, count, jax.tree.map(lambda a, p: a + weight * (p - a), mean.average, new))
 
@@ -113,7 +111,7 @@ def _with_average(
     return FromHyperparams(make)
 
 
-def _num_updates(state: OptState, steps: Count) -> Count | Array:
+def _num_updates(state: OptState, steps: Array | int) -> Array | int:
     """Returns the number of updates made in a number of steps, without those accumulated by the state's outer optimizers."""
     while True:
         if _is_with_average(state):
@@ -121,7 +119,7 @@ def _num_updates(state: OptState, steps: Count) -> Count | Array:
         elif isinstance(state, optax.ApplyIfFiniteState):
             state, steps = state.inner_state, steps - state.total_notfinite
         elif isinstance(state, optax.MultiStepsState):
-            state, steps = state.inner_opt_state, state.gradient_step
+            state, steps = state.inner_opt_state, jnp.asarray(state.gradient_step)
         else:
             return steps
 
@@ -160,7 +158,7 @@ def _average_params(params: Params, state: tuple[OptState, Average], step: Array
     inner, average = state
     current = evaluation_params(params, inner, step)
     if isinstance(average, ParamsMean):
-        return _where_present(average.average, current, lambda a, p: jnp.where(average.count > 0, a, p))
+        return _where_present(average.average, current, lambda a, p: jnp.where(average.num_averaged > 0, a, p))
     count = _num_updates(inner, step)
     correction = -jnp.expm1(jnp.maximum(count, 1) * jnp.log(average.decay))  # 1 - decay^count
     return _where_present(average.average, current, lambda a, p: jnp.where(count > 0, a / correction, p))

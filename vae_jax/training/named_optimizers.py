@@ -1,7 +1,7 @@
 """Named optimizers with traced numbers, and clipping, accumulation and skipping around any optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,10 @@ from jax import Array
 from optax import contrib
 
 from vae_jax.model import Params
-from vae_jax.training.transformations import FromHyperparams, Optimizer, transformation
+from vae_jax.training.transformations import FromHyperparams, Optimizer, OptState, transformation
+
+Number: TypeAlias = Array | float
+AnyOptimizer: TypeAlias = Callable[..., optax.GradientTransformation]
 
 _NOT_KERNELS = ("bias", "b", "scale", "embedding")
 
@@ -33,7 +36,7 @@ def kernels(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
-def named_optimizer(name: str, traced: Sequence[str] = (), **static: Any) -> FromHyperparams:
+def named_optimizer(name: str, traced: Sequence[str] = (), **static: Number) -> FromHyperparams:
     """Returns the optimizer of this name in `optax` or `optax.contrib`, with optax's defaults.
 
     Weight decay acts on `kernels` alone.
@@ -49,18 +52,20 @@ def named_optimizer(name: str, traced: Sequence[str] = (), **static: Any) -> Fro
     )
 
 
-def _with_mask(name: str, rate: Any, numbers: dict[str, Any]) -> optax.GradientTransformation:
+def _with_mask(name: str, rate: Number, numbers: dict[str, Number]) -> optax.GradientTransformation:
     # Of these, adamw, nadamw and lion decay weights by default. The state of the others has no mask unless they decay.
     masked = name in ("adamw", "nadamw", "lion") or "weight_decay" in numbers
-    optimizer = getattr(optax, name, None) or getattr(contrib, name)
+    optimizer: AnyOptimizer = getattr(optax, name, None) or getattr(contrib, name)
     return optimizer(rate, **numbers, **({"mask": kernels} if masked else {}))
 
 
-def _rmsprop(rate: Any, b2: Any = 0.9, **numbers: Any) -> optax.GradientTransformation:
-    return optax.rmsprop(rate, decay=b2, **numbers)
+def _rmsprop(rate: Number, b2: Number = 0.9, **numbers: Number) -> optax.GradientTransformation:
+    return optax.rmsprop(rate, decay=b2, **numbers)  # pyright: ignore[reportArgumentType]
 
 
-def _muon(rate: Any, b1: Any = 0.9, b2: Any = 0.999, momentum: Any = 0.95, **numbers: Any) -> optax.GradientTransformation:
+def _muon(
+    rate: Number, b1: Number = 0.9, b2: Number = 0.999, momentum: Number = 0.95, **numbers: Number
+) -> optax.GradientTransformation:
     def axes(params: Params) -> Params:
         def axes_of(is_kernel: bool, leaf: Array) -> contrib.MuonDimensionNumbers | None:
             *inputs, output = range(jnp.ndim(leaf))
@@ -74,12 +79,12 @@ def _muon(rate: Any, b1: Any = 0.9, b2: Any = 0.999, momentum: Any = 0.95, **num
         adam_b1=b1,
         adam_b2=b2,
         muon_weight_dimension_numbers=axes,
-        **numbers,  # weight decay acts on what Muon updates
+        **numbers,  # pyright: ignore[reportArgumentType]  # weight decay acts on what Muon updates
     )
 
 
 def _schedule_free_adamw(
-    rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = None
+    rate: Number, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, weight_decay: Number | None = None
 ) -> optax.GradientTransformation:
     # contrib.schedule_free_adamw takes no mask.
     base = optax.chain(
@@ -90,20 +95,20 @@ def _schedule_free_adamw(
     return contrib.schedule_free(base, rate, b1)
 
 
-def _schedule_free_sgd(rate: Any, b1: Any = 0.9, weight_decay: Any = None) -> optax.GradientTransformation:
+def _schedule_free_sgd(rate: Number, b1: Number = 0.9, weight_decay: Number | None = None) -> optax.GradientTransformation:
     decay = optax.identity() if weight_decay is None else optax.add_decayed_weights(weight_decay, kernels)
     return contrib.schedule_free(optax.chain(decay, optax.sgd(rate)), rate, b1)
 
 
 def _prodigy(
-    rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = None
+    rate: Number, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, weight_decay: Number | None = None
 ) -> optax.GradientTransformation:
     without = contrib.prodigy(rate, (b1, b2), eps=eps)
     if weight_decay is None:
         return without
     decaying = contrib.prodigy(rate, (b1, b2), eps=eps, weight_decay=weight_decay)
 
-    def update(updates: Params, state: Any, params: Params = None, **extra: Any) -> tuple[Params, Any]:
+    def update(updates: Params, state: OptState, params: Params = None, **extra: object) -> tuple[Params, OptState]:
         # contrib.prodigy takes no mask. Its state does not depend on the decay.
         plain, new_state = without.update(updates, state, params)
         decayed, _ = decaying.update(updates, state, params)
@@ -112,11 +117,12 @@ def _prodigy(
     return optax.GradientTransformationExtraArgs(without.init, update)
 
 
-def _lookahead(rate: Any, sync_period: int, slow_step_size: Any, **numbers: Any) -> optax.GradientTransformation:
-    return optax.lookahead(optax.adam(rate, **numbers), sync_period, slow_step_size)
+def _lookahead(rate: Number, sync_period: int, slow_step_size: float, **numbers: Number) -> optax.GradientTransformation:
+    adam = optax.adam(rate, **numbers)  # pyright: ignore[reportArgumentType]
+    return optax.lookahead(adam, sync_period, slow_step_size)
 
 
-_MAKERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+_MAKERS: dict[str, AnyOptimizer] = {
     "rmsprop": _rmsprop,
     "muon": _muon,
     "schedule_free_adamw": _schedule_free_adamw,

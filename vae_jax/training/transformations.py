@@ -36,7 +36,7 @@ class FromHyperparams(NamedTuple):
       >>> optimizer = FromHyperparams(lambda hyperparams: optax.adam(hyperparams.learning_rate, b1=hyperparams.b1))
     """
 
-    make: Callable[[Any], Any]  # Hyperparams, with schedules applied -> optax optimizer
+    make: Callable[[Hyperparams], optax.GradientTransformation]  # of hyperparameters, with schedules applied -> optax optimizer
 
     def __call__(self, learning_rate: ArrayLike) -> optax.GradientTransformation:
         """Returns the optimizer at this learning rate and the default values of the other hyperparameters."""
@@ -45,7 +45,7 @@ class FromHyperparams(NamedTuple):
 
 def rate_of(numbers: Numbers) -> ArrayLike:
     """Returns the learning rate."""
-    return getattr(numbers, "learning_rate", numbers)
+    return getattr(numbers, "learning_rate", numbers)  # pyright: ignore[reportReturnType]
 
 
 def _as_hyperparams(numbers: Numbers) -> Hyperparams:
