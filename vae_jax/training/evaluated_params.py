@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.typing import ArrayLike
 
+from vae_jax.config import Hyperparams
 from vae_jax.model import Params
 from vae_jax.training.transformations import (
     FromHyperparams,
@@ -90,7 +90,7 @@ def _with_average(
 ) -> FromHyperparams:
     """Returns the optimizer with an average of the evaluated parameters after each update behind its state."""
 
-    def make(hyperparams: ArrayLike) -> optax.GradientTransformationExtraArgs:
+    def make(hyperparams: Hyperparams) -> optax.GradientTransformationExtraArgs:
         inner = transformation(optimizer, hyperparams)
 
         def init(params: Params) -> tuple[OptState, Average]:

@@ -103,6 +103,8 @@ def _schedule_free_sgd(rate: Number, b1: Number = 0.9, weight_decay: Number | No
 def _prodigy(
     rate: Number, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, weight_decay: Number | None = None
 ) -> optax.GradientTransformation:
+    # It divides by the learning rate times sums of gradients (optax 0.2.8), and a warm-up starts at 0.
+    rate = jnp.maximum(rate, 1e-12)
     without = contrib.prodigy(rate, (b1, b2), eps=eps)
     if weight_decay is None:
         return without

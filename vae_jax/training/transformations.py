@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
-import inspect
 import logging
+import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,6 @@ from jax.typing import ArrayLike
 from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError
 from vae_jax.model import Params
-
-T = TypeVar("T")
 
 # learning rate -> optimizer, such as optax.adam; a `FromHyperparams`; or a finished optimizer, which has its learning rate
 Optimizer = Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation
@@ -100,7 +98,7 @@ def transformation(optimizer: Optimizer, numbers: Numbers) -> optax.GradientTran
             inner, slow = inner
         try:
             pair = params if slow is None else optax.LookaheadParams(params, slow)
-            new_updates, inner = made.update(updates, inner, pair, **_accepted_by(made.update, extra))
+            new_updates, inner = _update(made, updates, inner, pair, extra)
         except UserError:
             raise
         except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -216,12 +214,18 @@ def _is_transformation(value: object) -> TypeGuard[optax.GradientTransformation]
     return not isinstance(value, type) and callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
 
 
-def _accepted_by(update: Callable[..., object], extra: Mapping[str, T]) -> Mapping[str, T]:
-    """Returns the extra arguments that an update accepts. `contrib.sam` names its arguments and refuses others."""
-    parameters = inspect.signature(update).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return extra
-    return {name: value for name, value in extra.items() if name in parameters}
+def _update(
+    made: optax.GradientTransformationExtraArgs, updates: Params, state: OptState, params: Params, extra: Mapping[str, object]
+) -> tuple[PyTree, OptState]:
+    """Updates with those extra arguments that are accepted. `contrib.sam` refuses others, also within a chain."""
+    while True:
+        try:
+            return made.update(updates, state, params, **extra)
+        except TypeError as error:
+            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if refused is None or refused[1] not in extra:
+                raise
+            extra = {name: value for name, value in extra.items() if name != refused[1]}
 
 
 def _shapes(tree: PyTree, with_dtypes: bool = False) -> dict[str, str]:
