@@ -17,7 +17,7 @@ from vae_jax.errors import UserError
 from vae_jax.training import entries as optimizer_entries
 from vae_jax.training import optimizers
 
-RATES = jnp.array([0.0, 0.03125, 0.0625, 0.0625, 0.03125])  # a warm-up and a decay
+RATES = jnp.array([0.0, 0.03125, 0.0625, 0.0625, 0.0625, 0.03125])  # a warm-up and a decay
 DECAYED = {"encoder": {"kernel": True, "bias": False}, "decoder": {"w": True}, "prior": {"means": False}}
 MUON = jax.tree.map(lambda is_kernel: contrib.MuonDimensionNumbers() if is_kernel else None, DECAYED)
 NUMBERS = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "momentum": 0.7, "weight_decay": 0.3}
@@ -37,7 +37,11 @@ def loss_of_step(step):
     return lambda params: sum(jnp.sum(jnp.square(leaf - 0.1 * step)) for leaf in jax.tree.leaves(params))
 
 
-def by_our_steps(optimizer, peak):
+def rates_of(name):
+    return RATES * (1e4 if name == "prodigy" else 1)  # which starts at 1e-6 of its rate
+
+
+def by_our_steps(name, optimizer, peak):
     """(the parameters, those to evaluate), by the steps of a run whose learning rate has a schedule."""
 
     def step(carry, at):
@@ -48,7 +52,7 @@ def by_our_steps(optimizer, peak):
         return update(jax.grad(loss)(params), state, params, loss(params)), None
 
     state = optimizers.transformation(optimizer, 0.0).init(start())
-    (params, state), _ = jax.lax.scan(step, (start(), state), (jnp.arange(len(RATES)), RATES))
+    (params, state), _ = jax.lax.scan(step, (start(), state), (jnp.arange(len(RATES)), rates_of(name)))
     return params, optimizers.evaluation_params(params, state, jnp.int32(len(RATES)))
 
 
@@ -80,7 +84,7 @@ def by_optax(name, options):
 
     params = optax.LookaheadParams.init_synced(start()) if has_slow else start()
     carry = (params, optimizer(0.0).init(params))
-    (params, state), _ = jax.lax.scan(step, carry, (jnp.arange(len(RATES)), RATES))
+    (params, state), _ = jax.lax.scan(step, carry, (jnp.arange(len(RATES)), rates_of(name)))
     if has_slow:
         return params.fast, params.slow
     return params, contrib.schedule_free_eval_params(state, params) if name.startswith("schedule_free") else params
@@ -112,7 +116,7 @@ def test_a_named_optimizer_moves_as_optaxs_and_compiles_once(name):
     @jax.jit
     def both(hyperparams):
         traces.append(name)
-        return by_our_steps(given, hyperparams), by_our_steps(named(name, {}), hyperparams)
+        return by_our_steps(name, given, hyperparams), by_our_steps(name, named(name, {}), hyperparams)
 
     def settings(**changes):
         config = Config(optimizer=name, learning_rate=0.0625, **{**numbers, **changes})

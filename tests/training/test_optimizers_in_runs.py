@@ -63,12 +63,12 @@ def test_a_number_and_the_default_are_different_programs():
 
 
 def flagged():
-    """Squares of which one training example, alone, has a bright corner; its log-likelihood is NaN."""
+    """Squares of which one training example alone has a bright corner, where log-likelihood and gradient are NaN."""
     prepared = small_data()
     train = np.array(prepared.train)
     train[:, 0, 0] = 0
     train[7, 0, 0] = 255
-    log_prob = lambda logits, x: jnp.where(x[0, 0, 0] > 0.5, jnp.nan, bernoulli_log_prob(logits, x))  # noqa: E731
+    log_prob = lambda logits, x: jnp.where(x[0, 0, 0] > 0.5, jnp.nan, 1.0) * bernoulli_log_prob(logits, x)  # noqa: E731
     test = np.array(prepared.test)
     test[:, 0, 0] = 0
     return small_vae(log_prob), prepared._replace(train=jnp.asarray(train), test=jnp.asarray(test))
