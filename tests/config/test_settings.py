@@ -210,12 +210,6 @@ def test_weights_decay_and_nothing_else(name, settings):
     assert len(seen - {("encoder", "kernel", 2), ("decoder", "kernel", 2), ("encoder", "bias", 1), ("decoder", "bias", 1)}) >= 1
 
 
-def test_optimizers_without_decay_are_optaxs_own():
-    for name in OPTIMIZERS:
-        decay = inspect.signature(getattr(optax, name)).parameters.get("weight_decay")
-        assert (optimizers.named_optimizer(name) is getattr(optax, name)) == (decay is None or decay.default == 0)
-
-
 def test_schedules_reach_the_hyperparameters_by_name():
     built = build(dataclasses.replace(SMALL, objective="capacity", capacity=8.0, capacity_warmup_steps=5))
     schedule = built.fit_arguments["schedules"]["capacity"]
