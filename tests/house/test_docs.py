@@ -22,7 +22,7 @@ EXAMPLES = [
 def test_an_example_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(re.sub(r"epochs=\d+", "epochs=1", code), "docs", "exec"), {})
-    assert list(tmp_path.glob("runs/*/summary.json"))
+    assert "runs." not in code or list(tmp_path.glob("runs/*/summary.json"))
 
 
 @pytest.mark.parametrize("code", EXAMPLES)

@@ -11,5 +11,10 @@ from vae_jax.runs.metrics_file import rewrite_metrics as rewrite_metrics
 from vae_jax.runs.metrics_file import to_epoch as to_epoch
 from vae_jax.runs.metrics_file import to_line as to_line
 from vae_jax.runs.recorded_training import train as train
+from vae_jax.runs.trained import NewData as NewData
 from vae_jax.runs.trained import TrainedModel as TrainedModel
+from vae_jax.runs.trained import best as best
+from vae_jax.runs.trained import init_from as init_from
 from vae_jax.runs.trained import load_model as load_model
+from vae_jax.runs.trained import read_new_data as read_new_data
+from vae_jax.runs.trained import recorded_init as recorded_init

@@ -1,3 +1,4 @@
+from .checks import check_devices as check_devices
 from .checks import check_fit as check_fit
 from .checks import check_step as check_step
 from .epoch import MemberState as MemberState
