@@ -56,7 +56,7 @@ def as_stored(rows: Examples) -> Examples:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(draw: Draw, images: Callable[[Examples], Array | np.ndarray]) -> Callable[[Array, Any], Array]:
+def _compiled(draw: Draw, images: Callable[[Examples], Array | np.ndarray]) -> Callable[[Array, Examples], Array]:
     return jax.jit(lambda key, rows: draw(key, jnp.asarray(images(rows))))
 
 
