@@ -19,6 +19,7 @@ COMMANDS = {
     "score": "write the ELBO and log p(x) of each row of new data, to find unusual ones",
     "sample": "write examples from a trained model: images for FID, or a table",
     "interpolate": "write examples on the way from one row of new data to another",
+    "export": "write weights, encoder and decoder of a trained run for use with JAX alone",
     "report": "rebuild the figures and report.html of runs and sweeps",
     "compare": "train the same network under several likelihoods and print one table",
     "latent": "draw a traversal of the latent space, or an interpolation between two examples",

@@ -15,6 +15,7 @@ SCRIPTS = {  # command -> the script in experiments/ that does the same
     "score": "score.py",
     "sample": "sample.py",
     "interpolate": "interpolate.py",
+    "export": "export.py",
     "report": "report.py",
     "compare": "compare_likelihoods.py",
     "latent": "latent_space.py",

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from vae_jax.data.conditions.columns import Condition
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
 from vae_jax.errors import UserError
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 
 # (key, images as levels or floats) -> floats of the same shape
 Draw = Callable[[Array, Array], Array]
@@ -50,13 +50,13 @@ def held_out_input(max_level: int | None, binarization: str, dequantize: bool, c
     return HeldOutInput(partial(binarize, max_level=max_level), np.uint8, as_float)
 
 
-def as_stored(rows: Any) -> Any:
+def as_stored(rows: Examples) -> Examples:
     """Returns the rows themselves: the images of a data set that are not rendered."""
     return rows
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(draw: Draw, images: Callable[[Any], Array | np.ndarray]) -> Callable[[Array, Any], Array]:
+def _compiled(draw: Draw, images: Callable[[Examples], Array | np.ndarray]) -> Callable[[Array, Examples], Array]:
     return jax.jit(lambda key, rows: draw(key, jnp.asarray(images(rows))))
 
 
@@ -72,7 +72,7 @@ class DrawnRows:
         draw: Draw,
         key: Array,
         dtype: type[np.generic],
-        images: Callable[[Any], Array | np.ndarray] = as_stored,
+        images: Callable[[Examples], Array | np.ndarray] = as_stored,
     ):
         """Draws from `rows` as stored, which `images` turns into levels or floats."""
         self._rows, self._key, self.dtype = rows, key, np.dtype(dtype)

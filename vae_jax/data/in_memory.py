@@ -171,7 +171,8 @@ def source_of_array(
         if columns is not None:
             wanted = list(dict.fromkeys([*columns, *condition]))
             if absent := [column for column in wanted if column not in rows.columns]:
-                raise UserError(f"{name}: lacks the columns {joined(absent)}, on which the model was trained.", field="data")
+                noun = "the column" if len(absent) == 1 else "the columns"
+                raise UserError(f"{name}: lacks {noun} {joined(absent)}, on which the model was trained.", field="data")
             rows = rows._replace(columns={column: rows.columns[column] for column in wanted})
     piece = _piece(name, "train", examples if rows is None else rows, None, None, condition)
     source = assemble({"train": piece}, piece.source)

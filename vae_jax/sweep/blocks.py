@@ -170,7 +170,7 @@ def run_block(
             recorder.record(progress)
             if start is not None:
                 _delete(start.members)  # the members have gone on from copies of them
-            return bool(callbacks.on_epoch(progress))
+            return bool(callbacks.on_progress(progress))
 
         if not block.recorded_layout:
             # Only under vmap and with shared batches does the number of devices change bits.
@@ -178,7 +178,7 @@ def run_block(
             used = layout._replace(strategy=placement.strategy, devices=placement.mesh.size if devices_matter else None)
             write_json(path / "block.json", {"members": list(block.group.members), "layout": used._asdict()})
         try:
-            fit = run_group(block.group, built, placement, start, callbacks._replace(on_epoch=after_epoch))
+            fit = run_group(block.group, built, placement, start, callbacks._replace(on_progress=after_epoch))
         except EpochInterrupted:
             return False  # the block continues from its last checkpoint
         if fit.progress.epoch not in checkpoints.epochs():

@@ -65,7 +65,7 @@ class MembersProgress(NamedTuple):
 class Callbacks(NamedTuple):
     """Functions that `fit_members` calls while it trains. If one returns True, all runs end with status "interrupted"."""
 
-    on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None
+    on_progress: Callable[[MembersProgress], bool | None] = lambda progress: None
     """Called after each epoch. Copy the arrays of the members that you keep, because the next epoch overwrites them."""
     on_chunk: Callable[[int, Callable[[], MembersProgress | None]], bool | None] = lambda steps, progress: None
     """Called within an epoch of streamed data; see `fit`. For several members the progress is always None, and if the function

@@ -9,6 +9,9 @@ from vae_jax.runs.trained.decoding import reconstruct as reconstruct
 from vae_jax.runs.trained.decoding import sample as sample
 from vae_jax.runs.trained.encoding import Encoded as Encoded
 from vae_jax.runs.trained.encoding import encode as encode
+from vae_jax.runs.trained.export import export_model as export_model
+from vae_jax.runs.trained.initial import init_from as init_from
+from vae_jax.runs.trained.initial import recorded_init as recorded_init
 from vae_jax.runs.trained.model import TrainedModel as TrainedModel
 from vae_jax.runs.trained.model import load_model as load_model
 from vae_jax.runs.trained.new_data import NewData as NewData

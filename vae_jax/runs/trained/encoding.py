@@ -12,11 +12,11 @@ from jax import Array
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.errors import UserError
-from vae_jax.evaluation import DataSlice, encode_dataset
+from vae_jax.evaluation import DataSlice
 from vae_jax.example import Examples
 from vae_jax.model import VAE, Params
 from vae_jax.posteriors import sample_posterior
-from vae_jax.runs.trained.chunks import Report, chunk_rows, joined, map_chunks, over_batches
+from vae_jax.runs.trained.chunks import Report, chunk_rows, encoded_together, joined, map_chunks, over_batches
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.runs.trained.new_data import NewData, Source
 from vae_jax.runs.trained.sources import as_new_data
@@ -82,6 +82,9 @@ def encode_chunks(
     if num_draws < 0:
         raise UserError(field="num_draws", expected="a whole number >= 0", got=num_draws)
     rows, at_once = chunk_rows(model.vae.data_shape, batch_size)
+    if jax.default_backend() == "cpu":
+        at_once = encoded_together(model.vae.data_shape)
+        rows = -(-rows // at_once) * at_once
     compiled, key = _program(model.vae, data.to_input, num_draws, at_once), stream(seed, Stream.CODES)
     chunks = map_chunks(lambda *chunk: compiled(model.params, key, *chunk), data, rows, report)
     return (Encoded(*map(np.asarray, chunk)) for chunk in chunks)
@@ -98,7 +101,7 @@ def _program(vae: VAE, to_input: Callable[[Examples], Examples], num_draws: int,
 
     def program(params: Params, key: Array, examples: Examples, first: Array, count: Array) -> Posteriors:
         def encode_batch(batch: DataSlice) -> Posteriors:
-            posterior = encode_dataset(vae, params, batch, to_input=to_input, batch_size=at_once)
+            posterior = jax.vmap(lambda x: vae.encode(params, x))(to_input(batch.examples))
             rows = jnp.asarray(batch.first) + jnp.arange(at_once)
             return (*posterior, jax.vmap(draw, in_axes=(None, 0, 0, 0))(key, rows, *posterior))
 

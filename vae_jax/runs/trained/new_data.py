@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,7 @@ from vae_jax.likelihoods import check_factorizes
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.runs.trained.reading import Part, Reading, Source, as_source, one_part
 
+_ToInput: TypeAlias = Callable[[Examples], Examples]
 StoredEvents: TypeAlias = np.ndarray | Rows | SparseRows | CompleteRows | JoinedRows
 
 
@@ -126,7 +127,7 @@ def _new_data(name: str, split: Split, notes: list[str], reading: Reading) -> Ne
         sees_counts(config, likelihood),
     )
     images = _images(split.rendering)
-    event: Any = stored
+    event: Examples = stored
     if held_out.draw is not None:
         drawn = DrawnRows(event, held_out.draw, stream(config.test_seed, Stream.TEST_SET), held_out.dtype, images)
         event, images = (
@@ -149,14 +150,16 @@ def _new_data(name: str, split: Split, notes: list[str], reading: Reading) -> Ne
 
 # The same functions for each file, so that programs that are compiled for one of them serve all files of a model.
 @functools.lru_cache(maxsize=32)
-def _event_input(to_input: Callable[[Any], Any], images: Callable[[Any], Any]) -> Callable[[Examples], Examples]:
+def _event_input(
+    to_input: Callable[[Examples], Examples], images: Callable[[Examples], Examples]
+) -> Callable[[Examples], Examples]:
     return lambda rows: to_input(jnp.asarray(images(rows)))
 
 
 _with_companions = functools.lru_cache(maxsize=32)(with_companions)
 
 
-def _images(rendering: Rendering | None) -> Callable[[Any], Any]:
+def _images(rendering: Rendering | None) -> Callable[[Examples], Examples]:
     """Returns the function from a batch of stored rows to images."""
     if rendering is None:
         return as_stored
@@ -172,11 +175,11 @@ def _lacks(rows: Rows) -> bool:
 
 def _joined(
     parts: Mapping[str, np.ndarray | Rows | SparseRows], masks: Mapping[str, np.ndarray], lacks: bool, with_mask: bool
-) -> tuple[Any, Any]:
+) -> tuple[Examples, Examples]:
     """Returns the events of all parts, one after the other, and their masks, or None."""
-    arrays: list[Any] = [CompleteRows(one) if lacks and isinstance(one, Rows) else one for one in parts.values()]
+    arrays: list[Examples] = [CompleteRows(one) if lacks and isinstance(one, Rows) else one for one in parts.values()]
     complete = np.bool_(True)
-    observed: list[Any] = [
+    observed: list[Examples] = [
         CompleteRows(one, is_mask=True) if isinstance(one, Rows) else masks.get(part, np.broadcast_to(complete, one.shape))
         for part, one in parts.items()
     ]
@@ -184,7 +187,7 @@ def _joined(
     return _join(arrays), mask
 
 
-def _join(arrays: list[Any]) -> Any:
+def _join(arrays: list[Examples]) -> Examples:
     if len(arrays) == 1:
         return arrays[0]
     if all(isinstance(array, np.ndarray) for array in arrays):
