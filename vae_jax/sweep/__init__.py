@@ -1,5 +1,8 @@
 """Sweeps: members that differ in traced values are one compiled program, on one device, many devices or many hosts."""
 
+from vae_jax.sweep.successive_halving.in_memory import HalvingSweep as HalvingSweep
+from vae_jax.sweep.successive_halving.in_memory import halving as halving
+from vae_jax.sweep.successive_halving.rule import Halving as Halving
 from vae_jax.sweep.in_memory import Sweep as Sweep
 from vae_jax.sweep.in_memory import sweep as sweep
 from vae_jax.sweep.members import Group as Group

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import time
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +20,18 @@ from vae_jax import config as config_module
 from vae_jax.build import Built, build, resolve_columns, with_dataset
 from vae_jax.config import Config
 from vae_jax.data import Dataset
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, fits
 from vae_jax.runs.config_file import check_data_entry, check_moments, describe
 from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
 from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
+from vae_jax.sweep.successive_halving.block import run_halving_block
+from vae_jax.sweep.successive_halving.in_memory import check_halving, check_validation
+from vae_jax.sweep.successive_halving.rule import Halving
 from vae_jax.training import Callbacks, FitOptions, MembersProgress, check_step
+from vae_jax.training.queue import QueueProgress
 
 _RESUME_PURPOSE = "to continue it or to add members"
 
@@ -57,6 +62,7 @@ class _Plan(NamedTuple):
     built: Built  # of the last group
     data: DataArguments
     launch: Launch
+    halving: Halving | None
 
 
 def read_sweep(path: PathLike) -> tuple[list[Config], JsonObject]:
@@ -102,12 +108,53 @@ def merge(members: Sequence[Config], out: PathLike, resume: bool) -> list[Config
     return [*old, *(member for member in members if identity(member) not in known)]
 
 
+def check_halving_directory(
+    members: Sequence[Config], out: Path, resume: bool, halving: Halving | None, processes: Processes
+) -> None:
+    """Raises `UserError` for a sweep that successive halving cannot make, or cannot continue as it began.
+
+    Args:
+      members: as passed to `run_sweep`.
+      out: the sweep directory.
+      resume: as passed to `run_sweep`.
+      halving: as passed to `run_sweep`.
+      processes: of the sweep.
+    """
+    if halving is not None:
+        check_halving(members, halving)
+        if processes.size > 1:
+            message = "successive halving compares all members, so one process trains them."
+            raise UserError(message, field="num_processes", fix="Use one process. It can use several devices.")
+    if not resume or is_fresh(out):
+        return
+    old, content = read_sweep(out)
+    recorded = read_halving(content)
+    if recorded != halving:
+        began = "without successive halving" if recorded is None else f"with {recorded}"
+        raise UserError(f"the sweep in {out} began {began}, and continues only so.", field="halving")
+    if halving is not None and [identity(member) for member in members] != [identity(member) for member in old]:
+        message = f"no members can be added to the sweep in {out}, because its decisions depend on the order of all members."
+        raise UserError(message, field="resume", fix="Make a sweep in a new folder.")
+
+
+def read_halving(content: JsonObject) -> Halving | None:
+    """Returns the settings of successive halving in sweep.json, or None if there are none."""
+    recorded = content.get("halving")
+    if recorded is None:
+        return None
+    hints = typing.get_type_hints(Halving)
+    if not isinstance(recorded, dict) or recorded.keys() != hints.keys() or not all(fits(recorded[n], hints[n]) for n in hints):
+        raise UserError(f"sweep.json: expected the settings of successive halving ({', '.join(hints)}), got {recorded}.")
+    return Halving(**recorded)
+
+
 def run_sweep(
     members: Sequence[Config],
     out: PathLike,
     *,
     resume: bool = False,
     launch: Launch = Launch(),  # noqa: B008 (a NamedTuple cannot be changed)
+    halving: Halving | None = None,
     data_dir: str | None = None,
     dataset: Dataset | None = None,
     checkpoint_seconds: float = 15.0,
@@ -121,6 +168,7 @@ def run_sweep(
       out: the sweep directory, which all processes must see.
       resume: continue the sweep in `out`. If nothing was written yet, the sweep starts.
       launch: placement and processes.
+      halving: settings of successive halving, see `sweep.halving`. A sweep with it has one process, and no members are added.
       data_dir: where TFDS finds prepared data.
       dataset: a data set in memory for all members. The directory records its name and fingerprint. Pass it again to continue
         the sweep.
@@ -140,12 +188,13 @@ def run_sweep(
         members = [with_dataset(member, dataset) for member in members]
     members = resolve_columns(members, data_dir, dataset)
     check_members(members)
+    check_halving_directory(members, out, resume, halving, processes)
     processes.check_devices()
     if processes.size > len(members):
         got = f"{processes.size} for {len(members)}"
         raise UserError(field="num_processes", expected="at most one process a member", got=got)
     check_out(out, resume, read_sweep, _RESUME_PURPOSE)
-    plan, content = _make_plan(members, out, resume, DataArguments(data_dir, dataset), launch)
+    plan, content = _make_plan(members, out, resume, DataArguments(data_dir, dataset), launch, halving)
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
     # The first process holds the lock on behalf of all processes of the sweep.
     with exclusive(out) if processes.rank == 0 else contextlib.nullcontext():
@@ -160,7 +209,7 @@ def run_sweep(
 
 
 def _make_plan(
-    members: Sequence[Config], out: Path, resume: bool, data: DataArguments, launch: Launch
+    members: Sequence[Config], out: Path, resume: bool, data: DataArguments, launch: Launch, halving: Halving | None
 ) -> tuple[_Plan, JsonObject]:
     """Builds every group, so that a mistake in the last group does not cost the hours of the first.
 
@@ -180,16 +229,19 @@ def _make_plan(
         return built
 
     *_, built = map(build_group, all_groups)
+    if halving is not None:
+        check_validation(built)
     description = describe(built, data.data_dir)
     content = {
         "arguments": launch.arguments,
+        **({} if halving is None else {"halving": halving._asdict()}),
         "members": [dataclasses.asdict(member) for member in everyone],
         **{name: description[name] for name in ("data_dir", "data", "versions")},
     }
     if recorded is not None and recorded["sha256"] != content["data"]["sha256"]:
         message = f"the data set {built.dataset.name!r} differs from the one that the sweep in {out} began with."
         raise UserError(message, field="resume")
-    return _Plan(out, everyone, all_groups, built, data, launch), content
+    return _Plan(out, everyone, all_groups, built, data, launch, halving), content
 
 
 def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_epoch: OnTick) -> bool:
@@ -203,9 +255,14 @@ def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_ep
         if len(plan.groups) > 1:  # built one at a time, because each holds the data on the device
             built = build(block.group.configs[0], **plan.data._asdict())
 
-        def after_epoch(progress: MembersProgress, block: Block = block, before: int = sum(sizes[:i])) -> bool:
+        def after_epoch(progress: MembersProgress | QueueProgress, block: Block = block, before: int = sum(sizes[:i])) -> bool:
             return bool(on_epoch(_tick(block.group, progress, before, sum(sizes))))
 
+        if plan.halving is not None:
+            is_finished = run_halving_block(
+                block, built, plan.launch.layout, plan.halving, checkpoint_seconds, on_block, after_epoch
+            )
+            return is_finished  # its only block
         callbacks = Callbacks(after_epoch, lambda steps, progress: plan.launch.should_stop())
         if not run_block(block, built, plan.launch.layout, checkpoint_seconds, on_block, callbacks):
             with contextlib.suppress(Exception):  # processes that were not interrupted do not come to this barrier
@@ -223,11 +280,15 @@ def _load_block(folder: Path, plan: _Plan) -> Block:
     return Block(folder, group, content.get("layout", {}))
 
 
-def _tick(group: Group, progress: MembersProgress, before: int, total: int) -> Tick:
+def _tick(group: Group, progress: MembersProgress | QueueProgress, before: int, total: int) -> Tick:
     """Returns the progress after an epoch of a block, given the member epochs of earlier blocks and of all."""
     epochs = group.configs[0].epochs
-    done = sum(len(h) if s == "running" else epochs for h, s in zip(progress.histories, progress.status, strict=True))
-    seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
+    is_whole = [status not in ("running", "waiting") for status in progress.status]
+    done = sum(epochs if whole else len(h) for h, whole in zip(progress.histories, is_whole, strict=True))
+    if isinstance(progress, MembersProgress):
+        seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
+    else:
+        seconds = sum(history[-1].seconds for history, s in zip(progress.histories, progress.status, strict=True) if history and s == "running")
     return Tick(group, before + done, total, seconds, progress)
 
 

@@ -12,8 +12,8 @@ from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.errors import UserError
 from vae_jax.model import Params
-from vae_jax.sweep.halving.rows import halving_rows
-from vae_jax.sweep.halving.rule import STOPPED, Decision, Halving, HalvingQueue
+from vae_jax.sweep.successive_halving.rows import halving_rows
+from vae_jax.sweep.successive_halving.rule import STOPPED, Decision, Halving, HalvingQueue
 from vae_jax.sweep.members import Group, check_members, groups, stacked, varying
 from vae_jax.sweep.statistics import to_arrays, with_settings
 from vae_jax.training import FitOptions, MemberState, params_to_evaluate_members
@@ -52,11 +52,15 @@ def check_halving(members: Sequence[Config], settings: Halving) -> Group:
     if config.stream:
         message = "successive halving needs data in memory, because a reader feeds all members the same epoch."
         raise UserError(message, field="stream", fix="Leave out `stream`.")
-    if not (config.validation_fraction or config.validation_dataset):
-        message = "successive halving compares members on validation data, and there are none."
-        raise UserError(message, field="halving", fix="Set `validation_fraction=0.1`.")
     settings.check(len(members), config.epochs)
     return group
+
+
+def check_validation(built: Built) -> None:
+    """Raises `UserError` for data without a validation set."""
+    if built.data.validation is None:
+        message = "successive halving compares members on validation data, and there are none."
+        raise UserError(message, field="halving", fix="Set `validation_fraction=0.1`.")
 
 
 def run_queue(
@@ -122,6 +126,7 @@ def halving(
     members = resolve_columns(members, data_dir, dataset) if parts.get("likelihood") is None else members
     group = check_halving(members, settings)
     built = build(members[0], data_dir=data_dir, dataset=dataset, **parts)
+    check_validation(built)
     queue = HalvingQueue(settings, len(members), members[0].epochs)
     placement = place(len(queue.slots), strategy)
     states: dict[int, MemberState] = {}

@@ -1,8 +1,8 @@
 """The decisions of asynchronous successive halving, as a function of the recorded values alone.
 
 A rung is a number of epochs, r_k = min_epochs eta^k < epochs. A member that reaches a rung is compared with all members whose
-values at this rung are known. It continues if it is among the best n // eta of these n values, or the best of all. Otherwise it
-ends, and the next member takes its slot. Members that reach a rung after the same epoch of the sweep are compared with each
+values at this rung are known. It continues if it is among the best n / eta of these n members, rounded up. Otherwise it ends, and
+the next member takes its slot. Members that reach a rung after the same epoch of the sweep are compared with each
 other, so with as many slots as members this is synchronous successive halving (Jamieson and Talwalkar 2016). With fewer slots it
 is the stopping variant of ASHA (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning"): a member is never
 paused to be continued later, so no state has to be kept. The decisions depend on epochs, not on times, and therefore not on the
@@ -155,7 +155,7 @@ class HalvingQueue:
         scores = self._scores[rung]
         # The member with the lower number is the better one of two with the same value.
         rank = 1 + sum((-score, other) < (-scores[member], member) for other, score in scores.items())
-        is_promoted = rank <= max(1, len(scores) // self._settings.eta)
+        is_promoted = rank <= math.ceil(len(scores) / self._settings.eta)
         return Decision(
             self.sweep_epoch, member, rung, self.epochs[member], value, rank, len(scores), is_promoted
         )
