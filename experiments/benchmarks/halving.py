@@ -183,7 +183,9 @@ def work(arguments: Arguments) -> int:
     from vae_jax.config import CUSTOM, Config
     from vae_jax.storage.atomic import read_json
 
-    expect_counts(1, num_points=arguments.num_points, epochs=arguments.epochs, min_epochs=arguments.min_epochs, eta=arguments.eta)
+    expect_counts(
+        1, num_points=arguments.num_points, epochs=arguments.epochs, min_epochs=arguments.min_epochs, eta=arguments.eta
+    )
     expect_seeds(arguments.seeds)
     settings = {name: value for name, value in dataclasses.asdict(arguments).items() if name not in ("out", "seeds")}
     settings |= {"dataset": Path(arguments.dataset).name}

@@ -1,8 +1,5 @@
 """Sweeps: members that differ in traced values are one compiled program, on one device, many devices or many hosts."""
 
-from vae_jax.sweep.successive_halving.in_memory import HalvingSweep as HalvingSweep
-from vae_jax.sweep.successive_halving.in_memory import halving as halving
-from vae_jax.sweep.successive_halving.rule import Halving as Halving
 from vae_jax.sweep.in_memory import Sweep as Sweep
 from vae_jax.sweep.in_memory import sweep as sweep
 from vae_jax.sweep.members import Group as Group
@@ -16,3 +13,6 @@ from vae_jax.sweep.results import load_sweep as load_sweep
 from vae_jax.sweep.statistics import Interval as Interval
 from vae_jax.sweep.statistics import Point as Point
 from vae_jax.sweep.statistics import lower_hull as lower_hull
+from vae_jax.sweep.successive_halving.in_memory import HalvingSweep as HalvingSweep
+from vae_jax.sweep.successive_halving.in_memory import halving as halving
+from vae_jax.sweep.successive_halving.rule import Halving as Halving

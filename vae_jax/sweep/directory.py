@@ -28,7 +28,7 @@ from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_mem
 from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
 from vae_jax.sweep.processes import Processes
 from vae_jax.sweep.successive_halving.block import run_halving_block
-from vae_jax.sweep.successive_halving.in_memory import check_halving, check_validation
+from vae_jax.sweep.successive_halving.in_memory import check_data, check_halving
 from vae_jax.sweep.successive_halving.rule import Halving
 from vae_jax.training import Callbacks, FitOptions, MembersProgress, check_step
 from vae_jax.training.queue import QueueProgress
@@ -230,7 +230,7 @@ def _make_plan(
 
     *_, built = map(build_group, all_groups)
     if halving is not None:
-        check_validation(built)
+        check_data(built, halving)
     description = describe(built, data.data_dir)
     content = {
         "arguments": launch.arguments,
@@ -288,7 +288,11 @@ def _tick(group: Group, progress: MembersProgress | QueueProgress, before: int, 
     if isinstance(progress, MembersProgress):
         seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
     else:
-        seconds = sum(history[-1].seconds for history, s in zip(progress.histories, progress.status, strict=True) if history and s == "running")
+        seconds = sum(
+            history[-1].seconds
+            for history, s in zip(progress.histories, progress.status, strict=True)
+            if history and s == "running"
+        )
     return Tick(group, before + done, total, seconds, progress)
 
 

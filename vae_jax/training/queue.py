@@ -74,7 +74,8 @@ class QueueCallbacks(NamedTuple):
     on_end: Callable[[Ended], None] = lambda ended: None
     """Called for each member that ends, before the call of `on_epoch`."""
     on_epoch: Callable[[QueueProgress], bool | None] = lambda progress: None
-    """Called after each epoch of the program. If it returns True, the training is interrupted. Copy the arrays that you keep."""
+    """Called after each epoch of the program. If it returns True, the training is interrupted. Copy the arrays that you
+    keep, because the next epoch overwrites them."""
 
 
 def fit_queue(
@@ -135,9 +136,7 @@ class _Log:
         for member in queue.slots:
             if member is not None:
                 self.status[member] = "running"
-        return QueueProgress(
-            members, tuple(queue.slots), tuple(map(tuple, self.histories)), tuple(self.status), self.epoch
-        )
+        return QueueProgress(members, tuple(queue.slots), tuple(map(tuple, self.histories)), tuple(self.status), self.epoch)
 
     def add_epoch(self, member: int, slot: int, outcome: Outcome, seconds: float) -> Epoch:
         """Adds the epoch of a member in which everything was finite."""

@@ -15,9 +15,7 @@ from vae_jax.training.placement import MEMBERS, Placement, over_members
 from vae_jax.training.program import EpochResult, EpochTask, Job, padded, wait
 
 
-def slot_program(
-    job: Job, placement: Placement, slots: Sequence[int | None], start: MemberState | None
-) -> "SlotProgram":
+def slot_program(job: Job, placement: Placement, slots: Sequence[int | None], start: MemberState | None) -> "SlotProgram":
     """Compiles the program with the largest chunk of slots that fits into memory.
 
     Args:

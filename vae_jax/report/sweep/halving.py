@@ -34,10 +34,10 @@ def _caption(results: Results, settings: Halving) -> str:
     made, whole = sum(row["epochs"] for row in results.rows), sum(member.epochs for member in results.members)
     best = "lowest" if settings.by.endswith(":min") else "highest"
     return (
-        f"At each rung (dotted), a member is compared by its {_title(settings)} with all members that have reached it so far. It "
-        f"continues if it is among the best 1/{settings.eta} of them, rounded up; otherwise it stops (cross), and a new member takes "
-        f"its place. The {best} value is the best. {count} of {len(results.rows)} members were stopped. The sweep cost {made:,} "
-        f"member-epochs, {100 * made / whole:.0f} % of those without halving. Left: the values by the epoch of each member, "
+        f"At each rung (dotted), a member is compared by its {_title(settings)} with all members that have reached it so far. "
+        f"It continues if it is among the best 1/{settings.eta} of them, rounded up. Otherwise it stops (cross), and a new "
+        f"member takes its place. The {best} value is the best. {count} of {len(results.rows)} members were stopped. The sweep "
+        f"cost {made:,} member-epochs, {100 * made / whole:.0f} % of those without halving. Left: the values by the epoch of each member, "
         f"with a scale that leaves out the worst quarter at the first rung. Right: when each member was trained."
     )
 
@@ -94,7 +94,13 @@ def _handles(results: Results, finished: Sequence[Row], shades: dict[int, str]) 
     """Returns the legend: the members that finished, or one entry for many of them, and the meaning of the gray lines."""
     if shades:
         entries = [
-            Line2D([], [], color=shades[row["member"]], linewidth=1.6, label=f"member {row['member']}: {text.describe_settings(results, row['member'])}")
+            Line2D(
+                [],
+                [],
+                color=shades[row["member"]],
+                linewidth=1.6,
+                label=f"member {row['member']}: {text.describe_settings(results, row['member'])}",
+            )
             for row in finished
         ]
     else:

@@ -119,8 +119,8 @@ def _missing_members(results: Results, max_named: int) -> list[str]:
         )
     if stopped := sum(row["status"].startswith(STOPPED) for row in results.rows):
         texts.append(
-            f"{stopped} members were stopped by successive halving. They are in no mean and in no figure of settings, because they "
-            "were trained for fewer epochs."
+            f"{stopped} members were stopped by successive halving. They are in no mean and in no figure of settings, because "
+            "they were trained for fewer epochs."
         )
     if lost := [row for row in results.rows if row["status"] not in DONE and not row["status"].startswith(STOPPED)]:
         shown = [

@@ -65,7 +65,9 @@ def replay(settings: Halving, num_members: int, epochs: int, lines: Sequence[Jso
         here = {line.get("member"): line for line in by_time.get(now, [])}
         expected = {member: len(histories[member]) + 1 for member in in_slots}
         if {member: line["epoch"] for member, line in here.items()} != expected or not expected:
-            raise UserError(f"metrics.jsonl: expected the epochs of members {sorted(in_slots)} at sweep epoch {now}; it was altered.")
+            raise UserError(
+                f"metrics.jsonl: expected the epochs of members {sorted(in_slots)} at sweep epoch {now}; it was altered."
+            )
         values: dict[int, Epoch] = {}
         lost: list[int] = []
         for member in sorted(in_slots):
@@ -112,7 +114,9 @@ def run_halving_block(
         queue, start, lines, notes = _restore(block, built, settings, checkpoints)
         rewrite_metrics(path, lines)
         _remove_states(path, [] if start is None else start.status)
-        description = f"{len(queue.slots)} at the same time, {num_parameters(built.vae):,} parameters each; {placement.description}"
+        description = (
+            f"{len(queue.slots)} at the same time, {num_parameters(built.vae):,} parameters each; {placement.description}"
+        )
         on_block(group, description, start.epoch if start else 0, [f"{path.name}: {note}" for note in notes])
         recorder = _Recorder(block, built, checkpoints, start, checkpoint_seconds)
 

@@ -12,11 +12,11 @@ from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.errors import UserError
 from vae_jax.model import Params
-from vae_jax.sweep.successive_halving.rows import halving_rows
-from vae_jax.sweep.successive_halving.rule import STOPPED, Decision, Halving, HalvingQueue
 from vae_jax.sweep.members import Group, check_members, groups, stacked, varying
 from vae_jax.sweep.statistics import to_arrays, with_settings
-from vae_jax.training import FitOptions, MemberState, params_to_evaluate_members
+from vae_jax.sweep.successive_halving.rows import halving_rows
+from vae_jax.sweep.successive_halving.rule import STOPPED, Decision, Halving, HalvingQueue
+from vae_jax.training import FitOptions, MemberState, check_step, params_to_evaluate_members
 from vae_jax.training.placement import Placement, place
 from vae_jax.training.queue import Ended, QueueCallbacks, QueuedRuns, QueueProgress, fit_queue
 
@@ -56,11 +56,15 @@ def check_halving(members: Sequence[Config], settings: Halving) -> Group:
     return group
 
 
-def check_validation(built: Built) -> None:
-    """Raises `UserError` for data without a validation set."""
+def check_data(built: Built, settings: Halving) -> None:
+    """Raises `UserError` for data without a validation set, and for a column that does not exist."""
     if built.data.validation is None:
         message = "successive halving compares members on validation data, and there are none."
         raise UserError(message, field="halving", fix="Set `validation_fraction=0.1`.")
+    metrics = check_step(
+        built.vae, built.data, FitOptions.from_keywords(built.fit_arguments), built.fit_arguments["hyperparams"]
+    )
+    settings.check_column([name for name in metrics._fields if name != "extra"] + list(metrics.extra or {}))
 
 
 def run_queue(
@@ -126,7 +130,7 @@ def halving(
     members = resolve_columns(members, data_dir, dataset) if parts.get("likelihood") is None else members
     group = check_halving(members, settings)
     built = build(members[0], data_dir=data_dir, dataset=dataset, **parts)
-    check_validation(built)
+    check_data(built, settings)
     queue = HalvingQueue(settings, len(members), members[0].epochs)
     placement = place(len(queue.slots), strategy)
     states: dict[int, MemberState] = {}

@@ -7,9 +7,9 @@ import numpy as np
 
 from vae_jax.build import Built
 from vae_jax.storage.atomic import as_json
-from vae_jax.sweep.successive_halving.rule import STOPPED, HalvingQueue
 from vae_jax.sweep.members import Group
 from vae_jax.sweep.statistics import Row, member_row, rows
+from vae_jax.sweep.successive_halving.rule import STOPPED, HalvingQueue
 from vae_jax.training import MembersFit, MembersProgress, MemberState, params_to_evaluate_members
 from vae_jax.training.placement import Placement
 from vae_jax.training.progress import NO_TEST

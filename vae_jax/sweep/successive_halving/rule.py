@@ -1,12 +1,12 @@
 """The decisions of asynchronous successive halving, as a function of the recorded values alone.
 
 A rung is a number of epochs, r_k = min_epochs eta^k < epochs. A member that reaches a rung is compared with all members whose
-values at this rung are known. It continues if it is among the best n / eta of these n members, rounded up. Otherwise it ends, and
-the next member takes its slot. Members that reach a rung after the same epoch of the sweep are compared with each
-other, so with as many slots as members this is synchronous successive halving (Jamieson and Talwalkar 2016). With fewer slots it
-is the stopping variant of ASHA (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning"): a member is never
-paused to be continued later, so no state has to be kept. The decisions depend on epochs, not on times, and therefore not on the
-speed of the machine, on the number of devices, or on interruptions.
+values at this rung are known. It continues if it is among the best n / eta of these n members, rounded up. Otherwise it ends,
+and the next member takes its slot. Members that reach a rung after the same epoch of the sweep are compared with each other, so
+with as many slots as members this is synchronous successive halving (Jamieson and Talwalkar 2016). With fewer slots it is the
+stopping variant of ASHA (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning"). In this variant a member is
+never paused to be continued later, so the states of stopped members need not be kept. The decisions depend on epochs, not on
+times, and therefore not on the speed of the machine or on interruptions.
 """
 
 import math
@@ -66,18 +66,27 @@ class Halving(NamedTuple):
         if self.num_concurrent is not None and self.num_concurrent < self.eta:
             expected = f"at least `halving={self.eta}`, so that members are compared"
             raise UserError(field="num_concurrent", expected=expected, got=self.num_concurrent)
-        if not self.column.startswith(("validation_", "train_")) or self.column == "train_examples_per_second":
-            expected = f"a column of the validation or training set such as {BY}, or train_loss:min for the smallest loss"
-            fix = "The test set is for the report: choosing by it would make its ELBO optimistic." * self.by.startswith("test_")
-            raise UserError(field="halving_by", expected=expected, got=self.by, fix=fix or None)
+        if self.column.startswith("test_"):
+            fix = "The test set is for the report. Its ELBO would be optimistic if members were chosen by it."
+            raise UserError(
+                field="halving_by", expected=f"a column of the validation or training set, such as {BY}", got=self.by, fix=fix
+            )
+
+    def check_column(self, train_names: Collection[str]) -> None:
+        """Raises `UserError` if metrics.jsonl will not have the column.
+
+        Args:
+          train_names: names of the quantities that a training step records.
+        """
+        names = [f"validation_{name}" for name in ("elbo", "log_likelihood", "kl")]
+        names += [f"train_{name}" for name in ("elbo", *train_names)]
+        if self.column not in names:
+            expected = f"one of {', '.join(names)}, with :min at its end if the smallest is the best"
+            raise UserError(field="halving_by", expected=expected, got=self.by)
 
     def value(self, epoch: Epoch) -> float:
-        """Returns the number by which members are compared after an epoch; raises `UserError` if there is no such column."""
-        line = to_line(epoch, 1, 1.0)
-        if self.column not in line:
-            names = [name for name in line if name.startswith(("validation_", "train_")) and "per_second" not in name]
-            raise UserError(field="halving_by", expected=f"one of {', '.join(names)}", got=self.column)
-        return float(line[self.column])
+        """Returns the number by which members are compared after an epoch."""
+        return float(to_line(epoch, 1, 1.0)[self.column])
 
 
 class Decision(NamedTuple):
@@ -128,7 +137,8 @@ class HalvingQueue:
             self.epochs[member] += member in values
             epoch = self.epochs[member]
             if member in lost:
-                missed = sum(rung < epoch for rung in self._rungs)
+                failed = epoch if member in values else epoch + 1
+                missed = sum(rung < failed for rung in self._rungs)
                 for scores in self._scores[missed : missed + 1]:
                     scores[member] = -math.inf
             elif epoch == self._num_epochs:
@@ -156,9 +166,7 @@ class HalvingQueue:
         # The member with the lower number is the better one of two with the same value.
         rank = 1 + sum((-score, other) < (-scores[member], member) for other, score in scores.items())
         is_promoted = rank <= math.ceil(len(scores) / self._settings.eta)
-        return Decision(
-            self.sweep_epoch, member, rung, self.epochs[member], value, rank, len(scores), is_promoted
-        )
+        return Decision(self.sweep_epoch, member, rung, self.epochs[member], value, rank, len(scores), is_promoted)
 
     def _start_next(self) -> int | None:
         if self._next == len(self.epochs):
