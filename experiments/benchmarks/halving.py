@@ -15,13 +15,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts
-from vae_jax.cli.reproduction import PACKAGES, expect_seeds, summarize, with_error
+from vae_jax.cli.reproduction import PACKAGES, Number, expect_seeds, summarize, with_error
 from vae_jax.cli.results_file import write_results
 from vae_jax.cli.script import run_script
 from vae_jax.cli.tables import markdown
@@ -65,6 +65,20 @@ class Arguments:
     """Seeds of the points, one for each repetition."""
     out: Path | None = None
     """JSON file to write after every repetition, and to continue from."""
+
+
+class Summary(TypedDict):
+    """Results over all repetitions."""
+
+    member_epochs: int  # of each search
+    random_best_validation_elbo: Number
+    halving_best_validation_elbo: Number
+    difference: Number  # halving minus random search with the same points
+    share_of_cost: list[float | None]  # at which halving reaches the best value of random search with the same points, or never
+    median_share_of_cost: float | None
+    share_of_cost_with_other_points: list[float | None]  # the same against random search of the other repetitions
+    median_share_with_other_points: float | None
+    points_tried: list[int]  # by halving
 
 
 class Repetition(NamedTuple):
@@ -131,7 +145,7 @@ def share_to_reach(target: float, trace: Trace, budget: int) -> float:
     return next((cost / budget for cost, best in trace if best >= target), float("inf"))
 
 
-def summary(arguments: Arguments, repetitions: Sequence[Repetition]) -> dict[str, object]:
+def summary(arguments: Arguments, repetitions: Sequence[Repetition]) -> Summary:
     """Returns the best ELBOs with their standard errors, and the shares of the cost at which halving reaches random search."""
     budget = arguments.num_points * arguments.epochs
     paired = [share_to_reach(one.random[-1][1], one.halving, budget) for one in repetitions]
@@ -207,16 +221,20 @@ def work(arguments: Arguments) -> int:
         if seed not in done:
             one = repetition(arguments, seed, base, dataset)
             done[seed] = one._replace(random=improvements(one.random), halving=improvements(one.halving))
-        result = summary(arguments, [done[one] for one in arguments.seeds if one in done])
         if arguments.out is not None:
+            result = summary(arguments, [done[one] for one in arguments.seeds if one in done])
             repetitions = [one._asdict() for one in done.values()]
             write_results(arguments.out, {"settings": settings, "summary": result, "repetitions": repetitions}, PACKAGES)
         print(f"seed {seed}: random {done[seed].random[-1][1]:.3f}, halving {done[seed].halving[-1][1]:.3f}", flush=True)
+    result = summary(arguments, [done[one] for one in arguments.seeds])
+    shares = [result["median_share_of_cost"], result["median_share_with_other_points"]]
+    cells = ["never" if share is None else f"{share:.2f}" for share in shares]
     rows = [
-        ("random search", with_error(result["random_best_validation_elbo"], 3), "1"),
-        ("successive halving", with_error(result["halving_best_validation_elbo"], 3), f"{result['median_share_of_cost']:.2f}"),
+        ("random search", with_error(result["random_best_validation_elbo"], 3), "1", "1"),
+        ("successive halving", with_error(result["halving_best_validation_elbo"], 3), *cells),
     ]
-    print(markdown(("search", "best validation ELBO, nats", "share of cost to reach random search"), rows))
+    header = ("search", "best validation ELBO, nats", "share of the cost, same points", "share of the cost, other points")
+    print(markdown(header, rows))
     return 0
 
 

@@ -47,7 +47,7 @@ def in_memory():
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """The same sweep in a directory, interrupted after its third and fifth epoch."""
+    """The same sweep in a directory, interrupted after its third epoch."""
     out, blocks = tmp_path_factory.mktemp("sweeps") / "halving", []
 
     def train(stop_after, **options):
@@ -64,9 +64,8 @@ def directory(tmp_path_factory):
     # As if the process had been killed after its next epoch was recorded, and before its checkpoint.
     with (out / "blocks" / "0000" / "metrics.jsonl").open("a") as file:
         file.write('{"member": 0, "sweep_epoch": 4, "epoch": 4, "diverged": true}\n{"half a li')
-    assert not train(5, resume=True)
     assert train(None, resume=True)
-    assert blocks == [(0, []), (3, []), (5, [])]
+    assert blocks == [(0, []), (3, [])]
     return write_results(out)
 
 

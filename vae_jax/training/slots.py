@@ -108,7 +108,9 @@ class SlotProgram:
         return np.array([member or 0 for member in slots] + [0] * (self._num_slots - len(slots)), np.int32)
 
     def _put_epochs(self) -> Array:
-        return self.placement.put(np.concatenate([self.epochs, np.zeros(self._num_slots - len(self.epochs), np.int32)]))
+        padding = np.zeros(self._num_slots - len(self.epochs), np.int32)
+        return self.placement.put(jnp.asarray(np.concatenate([self.epochs, padding])))
 
     def _mask(self, chosen: Sequence[bool]) -> Array:
-        return self.placement.put(np.array([*chosen, *[False] * (self._num_slots - len(chosen))], bool))
+        padding = [False] * (self._num_slots - len(chosen))
+        return self.placement.put(jnp.asarray(np.array([*chosen, *padding], bool)))

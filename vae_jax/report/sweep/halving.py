@@ -37,8 +37,8 @@ def _caption(results: Results, settings: Halving) -> str:
         f"At each rung (dotted), a member is compared by its {_title(settings)} with all members that have reached it so far. "
         f"It continues if it is among the best 1/{settings.eta} of them, rounded up. Otherwise it stops (cross), and a new "
         f"member takes its place. The {best} value is the best. {count} of {len(results.rows)} members were stopped. The sweep "
-        f"cost {made:,} member-epochs, {100 * made / whole:.0f} % of those without halving. Left: the values by the epoch of each member, "
-        f"with a scale that leaves out the worst quarter at the first rung. Right: when each member was trained."
+        f"cost {made:,} member-epochs, {100 * made / whole:.0f} % of those without halving. Left: the values by the epoch of "
+        f"each member, on a scale that leaves out the worst quarter at the first rung. Right: when each member was trained."
     )
 
 
