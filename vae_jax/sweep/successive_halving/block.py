@@ -29,6 +29,7 @@ from vae_jax.sweep.successive_halving.rows import halving_rows
 from vae_jax.sweep.successive_halving.rule import STOPPED, Decision, Halving, HalvingQueue
 from vae_jax.training import Epoch, MemberState
 from vae_jax.training.queue import Ended, QueueCallbacks, QueueProgress
+from vae_jax.training.schedules import first_epoch_at_full_values
 
 OnQueueEpoch = Callable[[QueueProgress], bool | None]
 
@@ -117,7 +118,8 @@ def run_halving_block(
         description = (
             f"{len(queue.slots)} at the same time, {num_parameters(built.vae):,} parameters each; {placement.description}"
         )
-        on_block(group, description, start.epoch if start else 0, [f"{path.name}: {note}" for note in notes])
+        notes = [*(f"{path.name}: {note}" for note in notes), *_schedule_notes(built, settings)]
+        on_block(group, description, start.epoch if start else 0, notes)
         recorder = _Recorder(block, built, checkpoints, start, checkpoint_seconds)
 
         def after_epoch(progress: QueueProgress) -> bool:
@@ -143,6 +145,18 @@ def run_halving_block(
     table = halving_rows(group, built, queue, progress, states, placement)
     write_json(path / "result.json", {"rows": table, "placement": placement.description})
     return True
+
+
+def _schedule_notes(built: Built, settings: Halving) -> list[str]:
+    """Returns a note if members are compared before the schedules have come to their ends."""
+    steps = len(built.dataset.train) // built.config.batch_size
+    epoch = first_epoch_at_full_values(built.fit_arguments["schedules"], built.config.epochs, steps)
+    if settings.min_epochs >= epoch:
+        return []
+    return [
+        f"members are compared from epoch {settings.min_epochs} on, but the warm-up and the schedules of weights last until "
+        f"epoch {epoch}. A larger `min_epochs` would compare members at their full values."
+    ]
 
 
 class _Recorder:

@@ -51,7 +51,7 @@ def decision_columns(queue: HalvingQueue, number: int, num_rungs: int) -> Row:
     """Returns the columns of results.csv about the decisions on a member.
 
     Returns:
-      `born`, the number of epochs that the sweep had made at its start; `rung`, the last one that it reached; and for each rung
+      `born` is the number of epochs that the sweep had made at its start. `rung` is the last one that it reached. Each rung has
       the value by which it was compared, its rank, and the number of members that were compared.
     """
     decisions = {decision.rung: decision for decision in queue.decisions if decision.member == number}
