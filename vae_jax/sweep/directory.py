@@ -128,7 +128,7 @@ def check_halving_directory(
     if not resume or is_fresh(out):
         return
     old, content = read_sweep(out)
-    recorded = read_halving(content)
+    recorded = read_halving(old, content)
     if recorded != halving:
         began = "without successive halving" if recorded is None else f"with {recorded}"
         raise UserError(f"the sweep in {out} began {began}, and continues only so.", field="halving")
@@ -137,15 +137,21 @@ def check_halving_directory(
         raise UserError(message, field="resume", fix="Make a sweep in a new folder.")
 
 
-def read_halving(content: JsonObject) -> Halving | None:
-    """Returns the settings of successive halving in sweep.json, or None if there are none."""
+def read_halving(members: Sequence[Config], content: JsonObject) -> Halving | None:
+    """Returns the settings of successive halving in sweep.json, or None if there are none.
+
+    Raises:
+      UserError: they are not settings of these members.
+    """
     recorded = content.get("halving")
     if recorded is None:
         return None
     hints = typing.get_type_hints(Halving)
     if not isinstance(recorded, dict) or recorded.keys() != hints.keys() or not all(fits(recorded[n], hints[n]) for n in hints):
         raise UserError(f"sweep.json: expected the settings of successive halving ({', '.join(hints)}), got {recorded}.")
-    return Halving(**recorded)
+    settings = Halving(**recorded)
+    settings.check(len(members), members[0].epochs)
+    return settings
 
 
 def run_sweep(

@@ -74,7 +74,7 @@ def load_sweep(path: PathLike) -> Results:
     path = as_path(path)
     members, description = read_sweep(path)
     rows, curves, placements = [], [], []
-    halving, decisions = read_halving(description), []
+    halving, decisions = read_halving(members, description), []
     for file in _result_files(path):
         advice = "Remove it and continue the sweep with `resume=True`."
         result = read_json(file, "rows", "placement", advice=advice)
@@ -230,7 +230,7 @@ def _load(
         if group.members not in built_groups:
             built_groups[group.members] = _build_group(results, group, data)
         built = built_groups[group.members]
-        if read_halving(results.description) is not None:
+        if read_halving(results.members, results.description) is not None:
             for number in wanted:
                 state = _restore_ended(results, file.parent, built, number)
                 loaded[number] = (built, jax.tree.map(itemgetter(0), select(built, state, 1)))

@@ -22,7 +22,7 @@ _LOST = "#c0392b"
 
 def halving_part(results: Results) -> str:
     """Returns the HTML of the figure and the tables, or "" for a sweep without successive halving."""
-    settings = read_halving(results.description)
+    settings = read_halving(results.members, results.description)
     if settings is None:
         return ""
     section = Section("halving", "Successive halving", _caption(results, settings), halving_figure(results, settings))

@@ -81,7 +81,11 @@ def replay(settings: Halving, num_members: int, epochs: int, lines: Sequence[Jso
             if not are_finite(epoch.test, epoch.validation):
                 lost.append(member)
                 status[member] = NOT_FINITE
-        for member, end in queue.advance(values, lost).items():
+        try:
+            ended = queue.advance(values, lost)
+        except KeyError as error:
+            raise UserError(f"metrics.jsonl: expected the column {error} in every line; it was altered.") from None
+        for member, end in ended.items():
             status[member] = end
     for member in queue.slots:
         if member is not None:
