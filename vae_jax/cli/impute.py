@@ -10,6 +10,7 @@ import tyro
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts, expect_runs
 from vae_jax.cli.messages import note
+from vae_jax.cli.user_parts import FOR_MODEL, PartArguments, load_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _ENDINGS = (".npz", ".npy", ".csv", ".parquet")
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PartArguments):
     """Fill in the missing entries of a file: NaN, empty fields of a table, or entries that a mask in an .npz file marks.
 
     The file has the format and the columns of the data set of the run, and a run that was trained on complete data serves as
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
-    model = load_model(arguments.run)
+    model = load_model(arguments.run, **load_parts(arguments, arguments.run, needed=FOR_MODEL))
     assert arguments.data is not None
     assert arguments.out is not None
     if arguments.out.suffix.lower() in (".csv", ".parquet"):

@@ -1,9 +1,10 @@
 """Input of a model for examples that are evaluated: scaled, or binarized or dequantized once, the same each time."""
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from vae_jax.data.conditions.columns import Condition
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
 from vae_jax.errors import UserError
-from vae_jax.example import Example
+from vae_jax.example import Example, Examples
 
 # (key, images as levels or floats) -> floats of the same shape
 Draw = Callable[[Array, Array], Array]
@@ -36,6 +37,7 @@ class HeldOutInput(NamedTuple):
     to_input: Callable[[Array], Array]
 
 
+@functools.lru_cache(maxsize=32)  # so that programs that are compiled for it serve several files
 def held_out_input(max_level: int | None, binarization: str, dequantize: bool, counts: bool) -> HeldOutInput:
     """Returns the preprocessing of evaluated examples; the arguments are those of `prepare`."""
     if dequantize:
@@ -46,6 +48,16 @@ def held_out_input(max_level: int | None, binarization: str, dequantize: bool, c
     if binarization == "threshold":
         return HeldOutInput(lambda key, batch: (scale(batch, max_level) >= 0.5).astype(jnp.float32), np.uint8, as_float)
     return HeldOutInput(partial(binarize, max_level=max_level), np.uint8, as_float)
+
+
+def as_stored(rows: Any) -> Any:
+    """Returns the rows themselves: the images of a data set that are not rendered."""
+    return rows
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(draw: Draw, images: Callable[[Any], Array | np.ndarray]) -> Callable[[Array, Any], Array]:
+    return jax.jit(lambda key, rows: draw(key, jnp.asarray(images(rows))))
 
 
 class DrawnRows:
@@ -60,11 +72,11 @@ class DrawnRows:
         draw: Draw,
         key: Array,
         dtype: type[np.generic],
-        images: Callable[[Any], Array | np.ndarray] = lambda rows: rows,
+        images: Callable[[Examples], Array | np.ndarray] = as_stored,
     ):
         """Draws from `rows` as stored, which `images` turns into levels or floats."""
         self._rows, self._key, self.dtype = rows, key, np.dtype(dtype)
-        self._draw = jax.jit(lambda key, rows: draw(key, jnp.asarray(images(rows))))
+        self._draw = _compiled(draw, images)
         self._last: tuple[int, np.ndarray] | None = None
         event = jax.eval_shape(images, jax.ShapeDtypeStruct((1, *rows.shape[1:]), rows.dtype)).shape[1:]
         self.shape: tuple[int, ...] = (rows.shape[0], *event)

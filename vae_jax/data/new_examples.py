@@ -1,7 +1,7 @@
 """Examples that were not trained on, converted as the training data were, and refused where they do not fit them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from vae_jax.data.column_support import outside_columns
 from vae_jax.data.column_types import ColumnType
 from vae_jax.data.conditions.columns import Condition, store_column
 from vae_jax.data.conditions.sources import LABEL
+from vae_jax.data.events import event_kind
 from vae_jax.data.levels import clip_rounding
 from vae_jax.data.loading import Interpretation, as_events
 from vae_jax.data.on_disk import Rows
@@ -22,6 +23,7 @@ from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood, outside_support
 
 Stored = np.ndarray | Rows | SparseRows
+Fields: TypeAlias = dict[str, Any]  # of a `Split`, to replace
 PARTS = ("train", "validation", "test")  # in the order in which all of them are joined
 
 
@@ -91,7 +93,7 @@ def checked_events(name: str, source: Split, trained: TrainedAs) -> Split:
         raise _other_numbers(name, trained, got, fix or f"Save x.astype(np.float32) / {top} where the model takes [0, 1].")
     if source.rendering is not None:
         return source
-    changed: dict[str, Any] = {part: _as_kept(name, array, trained) for part, array in source.images_by_part().items()}
+    changed: Fields = {part: _as_kept(name, array, trained) for part, array in source.images_by_part().items()}
     source = source._replace(**changed)
     return clip_rounding(name, source)[0] if trained.is_in_unit_interval else source
 
@@ -116,7 +118,7 @@ def _with_trained_columns(name: str, source: Split, trained: TrainedAs) -> tuple
             notes.append(f"{name}: {text}")
         place = {column: i for i, column in enumerate(names)}
         order = [place[column] for column in wanted]
-        changed: dict[str, Any] = {part: _columns(name, array, order) for part, array in source.images_by_part().items()}
+        changed: Fields = {part: _columns(name, array, order) for part, array in source.images_by_part().items()}
         for part, mask in source.by_part("mask").items():
             changed[f"{part}_mask"] = _columns(name, mask, order)
         if source.column_types is not None:
@@ -144,7 +146,7 @@ def _with_trained_categories(name: str, source: Split, trained: TrainedAs) -> Sp
         return source
     if types is None:
         return source
-    changed: dict[str, Any] = {}
+    changed: Fields = {}
     for part, array in source.images_by_part().items():
         assert isinstance(array, np.ndarray)
         for j, (kind, known) in enumerate(zip(types, wanted, strict=True)):
@@ -182,7 +184,7 @@ def _with_trained_types(name: str, source: Split, trained: TrainedAs, meaning: I
     """
     if source.rendering is not None:
         return source
-    changed: dict[str, Any] = {}
+    changed: Fields = {}
     is_table = source.column_names is not None
     for part, array in source.images_by_part().items():
         kind, is_bytes = array.dtype.kind, array.dtype in (np.bool_, np.uint8)
@@ -290,12 +292,8 @@ def _as_kept(name: str, array: Stored, trained: TrainedAs) -> Stored:
 
 def _converted(array: Stored, dtype: np.dtype) -> Stored:
     if isinstance(array, Rows):
-        return array.as_events(_event(array.shape), dtype)
+        return array.as_events(event_kind(array.shape[1:]), dtype)
     return array.with_data(array.data.astype(dtype)) if isinstance(array, SparseRows) else array.astype(dtype)
-
-
-def _event(shape: tuple[int, ...]) -> Any:
-    return {2: "vector", 3: "series", 4: "image"}[len(shape)]
 
 
 def stored_conditions(name: str, source: Split, trained: TrainedAs) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -277,7 +277,7 @@ def _binarized(dataset: Dataset, binarization: Binarization, seed: int) -> Prepa
     )
 
 
-def _on_device(examples: np.ndarray | Rows | SparseRows) -> Any:
+def _on_device(examples: np.ndarray | Rows | SparseRows) -> Examples:
     """Puts a split on the device; `Rows` stay on disk."""
     if isinstance(examples, SparseRows):
         return to_device(examples)
@@ -303,7 +303,7 @@ def _drawn_rows(rendering: Rendering | None, key: Array, rows: Array) -> tuple[A
     return key, jax.vmap(rendering.draw, in_axes=(None, 0))(key_rows, rows)
 
 
-def _draw_held_out(dataset: Dataset, held_out: HeldOutInput, seed: int) -> tuple[Any, Any]:
+def _draw_held_out(dataset: Dataset, held_out: HeldOutInput, seed: int) -> tuple[Examples, Examples]:
     """Draws the validation set, where there is one, and the test set."""
     validation = None
     if dataset.validation is not None:
@@ -311,7 +311,7 @@ def _draw_held_out(dataset: Dataset, held_out: HeldOutInput, seed: int) -> tuple
     return validation, _draw_once(dataset, held_out, stream(seed, Stream.TEST_SET), dataset.test)
 
 
-def _draw_once(dataset: Dataset, held_out: HeldOutInput, key: Array, rows: np.ndarray | SparseRows) -> Any:
+def _draw_once(dataset: Dataset, held_out: HeldOutInput, key: Array, rows: np.ndarray | SparseRows) -> Examples:
     """Draws a whole split, with a key for each chunk of a fixed size."""
     assert held_out.draw is not None
     return _on_device(DrawnRows(rows, held_out.draw, key, held_out.dtype, dataset.images).in_memory(dataset.name))

@@ -14,8 +14,16 @@ from vae_jax.runs.recorded_training import train as train
 from vae_jax.runs.trained import NewData as NewData
 from vae_jax.runs.trained import TrainedModel as TrainedModel
 from vae_jax.runs.trained import best as best
+from vae_jax.runs.trained import decode as decode
+from vae_jax.runs.trained import encode as encode
 from vae_jax.runs.trained import export_model as export_model
+from vae_jax.runs.trained import init_from as init_from
+from vae_jax.runs.trained import interpolate as interpolate
 from vae_jax.runs.trained import load_model as load_model
 from vae_jax.runs.trained import read_new_data as read_new_data
+from vae_jax.runs.trained import reconstruct as reconstruct
+from vae_jax.runs.trained import recorded_init as recorded_init
+from vae_jax.runs.trained import sample as sample
+from vae_jax.runs.trained import score as score
 from vae_jax.storage.exported_model import ExportedModel as ExportedModel
 from vae_jax.storage.exported_model import load_exported as load_exported

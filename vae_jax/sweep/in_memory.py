@@ -6,11 +6,11 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, PartOptions, build, resolve_columns
+from vae_jax.build import Built, Initial, PartOptions, Parts, build, resolve_columns
 from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.sweep.member_metrics import MemberMetrics
-from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying
+from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying, with_custom_parts
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
 from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
 from vae_jax.training.metrics import OnEpoch
@@ -66,6 +66,7 @@ def sweep(
     on_epoch: OnEpoch = lambda metrics: None,
     on_progress: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
     dataset: Dataset | None = None,
+    init: Initial | None = None,
     **parts: Unpack[PartOptions],
 ) -> Sweep:
     """Trains every member and tables the results. Nothing is written.
@@ -82,6 +83,7 @@ def sweep(
       on_progress: called after each epoch of each group with the group and the states of its members. A true result ends the
         training of the group.
       dataset: a data set in memory for `build`.
+      init: parameters of a trained model from which all members start (from `runs.init_from`).
       **parts: a user's own parts for `build`.
 
     Example: two values of beta, two seeds, one compilation.
@@ -90,9 +92,12 @@ def sweep(
       >>> result.table["test_elbo"].shape, [point.numbers["rate"].n for point in result.points]
       ((4,), [2, 2])
     """
-    members = resolve_columns(members, data_dir, dataset) if parts.get("likelihood") is None else members
+    members = with_custom_parts(members, Parts(**parts))
+    members = resolve_columns(members, data_dir, dataset)
     check_members(members)
-    prepared = [(group, build(group.configs[0], data_dir=data_dir, dataset=dataset, **parts)) for group in groups(members)]
+    prepared = [
+        (group, build(group.configs[0], data_dir=data_dir, dataset=dataset, init=init, **parts)) for group in groups(members)
+    ]
     table, fits, metrics = [], [], MemberMetrics(members, on_epoch)
     for group, built in prepared:
         placement = place(len(group.members), strategy, chunk=chunk, data_parallel=data_parallel)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.config import Config, Hyperparams
+from vae_jax.build import Parts
+from vae_jax.config import CUSTOM, Config, Hyperparams
 from vae_jax.errors import UserError, unknown
 from vae_jax.storage.directories import PathLike, as_path
 
@@ -246,6 +247,20 @@ def check_members(members: Sequence[Config]) -> None:
             settings = ", ".join(f"{name} = {getattr(member, name)}" for name in names)
             raise UserError(f"members {numbers[key]} and {number} are the same run ({settings}).", fix="Leave one out.")
         numbers[key] = number
+
+
+def with_custom_parts(members: Sequence[Config], parts: Parts) -> list[Config]:
+    """Returns the members with the name "custom" for every part that is passed.
+
+    Raises:
+      UserError: the members differ in the name of such a part.
+    """
+    for name in parts.given():
+        if len(values := dict.fromkeys(getattr(member, name) for member in members)) > 1:
+            listed = " and ".join(map(repr, values))
+            message = f"all members have the {name} that is passed, but the sweep has {listed}."
+            raise UserError(message, field=name, fix=f"Sweep the {name} by its names, or pass one.")
+    return [dataclasses.replace(member, **dict.fromkeys(parts.given(), CUSTOM)) for member in members]
 
 
 def identity(config: Config) -> Config:

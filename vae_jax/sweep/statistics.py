@@ -60,6 +60,7 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
     for i, (number, config) in enumerate(zip(group.members, group.configs, strict=True)):
         history = fit.progress.histories[i]
         test = fit.tests[i] if fit.epochs[i] else None  # None: the member diverged in its first epoch
+        validation = history[fit.epochs[i] - 1].validation if fit.epochs[i] else None
         lost = fit.status[i] in ("diverged", NOT_FINITE)
         row: Row = {"member": number}
         row |= {"beta": float(config.beta), "seed": config.seed, "learning_rate": float(config.learning_rate)}
@@ -69,6 +70,7 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
             "test_log_likelihood": test and test.log_likelihood,
             "test_kl": test and test.kl,
             "test_elbo_standard_error": test and test.elbo_standard_error,
+            **({} if built.data.validation is None else {"validation_elbo": validation and validation.elbo}),
             "rate": test and test.kl,
             "distortion": test and -test.log_likelihood,
             "test_bits_per_dim": test and test_bits_per_dim(built, test.elbo),

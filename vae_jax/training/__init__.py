@@ -3,6 +3,7 @@
 `make_train_step` and `make_epoch` are pure functions for training loops of your own.
 """
 
+from vae_jax.training.checks import check_devices as check_devices
 from vae_jax.training.checks import check_fit as check_fit
 from vae_jax.training.checks import check_step as check_step
 from vae_jax.training.epoch import MemberState as MemberState

@@ -16,7 +16,7 @@ from vae_jax.errors import UserError, diverged
 from vae_jax.evaluation import NOT_FINITE, warn_not_finite
 from vae_jax.model import VAE, with_moments
 from vae_jax.objectives.batch import AnyObjective
-from vae_jax.training.checks import check_companions, check_fit, check_values
+from vae_jax.training.checks import check_companions, check_devices, check_fit, check_values
 from vae_jax.training.epoch import MemberState, PartialEpoch, params_to_evaluate_members, without_early_best
 from vae_jax.training.in_memory import in_memory_program
 from vae_jax.training.metrics import OnEpoch, epoch_metrics
@@ -49,6 +49,7 @@ def fit(
     prng: str = "threefry2x32",
     condition: PreparedCondition | None = None,
     start: Progress | None = None,
+    devices: int = 1,
     on_epoch: OnEpoch = lambda metrics: None,
     on_progress: Callable[[Progress], bool | None] = lambda progress: None,
     on_chunk: Callable[[int, Callable[[], Progress | None]], bool | None] = lambda steps, progress: None,
@@ -62,8 +63,9 @@ def fit(
       hyperparams: traced values, `Hyperparams()` by default, or any NamedTuple with at least a learning_rate.
       condition: conditions of data that were prepared without one, {"train": array, "test": array} (see `data.with_condition`).
       start: progress to resume from. The result is then bit for bit that of an uninterrupted run. Its state is donated.
-      on_epoch: called after each epoch in which everything was finite, with its metrics: names and numbers as in metrics.jsonl
-        (see `training.metrics`). If it returns True, the run ends ("interrupted").
+      devices: number of devices that share each batch, a divisor of its size. The result is that of one up to rounding.
+      on_epoch: called after each epoch in which everything was finite, with its metrics, named as in metrics.jsonl (see
+        `training.metrics`). If it returns True, the run ends ("interrupted").
       on_progress: the same with the progress, from which `start` resumes. Copy the arrays of its state that you keep.
       on_chunk: called within an epoch of streamed data (`data.train` is `Rows`), after each chunk of steps, with the number of
         steps made in this epoch and a function. The function returns the progress as copies on the host, or None if it is not
@@ -88,22 +90,14 @@ def fit(
     if condition is not None:
         data = with_condition(data, condition)
     options = FitOptions(epochs, batch_size, optimizer, objective, schedules, early_stopping, eval_batch_size, test_seed, prng)
-    first_member = jax.jit(lambda tree: _first(tree))
+    first_member = _make_first_member(placement := _share_batch(devices, batch_size))
     to_progress = partial(_to_progress, first_member=first_member)
     callbacks = Callbacks(
         _after_epoch(on_epoch, lambda progress: on_progress(to_progress(progress)), data, batch_size),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
-    result = fit_members(
-        vae,
-        data,
-        options,
-        seeds=[seed],
-        hyperparams=hyperparams,
-        placement=place(1, "map", devices=jax.local_devices()[:1]),
-        start=start and _to_members(start),
-        callbacks=callbacks,
-    )
+    members = {"seeds": [seed], "hyperparams": hyperparams, "placement": placement, "start": start and _to_members(start)}
+    result = fit_members(vae, data, options, **members, callbacks=callbacks)
     progress, status, problem = to_progress(result.progress), result.status[0], None
     if status == "diverged":
         rate = (hyperparams or Hyperparams()).learning_rate
@@ -136,6 +130,18 @@ def _after_epoch(
 
 def _first(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _share_batch(devices: int, batch_size: int) -> Placement:
+    """Returns the layout of a single run on the first devices, of which each holds a copy of the data and the parameters."""
+    check_devices(devices, batch_size)
+    return place(1, "map", data_parallel=devices, devices=jax.local_devices()[:devices])
+
+
+def _make_first_member(placement: Placement) -> Callable[[Tree], Tree]:
+    """Returns the function that takes the only member out of its axis, onto the first of its devices."""
+    take: Callable[[Tree], Tree] = jax.jit(lambda tree: _first(tree))
+    return take if placement.mesh.size == 1 else lambda tree: jax.device_put(take(tree), placement.mesh.devices.flat[0])
 
 
 def _to_progress(progress: MembersProgress, first_member: Callable[[MemberState], MemberState]) -> Progress:

@@ -1,5 +1,6 @@
 """The train step: one update of the parameters on one batch, as a pure function of (state, key, batch, hyperparameters)."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from vae_jax._numerics.keys import Part
+from vae_jax._numerics.keys import Part, StepKey
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
-from vae_jax.example import Example, Examples, condition_of, event_of
-from vae_jax.model import VAE, Params, bind, decode_given, keep_scaling
+from vae_jax.example import Example, Examples, condition_of, event_of, mask_of
+from vae_jax.model import VAE, BoundModel, Params, bind, decode_given, keep_scaling
 from vae_jax.objectives import Objective, Terms, beta_elbo, check_objective, check_terms
 from vae_jax.objectives.batch import AnyObjective, BatchObjective, ObjectiveState
 from vae_jax.training import optimizers
@@ -117,7 +118,8 @@ def make_terms(
     ) -> tuple[Terms, ObjectiveState]:
         keys = jax.random.split(key, batch.shape[0] + 1)
         x_batch = train_input(keys[0], batch)
-        return compute_batch_terms(keys[1:], params, x_batch, hyperparams, objective_state)
+        noise = jax.random.split(jax.random.fold_in(key, StepKey.NETWORKS), batch.shape[0]) if vae.is_stochastic else None
+        return compute_batch_terms(keys[1:], noise, params, x_batch, hyperparams, objective_state)
 
     return terms
 
@@ -176,7 +178,7 @@ def make_train_step(
 
 
 def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
-    """Returns (keys of the examples, params, batch, hyperparams, state) -> (terms, state)."""
+    """Returns (keys of the examples, keys of their networks or None, params, batch, hyperparams, state) -> (terms, state)."""
     if not isinstance(objective, BatchObjective):
         return _mapped_over_examples(vae, objective)
     if vae.prior is not None:
@@ -185,11 +187,20 @@ def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
         )
 
     def batch_terms(
-        keys: Array, params: Params, x: Array | Example, hyperparams: Hyperparams, state: ObjectiveState
+        keys: Array,
+        noise: Array | None,
+        params: Params,
+        x: Array | Example,
+        hyperparams: Hyperparams,
+        state: ObjectiveState,
     ) -> tuple[Terms, ObjectiveState]:
-        # Each function takes one element of `x`, which has its condition and its mask.
+        # Each function takes one element of `x`, which has its condition, its mask and its key.
         encode = lambda x: vae.encode(params, x)  # noqa: E731
         decode = lambda z, x=None: decode_given(vae, params, z, condition_of(x))  # noqa: E731
+        if noise is not None:
+            x = _KeyedExample(event_of(x), condition_of(x), mask_of(x), noise)
+            encode = lambda x: _bind_keyed(vae, params, x).encode(event_of(x))  # noqa: E731
+            decode = lambda z, x=None: _bind_keyed(vae, params, x).decode(z)  # noqa: E731
         log_prob = lambda output, x: bind(vae, params, x).log_prob(output, event_of(x))  # noqa: E731
         terms, state = objective.terms(keys[0], encode, decode, log_prob, x, hyperparams, state)
         check_terms(terms, x.shape[:1])
@@ -198,21 +209,48 @@ def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
     return batch_terms
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _KeyedExample(Example):
+    """An example with the key of its networks in this step.
+
+    The functions that a batch objective receives see one element of the batch, without its index. Keys that are made from the
+    bits of x or z would not do: a code that differs in rounding, as on several devices, would lose other units.
+    """
+
+    key: Examples = None
+
+
+def _bind_keyed(vae: VAE, params: Params, x: object) -> BoundModel:
+    """Returns the model at one element of the batch of a stochastic model."""
+    if not isinstance(x, _KeyedExample):
+        raise ValueError(
+            "expected an element of the batch, because the networks draw random numbers and its key is in it: call encode(x) "
+            "and decode(z, x) for an element x of the batch, as objectives.batch.forward does."
+        )
+    return bind(vae, params, x, x.key)
+
+
 def _mapped_over_examples(vae: VAE, objective: Objective) -> BatchTermsFunction:
     """Returns the function of `_batch_terms` for an objective of one example."""
     check_objective(objective, ("prior_log_prob",) if vae.prior else ())
 
     def batch_terms(
-        keys: Array, params: Params, x: Array | Example, hyperparams: Hyperparams, state: ObjectiveState
+        keys: Array,
+        noise: Array | None,
+        params: Params,
+        x: Array | Example,
+        hyperparams: Hyperparams,
+        state: ObjectiveState,
     ) -> tuple[Terms, ObjectiveState]:
-        def example_terms(key: Array, x: Array | Example) -> Terms:
-            model = bind(vae, params, x)
+        def example_terms(key: Array, noise: Array | None, x: Array | Example) -> Terms:
+            model = bind(vae, params, x, noise)
             prior = {"prior_log_prob": model.prior_log_prob} if model.prior_log_prob else {}
             terms = objective(key, model.encode, model.decode, model.log_prob, model.x, hyperparams, **prior)
             check_terms(terms)
             return terms
 
-        return jax.vmap(example_terms)(keys, x), state
+        return jax.vmap(example_terms)(keys, noise, x), state
 
     return batch_terms
 

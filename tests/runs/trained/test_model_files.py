@@ -3,6 +3,7 @@
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -98,7 +99,7 @@ def test_quantiles_are_those_of_the_training_scores(built, finished):
         count,
         16,
     )
-    draws = [evaluate(jax.random.key(i), built.vae, finished[1].params, np.float32(built.dataset.train)) for i in range(20)]
+    draws = [evaluate(jax.random.key(i), built.vae, finished[1].params, jnp.float32(built.dataset.train)) for i in range(20)]
     elbo = np.mean([one.log_likelihood - one.kl for one in draws], axis=0)
     spread = np.std([one.log_likelihood - one.kl for one in draws], axis=0).max()
     # The mean of the quantiles 0 % ... 100 % is that of the scores up to the spacing of the quantiles.
@@ -132,4 +133,4 @@ def test_members_of_a_sweep_are_models_of_their_own(tmp_path):
     table[1 + chosen] = table[1 + chosen].replace("finished", "diverged")
     (tmp_path / "sweep/results.csv").write_text("\n".join(table))
     assert runs.best(tmp_path / "sweep") != chosen
-    assert read_record(next((tmp_path / "sweep/blocks").glob("*"))).scores == ()
+    assert not read_record(next((tmp_path / "sweep/blocks").glob("*"))).scores

@@ -112,12 +112,10 @@ SOURCES = {
     "sprites": (lambda folder: "sprites", {"condition": "shape"}),
 }
 
-SLOW = ("sprites",)
+NAMES = [name if name != "sprites" else pytest.param(name, marks=pytest.mark.slow) for name in SOURCES]
 
 
-@pytest.mark.parametrize(
-    "name", [*(name for name in SOURCES if name not in SLOW), *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_test_set_of_a_run_is_read_as_it_was_prepared(name, tmp_path):
     save, settings = SOURCES[name]
     source = save(tmp_path)

@@ -77,9 +77,18 @@ def load_model(path: PathLike, *, member: int | None = None, **parts: Unpack[Par
         if getattr(given, name) is None:
             needed[name] = ""
     notes = check_parts(path, record.parts, needed, given, "load_model")
-    likelihood = make_likelihood(config, record.description.facts, given.likelihood)
-    vae = make_model(config, record.description, likelihood, given)
-    params = read_params(folder, jax.eval_shape(vae.init, stream(0, Stream.INIT)), index)
+    try:
+        likelihood = make_likelihood(config, record.description.facts, given.likelihood)
+        vae = make_model(config, record.description, likelihood, given)
+        template = jax.eval_shape(vae.init, stream(0, Stream.INIT))
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        if given.given():  # the fault may be in them
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{folder / NAME}: describes no model: {reason} It is damaged.") from None
+    params = read_params(folder, template, index)
     params = jax.tree.map(jnp.asarray, params)
     scores = record.scores[entry] if record.scores else {}
     if index is None:

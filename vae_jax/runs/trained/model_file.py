@@ -51,7 +51,7 @@ def write_model_file(folder: Path, record: ModelRecord, params: Params) -> None:
       params: of one model, or stacked along a leading axis for the members of a sweep.
     """
     content = {"format": _FORMAT, **record._asdict(), "description": record.description.to_json()}
-    arrays = {path: np.ascontiguousarray(leaf) for path, leaf in flatten(jax.device_get(params)).items()}
+    arrays = {path: np.asarray(leaf, order="C") for path, leaf in flatten(jax.device_get(params)).items()}
     write_bytes(folder / NAME, safetensors.numpy.save(arrays, {"vae_jax": json.dumps(content)}))
 
 

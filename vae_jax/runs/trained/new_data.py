@@ -1,8 +1,9 @@
 """`read_new_data`: examples of a user in the unit and order of a trained model's data, without these data."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build.model import sees_counts
 from vae_jax.data.dataset import Dataset
-from vae_jax.data.held_out import DrawnRows, held_out_input, with_companions
+from vae_jax.data.held_out import DrawnRows, as_stored, held_out_input, with_companions
 from vae_jax.data.lazy_rows import CompleteRows, JoinedRows
 from vae_jax.data.masks import Missing
 from vae_jax.data.new_examples import PARTS, check_values, checked_events, stored_conditions
@@ -125,20 +126,20 @@ def _new_data(name: str, split: Split, notes: list[str], reading: Reading) -> Ne
         sees_counts(config, likelihood),
     )
     images = _images(split.rendering)
-    event: Any = stored
+    event: Examples = stored
     if held_out.draw is not None:
         drawn = DrawnRows(event, held_out.draw, stream(config.test_seed, Stream.TEST_SET), held_out.dtype, images)
         event, images = (
             drawn if isinstance(event, Rows | CompleteRows | JoinedRows) else drawn.in_memory(name),
-            lambda rows: rows,
+            as_stored,
         )
-    event_input = lambda rows: held_out.to_input(jnp.asarray(images(rows)))  # noqa: E731
+    event_input = _event_input(held_out.to_input, images)
     condition = np.concatenate([conditions[part] for part in parts]) if conditions else None
     labels = split.by_part("labels")
     return NewData(
         name,
         event if condition is None and mask is None else Example(event, condition, mask),
-        event_input if condition is None and mask is None else with_companions(event_input, trained.condition),
+        event_input if condition is None and mask is None else _with_companions(event_input, trained.condition),
         np.concatenate([labels[part] for part in parts]) if set(labels) == set(parts) else None,
         split.label_names if set(labels) == set(parts) else None,
         tuple(dict.fromkeys(notes)),
@@ -146,10 +147,21 @@ def _new_data(name: str, split: Split, notes: list[str], reading: Reading) -> Ne
     )
 
 
-def _images(rendering: Rendering | None) -> Callable[[Any], Any]:
+# The same functions for each file, so that programs that are compiled for one of them serve all files of a model.
+@functools.lru_cache(maxsize=32)
+def _event_input(
+    to_input: Callable[[Examples], Examples], images: Callable[[Examples], Examples]
+) -> Callable[[Examples], Examples]:
+    return lambda rows: to_input(jnp.asarray(images(rows)))
+
+
+_with_companions = functools.lru_cache(maxsize=32)(with_companions)
+
+
+def _images(rendering: Rendering | None) -> Callable[[Examples], Examples]:
     """Returns the function from a batch of stored rows to images."""
     if rendering is None:
-        return lambda rows: rows
+        return as_stored
     import jax
 
     return lambda rows: jax.vmap(rendering.render)(jnp.asarray(rows))
@@ -162,11 +174,11 @@ def _lacks(rows: Rows) -> bool:
 
 def _joined(
     parts: Mapping[str, np.ndarray | Rows | SparseRows], masks: Mapping[str, np.ndarray], lacks: bool, with_mask: bool
-) -> tuple[Any, Any]:
+) -> tuple[Examples, Examples]:
     """Returns the events of all parts, one after the other, and their masks, or None."""
-    arrays: list[Any] = [CompleteRows(one) if lacks and isinstance(one, Rows) else one for one in parts.values()]
+    arrays: list[Examples] = [CompleteRows(one) if lacks and isinstance(one, Rows) else one for one in parts.values()]
     complete = np.bool_(True)
-    observed: list[Any] = [
+    observed: list[Examples] = [
         CompleteRows(one, is_mask=True) if isinstance(one, Rows) else masks.get(part, np.broadcast_to(complete, one.shape))
         for part, one in parts.items()
     ]
@@ -174,7 +186,7 @@ def _joined(
     return _join(arrays), mask
 
 
-def _join(arrays: list[Any]) -> Any:
+def _join(arrays: list[Examples]) -> Examples:
     if len(arrays) == 1:
         return arrays[0]
     if all(isinstance(array, np.ndarray) for array in arrays):

@@ -3,19 +3,20 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from vae_jax.config import CUSTOM
 from vae_jax.data import column_proposals
 from vae_jax.data.conditions.setting import parse_condition
-from vae_jax.data.conditions.sources import LABEL
+from vae_jax.data.conditions.sources import LABEL, Columns
 from vae_jax.data.dataset import Dataset
+from vae_jax.data.events import event_kind
 from vae_jax.data.in_memory import condition_columns, source_of_array
 from vae_jax.data.loading import Interpretation, read_options, read_similar
 from vae_jax.data.masks import Missing
-from vae_jax.data.new_examples import PARTS, TrainedAs, new_events
+from vae_jax.data.new_examples import PARTS, Fields, TrainedAs, new_events
 from vae_jax.data.readers import registry
 from vae_jax.data.readers.condition_files import read_condition_file
 from vae_jax.data.readers.listing import joined
@@ -28,7 +29,7 @@ from vae_jax.example import Examples
 from vae_jax.runs.trained.model import TrainedModel
 
 Part = Literal["all", "train", "validation", "test"]
-Source: TypeAlias = Any  # a path or name, a `Dataset`, an array, a table, or a sparse matrix
+Source: TypeAlias = Examples  # a path or name, a `Dataset`, an array, a table, or a sparse matrix
 _STREAMED_BYTES = 2**30  # size above which files of one array stay on disk
 
 
@@ -64,7 +65,7 @@ class Reading:
         text = self._condition_text(name, is_named)
         if is_named:
             options = self._options(text)
-            stream = self.stream or _is_large(name)
+            stream = self.stream or is_large_array(name)
             split = read_similar(name, self.data_dir, options, stream)
         else:
             mixed = self.trained.column_types is not None
@@ -84,7 +85,7 @@ class Reading:
     def _meaning(self, text: str, is_named: bool, is_as_trained: bool) -> Interpretation:
         config, shape = self.config, self.trained.data_shape
         if is_as_trained:
-            event: Any = {1: "vector", 2: "series", 3: "image"}[len(shape)]
+            event = event_kind(shape)
             return Interpretation("channels_last" if event == "image" else "auto", event, None, False, text, self.missing)
         event = config.event
         if config.dataset == CUSTOM and len(shape) == 2:
@@ -132,7 +133,7 @@ class Reading:
         if self.condition is None:
             return split
         if isinstance(self.condition, str | os.PathLike):
-            by_part: Mapping[str, Any] = read_condition_file(os.fspath(self.condition))[0]
+            by_part: Mapping[str, Columns] = read_condition_file(os.fspath(self.condition))[0]
             source = os.fspath(self.condition)
         else:
             by_part, source = {"": condition_columns(name, {"train": self.condition})["train_condition"]}, name
@@ -174,10 +175,10 @@ def _divided(name: str, columns: Mapping[str, np.ndarray], sizes: Mapping[str, i
     }
 
 
-def _is_large(name: str) -> bool:
-    """Returns whether a file of a single array is so large that it stays on disk."""
+def is_large_array(name: str, bytes_in_memory: int = _STREAMED_BYTES) -> bool:
+    """Returns whether a path is a file of a single array with more than so many bytes, which can stay on disk."""
     path = Path(os.path.expanduser(name))
-    if not is_path(name) or not path.is_file() or path.stat().st_size <= _STREAMED_BYTES:
+    if not is_path(name) or not path.is_file() or path.stat().st_size <= bytes_in_memory:
         return False
     reader = registry.reader_of_file(path)
     return reader is not None and reader.name in ("npy", "idx") and path.suffix != ".gz"
@@ -198,7 +199,7 @@ def one_part(name: str, source: Split, part: Part) -> Split:
     if rendering is not None:
         source = source._replace(rendering=rendering._replace(draw=None))
     fields = ("labels", "factors", "condition", "mask")
-    alone: dict[str, Any] = {"train": getattr(source, part), "validation": None, "test": None}
+    alone: Fields = {"train": getattr(source, part), "validation": None, "test": None}
     for field in fields:
         alone |= {f"train_{field}": getattr(source, f"{part}_{field}"), f"validation_{field}": None, f"test_{field}": None}
     return source._replace(**alone)
@@ -206,7 +207,7 @@ def one_part(name: str, source: Split, part: Part) -> Split:
 
 def as_source(dataset: Dataset) -> Split:
     """Returns the arrays of a data set, with the values of its condition."""
-    fields: dict[str, Any] = {
+    fields: Fields = {
         f"{part}_{field}": getattr(dataset, f"{part}_{field}") for part in PARTS for field in ("labels", "factors", "mask")
     }
     for part in PARTS:

@@ -11,8 +11,8 @@ from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import Built
 from vae_jax.example import Examples
 from vae_jax.model import Params, bind
-from vae_jax.objectives import elbo, log_mean_exp_k
-from vae_jax.objectives.base import draw
+from vae_jax.objectives import log_mean_exp_k
+from vae_jax.objectives.base import draw, reported_kl
 from vae_jax.storage.atomic import JsonObject
 
 NUM_SAMPLES = 16  # importance samples of each example
@@ -53,17 +53,12 @@ def _scores(built: Built, params: Params, rows: Examples, count: int) -> tuple[A
     batch_size = max(1, min(count, _BATCH_ENTRIES // (NUM_SAMPLES * math.prod(built.dataset.data_shape))))
 
     def score(params: Params, key: Array, x: Examples) -> tuple[Array, Array]:
-        keys = jax.random.split(key, NUM_SAMPLES + 1)
         model = bind(vae, params, x)
-        posterior = model.encode(model.x)
-        terms = elbo(key_elbo, lambda x: posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
-
-        def log_weight(key: Array) -> Array:
-            drawn = draw(key, *posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
-            return drawn.log_weight
-
-        log_px = log_mean_exp_k(jax.vmap(log_weight)(keys[1:]))
-        return terms.log_likelihood - terms.kl + jacobian, log_px + jacobian
+        posterior, prior = model.encode(model.x), model.prior_log_prob
+        draw_one = lambda key: draw(key, *posterior, model.decode, model.log_prob, model.x, prior_log_prob=prior)  # noqa: E731
+        draws = jax.vmap(draw_one)(jax.random.split(key, NUM_SAMPLES))
+        elbo = draws.log_likelihood[0] - reported_kl(*posterior, draws.log_ratio[0], prior)
+        return elbo + jacobian, log_mean_exp_k(draws.log_weight) + jacobian
 
     def all_scores(params: Params, rows: Examples) -> tuple[Array, Array]:
         key_input, key = jax.random.split(stream(built.config.test_seed, Stream.TRAINING_SCORES))
