@@ -91,7 +91,8 @@ def build(
     data.check_support(dataset, likelihood, config.binarization, config.dequantize)
     if dataset.has_missing:
         check_factorizes(likelihood)
-    total_steps = config.epochs * (len(dataset.train) // config.batch_size)
+    steps_per_epoch = len(dataset.train) // config.batch_size
+    total_steps = config.epochs * steps_per_epoch
     _check_warm_ups(config, total_steps)
     prepared = prepare(config, dataset, likelihood)
     training.check_fit(prepared, config.batch_size, config.early_stopping)
@@ -102,7 +103,7 @@ def build(
     if init is not None:
         vae = start_from(vae, init)
     model.check_prior(config, vae)
-    optimizer = model.make_optimizer(config, custom.optimizer)
+    optimizer = model.make_optimizer(config, facts, custom.optimizer, steps_per_epoch)
     fit_arguments: dict[str, Any] = dict(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -147,7 +148,7 @@ def _make_schedules(config: Config, total_steps: int) -> dict[str, schedules.Sch
 
 
 def _check_warm_ups(config: Config, total_steps: int) -> None:
-    """Raises `UserError` where a warm-up, or the first cycle of beta, would not end within the run."""
+    """Raises `UserError` where a warm-up, the first cycle of beta or the first update would not end within the run."""
     registered = [setting.name for setting in all_settings() if setting.warms_up]
     for name in ("beta_warmup_steps", *registered, "learning_rate_warmup_steps"):
         if total_steps > 0 and getattr(config, name) and getattr(config, name) >= total_steps:
@@ -157,6 +158,12 @@ def _check_warm_ups(config: Config, total_steps: int) -> None:
                 f"{total_steps}.",
                 fix="Shorten it or train for more epochs.",
             )
+    if 0 < total_steps < config.accumulate_steps:
+        raise UserError(
+            field="accumulate_steps",
+            expected=f"at most {total_steps}, the number of steps in the run",
+            got=config.accumulate_steps,
+        )
     if config.beta_schedule == "cyclical" and 0 < total_steps < 2 * config.beta_cycles:
         raise UserError(
             field="beta_cycles",

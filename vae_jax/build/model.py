@@ -20,7 +20,7 @@ from vae_jax.training.optimizers import Optimizer
 
 
 def _make(kind: Any, config: Config, facts: TrainingData) -> Any:
-    """Calls the factory of the likelihood, prior, network or objective that the configuration names."""
+    """Calls the factory of the likelihood, prior, network, objective or optimizer that the configuration names."""
     entry = config.entry(kind)
     if entry is None:
         raise UserError(f"the {kind} of this configuration is of your own.", field=kind, fix=f"Pass `{kind}`.")
@@ -42,9 +42,20 @@ def make_objective(config: Config, facts: TrainingData, custom: AnyObjective | N
     return _make("objective", config, facts) if custom is None else custom
 
 
-def make_optimizer(config: Config, custom: Optimizer | None) -> Optimizer:
-    """Returns the optimizer of a user or of the configuration, with the moving average that the configuration asks for."""
-    optimizer: Optimizer = optimizers.named_optimizer(config.optimizer) if custom is None else custom
+def make_optimizer(config: Config, facts: TrainingData, custom: Optimizer | None, steps_per_epoch: int) -> Optimizer:
+    """Returns the optimizer of a user or of the configuration, with what the configuration asks for around it.
+
+    The gradient is accumulated first and clipped then. A gradient that is not finite is skipped before it is accumulated.
+    """
+    optimizer: Optimizer = _make("optimizer", config, facts) if custom is None else custom
+    if config.clip_norm is not None:
+        optimizer = optimizers.with_clipping(optimizer)
+    if config.accumulate_steps > 1:
+        optimizer = optimizers.with_accumulation(optimizer, config.accumulate_steps)
+    if config.skip_not_finite:
+        optimizer = optimizers.with_skipping(optimizer, config.skip_not_finite)
+    if config.average_from_epoch:
+        optimizer = optimizers.with_params_mean(optimizer, (config.average_from_epoch - 1) * steps_per_epoch)
     return optimizers.with_params_ema(optimizer, config.ema_decay) if config.ema_decay else optimizer
 
 

@@ -50,7 +50,8 @@ class PartOptions(TypedDict, total=False):
         `input_shape`, `output_shape`, `outputs_per_dim` and `condition_dim` say what they take and return.
       prior: a `priors.Prior`, a `priors.ConditionalGaussian`, or a function (config, data) -> one of them.
       objective: a function (key, encode, decode, log_prob, x, hyperparams) -> `Terms` of one example, or a `BatchObjective`.
-      optimizer: a function of the learning rate, such as `optax.adam`, or a finished optax optimizer.
+      optimizer: a function of the learning rate, such as `optax.adam`, a finished optax optimizer, or a
+        `training.optimizers.FromHyperparams`, whose numbers (`b1`, `weight_decay`, ...) a sweep varies.
       sources: origin of each part by name, for parts that do not know it themselves.
     """
 

@@ -135,7 +135,7 @@ def read_command_line(argv: Sequence[str] | None) -> "tuple[Arguments, Config]":
 
 def _recorded_defaults(content: Mapping[str, object]) -> dict[str, object]:
     """Returns the values of options and settings that sweep.json records."""
-    from vae_jax.config import OPTIMIZERS, entries, from_dict
+    from vae_jax.config import entries, from_dict
     from vae_jax.config.validation import check_name
 
     recorded = content["arguments"]
@@ -143,7 +143,7 @@ def _recorded_defaults(content: Mapping[str, object]) -> dict[str, object]:
         raise ValueError("it was begun by run_sweep without arguments, so continue it by run_sweep(..., resume=True)")
     base = from_dict(recorded["base"])  # pyright: ignore
     for kind in PARTS:  # a file is named by the command line alone
-        check_name(kind, getattr(base, kind), OPTIMIZERS if kind == "optimizer" else entries(kind))  # pyright: ignore
+        check_name(kind, getattr(base, kind), entries(kind))  # pyright: ignore
     defaults = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     defaults |= {name: tuple(recorded[name]) if isinstance(recorded[name], list) else recorded[name] for name in AXES}  # pyright: ignore
     points = defaults["points"]

@@ -50,13 +50,13 @@ def held_out_input(max_level: int | None, binarization: str, dequantize: bool, c
     return HeldOutInput(partial(binarize, max_level=max_level), np.uint8, as_float)
 
 
-def as_stored(rows: Any) -> Any:
+def as_stored(rows: Examples) -> Examples:
     """Returns the rows themselves: the images of a data set that are not rendered."""
     return rows
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(draw: Draw, images: Callable[[Any], Array | np.ndarray]) -> Callable[[Array, Any], Array]:
+def _compiled(draw: Draw, images: Callable[[Examples], Array | np.ndarray]) -> Callable[[Array, Examples], Array]:
     return jax.jit(lambda key, rows: draw(key, jnp.asarray(images(rows))))
 
 

@@ -64,8 +64,8 @@ def fit(
       condition: conditions of data that were prepared without one, {"train": array, "test": array} (see `data.with_condition`).
       start: progress to resume from. The result is then bit for bit that of an uninterrupted run. Its state is donated.
       devices: number of devices that share each batch, a divisor of its size. The result is that of one up to rounding.
-      on_epoch: called after each epoch in which everything was finite, with its metrics, named as in metrics.jsonl (see
-        `training.metrics`). If it returns True, the run ends ("interrupted").
+      on_epoch: called after each epoch in which everything was finite, with its metrics: names and numbers as in metrics.jsonl
+        (see `training.metrics`). If it returns True, the run ends ("interrupted").
       on_progress: the same with the progress, from which `start` resumes. Copy the arrays of its state that you keep.
       on_chunk: called within an epoch of streamed data (`data.train` is `Rows`), after each chunk of steps, with the number of
         steps made in this epoch and a function. The function returns the progress as copies on the host, or None if it is not
@@ -96,8 +96,16 @@ def fit(
         _after_epoch(on_epoch, lambda progress: on_progress(to_progress(progress)), data, batch_size),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
-    members = {"seeds": [seed], "hyperparams": hyperparams, "placement": placement, "start": start and _to_members(start)}
-    result = fit_members(vae, data, options, **members, callbacks=callbacks)
+    result = fit_members(
+        vae,
+        data,
+        options,
+        seeds=[seed],
+        hyperparams=hyperparams,
+        placement=placement,
+        start=start and _to_members(start),
+        callbacks=callbacks,
+    )
     progress, status, problem = to_progress(result.progress), result.status[0], None
     if status == "diverged":
         rate = (hyperparams or Hyperparams()).learning_rate

@@ -50,6 +50,8 @@ class Best(NamedTuple):
     params: Params  # () without validation data
 
 
+SKIPPED_STEPS = "skipped_steps"  # in `StepMetrics.extra`, of an optimizer that skips gradients that are not finite
+
 TrainStep = Callable[[TrainState, Array, Array | Example, Hyperparams], tuple[TrainState, StepMetrics]]
 BatchTermsFunction = Callable[..., tuple[Terms, ObjectiveState]]
 
@@ -58,7 +60,7 @@ def init_state(vae: VAE, optimizer: Optimizer, key: Array, objective: AnyObjecti
     """Returns the state before the first step."""
     params = vae.init(key)
     objective_state = objective.init(jax.random.fold_in(key, Part.OBJECTIVE)) if isinstance(objective, BatchObjective) else ()
-    # The learning rate is not known here. The first step puts it wherever the state holds it (`optimizers.make_step`).
+    # The hyperparameters are not known here. The first step puts them wherever the state holds them (`optimizers.make_step`).
     opt_state = optimizers.transformation(optimizer, 0.0).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective_state)
 
@@ -139,7 +141,8 @@ def make_train_step(
       optimizer: learning rate -> optax optimizer, such as `optax.adam` or
         `lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr))`. The learning rate is traced. A finished
         optimizer such as `optax.adam(1e-3)` works too. It has its learning rate built in, and `hyperparams.learning_rate` is
-        ignored. `vae_jax.training.optimizers` lists the optimizers that work and the arguments that each receives.
+        ignored. A `training.optimizers.FromHyperparams` is a function of all hyperparameters of the step.
+        `vae_jax.training.optimizers` lists the optimizers that work and the arguments that each receives.
       objective: the quantity to minimize, a function of one example (see `objectives.Objective`) or a
         `objectives.batch.BatchObjective`. `objectives.beta_elbo()` by default.
       train_input: (key, batch as stored) -> floats for the model, such as a binarization or dequantization that is drawn anew
@@ -168,13 +171,22 @@ def make_train_step(
             return metrics.loss, (metrics, objective_state)
 
         gradient, (metrics, objective_state) = jax.grad(mean_loss, has_aux=True)(state.params)
-        rates = hyperparams.learning_rate, now.learning_rate
-        update = optimizers.make_step(optimizer, *rates, state.step, lambda params: mean_loss(params)[0])
+        update = optimizers.make_step(optimizer, hyperparams, now, state.step, lambda params: mean_loss(params)[0])
         params, opt_state = update(gradient, state.opt_state, state.params, metrics.loss)
         params = keep_scaling(params, state.params)
+        if optimizers.may_skip(opt_state):
+            is_skipped = ~all_finite(gradient) & all_finite(params)
+            objective_state = jax.tree.map(lambda n, o: jnp.where(is_skipped, o, n), objective_state, state.objective_state)
+            metrics = _without_skipped(metrics, is_skipped)
         return TrainState(state.step + 1, params, opt_state, objective_state), metrics
 
     return train_step
+
+
+def _without_skipped(metrics: StepMetrics, is_skipped: Array) -> StepMetrics:
+    """Returns the metrics of a step, or zeros if it was skipped, with the number of skipped steps among the further terms."""
+    metrics = jax.tree.map(lambda value: jnp.where(is_skipped, 0.0, value), metrics)
+    return metrics._replace(extra={**(metrics.extra or {}), SKIPPED_STEPS: is_skipped.astype(jnp.float32)})
 
 
 def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:

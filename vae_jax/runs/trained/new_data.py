@@ -25,6 +25,7 @@ from vae_jax.likelihoods import check_factorizes
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.runs.trained.reading import Part, Reading, Source, as_source, one_part
 
+_ToInput: TypeAlias = Callable[[Examples], Examples]
 StoredEvents: TypeAlias = np.ndarray | Rows | SparseRows | CompleteRows | JoinedRows
 
 
