@@ -96,16 +96,8 @@ def fit(
         _after_epoch(on_epoch, lambda progress: on_progress(to_progress(progress)), data, batch_size),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
-    result = fit_members(
-        vae,
-        data,
-        options,
-        seeds=[seed],
-        hyperparams=hyperparams,
-        placement=placement,
-        start=start and _to_members(start),
-        callbacks=callbacks,
-    )
+    members = {"seeds": [seed], "hyperparams": hyperparams, "placement": placement, "start": start and _to_members(start)}
+    result = fit_members(vae, data, options, **members, callbacks=callbacks)
     progress, status, problem = to_progress(result.progress), result.status[0], None
     if status == "diverged":
         rate = (hyperparams or Hyperparams()).learning_rate
