@@ -9,6 +9,7 @@ import tyro
 from vae_jax.cli.checks import expect_counts, is_sweep
 from vae_jax.cli.messages import note
 from vae_jax.cli.output import check_output
+from vae_jax.cli.user_parts import FOR_MODEL, PartArguments, load_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _BYTES_IN_MEMORY = 2**24  # larger arrays are read while the rows before are com
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelArguments:
+class ModelArguments(PartArguments):
     """Options of all commands that use a trained model."""
 
     run: tyro.conf.Positional[Path]
@@ -33,8 +34,8 @@ class ModelArguments:
     condition: str = ""
     """Condition of each example, for a conditional model: a file with a row for each. By default it is read from `data`, as in
     training."""
-    seed: int = 0
-    """Seed of the draws."""
+    seed: int | None = None
+    """Seed of the draws. By default 0."""
     batch_size: int | None = None
     """Rows that are read and computed at once. By default as many as fill some megabytes. On CPU no result depends on it."""
     overwrite: bool = False
@@ -107,7 +108,7 @@ def open_model(arguments: ModelArguments) -> "TrainedModel":
     if arguments.best:
         member = best(arguments.run, arguments.best)
         note(f"the member {member} has the best {arguments.best}.")
-    model = load_model(arguments.run, member=member)
+    model = load_model(arguments.run, member=member, **load_parts(arguments, arguments.run, needed=FOR_MODEL))
     for text in model.notes:
         note(text)
     return model
