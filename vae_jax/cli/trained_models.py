@@ -66,7 +66,7 @@ class DataArguments(ModelArguments):
     """Options of the commands that read new data."""
 
     data: str = ""
-    """File or folder of any format that `train --dataset` reads, or the name of a data set."""
+    """File or folder of any format that train reads, or the name of a data set."""
     part: Literal["all", "train", "validation", "test"] = "all"
     """Rows to use of a source with several parts: all in the order of the source, or one part, which is split off as in
     training where the source has none."""
