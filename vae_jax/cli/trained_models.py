@@ -9,6 +9,7 @@ import tyro
 from vae_jax.cli.checks import expect_counts, is_sweep
 from vae_jax.cli.messages import note
 from vae_jax.cli.output import check_output
+from vae_jax.cli.user_parts import FOR_MODEL, PartArguments, load_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _BYTES_IN_MEMORY = 2**24  # larger arrays are read while the rows before are com
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelArguments:
+class ModelArguments(PartArguments):
     """Options of all commands that use a trained model."""
 
     run: tyro.conf.Positional[Path]
@@ -103,11 +104,11 @@ def open_model(arguments: ModelArguments) -> "TrainedModel":
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
-    member = arguments.member
+    parts, member = load_parts(arguments, arguments.run, needed=FOR_MODEL), arguments.member
     if arguments.best:
         member = best(arguments.run, arguments.best)
         note(f"the member {member} has the best {arguments.best}.")
-    model = load_model(arguments.run, member=member)
+    model = load_model(arguments.run, member=member, **parts)
     for text in model.notes:
         note(text)
     return model
