@@ -9,11 +9,12 @@ import tyro
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts, expect_out, expect_runs, is_sweep
 from vae_jax.cli.messages import note
+from vae_jax.cli.user_parts import FOR_MODEL, PartArguments, load_parts
 from vae_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PartArguments):
     """Export a trained model: its weights as params.safetensors, and encoder, decoder and E[x|z] as StableHLO programs for CPU,
     CUDA and TPU, with the parameters inside and for batches of any size. config.json describes shapes, units and preprocessing.
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax.runs import best, export_model, load_model
 
     member = best(arguments.run, arguments.best) if arguments.best else arguments.member
-    model = load_model(arguments.run, member=member)
+    model = load_model(arguments.run, member=member, **load_parts(arguments, arguments.run, needed=FOR_MODEL))
     for text in model.notes:
         note(text)
     out = export_model(model, arguments.out, overwrite=arguments.overwrite)

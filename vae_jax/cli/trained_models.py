@@ -104,11 +104,11 @@ def open_model(arguments: ModelArguments) -> "TrainedModel":
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
-    member = arguments.member
+    parts, member = load_parts(arguments, arguments.run, needed=FOR_MODEL), arguments.member
     if arguments.best:
         member = best(arguments.run, arguments.best)
         note(f"the member {member} has the best {arguments.best}.")
-    model = load_model(arguments.run, member=member, **load_parts(arguments, arguments.run, needed=FOR_MODEL))
+    model = load_model(arguments.run, member=member, **parts)
     for text in model.notes:
         note(text)
     return model

@@ -193,7 +193,7 @@ def describe_init(built: Built) -> list[str]:
     init = built.init
     if init is None or built.description is None:
         return []
-    template = jax.eval_shape(built.vae.init, jax.random.key(0))
+    template = jax.eval_shape(built.vae.init, stream(0, Stream.INIT))
     parts, path = init.shared_parts(template), init.record["path"]
     fresh = [part for part in INIT_PARTS if part in template and part not in parts]
     texts = [f"starting from the {', '.join(parts)} of {path} (epoch {init.record['epoch']})"]
