@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 
 from vae_jax import config as config_module
+from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import INIT_PARTS, Built, Initial
 from vae_jax.errors import UserError, unknown
 from vae_jax.runs.trained.model_file import NAME, ModelRecord, read_record, write_model_file
