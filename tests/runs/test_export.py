@@ -334,6 +334,27 @@ def test_it_loads_without_the_training_libraries(conditional, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_member_of_a_sweep_is_exported_by_the_command(tmp_path, capsys):
+    from vae_jax.cli.export import main
+    from vae_jax.sweep import grid
+    from vae_jax.sweep.directory import run_sweep
+    from vae_jax.sweep.results import write_results
+
+    run_sweep(grid(Config(epochs=1, **SMALL), beta=[0.5, 2.0]), tmp_path / "sweep")
+    write_results(tmp_path / "sweep", 1.0)
+    with pytest.raises(UserError, match="one member must be chosen"):
+        main([str(tmp_path / "sweep"), "--out", str(tmp_path / "out")])
+    assert main([str(tmp_path / "sweep"), "--best", "test_elbo", "--out", str(tmp_path / "out")]) == 0
+    exported = load_exported(tmp_path / "out")
+    member = exported.config["model"]["member"]
+    assert member == runs.best(tmp_path / "sweep", "test_elbo")
+    assert f"member {member}" in capsys.readouterr().out
+    model = runs.load_model(tmp_path / "sweep", member=member)
+    saved = load_file(tmp_path / "out" / "params.safetensors")
+    np.testing.assert_array_equal(saved["encoder.Dense_0.kernel"], model.params["encoder"]["Dense_0"]["kernel"])
+
+
+@pytest.mark.slow
 def test_a_trained_run_is_exported_by_the_command(tmp_path, capsys):
     from vae_jax.cli.export import main
 

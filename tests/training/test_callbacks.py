@@ -65,10 +65,8 @@ def test_on_progress_ends_a_run_and_on_epoch_still_gets_its_last_epoch():
 
 def test_sweeps_pass_the_metrics_of_each_member(tmp_path):
     members = grid(CONFIG, beta=[0.5, 2.0])
-    tracker, groups = Tracker(), []
-    result = sweep(
-        members, dataset=dataset(), on_epoch=tracker, on_progress=lambda group, progress: groups.append(progress.epoch)
-    )
+    tracker, epochs = Tracker(), []
+    result = sweep(members, dataset=dataset(), on_epoch=tracker, on_progress=lambda _, progress: epochs.append(progress.epoch))
     assert epochs == [1, 2, 3]
     assert [(line["epoch"], line["member"], line["beta"]) for line in tracker.lines] == [
         (epoch, member, beta) for epoch in (1, 2, 3) for member, beta in ((0, 0.5), (1, 2.0))

@@ -62,10 +62,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(file):
 def test_two_devices_make_the_numbers_of_one_up_to_rounding(file, stream):
     built = build_on(file, stream=stream)
     seen = []
-    one, two = (
-        training.fit(built.vae, built.data, **built.fit_arguments, devices=n, on_epoch=lambda progress: seen.append(progress))
-        for n in (1, 2)
-    )
+    one, two = (training.fit(built.vae, built.data, **built.fit_arguments, devices=n, on_progress=seen.append) for n in (1, 2))
     chex.assert_trees_all_close(*(jax.device_get(fit.progress[:2]) for fit in (one, two)), rtol=1e-4, atol=1e-5)
     for first, second in zip(one.progress.history, two.progress.history, strict=True):
         assert first.train.loss == pytest.approx(second.train.loss, rel=1e-5)

@@ -72,7 +72,7 @@ def prepared():
 @pytest.fixture(scope="module")
 def whole(prepared):
     kept = []
-    run = training.fit(VAE, prepared, seed=5, on_epoch=lambda progress: kept.append(jax.device_get(progress)), **FIT)
+    run = training.fit(VAE, prepared, seed=5, on_progress=lambda progress: kept.append(jax.device_get(progress)), **FIT)
     return run, kept
 
 

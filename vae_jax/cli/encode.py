@@ -50,7 +50,7 @@ def write_codes(arguments: Arguments, model: "TrainedModel") -> None:
         note("the codes are u = (z - mean(c)) / scale(c), which are N(0, I) under the prior p(z|c).")
 
     def chunks(report: "Report") -> "Iterator[Encoded]":
-        draws = {"num_draws": arguments.num_draws, "seed": arguments.seed}
+        draws = {"num_draws": arguments.num_draws, "seed": arguments.seed or 0}
         return encode_chunks(model, data, **draws, batch_size=arguments.batch_size, report=report)
 
     def arrays(encoded: "Encoded") -> "dict[str, np.ndarray]":

@@ -189,24 +189,38 @@ def write_results(
     """
     from tqdm import tqdm
 
-    from vae_jax.storage.output_files import archive_writer, image_folder_writer, in_background, table_writer
+    from vae_jax.storage.output_files import in_background
 
-    is_archive = out.suffix.lower() == ".npz"
-    writer: contextlib.AbstractContextManager[Callable[..., None]]
-    if is_archive:
-        writer, convert = archive_writer(out), output.to_arrays
-    elif out.suffix:
-        writer, convert = table_writer(out), output.to_table
-    else:
-        assert output.to_images is not None
-        writer, convert = image_folder_writer(out, count), output.to_images
-    bar = tqdm(total=count, desc=out.name, unit="row", leave=False, disable=None)
-    with bar, interruptible(), writer as write, in_background(lambda part: write(convert(*part))) as submit:
+    writer, convert = _writer(out, count, output)
+
+    def show(done: int) -> None:
+        bar.update(done - bar.n)
+
+    with (
+        tqdm(total=count, desc=out.name, unit="row", leave=False, disable=None) as bar,
+        interruptible(),
+        writer as write,
+        in_background(lambda first, part: write(convert(first, part))) as submit,
+    ):
         first = 0
-        for part in chunks(lambda done: bar.update(done - bar.n) and None):
-            submit((first, part))
+        for part in chunks(show):
+            submit(first, part)
             first += _num_rows(part)
     print(f"wrote {out}: {count} row{'' if count == 1 else 's'}")
+
+
+def _writer(
+    out: Path, count: int, output: Output[Part]
+) -> "tuple[contextlib.AbstractContextManager[Callable[..., None]], Callable[[int, Part], object]]":
+    """Returns the writer of a file or folder, and the conversion to what it takes."""
+    from vae_jax.storage.output_files import archive_writer, image_folder_writer, table_writer
+
+    if out.suffix.lower() == ".npz":
+        return archive_writer(out), output.to_arrays
+    if out.suffix:
+        return table_writer(out), output.to_table
+    assert output.to_images is not None
+    return image_folder_writer(out, count), output.to_images
 
 
 def _num_rows(part: object) -> int:
@@ -224,6 +238,8 @@ def interruptible() -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> NoReturn:
+        for one in old:  # a second signal must not stop the removal
+            signal.signal(one, signal.SIG_IGN)
         raise Interrupted(number)
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -48,6 +48,6 @@ def _reconstruct(arguments: Arguments) -> None:
 
     def chunks(report: "Report") -> "Iterator[np.ndarray]":
         batch_size = arguments.batch_size
-        return reconstruct_chunks(model, data, output, seed=arguments.seed, batch_size=batch_size, report=report)
+        return reconstruct_chunks(model, data, output, seed=arguments.seed or 0, batch_size=batch_size, report=report)
 
     write_results(arguments.file, data.num_examples, chunks, examples_output(model, data))

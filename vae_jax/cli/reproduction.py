@@ -111,12 +111,14 @@ def train_sweep(members: Sequence[Config], out: Path, *, data_dir: str | None, m
     from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.storage.directories import is_fresh
     from vae_jax.sweep.directory import run_sweep
+    from vae_jax.training import MembersProgress
 
     enable_compilation_cache()
     began = time.monotonic()
     with Interrupt() as interrupt:
 
         def on_progress(tick: "Tick") -> bool:
+            assert isinstance(tick.progress, MembersProgress)
             epoch_printer(tick.group.label or "sweep", tick.group.configs[0].epochs)(tick.group, tick.progress)
             return interrupt.signal is not None or time.monotonic() - began > 60 * minutes
 

@@ -72,7 +72,7 @@ def _sample(arguments: Arguments) -> None:
         raise UserError(field="rgb", expected="a model of gray images", got=f"examples of shape {model.vae.data_shape}")
     conditions = read_condition(model, arguments.condition) if arguments.condition else None
     output = Output(arguments.draw or not (arguments.mean or image), as_pixels=image)
-    options = SampleOptions(arguments.num, arguments.seed, arguments.temperature, output)
+    options = SampleOptions(arguments.num, arguments.seed or 0, arguments.temperature, output)
 
     def chunks(report: "Report") -> "Iterator[np.ndarray]":
         return sample_chunks(model, options, conditions, batch_size=arguments.batch_size, report=report)

@@ -25,12 +25,14 @@ from vae_jax.errors import UserError
 if TYPE_CHECKING:
     from vae_jax.build import PartOptions
     from vae_jax.config import Config
+    from vae_jax.sweep import Halving
     from vae_jax.sweep.directory import Tick
     from vae_jax.sweep.members import Group
     from vae_jax.sweep.processes import Processes
     from vae_jax.sweep.results import Results
 
 AXES = ("betas", "seeds", "learning_rates", "over", "groups", "points", "design", "ranges", "num_points", "design_seed")
+HALVING = ("halving", "min_epochs", "halving_by", "num_concurrent")
 _PLACEMENT = ("strategy", "chunk", "devices", "data_parallel")
 
 
@@ -61,6 +63,15 @@ class Arguments:
     """Members of the design; for a grid, values of each range."""
     design_seed: int = 0
     """Seed of random and sobol."""
+    halving: int | None = None
+    """Successive halving: one member in this many continues at each rung, after min_epochs * halving^k epochs. The others stop,
+    and members of the list that wait take their places. Needs validation data."""
+    min_epochs: int = 5
+    """Epochs of the first rung of `halving`."""
+    halving_by: str = "validation_elbo"
+    """Column of metrics.jsonl by which `halving` compares members; with :min the smallest is the best (train_loss:min)."""
+    num_concurrent: int | None = None
+    """Members that `halving` trains at the same time. By default one in `halving` of all, at least `halving`."""
     out: str = ""
     """Sweep directory to write; new or empty, unless `resume`. Required."""
     resume: bool = False
@@ -105,7 +116,20 @@ class Arguments:
         """Returns the arguments that define the members, as they stand in sweep.json."""
         points = self.points and os.path.abspath(os.path.expanduser(self.points))
         axes = {name: getattr(self, name) for name in AXES} | {"points": points}
-        return {"base": dataclasses.asdict(base), **axes}
+        selection = {name: getattr(self, name) for name in HALVING} if self.halving is not None else {}
+        return {"base": dataclasses.asdict(base), **axes, **selection}
+
+    def halving_settings(self) -> "Halving | None":
+        """Returns the settings of successive halving; raises `UserError` for options that belong to it, without it."""
+        given = [field for field in dataclasses.fields(self) if field.name in HALVING[1:]]
+        given = [field.name for field in given if getattr(self, field.name) != field.default]
+        if self.halving is None:
+            if given:
+                raise UserError(f"`{given[0]}` belongs to `halving`.", fix="Add `halving=3`, or leave it out.")
+            return None
+        from vae_jax.sweep import Halving
+
+        return Halving(self.halving, self.min_epochs, self.halving_by, self.num_concurrent)
 
     def placement_options(self) -> list[str]:
         """Returns the options about devices and parallelism that are not the defaults, as words of the command line."""
@@ -146,6 +170,7 @@ def _recorded_defaults(content: Mapping[str, object]) -> dict[str, object]:
         check_name(kind, getattr(base, kind), entries(kind))  # pyright: ignore
     defaults = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     defaults |= {name: tuple(recorded[name]) if isinstance(recorded[name], list) else recorded[name] for name in AXES}  # pyright: ignore
+    defaults |= {name: recorded[name] for name in HALVING if name in recorded}  # pyright: ignore
     points = defaults["points"]
     return {**defaults, "points": points and Path(points), "data_dir": content.get("data_dir")}
 
@@ -188,7 +213,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
 
     base, sources = split_parts(base)
     base = resolved_columns(base, data_dir, shown=not arguments.process_id)
-    members = read_members(arguments, base, argv)
+    members, halving = read_members(arguments, base, argv), arguments.halving_settings()
     processes = join(arguments, len(members), joined)
 
     from vae_jax.storage.cache import enable_compilation_cache
@@ -230,6 +255,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
             out,
             resume=arguments.resume,
             launch=Launch(layout, processes, record, lambda: interrupt.signal is not None),
+            halving=halving,
             data_dir=data_dir,
             init=read_init(arguments),
             checkpoint_seconds=arguments.checkpoint_seconds,
@@ -256,7 +282,11 @@ def write_outcome(out: Path, began: float, draw_report: bool, parts: "PartOption
 
     results = write_results(out, time.perf_counter() - began)
     print_points(results)
-    left_out = [f"{row['member']} ({row['status']})" for row in results.rows if row["status"] not in DONE]
+    if results.decisions:
+        print_halving(results)
+    stopped = {decision.member for decision in results.decisions if not decision.is_promoted}
+    lost = [row for row in results.rows if row["status"] not in DONE and row["member"] not in stopped]
+    left_out = [f"{row['member']} ({row['status']})" for row in lost]
     if left_out:
         note(f"left out of the means: member {', '.join(left_out)}")
     overfit = describe_overfitting(results)
@@ -268,6 +298,17 @@ def write_outcome(out: Path, began: float, draw_report: bool, parts: "PartOption
 
         print("drawing the report ...", flush=True)
         print(f"report: {write_sweep_report(results, **parts)}")
+
+
+def print_halving(results: "Results") -> None:
+    """Prints how many members each rung compared and let continue, and what the sweep cost."""
+    rungs = sorted({(decision.rung, decision.epoch) for decision in results.decisions})
+    print()
+    for rung, epoch in rungs:
+        promoted = [decision.is_promoted for decision in results.decisions if decision.rung == rung]
+        print(f"rung {rung}, epoch {epoch}: {sum(promoted)} of {len(promoted)} members continued")
+    made, whole = sum(row["epochs"] for row in results.rows), sum(member.epochs for member in results.members)
+    print(f"{made:,} member-epochs, {made / whole:.0%} of those without halving")
 
 
 def print_points(results: "Results") -> None:

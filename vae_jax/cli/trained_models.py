@@ -34,8 +34,8 @@ class ModelArguments(PartArguments):
     condition: str = ""
     """Condition of each example, for a conditional model: a file with a row for each. By default it is read from `data`, as in
     training."""
-    seed: int = 0
-    """Seed of the draws."""
+    seed: int | None = None
+    """Seed of the draws. By default 0."""
     batch_size: int | None = None
     """Rows that are read and computed at once. By default as many as fill some megabytes. On CPU no result depends on it."""
     overwrite: bool = False
@@ -66,7 +66,7 @@ class DataArguments(ModelArguments):
     """Options of the commands that read new data."""
 
     data: str = ""
-    """File or folder of any format that `train --dataset` reads, or the name of a data set."""
+    """File or folder of any format that train reads, or the name of a data set."""
     part: Literal["all", "train", "validation", "test"] = "all"
     """Rows to use of a source with several parts: all in the order of the source, or one part, which is split off as in
     training where the source has none."""
@@ -104,11 +104,11 @@ def open_model(arguments: ModelArguments) -> "TrainedModel":
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
-    parts, member = load_parts(arguments, arguments.run, needed=FOR_MODEL), arguments.member
+    member = arguments.member
     if arguments.best:
         member = best(arguments.run, arguments.best)
         note(f"the member {member} has the best {arguments.best}.")
-    model = load_model(arguments.run, member=member, **parts)
+    model = load_model(arguments.run, member=member, **load_parts(arguments, arguments.run, needed=FOR_MODEL))
     for text in model.notes:
         note(text)
     return model

@@ -27,6 +27,7 @@ from vae_jax.sweep.statistics import rows
 from vae_jax.training import Callbacks, EpochInterrupted, MembersFit, MembersProgress, MemberState, run_keys
 from vae_jax.training.epoch import init_member
 from vae_jax.training.placement import Placement, place
+from vae_jax.training.queue import QueueProgress
 
 
 class Layout(NamedTuple):
@@ -54,7 +55,7 @@ class Tick(NamedTuple):
     done: int  # member epochs of this process so far, those of ended members counted as whole
     total: int
     seconds: float  # of the last epoch
-    progress: MembersProgress
+    progress: MembersProgress | QueueProgress
 
 
 OnBlock = Callable[[Group, str, int, list[str]], None]  # (group, description, epochs done, notes for the user)

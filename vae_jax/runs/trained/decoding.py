@@ -79,7 +79,7 @@ def reconstruct_chunks(
     rows, at_once = chunk_rows(model.vae.data_shape, batch_size)
     compiled = _reconstruction(model.vae, data.to_input, _unit(model), output, at_once)
     key = stream(seed, Stream.RECONSTRUCTIONS)
-    return map_chunks(lambda *chunk: compiled(model.params, key, *chunk), data, rows, report)
+    return map(np.asarray, map_chunks(lambda *chunk: compiled(model.params, key, *chunk), data, rows, report))
 
 
 @functools.lru_cache(maxsize=8)
@@ -137,7 +137,7 @@ def decode(
     rows, at_once = chunk_rows(model.vae.data_shape, batch_size)
     compiled = _decoding(model.vae, model.description.condition, _unit(model), Output(as_pixels=as_pixels), at_once)
     data = NewData("codes", codes if stored is None else Example(codes, stored), lambda batch: batch)
-    return joined(map_chunks(lambda *chunk: compiled(model.params, None, None, *chunk), data, rows))
+    return joined(map(np.asarray, map_chunks(lambda *chunk: compiled(model.params, None, None, *chunk), data, rows)))
 
 
 def sample(
@@ -209,7 +209,8 @@ def sample_chunks(
     compiled = _decoding(model.vae, model.description.condition, _unit(model), options.output, at_once)
     key = stream(options.seed, Stream.SAMPLES)
     data = NewData("samples", _Cycled(conditions, num), lambda batch: batch)
-    return map_chunks(lambda *chunk: compiled(model.params, key, jnp.float32(temperature), *chunk), data, rows, report)
+    chunks = map_chunks(lambda *chunk: compiled(model.params, key, jnp.float32(temperature), *chunk), data, rows, report)
+    return map(np.asarray, chunks)
 
 
 class _Cycled:
@@ -231,12 +232,12 @@ def _decoding(vae: VAE, condition: Condition | None, unit: StoredUnit, output: O
         params: Params, key: Array | None, temperature: Array | None, examples: Examples, first: Array, count: Array
     ) -> Array:
         def one(row: Array, x: Array | Example) -> Array:
-            stored = condition_of(x) if key is None else x
-            given = None if condition is None else condition.expand(stored)
+            stored = condition_of(x) if key is None else event_of(x)
+            given = None if condition is None or stored is None else condition.expand(stored)
             if key is None:
                 return _converted(vae.likelihood.mean(decode_given(vae, params, event_of(x), given)), unit, output)
             key_z, key_x = jax.random.split(jax.random.fold_in(key, row))
-            z = sample_prior(vae, params, key_z) * temperature
+            z = sample_prior(vae, params, key_z) * (1 if temperature is None else temperature)
             decoded = decode_given(vae, params, z, given)
             made = vae.likelihood.sample(key_x, decoded) if output.draw else vae.likelihood.mean(decoded)
             return _converted(made, unit, output)
@@ -314,7 +315,7 @@ def _unit(model: TrainedModel) -> StoredUnit:
 def _converted(x: Array, unit: StoredUnit, output: Output) -> Array:
     if output.as_pixels:
         return unit.to_pixels(x)
-    return unit.of_draw(x) if output.draw else unit.of_mean(x)
+    return unit.convert_draw(x) if output.draw else unit.convert_mean(x)
 
 
 def _check_condition(model: TrainedModel, stored: np.ndarray | None, count: int | None) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,16 @@ from jax import Array
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.errors import UserError
-from vae_jax.evaluation import DataSlice, encode_dataset
+from vae_jax.evaluation import DataSlice
 from vae_jax.example import Examples
 from vae_jax.model import VAE, Params
 from vae_jax.posteriors import sample_posterior
-from vae_jax.runs.trained.chunks import Report, chunk_rows, joined, map_chunks, over_batches
+from vae_jax.runs.trained.chunks import Report, chunk_rows, encoded_together, joined, map_chunks, over_batches
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.runs.trained.new_data import NewData, Source
 from vae_jax.runs.trained.sources import as_new_data
+
+Posteriors: TypeAlias = tuple[Array, Array, Array]  # the fields of `Encoded`, on the device
 
 
 @short_repr
@@ -80,12 +82,16 @@ def encode_chunks(
     if num_draws < 0:
         raise UserError(field="num_draws", expected="a whole number >= 0", got=num_draws)
     rows, at_once = chunk_rows(model.vae.data_shape, batch_size)
+    if jax.default_backend() == "cpu":
+        at_once = encoded_together(model.vae.data_shape)
+        rows = -(-rows // at_once) * at_once
     compiled, key = _program(model.vae, data.to_input, num_draws, at_once), stream(seed, Stream.CODES)
-    return map_chunks(lambda *chunk: compiled(model.params, key, *chunk), data, rows, report)
+    chunks = map_chunks(lambda *chunk: compiled(model.params, key, *chunk), data, rows, report)
+    return (Encoded(*map(np.asarray, chunk)) for chunk in chunks)
 
 
 @functools.lru_cache(maxsize=8)
-def _program(vae: VAE, to_input: Callable[[Examples], Examples], num_draws: int, at_once: int) -> Callable[..., Encoded]:
+def _program(vae: VAE, to_input: Callable[[Examples], Examples], num_draws: int, at_once: int) -> Callable[..., Posteriors]:
     """Returns the compiled program, which files of the same shape share."""
 
     def draw(key: Array, row: Array, mean: Array, log_scale: Array) -> Array:
@@ -93,11 +99,11 @@ def _program(vae: VAE, to_input: Callable[[Examples], Examples], num_draws: int,
         one = lambda k: sample_posterior(jax.random.fold_in(key_x, k), mean, log_scale)  # noqa: E731
         return jax.vmap(one)(jnp.arange(num_draws)) if num_draws else jnp.zeros((0, *mean.shape), mean.dtype)
 
-    def program(params: Params, key: Array, examples: Examples, first: Array, count: Array) -> Encoded:
-        def encode_batch(batch: DataSlice) -> Encoded:
-            posterior = encode_dataset(vae, params, batch, to_input=to_input, batch_size=at_once)
-            rows = batch.first + jnp.arange(at_once)
-            return Encoded(*posterior, jax.vmap(draw, in_axes=(None, 0, 0, 0))(key, rows, *posterior))
+    def program(params: Params, key: Array, examples: Examples, first: Array, count: Array) -> Posteriors:
+        def encode_batch(batch: DataSlice) -> Posteriors:
+            posterior = jax.vmap(lambda x: vae.encode(params, x))(to_input(batch.examples))
+            rows = jnp.asarray(batch.first) + jnp.arange(at_once)
+            return (*posterior, jax.vmap(draw, in_axes=(None, 0, 0, 0))(key, rows, *posterior))
 
         return over_batches(encode_batch, examples, first, count, at_once)
 

@@ -121,19 +121,20 @@ def score_chunks(
     return (_scores(model, *chunk) for chunk in chunks)
 
 
-def _scores(model: TrainedModel, terms: Evaluation, estimate: LogPx, compared: np.ndarray) -> Scores:
+def _scores(model: TrainedModel, terms: Evaluation, estimate: LogPx, compared: Array) -> Scores:
     """Returns the scores of a chunk, with differences in float64 as in the means of a data set."""
-    elbo = terms.log_likelihood.astype(np.float64) - terms.kl.astype(np.float64)
+    log_likelihood, kl = map(np.asarray, terms)
+    elbo = log_likelihood.astype(np.float64) - kl.astype(np.float64)
     return Scores(
         elbo=elbo,
-        log_likelihood=terms.log_likelihood,
-        kl=terms.kl,
-        log_px=estimate.log_px,
-        standard_error=estimate.standard_error,
-        effective_sample_size=estimate.effective_sample_size,
-        pareto_k=estimate.pareto_k,
+        log_likelihood=log_likelihood,
+        kl=kl,
+        log_px=np.asarray(estimate.log_px),
+        standard_error=np.asarray(estimate.standard_error),
+        effective_sample_size=np.asarray(estimate.effective_sample_size),
+        pareto_k=np.asarray(estimate.pareto_k),
         elbo_quantile=_quantiles(model, "elbo", elbo),
-        log_px_quantile=_quantiles(model, "log_px", compared),
+        log_px_quantile=_quantiles(model, "log_px", np.asarray(compared)),
     )
 
 

@@ -37,7 +37,7 @@ class StoredUnit(NamedTuple):
             return x
         return jnp.clip(x, 0, self.top)
 
-    def of_mean(self, mean: Array) -> Array:
+    def convert_mean(self, mean: Array) -> Array:
         """Converts E[x|z]: levels are rounded to the stored type.
 
         Zeros and ones, and counts, have float32 expectations, because rounding would leave nothing of most of them.
@@ -47,7 +47,7 @@ class StoredUnit(NamedTuple):
             return levels.astype(jnp.float32)
         return jnp.rint(levels).astype(self.dtype)
 
-    def of_draw(self, x: Array) -> Array:
+    def convert_draw(self, x: Array) -> Array:
         """Converts a draw from p(x|z) to the stored type; counts to int32, because they may exceed those of the data."""
         levels = self._levels(x)
         if np.dtype(self.dtype).kind == "f":
