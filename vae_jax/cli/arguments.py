@@ -78,7 +78,7 @@ def extend(*classes: type, defaults: Mapping[str, object] | None = None, helps: 
         hints = typing.get_type_hints(cls, include_extras=True)
         has_docstrings = any("help" not in field.metadata for field in dataclasses.fields(cls))
         texts = attribute_docstrings(cls) if has_docstrings else {}
-        for field in sorted(dataclasses.fields(cls), key=lambda field: field.kw_only):
+        for field in sorted(dataclasses.fields(cls), key=lambda field: field.kw_only is True):
             if field.name in (name for name, *_ in fields):
                 raise UserError(f"`{field.name}` is an option of this command and a registered setting. Rename the setting.")
             text = (helps or {}).get(field.name) or field.metadata.get("help") or texts.get(field.name, "")
