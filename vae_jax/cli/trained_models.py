@@ -104,7 +104,7 @@ def open_model(arguments: ModelArguments) -> "TrainedModel":
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
-    parts, member = load_parts(arguments, arguments.run, needed=FOR_MODEL), arguments.member
+    member = arguments.member
     if arguments.best:
         member = best(arguments.run, arguments.best)
         note(f"the member {member} has the best {arguments.best}.")
