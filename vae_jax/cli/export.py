@@ -39,7 +39,10 @@ def check_member(arguments: Arguments) -> None:
     """Raises `UserError` unless the command line names one member of a sweep, and none of a run."""
     expect_counts(0, 10**9, member=arguments.member)
     if is_sweep(arguments.run):
-        if (arguments.member is None) == (not arguments.best):
+        if arguments.member is not None and arguments.best:
+            message = f"{arguments.run}: `member` and `best` both choose a member of the sweep."
+            raise UserError(message, fix="Leave one of them out.")
+        if arguments.member is None and not arguments.best:
             fix = "Add `member=3`, or `best=validation_elbo`."
             raise UserError(f"{arguments.run}: a sweep directory, of which one member must be chosen.", fix=fix)
     elif arguments.member is not None or arguments.best:
