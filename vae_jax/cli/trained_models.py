@@ -9,7 +9,7 @@ import tyro
 from vae_jax.cli.checks import expect_counts, is_sweep
 from vae_jax.cli.messages import note
 from vae_jax.cli.output import check_output
-from vae_jax.cli.user_parts import PartArguments
+from vae_jax.cli.user_parts import FOR_MODEL, PartArguments, load_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
