@@ -108,7 +108,7 @@ def open_model(arguments: ModelArguments) -> "TrainedModel":
     if arguments.best:
         member = best(arguments.run, arguments.best)
         note(f"the member {member} has the best {arguments.best}.")
-    model = load_model(arguments.run, member=member, **parts)
+    model = load_model(arguments.run, member=member, **load_parts(arguments, arguments.run, needed=FOR_MODEL))
     for text in model.notes:
         note(text)
     return model
