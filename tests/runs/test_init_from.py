@@ -254,7 +254,7 @@ def test_a_sweep_is_not_shortened_and_keeps_schedules_of_its_length(swept, tmp_p
 
 def test_the_member_of_a_sweep_has_to_be_one_of_it(source, tmp_path):
     path = save_sweep(tmp_path, [build(CONFIG)], jax.tree.map(lambda leaf: leaf[None], source[1]), (2,))
-    with pytest.raises(UserError, match=r"init_member: expected a member of the sweep from 0 to 2, got none\. See results\.csv"):
+    with pytest.raises(UserError, match=r"init_member: expected a member of the sweep from 0 to 2, got none"):
         runs.init_from(tmp_path)
     with pytest.raises(UserError, match=r"init_member: \S*first: a run has a single model\. Leave it out"):
         runs.init_from(source[0], member=1)
@@ -262,10 +262,10 @@ def test_the_member_of_a_sweep_has_to_be_one_of_it(source, tmp_path):
     with pytest.raises(UserError, match=r"init_from: \S*0000: has no model\.safetensors"):
         runs.init_from(tmp_path, member=2)
     (path / "result.json").write_text('{"rows": [{"member": 2, "status": "diverged at step 3"}, 7]}')
-    with pytest.raises(UserError, match="init_member: .* no result to use, its status is 'diverged at step 3'"):
+    with pytest.raises(UserError, match=r"init_member: .* no result to use, its status is 'diverged at step 3'"):
         runs.init_from(tmp_path, member=2)
     (path / "result.json").unlink()
-    with pytest.raises(UserError, match="init_member: .* has not ended"):
+    with pytest.raises(UserError, match=r"init_member: .* has not ended"):
         runs.init_from(tmp_path, member=2)
     (path / "block.json").write_text('{"members": 2}')
     with pytest.raises(UserError, match="expected a list of members"):

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,9 @@ from vae_jax.runs.trained.export_record import describe_export, read_format, tak
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.runs.trained.model_file import flatten
 from vae_jax.runs.trained.stored_unit import stored_scale, stored_unit
-from vae_jax.storage.atomic import naming_path, write_bytes, write_json
-from vae_jax.storage.directories import PathLike, as_path, remove
+from vae_jax.storage.atomic import write_bytes, write_json
+from vae_jax.storage.directories import PathLike, as_path
+from vae_jax.storage.output_files import written_folder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 Function: TypeAlias = Callable[..., Array | tuple[Array, Array] | DecoderOutput]
@@ -189,16 +189,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 def _write(out: Path, files: dict[str, bytes], config: object) -> None:
     """Writes the files into a new folder, which then takes the place of `out`."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with naming_path(out):
-            temporary.mkdir(parents=True)
+    with written_folder(out) as folder:
         for name, content in files.items():
-            write_bytes(temporary / name, content)
-        write_json(temporary / "config.json", config)
-        if out.exists():
-            remove(out)
-        with naming_path(out):
-            temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            write_bytes(folder / name, content)
+        write_json(folder / "config.json", config)
