@@ -11,6 +11,7 @@ from vae_jax import config as config_module
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import INIT_PARTS, Built, Initial
 from vae_jax.errors import UserError, unknown
+from vae_jax.runs.config_file import check_lineage
 from vae_jax.runs.trained.model_file import NAME, ModelRecord, read_arrays, read_record, write_model_file
 from vae_jax.runs.trained.sweep_members import locate_model
 from vae_jax.storage.atomic import JsonObject, read_json
@@ -59,7 +60,12 @@ def _recorded_lineage(path: Path) -> JsonObject | None:
     """Returns the lineage in config.json or sweep.json; None where there is none."""
     for name in ("config.json", "sweep.json"):
         if (path / name).is_file():
-            return read_json(path / name).get("init_from")
+            lineage = read_json(path / name).get("init_from")
+            try:
+                check_lineage(lineage)
+            except ValueError as error:
+                raise UserError(f"{path / name}: {error}. It was altered.") from None
+            return lineage
     return None
 
 
@@ -89,16 +95,12 @@ def recorded_init(path: PathLike) -> Initial | None:
     lineage = _recorded_lineage(path)
     if lineage is None:
         return None
+    if (path / _FOLDER / NAME).exists():
+        record = read_record(path / _FOLDER)
+        config = config_module.from_dict(record.configs[0])
+        return Initial(config, record.description, read_arrays(path / _FOLDER), lineage)
     try:
-        if (path / _FOLDER / NAME).exists():
-            record = read_record(path / _FOLDER)
-            config = config_module.from_dict(record.configs[0])
-            return Initial(config, record.description, read_arrays(path / _FOLDER), lineage)
-        original, member, parts = lineage["path"], lineage["member"], lineage["parts"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: its record of the trained model that it started from is damaged: {error}.") from None
-    try:
-        init = init_from(original, member=member, init_parts=parts)
+        init = init_from(lineage["path"], member=lineage["member"], init_parts=lineage["parts"])
         check_same_init(path, lineage, init)
     except UserError as error:
         message = f"{path}: the copy of the parameters that it starts from is missing, and {error.text}"
