@@ -1,7 +1,6 @@
 """`init_from`: the parameters of a trained model as the start of a new run, whose directory keeps a copy of them."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import jax
 from vae_jax import config as config_module
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import INIT_PARTS, Built, Initial
+from vae_jax.build.parts import file_sha256
 from vae_jax.errors import UserError, unknown
 from vae_jax.runs.config_file import check_lineage
 from vae_jax.runs.trained.model_file import NAME, ModelRecord, read_arrays, read_record, write_model_file
@@ -47,7 +47,7 @@ def init_from(path: PathLike, *, member: int | None = None, init_parts: Sequence
     config, epoch = config_module.from_dict(record.configs[position]), record.epochs[position]
     lineage: JsonObject = {
         "path": str(path),
-        "sha256": hashlib.sha256((folder / NAME).read_bytes()).hexdigest(),
+        "sha256": file_sha256(folder / NAME),
         "epoch": epoch,
         "member": member,
         "parts": [part for part in INIT_PARTS if part in init_parts],
