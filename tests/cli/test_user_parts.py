@@ -132,6 +132,8 @@ COMMANDS = {
     "disentangle": ("sweep",),
     "train": ("--out", "run", "--resume"),
     "sweep": ("--out", "sweep", "--resume"),
+    "train from a run": ("--out", "new", "--init-from", "run"),
+    "sweep from a run": ("--out", "new", "--init-from", "run", "--betas", "1", "2"),
 }
 
 

@@ -194,7 +194,7 @@ REFUSED = {
     "no part": ({"test_mask": np.ones((20, 3), bool)}, "got test_mask without test examples"),
     "infinity": ({"missing": "nan", "train": np.full((20, 3), np.inf)}, r"got 60 infinite values.*np.isinf\(x\)"),
     "too large": ({"missing": "nan", "train": np.where(np.eye(20, 3), 1e300, np.nan)}, "within the range of float32, got 3"),
-    "no option": ({"train": np.where(np.eye(20, 3), np.nan, 1)}, r'NaN marks missing entries, pass `missing="nan"`'),
+    "no option": ({"train": np.where(np.eye(20, 3), np.nan, 1)}, r'NaN marks missing entries, train with `missing="nan"`'),
     "option": ({"missing": "NA"}, 'missing.*"?NA'),
 }
 

@@ -112,7 +112,7 @@ def test_a_streamed_run_has_the_bits_of_the_run_in_memory(folder, name, monkeypa
 
 
 def test_infinity_and_nan_without_the_option_are_refused_on_disk(folder):
-    with pytest.raises(UserError, match=r'NaN marks missing entries, pass `missing="nan"`'):
+    with pytest.raises(UserError, match=r'NaN marks missing entries, train with `missing="nan"`'):
         data.load(folder / "nan.npy", stream=True)
     with pytest.raises(UserError, match="infinite values"):
         data.load(folder / "infinite.npy", stream=True, missing="nan")

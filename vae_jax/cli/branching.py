@@ -3,13 +3,16 @@
 import dataclasses
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vae_jax.cli.arguments import parse_with_config
+from vae_jax.cli.user_parts import FOR_MODEL, PARTS, expect_parts, recorded_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
     from vae_jax.build import Initial
+    from vae_jax.cli.user_parts import Sources
     from vae_jax.config import Config
 
 # Settings that name files, columns or levels of one data set. They do not pass on to a different one.
@@ -44,6 +47,36 @@ def read_init(arguments: InitArguments) -> "Initial | None":
     from vae_jax import runs
 
     return runs.init_from(arguments.init_from, member=arguments.init_member, init_parts=arguments.init_parts)
+
+
+def check_initial_parts(arguments: InitArguments, config: "Config", sources: "Sources") -> None:
+    """Raises `UserError` unless the parts of the user fit the trained model to start from, before anything is imported.
+
+    A network, likelihood or prior of the same name from a file of the same name, which is not the recorded one, would give the
+    parameters a different meaning in silence. A part with a different name is meant to be a different one.
+
+    Args:
+      arguments: the options that name the model.
+      config: settings of the new run, with "custom" for each part of the user.
+      sources: the files of these parts.
+    """
+    from vae_jax.build.parts import describe_change, recorded_source
+
+    if not arguments.init_from:
+        return
+    directory = Path(arguments.init_from)
+    names, records = recorded_parts(directory)
+    inherited = [name for name in PARTS if getattr(config, name) == "custom" and name not in sources]
+    expect_parts(directory, records, inherited, " Or name registered ones.")
+    for name in FOR_MODEL:
+        if names[name] != "custom" or name not in sources:
+            continue
+        old, new = recorded_source(records, name), sources[name]
+        if (Path(old.file).name, old.name) != (Path(new.file).name, new.name):
+            continue
+        if change := describe_change(directory, name, old, new):
+            fix = "Pass the file with which it was trained, or save a different part in a file of a different name."
+            raise UserError(change, field=name, fix=fix)
 
 
 def read_new(command: str, arguments: Options, config: "Config", argv: Sequence[str] | None) -> "tuple[Options, Config]":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vae_jax.cli.arguments import parse_with_config
-from vae_jax.cli.branching import expect_init_from, read_init, read_new
+from vae_jax.cli.branching import check_initial_parts, expect_init_from, read_init, read_new
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
 from vae_jax.cli.columns import resolved_columns, with_proposed_columns
 from vae_jax.cli.devices import expect_devices, make_devices
@@ -228,6 +228,7 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
     if arguments.resume and not is_fresh(out):
         check_recorded(out, sources)
     else:
+        check_initial_parts(arguments, base, sources)
         check_new(base, sources)
     parts = import_parts(sources)  # after the processes have joined, because the files import JAX
     progress = SweepProgress()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.arguments import parse_with_config
-from vae_jax.cli.branching import expect_init_from, read_init, read_new
+from vae_jax.cli.branching import check_initial_parts, expect_init_from, read_init, read_new
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
 from vae_jax.cli.columns import describe_columns, with_proposed_columns
 from vae_jax.cli.devices import expect_devices, make_devices
@@ -187,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.compilation_cache:
         enable_compilation_cache()
     if is_fresh(out):
+        check_initial_parts(arguments, config, sources)
         check_new(config, sources)
     else:
         check_recorded(out, sources)

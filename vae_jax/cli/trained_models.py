@@ -91,7 +91,9 @@ def check_model(arguments: ChosenModel) -> None:
     if not path.is_dir():
         raise UserError(f"{path}: no such run directory.")
     if is_sweep(path):
-        if (arguments.member is None) == (not arguments.best):
+        if arguments.member is not None and arguments.best:
+            raise UserError(f"{path}: `member` and `best` both choose a member of the sweep.", fix="Leave one of them out.")
+        if arguments.member is None and not arguments.best:
             fix = "Add `member=3`, or `best=validation_elbo`."
             raise UserError(f"{path}: a sweep directory, of which one member must be chosen.", fix=fix)
         return

@@ -213,14 +213,7 @@ def check_recorded(directory: Path, sources: "Sources", needed: Sequence[str] = 
 
     names, records = recorded_parts(directory)
     recorded = {name: recorded_source(records, name) for name in PARTS}
-    missing = [name for name in needed if names[name] == "custom" and name not in sources]
-    if missing:
-        hashes = [f"{recorded[name].describe()} (SHA-256 {recorded[name].sha256 or 'unknown'})" for name in missing]
-        kinds = [f"the {name} {text}" for name, text in zip(missing, hashes, strict=True)]
-        raise UserError(
-            f"{directory}: was trained with {' and '.join(kinds)}. A directory never imports code by itself.",
-            fix=f"Add {' '.join(as_option(name, recorded[name]) for name in missing)}",
-        )
+    expect_parts(directory, records, [name for name in needed if names[name] == "custom" and name not in sources])
     for name, source in sources.items():
         if names[name] != "custom":
             raise UserError(
@@ -228,6 +221,27 @@ def check_recorded(directory: Path, sources: "Sources", needed: Sequence[str] = 
             )
         if change := describe_change(directory, name, recorded[name], source):
             raise UserError(change, field=name, fix="Pass the file with which it was trained.")
+
+
+def expect_parts(directory: Path, records: "JsonObject", missing: Sequence[str], alternative: str = "") -> None:
+    """Raises `UserError` for parts of the user that a directory needs and that are not given.
+
+    Args:
+      directory: a run or sweep directory.
+      records: the origins that it records, from `recorded_parts`.
+      missing: names of the parts that are not given.
+      alternative: a different way out, as a sentence after a space.
+    """
+    from vae_jax.build.parts import recorded_source
+
+    if not missing:
+        return
+    recorded = {name: recorded_source(records, name) for name in missing}
+    kinds = [f"the {name} {part.describe()} (SHA-256 {part.sha256 or 'unknown'})" for name, part in recorded.items()]
+    raise UserError(
+        f"{directory}: was trained with {' and '.join(kinds)}. A directory never imports code by itself.",
+        fix=f"Add {' '.join(as_option(*part) for part in recorded.items())}{alternative and '.'}{alternative}",
+    )
 
 
 def as_option(part: str, source: "PartSource") -> str:

@@ -8,7 +8,7 @@ from vae_jax.errors import UserError
 
 _ONLY_FINITE_EXAMPLES = "x = x[np.isfinite(x).reshape(len(x), -1).all(axis=1)]"
 _ONLY_WITHOUT_INFINITY = "x = x[~np.isinf(x).reshape(len(x), -1).any(axis=1)]"
-MISSING_FIX = 'If NaN marks missing entries, pass `missing="nan"`.'
+MISSING_FIX = 'If NaN marks missing entries, train with `missing="nan"`.'
 
 
 class NonFinite(NamedTuple):

@@ -106,3 +106,19 @@ def test_transposing_vectors_or_computed_images_is_refused(tmp_path):
         data.load(tmp_path / "x.npy", transpose=True)
     with pytest.raises(UserError, match="its images are computed"):
         data.load("sprites", transpose=True)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_file_alone_is_read_without_its_folder(tmp_path, ending):
+    file = tmp_path / f"t10k-images-idx3-ubyte{ending}"
+    write_idx(file, TEST)
+    got = data.load(file, test_fraction=0.25)
+    assert got.train.shape == (3, 5, 7, 1)
+    assert sorted(map(bytes, np.concatenate([got.train[:], got.test]))) == sorted(map(bytes, TEST))
+    if not ending:
+        assert data.load(file, test_fraction=0.25, stream=True).train.shape == (3, 5, 7, 1)
+    with pytest.raises(UserError, match=rf"To read one file alone, name it: .*t10k-images-idx3-ubyte{ending}\."):
+        data.load(tmp_path)
+    write_idx(tmp_path / "labels-idx1-ubyte", TEST_LABELS)
+    with pytest.raises(UserError, match="Pass the folder that it is in"):
+        data.load(tmp_path / "labels-idx1-ubyte")

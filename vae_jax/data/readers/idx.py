@@ -1,4 +1,4 @@
-"""Reader of folders of IDX files, the format in which MNIST is distributed."""
+"""Reader of IDX files, alone or in folders, the format in which MNIST is distributed."""
 
 import gzip
 import math
@@ -25,6 +25,25 @@ def is_idx(file: Path) -> bool:
     return "idx" in file.name.lower() or "ubyte" in file.name.lower()
 
 
+def _starts_with_examples(start: bytes) -> bool:
+    """Returns whether the first bytes of a file are the header of an IDX file of examples, which has more than one axis."""
+    return len(start) >= 4 and start[:2] == b"\x00\x00" and start[2] in _TYPES and 2 <= start[3] <= 4
+
+
+def _read(request: Request) -> Split:
+    """Reads a folder, or the examples of one file, without labels."""
+    if request.path.is_dir():
+        return _read_folder(request)
+    examples = _open_idx(request.path) if request.stream else read_idx(request.path)
+    return Split(examples, conversion=_conversion(request, request.path))
+
+
+def _conversion(request: Request, file: Path) -> str:
+    if "emnist" in file.name.lower() and not request.options.transpose:
+        return "images transposed, as EMNIST stores them (`transpose=True` turns them)"
+    return ""
+
+
 def _part(file: Path, folder: Path) -> str:
     """Returns the part of a file by its name (t10k-images-idx3-ubyte, emnist-letters-test-images), or else by its folder."""
     name = file.name.lower()
@@ -49,9 +68,6 @@ def _read_folder(request: Request) -> Split:
         # QMNIST's labels are rows of eight numbers, of which the first is the digit.
         return labels[:, 0] if labels is not None and labels.ndim == 2 else labels
 
-    conversion = ""
-    if "emnist" in chosen["train"].name.lower() and not request.options.transpose:
-        conversion = "images transposed, as EMNIST stores them (`transpose=True` turns them)"
     return Split(
         _open_idx(chosen["train"]) if request.stream else read_idx(chosen["train"]),
         read_labels("train"),
@@ -61,7 +77,7 @@ def _read_folder(request: Request) -> Split:
         part_names={part: str(chosen[part].relative_to(folder)) for part in PARTS if part in chosen},
         notes=notes,
         validation_labels=read_labels("validation"),
-        conversion=conversion,
+        conversion=_conversion(request, chosen["train"]),
     )
 
 
@@ -116,9 +132,11 @@ def _choose_files(folder: Path, files: Sequence[Path], data_set: str | None) -> 
             raise _two_files(folder, f"{PARTS[part]} {'labels' if is_labels else 'images'}", chosen[kind], file, files)
         chosen[kind] = file
     if "train" not in chosen:
+        images = [file for kind, file in chosen.items() if not kind.endswith("labels")]
         raise UserError(
             f"{folder}: expected an IDX file of training images (such as train-images-idx3-ubyte), got "
             f"{joined(file.relative_to(folder) for file in chosen.values())}. Add it, or rename the file that holds them."
+            + (f" To read one file alone, name it: {images[0]}." if images else "")
         )
     return chosen
 
@@ -194,8 +212,9 @@ register(
     Reader(
         "idx",
         "IDX files",
-        "a folder of IDX files (the format of MNIST), raw or gzipped",
-        _read_folder,
+        "an IDX file (the format of MNIST) or a folder of them, raw or gzipped",
+        _read,
+        starts_with=_starts_with_examples,
         recognizes=is_idx,
         can_stream=True,
         uses=("array",),

@@ -71,7 +71,7 @@ class Reader(NamedTuple):
     Attributes:
       name: unique name of the format.
       files: the files in the plural, as messages name them: "IDX files".
-      help: one line for help texts, as a noun phrase: "a folder of IDX files (the format of MNIST), raw or gzipped".
+      help: one line for help texts, as a noun phrase: "an IDX file (the format of MNIST) or a folder of them, raw or gzipped".
       read: reads a request. It imports heavy libraries itself, and raises `UserError` for files that cannot be read.
       endings: endings of single files in lower case, with the dot; empty for a format that is a folder.
       recognizes: returns whether a file of a folder has this format, by its name alone; None for single files.

@@ -62,8 +62,8 @@ def _member_folder(path: Path, member: int | None) -> Path:
     count = len(_list_in(path / "sweep.json", "members"))
     if member is None or not 0 <= member < count:
         got = "none" if member is None else member
-        fix = f"See results.csv, or take the best one: member=best({str(path)!r})."
-        raise UserError(field="member", expected=f"a member of the sweep from 0 to {count - 1}", got=f"{got}. {fix}")
+        fix = "results.csv has the numbers of all members."
+        raise UserError(field="member", expected=f"a member of the sweep from 0 to {count - 1}", got=got, fix=fix)
     for folder in sorted((path / "blocks").glob("*/block.json")):
         if member in _list_in(folder, "members"):
             result = folder.parent / "result.json"
