@@ -15,6 +15,8 @@ from vae_jax import training
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.report.sweep.content import summarize
+from vae_jax.report.sweep.figures import learning_curves
 from vae_jax.report.sweep.halving import halving_part
 from vae_jax.sweep import Halving, Range, design, grid, halving
 from vae_jax.sweep.directory import run_sweep
@@ -226,6 +228,8 @@ def test_the_report_draws_curves_and_lists_decisions(directory):
     assert (directory.path / "figures" / "halving.png").stat().st_size > 10_000
     assert page.count('<td class="number">stopped</td>') == sum(not one.is_promoted for one in directory.decisions)
     assert f"All {len(directory.decisions)} decisions" in page
+    (legend,) = learning_curves(summarize(directory), 4).legends  # also of learning rates that no member trained to the end
+    assert len(legend.get_texts()) == len(MEMBERS)
 
 
 @pytest.mark.parametrize(
