@@ -28,9 +28,9 @@ class Arguments(PartArguments):
     out: str = ""
     """Folder to write; new or empty. Required."""
     member: int | None = None
-    """Of a sweep: number of the member."""
+    """Number of the member of a sweep."""
     best: str = ""
-    """Of a sweep: the member with the best value of this column of results.csv, such as validation_elbo."""
+    """Take the member of a sweep with the best value of this column of results.csv, such as validation_elbo."""
     overwrite: bool = False
     """Replace `out` if it is an earlier export."""
 
