@@ -100,12 +100,12 @@ def test_reconstructed_and_sampled_tables_have_the_original_columns(table, tmp_p
 
 def test_the_last_line_of_score_names_unlikely_rows():
     rows = UnlikelyRows()
-    assert rows.in_words().startswith("no row is less likely than every training example")
+    assert rows.summary().startswith("no row is less likely than every training example")
     for quantiles in ([0.5, 0.0, 1.0], [0.001, 0.0], [0.0] * 12):
         nothing = np.zeros(len(quantiles))
         rows.add(Scores(*[nothing] * 7, elbo_quantile=nothing, log_px_quantile=np.array(quantiles)))
-    assert rows.in_words().startswith("14 rows are less likely")
-    assert rows.in_words().endswith(": 1, 4, 5, 6, 7, 8, 9, 10, 11, 12 ... (counted from 0)")
+    assert rows.summary().startswith("14 rows are less likely")
+    assert rows.summary().endswith(": 1, 4, 5, 6, 7, 8, 9, 10, 11, 12 ... (counted from 0)")
 
 
 def test_samples_in_the_layouts_of_fid_programs(images, tmp_path):

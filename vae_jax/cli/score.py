@@ -72,7 +72,7 @@ def _score(arguments: Arguments) -> None:
 
     write_results(arguments.file, data.num_examples, chunks, numbers_output(data, arrays))
     if model.scores:
-        print(unlikely.in_words())
+        print(unlikely.summary())
 
 
 class UnlikelyRows:
@@ -91,7 +91,7 @@ class UnlikelyRows:
         self._num_rows += len(scores.elbo)
         return scores
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """Returns a sentence with their number and the first of them."""
         if not self._count:
             return "no row is less likely than every training example that was scored"
