@@ -18,6 +18,7 @@ from vae_jax.errors import UserError
 from vae_jax.report.sweep.content import summarize
 from vae_jax.report.sweep.figures import learning_curves
 from vae_jax.report.sweep.halving import halving_part
+from vae_jax.runs import load_model
 from vae_jax.sweep import Halving, Range, design, grid, halving
 from vae_jax.sweep.directory import run_sweep
 from vae_jax.sweep.results import load_params, write_results
@@ -221,6 +222,10 @@ def test_a_directory_that_was_interrupted_has_the_same_bits(in_memory, directory
     stopped = result.table["status"].tolist().index("stopped by halving at rung 0")
     with pytest.raises(UserError, match=f"member {stopped} was stopped by halving at rung 0 after 1 epochs"):
         load_params(directory, [stopped])
+    for number, params in result.params.items():  # without the training data
+        chex.assert_trees_all_equal(load_model(directory.path, member=number).params, params)
+    with pytest.raises(UserError, match="no result to use, its status is 'stopped by halving at rung 0'"):
+        load_model(directory.path, member=stopped)
 
 
 def test_the_report_draws_curves_and_lists_decisions(directory):
