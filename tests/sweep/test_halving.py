@@ -224,7 +224,7 @@ def test_a_directory_that_was_interrupted_has_the_same_bits(in_memory, directory
         load_params(directory, [stopped])
     for number, params in result.params.items():  # without the training data
         chex.assert_trees_all_equal(load_model(directory.path, member=number).params, params)
-    with pytest.raises(UserError, match="no result to use. Its status is 'stopped by halving at rung 0'"):
+    with pytest.raises(UserError, match=r"no result to use\. Its status is 'stopped by halving at rung 0'"):
         load_model(directory.path, member=stopped)
 
 
