@@ -19,8 +19,10 @@ from vae_jax.build import build
 from vae_jax.cli.main import run_command
 from vae_jax.cli.output import Output, write_results
 from vae_jax.cli.output import run_command as run_interruptible
+from vae_jax.cli.score import UnlikelyRows
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.runs.trained.scoring import Scores
 
 SMALL = dict(hidden=(16,), latent_dim=2, epochs=1, batch_size=64)
 
@@ -96,6 +98,16 @@ def test_reconstructed_and_sampled_tables_have_the_original_columns(table, tmp_p
     assert {"log_px", "standard_error", "elbo_quantile", "log_px_quantile"} <= set(scores.column_names)
 
 
+def test_the_last_line_of_score_names_unlikely_rows():
+    rows = UnlikelyRows()
+    assert rows.summary().startswith("no row is less likely than every training example")
+    for quantiles in ([0.5, 0.0, 1.0], [0.001, 0.0], [0.0] * 12):
+        nothing = np.zeros(len(quantiles))
+        rows.add(Scores(*[nothing] * 7, elbo_quantile=nothing, log_px_quantile=np.array(quantiles)))
+    assert rows.summary().startswith("14 rows are less likely")
+    assert rows.summary().endswith(": 1, 4, 5, 6, 7, 8, 9, 10, 11, 12 ... (counted from 0)")
+
+
 def test_samples_in_the_layouts_of_fid_programs(images, tmp_path):
     folder, _, _ = images
     assert command("sample", folder / "run", "--num", 70, "--rgb", "--out", tmp_path / "x.npz") == 0
@@ -134,7 +146,7 @@ def test_samples_in_the_layouts_of_fid_programs(images, tmp_path):
         ("score {run} --data {new} --num-samples 0 --out {tmp}/codes.csv", "num_samples"),
         ("reconstruct {run} --data {new} --out {tmp}/images.csv", "tables have vectors"),
         ("sample {run} --num 0 --out {tmp}/x.npz", "num"),
-        ("sample {run} --draw --mean --out {tmp}/x.npz", "exclude"),
+        ("sample {run} --draw --mean --out {tmp}/x.npz", "either `draw` or `mean`"),
         ("sample {run} --condition label=3 --out {tmp}/x.npz", "no condition"),
         ("sample {run} --out {tmp}/full --overwrite", "other files"),
         ("interpolate {run} --data {new} --last 5000 --out {tmp}/x.npz", "a row from 0 to 299"),

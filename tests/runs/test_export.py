@@ -129,6 +129,8 @@ def reference(name, model, built, arrays, z):
 def test_an_exported_model_gives_the_bits_of_the_model(name, tmp_path):
     model, built = make(name, tmp_path)
     exported = load_exported(export_model(model, tmp_path / "out"))
+    shape = list(model.vae.data_shape)
+    assert repr(exported) == f"ExportedModel(data_shape={shape}, latent_dim={model.vae.latent_dim})"  # short, for notebooks
     for count in (1, 64) if name == "mlp" else (1, 7, 64) if name in ("floats", "series") else (7,):
         arrays = stored_arguments(built, count)
         z = RNG.normal(size=(count, model.vae.latent_dim)).astype(np.float32)

@@ -262,7 +262,7 @@ def test_the_member_of_a_sweep_has_to_be_one_of_it(source, tmp_path):
     with pytest.raises(UserError, match=r"init_from: \S*0000: has no model\.safetensors"):
         runs.init_from(tmp_path, member=2)
     (path / "result.json").write_text('{"rows": [{"member": 2, "status": "diverged at step 3"}, 7]}')
-    with pytest.raises(UserError, match=r"init_member: .* no result to use, its status is 'diverged at step 3'"):
+    with pytest.raises(UserError, match=r"init_member: .* no result to use\. Its status is 'diverged at step 3'"):
         runs.init_from(tmp_path, member=2)
     (path / "result.json").unlink()
     with pytest.raises(UserError, match=r"init_member: .* has not ended"):

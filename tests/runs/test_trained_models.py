@@ -196,6 +196,8 @@ def test_one_program_serves_files_of_any_length(digits, tmp_path):
     ("call", "message"),
     [
         (lambda model, x: trained.encode(model, x[:, :2]), "shape"),
+        (lambda model, x: trained.encode("runs/first", x), "model: expected a trained model, got str. Pass `runs.load_model"),
+        (lambda model, x: trained.sample("runs/first", 5), "model: expected a trained model, got str"),
         (lambda model, x: trained.encode(model, x, batch_size=0), "batch_size"),
         (lambda model, x: trained.encode(model, x, num_draws=-1), "num_draws"),
         (lambda model, x: trained.score(model, x, num_samples=0), "num_samples"),

@@ -15,6 +15,8 @@ from vae_jax import training
 from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.report.sweep.content import summarize
+from vae_jax.report.sweep.figures import learning_curves
 from vae_jax.report.sweep.halving import halving_part
 from vae_jax.runs import load_model
 from vae_jax.sweep import Halving, Range, design, grid, halving
@@ -222,7 +224,7 @@ def test_a_directory_that_was_interrupted_has_the_same_bits(in_memory, directory
         load_params(directory, [stopped])
     for number, params in result.params.items():  # without the training data
         chex.assert_trees_all_equal(load_model(directory.path, member=number).params, params)
-    with pytest.raises(UserError, match="no result to use, its status is 'stopped by halving at rung 0'"):
+    with pytest.raises(UserError, match=r"no result to use\. Its status is 'stopped by halving at rung 0'"):
         load_model(directory.path, member=stopped)
 
 
@@ -231,6 +233,8 @@ def test_the_report_draws_curves_and_lists_decisions(directory):
     assert (directory.path / "figures" / "halving.png").stat().st_size > 10_000
     assert page.count('<td class="number">stopped</td>') == sum(not one.is_promoted for one in directory.decisions)
     assert f"All {len(directory.decisions)} decisions" in page
+    (legend,) = learning_curves(summarize(directory), 4).legends  # also of learning rates that no member trained to the end
+    assert len(legend.get_texts()) == len(MEMBERS)
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ class Arguments(DataArguments):
     """Encode new data: the mean and the log scale (the natural log of the standard deviation) of q(z|x) of each row, in the
     order of the file. The training data are not needed.
 
-    `out` ending in .npz has the arrays means and log_scales, (rows, latent), and draws, (rows, draws, latent). A .csv or
-    .parquet file has the columns row, label (where the source has labels), means_0, ..., log_scales_0, ..., draws_0_0, ...
+    A file `out` that ends in .npz has the arrays means and log_scales, (rows, latent), and draws, (rows, draws, latent). A .csv
+    or .parquet file has the columns row, label (where the source has labels), means_0, ..., log_scales_0, ..., draws_0_0, ...
 
     Example: vae-jax encode runs/first --data new.csv --out codes.csv
     """
 
     num_draws: int = 0
-    """Draws of z for each row."""
+    """Draws of z from q(z|x) for each row; 0 for none."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,9 +30,9 @@ class Arguments(PartArguments):
     well. Observed entries stay as they are. Missing ones get their conditional mean given the observed ones, and categories the
     most probable one.
 
-    `out` ending in .csv or .parquet is the table with its missing cells filled in, and a second file, NAME.imputations.csv, has
-    all random imputations, numbered in a first column named imputation. An .npz file has the arrays mean, imputations
-    (imputations, examples, ...), effective_sample_size and mask, and an .npy file the mean alone.
+    A file `out` that ends in .csv or .parquet is the table with its missing cells filled in, and a second file,
+    NAME.imputations.csv, has all random imputations, numbered in a first column named imputation. An .npz file has the arrays
+    mean, imputations (imputations, examples, ...), effective_sample_size and mask, and an .npy file the mean alone.
 
     Example: vae-jax impute runs/first --data incomplete.csv --out complete.csv
     """

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts
@@ -14,11 +15,14 @@ class Arguments(DataArguments):
     """Decode codes on the way from the posterior mean of one row of new data to that of another, both ends included. A
     conditional model decodes all of them with the condition of the first row.
 
-    `out` is a .npz, .csv or .parquet file, or a folder of PNG images, as for vae-jax reconstruct.
+    The files are those of vae-jax reconstruct. Row 0 is the first end.
 
     Example: vae-jax interpolate runs/first --data new.npy --first 0 --last 7 --steps 16 --out frames
     """
 
+    out: Path | None = None
+    """File to write, whose name ends in .npz, .csv or .parquet, or a name without an ending for a folder of PNG images.
+    Required."""
     first: int = 0
     """Number of the row at the start, counted from 0."""
     last: int = 1

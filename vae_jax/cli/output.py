@@ -90,7 +90,7 @@ def numbers_output(data: "NewData", arrays: "Callable[[Part], dict[str, np.ndarr
 
 
 def expect_suits(out: Path, model: "TrainedModel", as_pixels: bool = False) -> bool:
-    """Raises `UserError` unless examples of the model can be written to `out`: images are no rows of tables.
+    """Raises `UserError` unless examples of the model can be written to `out`: images are not rows of tables.
 
     Args:
       out: a name from `check_output`.

@@ -108,6 +108,8 @@ class SweepProgress:
         """Shows the state after an epoch."""
         from tqdm import tqdm
 
+        from vae_jax.training.queue import QueueProgress
+
         is_terminal, epochs = sys.stderr.isatty(), tick.group.configs[0].epochs
         if self._bar is None:
             running = tick.progress.status.count("running")
@@ -119,8 +121,8 @@ class SweepProgress:
         elbos = [history[-1].test.elbo for history in tick.progress.histories if history]
         elbos = [elbo for elbo in elbos if math.isfinite(elbo)]
         num_diverged = tick.progress.status.count("diverged")
-        # Under successive halving, members begin at different times.
-        text = f"epoch {tick.progress.epoch}" + (f"/{epochs}" if tick.progress.status.count("waiting") == 0 else "")
+        # Under successive halving, members begin at different times, so the last epoch of the sweep is not known.
+        text = f"epoch {tick.progress.epoch}" + ("" if isinstance(tick.progress, QueueProgress) else f"/{epochs}")
         text += f"  best ELBO {max(elbos):z.2f}" if elbos else ""
         text += f"  {num_diverged} diverged" if num_diverged else ""
         text += f"  {rate / epochs:.2f} members/s"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_jax.cli.arguments import parse
@@ -19,14 +20,17 @@ class Arguments(DataArguments):
     """Reconstruct new data: E[x|z] at the mean z of q(z|x) of each row, in the order of the file. The training data are not
     needed.
 
-    `out` ending in .npz has the array arr_0, (rows, ...), in the unit of the data: levels with their type, and expectations of
-    counts and of zeros and ones as floats. A .csv or .parquet file has the columns of the data with their names, categories
-    (the most probable ones) and types, after the columns row and label (where the source has labels). A name without an ending
-    is a folder of PNG images.
+    A file `out` that ends in .npz has the array arr_0, (rows, ...), in the unit of the data: levels with their type, and
+    expectations of counts and of zeros and ones as floats. A .csv or .parquet file has the columns of the data with their
+    names, categories (the most probable ones) and types, after the columns row and label (where the source has labels). A
+    name without an ending is a folder of PNG images, 000000.png for the first row.
 
     Example: vae-jax reconstruct runs/first --data new.npy --out reconstructions.npz
     """
 
+    out: Path | None = None
+    """File to write, whose name ends in .npz, .csv or .parquet, or a name without an ending for a folder of PNG images.
+    Required."""
     draw: bool = False
     """Draw from p(x|z) instead of taking its mean."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_jax.cli.arguments import parse
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 class Arguments(ModelArguments):
     """Sample from a trained model: z from the prior, then the mean of p(x|z) for images, and a draw for everything else.
 
-    `out` ending in .npz has the array arr_0: images as pixels from 0 to 255, uint8, (num, height, width, channels), which is
-    the layout of the evaluator of guided-diffusion (with `rgb` for gray images), and other examples in the unit of the data.
+    A file `out` that ends in .npz has the array arr_0: images as pixels from 0 to 255, uint8, (num, height, width, channels),
+    which is the layout of the evaluator of guided-diffusion (with `rgb` for gray images), or other examples in the unit of the
+    data.
     The conditions of a conditional model are beside it: arr_1 has the codes of a single category. A name without an ending is a
     folder of PNG images, as pytorch-fid, clean-fid and torch-fidelity read them. A .csv or .parquet file has the columns of the
     data with their names, categories and types.
@@ -29,6 +31,9 @@ class Arguments(ModelArguments):
     Example: vae-jax sample runs/first --num 50000 --out samples.npz
     """
 
+    out: Path | None = None
+    """File to write, whose name ends in .npz, .csv or .parquet, or a name without an ending for a folder of PNG images.
+    Required."""
     num: int = 1000
     """Number of examples."""
     draw: bool = False
@@ -50,7 +55,7 @@ class Arguments(ModelArguments):
         if not 0 < self.temperature < float("inf"):
             raise UserError(field="temperature", expected="a number > 0", got=self.temperature)
         if self.draw and self.mean:
-            raise UserError("`draw` and `mean` exclude each other. Leave one out.")
+            raise UserError("Use either `draw` or `mean`, not both.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

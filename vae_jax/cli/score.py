@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vae_jax.runs.trained.chunks import Report
     from vae_jax.runs.trained.scoring import Scores
 
+_MOST_NAMED = 10  # rows that the last line names
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(DataArguments):
@@ -24,7 +26,8 @@ class Arguments(DataArguments):
 
     Files have elbo, log_likelihood, kl, log_px, standard_error (of log_px), effective_sample_size and pareto_k (tail shape of
     the importance weights). Where the run has scores of its training data, elbo_quantile and log_px_quantile are the shares of
-    them below those of the row: 0 for a row less likely than every training example.
+    them below those of the row: 0 for a row less likely than every training example. The last line of the output counts these
+    rows and names the first ten.
 
     Example: vae-jax score runs/first --data new.csv --out scores.csv
     """
@@ -56,13 +59,42 @@ def _score(arguments: Arguments) -> None:
     model = open_model(arguments)
     data = open_data(arguments, model)
     if not model.scores:
-        note("the run has no scores of its training data, so the columns elbo_quantile and log_px_quantile are left out.")
+        note("the model has no scores of its training data, so the columns elbo_quantile and log_px_quantile are left out.")
     options = ScoreOptions(arguments.num_samples, arguments.elbo_samples, arguments.seed)
 
+    unlikely = UnlikelyRows()
+
     def chunks(report: "Report") -> "Iterator[Scores]":
-        return score_chunks(model, data, options, batch_size=arguments.batch_size, report=report)
+        return map(unlikely.add, score_chunks(model, data, options, batch_size=arguments.batch_size, report=report))
 
     def arrays(scores: "Scores") -> "dict[str, np.ndarray]":
         return {name: array for name, array in scores._asdict().items() if array is not None}
 
     write_results(arguments.file, data.num_examples, chunks, numbers_output(data, arrays))
+    if model.scores:
+        print(unlikely.summary())
+
+
+class UnlikelyRows:
+    """Rows whose log p(x) is below that of every training example that was scored."""
+
+    def __init__(self) -> None:
+        self._num_rows = self._count = 0
+        self._first: list[int] = []
+
+    def add(self, scores: "Scores") -> "Scores":
+        """Counts the rows of the next chunk, and returns it."""
+        if scores.log_px_quantile is not None:
+            rows = (scores.log_px_quantile <= 0).nonzero()[0] + self._num_rows
+            self._count += len(rows)
+            self._first += rows[: _MOST_NAMED - len(self._first)].tolist()
+        self._num_rows += len(scores.elbo)
+        return scores
+
+    def summary(self) -> str:
+        """Returns a sentence with their number and the first of them."""
+        if not self._count:
+            return "no row is less likely than every training example that was scored"
+        numbers = ", ".join(map(str, self._first)) + (" ..." if self._count > len(self._first) else "")
+        rows = "1 row is" if self._count == 1 else f"{self._count:,} rows are"
+        return f"{rows} less likely than every training example that was scored: {numbers} (counted from 0)"

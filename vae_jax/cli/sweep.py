@@ -76,7 +76,7 @@ class Arguments:
     """Sweep directory to write; new or empty, unless `resume`. Required."""
     resume: bool = False
     """Continue the sweep in `out`; members that it does not have yet are added. Settings left out are taken from there. With
-    more `epochs`, all members go on to that length."""
+    more `epochs`, all members continue to that length."""
     init_from: str = ""
     """Run directory, or sweep directory with `init_member`, whose trained parameters all members start from. Settings that are
     left out are taken from there, and with a different `dataset` those that name its files, columns and levels are not."""

@@ -26,9 +26,9 @@ class ChosenModel(PartArguments):
     run: tyro.conf.Positional[Path]
     """A run directory, or a sweep directory with `member` or `best`."""
     member: int | None = None
-    """Of a sweep: number of the member."""
+    """Number of the member of a sweep."""
     best: str = ""
-    """Of a sweep: the member with the best value of this column of results.csv, such as validation_elbo."""
+    """Take the member of a sweep with the best value of this column of results.csv, such as validation_elbo."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ModelArguments(ChosenModel):
     """Options of all commands that use a trained model on new data."""
 
     out: Path | None = None
-    """What to write."""
+    """File to write, whose name ends in .npz, .csv or .parquet. Required."""
     condition: str = ""
     """Condition of each example, for a conditional model: a file with a row for each. By default it is read from `data`, as in
     training."""
@@ -115,7 +115,7 @@ def open_model(arguments: ChosenModel) -> "TrainedModel":
     member = arguments.member
     if arguments.best:
         member = best(arguments.run, arguments.best)
-        note(f"the member {member} has the best {arguments.best}.")
+        note(f"member {member} has the best {arguments.best}.")
     model = load_model(arguments.run, member=member, **load_parts(arguments, arguments.run, needed=FOR_MODEL))
     for text in model.notes:
         note(text)

@@ -271,7 +271,8 @@ def _attribute(part: str, module: ModuleType, source: "PartSource") -> object:
     value: object = module
     for name in source.name.split("."):
         if not hasattr(value, name):
-            names = [known for known in vars(value) if not known.startswith("_")] if hasattr(value, "__dict__") else []
+            items = vars(value).items() if hasattr(value, "__dict__") else ()
+            names = [known for known, item in items if not known.startswith("_") and not isinstance(item, ModuleType)]
             raise unknown(f"name for `{part}` in {source.file}:", source.name, names, list_all=False)
         value = getattr(value, name)
     return value

@@ -39,6 +39,10 @@ class ExportedModel(NamedTuple):
     mean: Callable[..., Array]
     config: JsonObject
 
+    def __repr__(self) -> str:
+        model = cast("JsonObject", self.config.get("model", {}))  # all of config.json would fill a notebook
+        return f"ExportedModel(data_shape={model.get('data_shape')}, latent_dim={model.get('latent_dim')})"
+
 
 def load_exported(path: str | Path) -> ExportedModel:
     """Reads the folder that `vae-jax export` or `runs.export_model` wrote.

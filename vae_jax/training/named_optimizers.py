@@ -151,5 +151,5 @@ def with_accumulation(optimizer: Optimizer, num_steps: int) -> FromHyperparams:
 
 
 def with_skipping(optimizer: Optimizer, max_in_a_row: int) -> FromHyperparams:
-    """Returns the optimizer without the steps whose gradient is not finite, at most so many in a row (apply_if_finite)."""
+    """Returns the optimizer without the steps whose gradient is not finite, at most `max_in_a_row` in a row (optax)."""
     return FromHyperparams(lambda hyperparams: optax.apply_if_finite(transformation(optimizer, hyperparams), max_in_a_row))

@@ -97,7 +97,7 @@ def setting_label(names: Sequence[str], setting: Setting) -> str:
     return ", ".join(f"{display_name(name)} = {value}" for name, value in zip(names, setting.labels, strict=True))
 
 
-def _number_labels(values: Iterable[float]) -> dict[float, str]:
+def number_labels(values: Iterable[float]) -> dict[float, str]:
     """Returns texts for numbers, with as few digits as tell them apart, but at least three."""
     distinct, labels = sorted(set(values)), {}
     for digits in range(3, 10):
@@ -137,7 +137,7 @@ def summarize(results: Results) -> Overview:
         return tuple(float(getattr(hyperparams, name)) for name in names)
 
     point_values = [values(point) for point in results.points]
-    labels = [_number_labels(column) for column in zip(*point_values, strict=True)]
+    labels = [number_labels(column) for column in zip(*point_values, strict=True)]
     curves: dict[int, list[Row]] = {}
     for line in results.curves:
         curves.setdefault(line["member"], []).append(line)

@@ -16,7 +16,16 @@ from matplotlib.typing import ColorType
 
 from vae_jax.report.run import figures
 from vae_jax.report.sweep import axes as sweep_axes
-from vae_jax.report.sweep.content import Overview, Setting, display_name, evenly, find_outliers, kl_rows, setting_label
+from vae_jax.report.sweep.content import (
+    Overview,
+    Setting,
+    display_name,
+    evenly,
+    find_outliers,
+    kl_rows,
+    number_labels,
+    setting_label,
+)
 from vae_jax.sweep.statistics import lower_hull
 
 _Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
@@ -221,7 +230,7 @@ def learning_curves(overview: Overview, max_parts: int) -> Figure:
     if mappable is not None:
         sweep_axes.color_bar(figure, mappable, grid, overview.names[0], max(0.3, 1.0 / len(parts)))
     elif len(colors) > 1:
-        labels = {setting.values[0]: setting.labels[0] for part in overview.parts for setting in part.settings}
+        labels = number_labels(colors)  # also of members that were stopped, which are in no setting
         handles = [Line2D([], [], color=color, label=labels[value]) for value, color in colors.items()]
         figure.legend(handles=handles, title=display_name(overview.names[0]), loc="outside right upper", frameon=False)
     return figure

@@ -17,7 +17,7 @@ from vae_jax.evaluation import map_examples
 from vae_jax.example import Example, Examples, condition_of, event_of
 from vae_jax.model import VAE, Params, bind, decode_given, sample_prior
 from vae_jax.runs.trained.chunks import Report, chunk_rows, joined, map_chunks, over_batches
-from vae_jax.runs.trained.model import TrainedModel
+from vae_jax.runs.trained.model import TrainedModel, expect_model
 from vae_jax.runs.trained.new_data import NewData, Source
 from vae_jax.runs.trained.sources import as_new_data, read_condition
 from vae_jax.runs.trained.stored_unit import StoredUnit, stored_unit
@@ -171,6 +171,7 @@ def sample(
     Raises:
       UserError: a number that is out of range, or a condition that is missing, not wanted, or does not fit.
     """
+    expect_model(model)
     output = Output(not is_image(model.vae.data_shape) if draw is None else draw)
     stored = None if condition is None else read_condition(model, condition)
     options = SampleOptions(num, seed, temperature, output)

@@ -195,7 +195,7 @@ def _describe_likelihood(model: TrainedModel) -> JsonObject:
         "support": likelihood.support,
         "outputs": _describe_outputs(model, likelihood),
         "outputs_per_dim": likelihood.outputs_per_dim,
-        "scale_of_x": "x in these formulas is on [0, 1], max_level of the stored data being 1"
+        "scale_of_x": f"x in these formulas is on [0, 1], where 1 is the level {model.description.max_level} of the stored data"
         if is_scaled
         else "x in these formulas is in the unit of the stored data",
         "num_levels": likelihood.num_levels,

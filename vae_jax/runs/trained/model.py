@@ -47,6 +47,13 @@ class TrainedModel(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def expect_model(model: object) -> None:
+    """Raises `UserError` for anything but a `TrainedModel`, such as the path of a run."""
+    if not isinstance(model, TrainedModel):
+        advice = "Pass `runs.load_model(path)`."
+        raise UserError(field="model", expected="a trained model", got=type(model).__name__, fix=advice)
+
+
 def load_model(path: PathLike, *, member: int | None = None, **parts: Unpack[PartOptions]) -> TrainedModel:
     """Reads a trained model from its run or sweep directory. The training data are not needed.
 

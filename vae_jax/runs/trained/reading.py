@@ -176,7 +176,7 @@ def _divided(name: str, columns: Mapping[str, np.ndarray], sizes: Mapping[str, i
 
 
 def is_large_array(name: str, bytes_in_memory: int = _STREAMED_BYTES) -> bool:
-    """Returns whether a path is a file of a single array with more than so many bytes, which can stay on disk."""
+    """Returns whether a path is a file of a single array with more than `bytes_in_memory` bytes, which can stay on disk."""
     path = Path(os.path.expanduser(name))
     if not is_path(name) or not path.is_file() or path.stat().st_size <= bytes_in_memory:
         return False

@@ -9,12 +9,13 @@ from vae_jax.data.conditions.columns import ConditionColumn, store_column
 from vae_jax.data.conditions.setting import is_condition_path
 from vae_jax.data.readers.condition_files import read_condition_file
 from vae_jax.errors import UserError
-from vae_jax.runs.trained.model import TrainedModel
+from vae_jax.runs.trained.model import TrainedModel, expect_model
 from vae_jax.runs.trained.new_data import NewData, Source, read_new_data
 
 
 def as_new_data(model: TrainedModel, data: Source) -> NewData:
     """Returns new data, which are read where `data` is a path or an array (see `read_new_data`)."""
+    expect_model(model)
     return data if isinstance(data, NewData) else read_new_data(model, data)
 
 

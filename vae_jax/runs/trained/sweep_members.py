@@ -72,10 +72,10 @@ def _member_folder(path: Path, member: int | None) -> Path:
             rows = [row for row in _list_in(result, "rows") if isinstance(row, dict)]
             status = next((row.get("status") for row in rows if row.get("member") == member), None)
             if status not in _DONE:
-                raise UserError(f"{path}: the member {member} has no result to use, its status is {status!r}.", field="member")
+                raise UserError(f"{path}: member {member} has no result to use. Its status is {status!r}.", field="member")
             return folder.parent
     fix = "Continue the sweep with `resume=True`."
-    raise UserError(f"{path}: the member {member} has not ended.", field="member", fix=fix)
+    raise UserError(f"{path}: member {member} has not ended.", field="member", fix=fix)
 
 
 def best(path: PathLike, by: str = "validation_elbo", *, largest: bool | None = None) -> int:
