@@ -169,6 +169,8 @@ def _split(module: nnx.Module) -> _Structure:
 def _takes_rngs(module: nnx.Module) -> bool:
     """Returns true if a module's `__call__` takes `rngs`, and draws from them if it is Flax's own, such as `nnx.Sequential`."""
     call = type(module).__call__
+    if isinstance(module, nnx.Sequential):  # from flax 0.12.12 on, `rngs` is one of its keywords without a name
+        return lacks_stream(module)
     try:
         takes_rngs = "rngs" in inspect.signature(call).parameters
     except (TypeError, ValueError):
