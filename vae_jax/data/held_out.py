@@ -1,7 +1,6 @@
 """Input of a model for examples that are evaluated: scaled, or binarized or dequantized once, the same each time."""
 
 import functools
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
@@ -13,6 +12,7 @@ from jax import Array
 
 from vae_jax._numerics.threefry import random_bits16
 from vae_jax.data.conditions.columns import Condition
+from vae_jax.data.lazy_rows import LazyRows
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
 from vae_jax.errors import UserError
@@ -60,11 +60,8 @@ def _compiled(draw: Draw, images: Callable[[Examples], Array | np.ndarray]) -> C
     return jax.jit(lambda key, rows: draw(key, jnp.asarray(images(rows))))
 
 
-class DrawnRows:
-    """Examples that are drawn when they are read, in chunks with keys of their own, so that each row is always the same.
-
-    Behaves like an array that is read by rows only, such as `Rows`.
-    """
+class DrawnRows(LazyRows):
+    """Examples that are drawn when they are read, in chunks with keys of their own, so that each row is always the same."""
 
     def __init__(
         self,
@@ -79,17 +76,7 @@ class DrawnRows:
         self._draw = _compiled(draw, images)
         self._last: tuple[int, np.ndarray] | None = None
         event = jax.eval_shape(images, jax.ShapeDtypeStruct((1, *rows.shape[1:]), rows.dtype)).shape[1:]
-        self.shape: tuple[int, ...] = (rows.shape[0], *event)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def size(self) -> int:
-        """Number of numbers in all rows."""
-        return math.prod(self.shape)
-
-    __iter__ = None  # otherwise NumPy would collect all rows, one by one
+        self.shape = (rows.shape[0], *event)
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         index = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.asarray(key)
