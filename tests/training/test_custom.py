@@ -56,7 +56,7 @@ def test_own_functions_train_in_a_fresh_session(tmp_path):
     assert float(blur[0]) > float(blur[1]) > float(blur[2]) > 0  # the own term went down
     assert -200 < float(test_elbo) < 200
     assert (tmp_path / "run" / "report.html").exists()
-    with pytest.raises(UserError, match=r"the likelihood .*student, which is not stored here\. Pass `likelihood` to load_run"):
+    with pytest.raises(UserError, match=r"the likelihood .*student and the objective .*sharp, which are not stored here"):
         runs.load_run(tmp_path / "run")
     with pytest.raises(UserError, match=r"the objective .*sharp.* not stored here"):
         runs.load_run(tmp_path / "run", likelihood=lambda loc, x: jnp.sum(loc - x))

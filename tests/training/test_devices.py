@@ -78,7 +78,7 @@ def test_each_device_computes_its_part_of_a_batch(file):
     def program(devices):
         built = build_on(file)
         options = training.FitOptions.from_keywords(built.fit_arguments)
-        job = training.loop._make_job(built.vae, built.data, options, [0], built.config.hyperparams, None)
+        job = training.loop.make_job(built.vae, built.data, options, [0], built.config.hyperparams, None)
         placement = place(1, "map", data_parallel=devices, devices=DEVICES[:devices])
         return in_memory._compile(job, placement).epoch.as_text()
 
