@@ -56,7 +56,7 @@ def diverged(step: int, epochs: int, learning_rate: float) -> DivergenceWarning:
     test = f"its test result is that of epoch {epochs}" if epochs else "its test result is NaN because no epoch was completed"
     advice = (
         f"Try a learning rate below {learning_rate:g}, a warm-up of the learning rate (training.schedules.warm_up), or "
-        "gradient clipping (optimizer=lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)))."
+        "gradient clipping (`clip_norm=1`; in an optimizer of your own optax.clip_by_global_norm)."
     )
     return DivergenceWarning(
         f"training diverged: the loss or a parameter was not finite at step {step} (epoch {epochs + 1}). The result holds the "

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def train(arguments: Arguments, name: str, seconds: float) -> None:
     def on_start(progress: Any, notes: list[str]) -> None:
         spent[0] = sum(epoch.seconds for epoch in progress.history)
 
-    def on_epoch(line: dict[str, Any]) -> bool:
+    def on_epoch(line: Mapping[str, float]) -> bool:
         spent[0] += line["seconds"]
         return spent[0] >= seconds
 

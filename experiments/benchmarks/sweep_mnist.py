@@ -104,7 +104,7 @@ def train(entry: Entry, dataset: Any, members: int, pause: Callable[..., bool]) 
 
     vae = model.mlp_vae(dataset.data_shape, likelihoods.bernoulli(), latent_dim=LATENT, hidden=(HIDDEN,))
     if entry.strategy == "fit":
-        training.fit(vae, prepared, epochs=sys.maxsize, batch_size=BATCH, seed=0, on_epoch=pause)
+        training.fit(vae, prepared, epochs=sys.maxsize, batch_size=BATCH, seed=0, on_progress=pause)
     else:
         options, placement = training.FitOptions(sys.maxsize, BATCH), place(members, entry.strategy)
         callbacks = training.Callbacks(pause)

@@ -12,7 +12,7 @@ from speed import slow_but
 
 from vae_jax import likelihoods, runs, training
 from vae_jax.build import build, load_dataset
-from vae_jax.config import OPTIMIZERS, Config, Hyperparams, entries, from_dict, settings_of
+from vae_jax.config import Config, Hyperparams, entries, from_dict, settings_of
 from vae_jax.errors import UserError
 from vae_jax.objectives import elbo
 from vae_jax.runs.likelihood_comparison import plan
@@ -208,12 +208,6 @@ def test_weights_decay_and_nothing_else(name, settings):
         seen.add((names[0], names[-1] if len(names) > 1 else "", update.ndim))
     assert {("decoder", "kernel", 2), ("encoder", "bias", 1)} <= seen
     assert len(seen - {("encoder", "kernel", 2), ("decoder", "kernel", 2), ("encoder", "bias", 1), ("decoder", "bias", 1)}) >= 1
-
-
-def test_optimizers_without_decay_are_optaxs_own():
-    for name in OPTIMIZERS:
-        decay = inspect.signature(getattr(optax, name)).parameters.get("weight_decay")
-        assert (optimizers.named_optimizer(name) is getattr(optax, name)) == (decay is None or decay.default == 0)
 
 
 def test_schedules_reach_the_hyperparameters_by_name():

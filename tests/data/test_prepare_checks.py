@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax import data, likelihoods, model, training
-from vae_jax.data.preprocessing import _dequantize
+from vae_jax.data.held_out import dequantize_levels
 from vae_jax.errors import UserError
 from vae_jax.training.checks import check_values
 
@@ -125,7 +125,7 @@ def test_dequantized_levels_stay_inside_of_their_bins(monkeypatch, max_level, u)
     """At the ends of the uniform numbers, where float32 rounds level + u up to the next level, and 0 would be left."""
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, u, jnp.float32))
     levels = jnp.arange(max_level + 1, dtype=jnp.uint8)
-    x = np.asarray(_dequantize(jax.random.key(0), levels, max_level), np.float64)
+    x = np.asarray(dequantize_levels(jax.random.key(0), levels, max_level), np.float64)
     assert np.all(x > 0)
     assert np.all(x < 1)
     np.testing.assert_array_equal(np.floor(x * (max_level + 1) + 1e-9), levels)
@@ -138,7 +138,7 @@ def test_other_dequantized_levels_are_as_before():
     levels = jnp.asarray(np.random.default_rng(0).integers(0, 256, 200_000, dtype=np.uint8))
     u = jax.random.uniform(jax.random.key(5), levels.shape)
     plain = np.asarray((levels.astype(jnp.float32) + u) / 256)
-    x = np.asarray(_dequantize(jax.random.key(5), levels, 255))
+    x = np.asarray(dequantize_levels(jax.random.key(5), levels, 255))
     inside = np.floor(plain.astype(np.float64) * 256) == np.asarray(levels)
     assert 0 < np.count_nonzero(~inside) < 2000
     np.testing.assert_array_equal(x[inside & (plain > 0)], plain[inside & (plain > 0)])

@@ -43,7 +43,7 @@ OPTIONS = {"epochs": 3, "batch_size": 16}
 def test_training_ends_at_the_first_evaluation_and_names_the_example(split):
     epochs, fed = [], prepared(validation=split == "validation", row=13)
     with pytest.warns(NotFiniteWarning, match=rf"{split} example 13, counted from 0, has an ELBO that is not finite"):
-        fit = training.fit(cubes(), fed, seed=0, on_epoch=lambda progress: epochs.append(progress.history[-1].epoch), **OPTIONS)
+        fit = training.fit(cubes(), fed, seed=0, on_epoch=lambda metrics: epochs.append(metrics["epoch"]), **OPTIONS)
     assert (fit.status, epochs, len(fit.progress.history)) == ("not finite", [1], 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(fit.params)))
     assert np.isfinite(fit.test.elbo) == (split == "validation")

@@ -88,7 +88,7 @@ def misplaced(path):
         "orbax": {"runs"},
         "sklearn": {"data", "disentanglement", "evaluation"},
         **{root: {"data"} for root in ("tensorflow_datasets", "PIL", "grain")},
-        "tqdm": {"cli", "data"},
+        "tqdm": {"cli", "data", "training"},  # in training, the bar that notebooks pass as on_epoch
         **{root: {"cli"} for root in ("tyro", "tensorboardX")},
         **{root: set() for root in ("tensorflow", "torch", "chex", "pytest")},
     }

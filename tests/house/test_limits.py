@@ -22,6 +22,7 @@ MANY_PARAMETERS = {
     "objectives/elbo.py:free_bits_elbo",
     "objectives/importance.py:ciwae",
     "objectives/importance.py:miwae",
+    "runs/recorded_training.py:train",
     "sweep/directory.py:run_sweep",
     "sweep/in_memory.py:sweep",
     "training/loop.py:fit",

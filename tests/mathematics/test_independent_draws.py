@@ -89,6 +89,33 @@ def test_in_a_step_the_pixels_and_each_code_have_noise_of_their_own(objective):
     assert_unrelated(pixels=seen["pixels"], codes=codes)
 
 
+@pytest.mark.parametrize("objective", [of_example, cross_batch.BatchObjective(of_batch)], ids=["examples", "batch"])
+def test_in_a_step_the_networks_draw_apart_from_the_pixels_and_codes(objective):
+    """The keys of dropout of 5 examples, encoder and decoder, beside those of the pixels and of z."""
+    seen = {}
+
+    def train_input(key, batch):
+        seen["pixels"] = words(key)
+        return batch
+
+    def with_networks(key, encode, decode, log_prob, x, hyperparams, *state):
+        terms = objective(key, encode, decode, log_prob, x, hyperparams) if not state else None
+        terms, *state = (terms,) if terms else objective.terms(key, encode, decode, log_prob, x, hyperparams, *state)
+        used = (encode(x)[0], decode(x)) if not state else (jax.vmap(encode)(x)[0], jax.vmap(lambda x: decode(x.event, x))(x))
+        terms = terms._replace(extra=terms.extra | dict(zip(("encoder", "decoder"), used, strict=True)))
+        return (terms, *state) if state else terms
+
+    vae = plain_vae(lambda params, x, key=None: (words(key), x), lambda params, z, key=None: words(key))._replace(
+        is_stochastic=True
+    )
+    chosen = with_networks if objective is of_example else cross_batch.BatchObjective(with_networks)
+    terms, _ = make_terms(vae, chosen, train_input)({}, (), jax.random.key(3), jnp.zeros((5, 2)), Hyperparams())
+    assert np.asarray(terms.extra["encoder"]).shape == (5, 2)
+    assert_unrelated(
+        pixels=seen["pixels"], codes=terms.extra["key"], encoder=terms.extra["encoder"], decoder=terms.extra["decoder"]
+    )
+
+
 def test_no_step_of_a_run_repeats_the_noise_of_another_nor_that_of_another_run():
     """Two epochs of six steps, of two seeds."""
 

@@ -222,10 +222,6 @@ LAYERS = {
         lambda: networks.from_nnx(WithLayer(Modulated(4, 2, rngs=rngs()))),
         "a batch axis of one: norm(x[None])[0]",
     ),
-    "a subclass of Dropout, NNX": (
-        lambda: networks.from_nnx(WithLayer(Dropped(0.5, deterministic=False, rngs=rngs()))),
-        "active Dropout",
-    ),
 }
 
 
@@ -244,5 +240,12 @@ def test_layers_that_take_the_condition_work():
     np.testing.assert_allclose(inactive.apply({}, X, 3 * C), 3 * X, rtol=1e-6)
     dropped = networks.from_nnx(WithLayer(Dropped(0.5, deterministic=True, rngs=rngs())))
     np.testing.assert_allclose(dropped.apply(dropped.init(jax.random.key(0)), X, 3 * C), 3 * X, rtol=1e-6)
+    active = networks.from_nnx(WithLayer(Dropped(0.5, rngs=rngs())))
+    linen_active = networks.from_linen(LinenWithLayer(LinenDropped(0.5)), SHAPE, condition_dim=DIM, rngs=("dropout",))
+    for network in (active, linen_active):
+        np.testing.assert_allclose(network.apply({}, X, 3 * C), 3 * X, rtol=1e-6)
+        drawn = network.apply({}, X, 3 * C, key=jax.random.key(0))
+        np.testing.assert_allclose(drawn, np.where(drawn != 0, 6 * X, 0), rtol=1e-6)
+        assert 0.3 < np.mean(drawn == 0) < 0.7
     with pytest.raises(ValueError, match="a batch axis of one"):
         model.make_vae(encoder(), decoder(layer=nnx.GroupNorm(4, 2, rngs=rngs())), BERNOULLI, SHAPE, condition_dim=DIM)

@@ -94,8 +94,7 @@ def test_the_recorder_notices_a_shared_key(wrong):
                 keys = training.RunKeys(root, root, root)
                 training.epoch_order(keys, 0, 4, 2)
                 rows = np.zeros((1, 4), np.uint8)
-                dataset = data.Dataset("zeros", rows, None, rows, None, 255, "by hand")
-                data.preprocessing._draw_once(dataset, lambda key, x: data.binarize(key, x, 255), root, rows, np.uint8)
+                data.DrawnRows(rows, lambda key, x: data.binarize(key, x, 255), root, np.uint8).in_memory("zeros")
             case "validation":  # drawn from and split
                 data.binarize(root, jnp.zeros(4, jnp.uint8), 255)
                 vae.init(root)

@@ -14,7 +14,7 @@ from vae_jax.report.run import content, page
 from vae_jax.report.run.events import categories, sections
 from vae_jax.runs import Run
 from vae_jax.runs.imputed_rows import impute_file
-from vae_jax.runs.incomplete_file import IncompleteFile
+from vae_jax.runs.trained import TrainedModel, read_new_data
 
 CITIES = ("Bonn", "Oslo", "Rome")
 
@@ -101,7 +101,7 @@ def test_categories_are_imputed_by_their_mode_however_many_there_are():
     names = np.array([f"name {i}" for i in range(70)])[rng.integers(0, 70, 600)]
     run = run_of(pyarrow.table({"name": column(rng, names, 0.3), "size": column(rng, rng.normal(0, 1, 600), 0.3)}))
     dataset = run.built.dataset
-    file = IncompleteFile(dataset.test, dataset.test_mask, run.built.data.test, run.built.data.eval_input, [])
-    imputed = impute_file(run, file, 100, 0).mean[~dataset.test_mask[:, 0], 0]
+    model = TrainedModel(run.path, run.built.config, run.built.description, run.built.vae, run.params, 1)
+    imputed = impute_file(model, read_new_data(model, dataset, part="test"), 100, 0).mean[~dataset.test_mask[:, 0], 0]
     np.testing.assert_array_equal(imputed, np.round(imputed))
     assert len(np.unique(imputed)) > 1

@@ -65,7 +65,7 @@ def averaged(built):
         built.vae,
         built.data,
         **built.fit_arguments | {"optimizer": optimizer},
-        on_epoch=lambda progress: seen.append(jax.tree.map(np.array, progress.state.params)),
+        on_progress=lambda progress: seen.append(jax.tree.map(np.array, progress.state.params)),
     )
     return fit, seen
 

@@ -64,7 +64,7 @@ def test_it_trains_resumes_and_is_a_member(objective, kind, prior):
     changed = [bool(np.any(a != b)) for a, b in zip(trained, first, strict=True)]
     # Every array of parameters has a gradient; the scale of optimal_sigma is set when parameters are evaluated.
     assert changed.count(False) == (objective == "optimal_sigma")
-    first = fit(parts, on_epoch=lambda progress: True)
+    first = fit(parts, on_progress=lambda progress: True)
     assert (first.status, len(first.progress.history)) == ("interrupted", 1)
     resumed = fit(parts, start=first.progress)
     chex.assert_trees_all_equal(state(resumed.progress), state(whole.progress))

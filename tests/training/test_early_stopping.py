@@ -85,7 +85,7 @@ def whole():
         if len(progress.history) == 2:
             kept.append((*jax.tree.map(np.array, progress[:2]), progress.history))
 
-    return fit(small_vae(), overfitting(), **OPTIONS, seed=SEED, on_epoch=keep), training.Progress(*kept[0])
+    return fit(small_vae(), overfitting(), **OPTIONS, seed=SEED, on_progress=keep), training.Progress(*kept[0])
 
 
 def by_hand(elbos, first, patience):

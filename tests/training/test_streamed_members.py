@@ -183,7 +183,12 @@ def test_a_sweep_directory_continues_after_an_interruption(file, tmp_path):
     assert not run_sweep(members, tmp_path / "parts", launch=launch, checkpoint_seconds=0.0)
     assert not list((tmp_path / "parts").glob("blocks/*/checkpoints/[0-9]*"))  # no epoch has ended
     ticks = []
-    arguments = {"resume": True, "launch": launch, "on_epoch": lambda tick: ticks.append(tick.done), "checkpoint_seconds": 0.0}
+    arguments = {
+        "resume": True,
+        "launch": launch,
+        "on_progress": lambda tick: ticks.append(tick.done),
+        "checkpoint_seconds": 0.0,
+    }
     assert not run_sweep(members, tmp_path / "parts", **arguments)
     assert run_sweep(members, tmp_path / "parts", **arguments)
     assert ticks == [4, 8]

@@ -63,7 +63,7 @@ def test_nothing_compiles_after_the_first_epoch():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        fit(small_vae(), small_data(validation=True), on_epoch=lambda _: after_epoch.append(len(compilations)))
+        fit(small_vae(), small_data(validation=True), on_progress=lambda _: after_epoch.append(len(compilations)))
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert after_epoch[0] > 0
@@ -152,7 +152,7 @@ def test_going_on_from_the_middle_is_bit_for_bit():
         kept["progress"] = jax.tree.map(np.array, progress) if len(progress.history) == 2 else None
         return len(progress.history) == 2
 
-    part = fit(small_vae(), small_data(validation=True), epochs=5, on_epoch=stop_at_two)
+    part = fit(small_vae(), small_data(validation=True), epochs=5, on_progress=stop_at_two)
     assert part.status == "interrupted"
     start = training.Progress(*jax.tree.map(jnp.asarray, kept["progress"][:2]), part.progress.history)
     rest = fit(small_vae(), small_data(validation=True), epochs=5, start=start)
@@ -194,7 +194,7 @@ def test_a_diverging_run_keeps_its_last_good_state():
     bad = clean._replace(train=jnp.asarray(images), train_input=lambda key, batch: batch)
     progress = []
     with pytest.warns(DivergenceWarning, match="diverged"):
-        result = fit(small_vae(), bad, objective=poisoned, on_epoch=progress.append)
+        result = fit(small_vae(), bad, objective=poisoned, on_progress=progress.append)
     stopped = int(result.progress.state.step)
     assert result.status == "diverged"
     assert progress == []  # no epoch ended

@@ -46,15 +46,31 @@ class Stream(enum.IntEnum):
     REPORT_INTERVALS = 0x10010  # test seed: draws around the reconstructions of series in reports
     IMPUTATION = 0x10021  # seed of an imputation: draws for missing entries, example i from fold_in(stream, i)
     BASELINES = 0x10022  # test seed: the training examples that other methods of imputation are fitted to
+    TRAINING_SCORES = 0x10030  # test seed: inputs, draws for the ELBO and importance samples of scored training examples
+    CODES = 0x10041  # seed of an encoding: draws of z for new data, draw k of row i from fold_in(fold_in(stream, i), k)
+    RECONSTRUCTIONS = 0x10042  # seed of a reconstruction: draws of p(x|z) for new data, row i from fold_in(stream, i)
+    SAMPLES = 0x10043  # seed of samples: z and x of example i from fold_in(stream, i)
 
 
 class Part(enum.IntEnum):
-    """The parts of a model that are initialized from the key of `Stream.INIT`, with the number that is folded into it."""
+    """The parts of a model that are initialized from the key of `Stream.INIT`, with the number that is folded into it.
+
+    The encoder's and the decoder's numbers are also folded into the key that the networks of one example have in a step.
+    """
 
     ENCODER = 0
     DECODER = 1
     PRIOR = 2
     OBJECTIVE = 0x10000  # state of a batch objective, such as FactorVAE's discriminator
+
+
+class StepKey(enum.IntEnum):
+    """Uses of the key of a step besides those of split(key, batch + 1): train_input, then the objective of each example.
+
+    The numbers are far above the size of any batch, because split(key)[i] is fold_in(key, i).
+    """
+
+    NETWORKS = 0x7FFFFFFF  # dropout and other randomness of networks: the key of example i is split(stream, batch)[i]
 
 
 def stream(seed: int | Int[Array, ""], use: Stream) -> Key[Array, ""]:

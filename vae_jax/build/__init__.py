@@ -11,6 +11,8 @@ from vae_jax.build.data_settings import with_dataset as with_dataset
 from vae_jax.build.data_settings import with_planned_columns as with_planned_columns
 from vae_jax.build.description import DataDescription as DataDescription
 from vae_jax.build.description import training_data as training_data
+from vae_jax.build.initial import INIT_PARTS as INIT_PARTS
+from vae_jax.build.initial import Initial as Initial
 from vae_jax.build.model import make_model as make_model
 from vae_jax.build.parts import PART_NAMES as PART_NAMES
 from vae_jax.build.parts import PartOptions as PartOptions

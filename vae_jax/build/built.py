@@ -10,6 +10,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import model
 from vae_jax.build.data_settings import load_dataset, with_dataset, with_planned_columns
 from vae_jax.build.description import DataDescription, describe_data, training_data
+from vae_jax.build.initial import Initial, start_from, with_initial_moments, with_initial_scale
 from vae_jax.build.parts import PartOptions, Parts
 from vae_jax.config import CUSTOM, Config, all_settings, settings_of
 from vae_jax.data import Dataset, Prepared
@@ -37,6 +38,7 @@ class Built(NamedTuple):
     column_plans: tuple[ColumnPlan, ...] = ()  # of all columns of a mixed table, also of those left out
     parts: Parts = Parts()  # of the user
     description: DataDescription | None = None  # of the training data; None only where `build` did not make this
+    init: Initial | None = None  # parameters of a trained model from which the run starts
 
 
 def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
@@ -46,7 +48,12 @@ def make_likelihood(config: Config, dataset: Dataset) -> Likelihood:
 
 
 def build(
-    config: Config, *, data_dir: str | None = None, dataset: Dataset | None = None, **parts: Unpack[PartOptions]
+    config: Config,
+    *,
+    data_dir: str | None = None,
+    dataset: Dataset | None = None,
+    init: Initial | None = None,
+    **parts: Unpack[PartOptions],
 ) -> Built:
     """Loads the data and makes the model. Writes nothing.
 
@@ -55,6 +62,8 @@ def build(
       data_dir: where TFDS finds or keeps prepared data.
       dataset: data in place of those that the configuration names, from `data.from_arrays` or `data.load`. A run directory
         records "custom" and the fingerprint, and `runs.load_run` wants the data again.
+      init: parameters of a trained model, or a part of them, from which the run starts (from `runs.init_from`). With the
+        encoder or the decoder come the mean and the scale by which their data were standardized.
       **parts: a user's own likelihood, network, prior, objective and optimizer (see `PartOptions`). A run directory cannot hold
         functions: it records "custom" with the name and the file of each, and `runs.load_run` wants them again.
 
@@ -75,19 +84,26 @@ def build(
     config, dataset, plans = with_planned_columns(config, dataset, data_dir)
     config = _with_channels(config, dataset.data_shape)
     facts = training_data(config, dataset, plans)
+    if init is not None:
+        facts = with_initial_scale(facts, config, init)
     likelihood = model.make_likelihood(config, facts, custom.likelihood)
     objective = model.make_objective(config, facts, custom.objective)
     data.check_support(dataset, likelihood, config.binarization, config.dequantize)
     if dataset.has_missing:
         check_factorizes(likelihood)
-    total_steps = config.epochs * (len(dataset.train) // config.batch_size)
+    steps_per_epoch = len(dataset.train) // config.batch_size
+    total_steps = config.epochs * steps_per_epoch
     _check_warm_ups(config, total_steps)
     prepared = prepare(config, dataset, likelihood)
     training.check_fit(prepared, config.batch_size, config.early_stopping)
     description = describe_data(dataset, prepared, facts)
+    if init is not None:
+        description = with_initial_moments(description, likelihood, config, init)
     vae = model.make_model(config, description, likelihood, custom, dataset.train_mean)
+    if init is not None:
+        vae = start_from(vae, init)
     model.check_prior(config, vae)
-    optimizer = model.make_optimizer(config, custom.optimizer)
+    optimizer = model.make_optimizer(config, facts, custom.optimizer, steps_per_epoch)
     fit_arguments: dict[str, Any] = dict(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -103,7 +119,7 @@ def build(
     )
     made = (config, dataset, prepared, vae, optimizer, objective)
     named = dict(zip(Built._fields, made, strict=False)) | {f"fit_arguments[{k!r}]": v for k, v in fit_arguments.items()}
-    later = {"column_plans": plans, "parts": custom, "description": description}
+    later = {"column_plans": plans, "parts": custom, "description": description, "init": init}
     return Built(*made, fit_arguments, MappingProxyType({**named, **later}), **later)
 
 
@@ -132,7 +148,7 @@ def _make_schedules(config: Config, total_steps: int) -> dict[str, schedules.Sch
 
 
 def _check_warm_ups(config: Config, total_steps: int) -> None:
-    """Raises `UserError` where a warm-up, or the first cycle of beta, would not end within the run."""
+    """Raises `UserError` where a warm-up, the first cycle of beta or the first update would not end within the run."""
     registered = [setting.name for setting in all_settings() if setting.warms_up]
     for name in ("beta_warmup_steps", *registered, "learning_rate_warmup_steps"):
         if total_steps > 0 and getattr(config, name) and getattr(config, name) >= total_steps:
@@ -142,6 +158,12 @@ def _check_warm_ups(config: Config, total_steps: int) -> None:
                 f"{total_steps}.",
                 fix="Shorten it or train for more epochs.",
             )
+    if 0 < total_steps < config.accumulate_steps:
+        raise UserError(
+            field="accumulate_steps",
+            expected=f"at most {total_steps}, the number of steps in the run",
+            got=config.accumulate_steps,
+        )
     if config.beta_schedule == "cyclical" and 0 < total_steps < 2 * config.beta_cycles:
         raise UserError(
             field="beta_cycles",

@@ -183,7 +183,10 @@ def _from_json(value: Any) -> Any:
     """Returns what `_to_json` was given, with tuples for lists."""
     if isinstance(value, dict):
         if value.keys() == {"dtype", "shape", "values"}:
-            array = np.array(value["values"], value["dtype"]).reshape(value["shape"])
+            dtype = np.dtype(value["dtype"])
+            if dtype.kind not in "biuf":
+                raise ValueError(f"expected numbers, got the type {dtype}")
+            array = np.array(value["values"], dtype).reshape(value["shape"])
             return array if array.ndim else array[()]
         return {name: _from_json(one) for name, one in value.items()}
     return tuple(map(_from_json, value)) if isinstance(value, list) else value

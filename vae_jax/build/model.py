@@ -1,6 +1,7 @@
 """Makes the likelihood, the networks, the prior, the objective and the optimizer that a `Config` or a user names."""
 
 import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,10 @@ import numpy as np
 from vae_jax.build.description import DataDescription
 from vae_jax.build.parts import AnyPrior, LogProbFunction, NetworkFactory, Networks, Parts, PriorFactory
 from vae_jax.config import Config, TrainingData
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, check_signature
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE, assemble_vae, decoder_shape, encoder_shape
-from vae_jax.networks import check_network
+from vae_jax.networks import Network, adapt_module, check_network
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.priors import ConditionalGaussian, Prior
 from vae_jax.training import optimizers
@@ -19,7 +20,7 @@ from vae_jax.training.optimizers import Optimizer
 
 
 def _make(kind: Any, config: Config, facts: TrainingData) -> Any:
-    """Calls the factory of the likelihood, prior, network or objective that the configuration names."""
+    """Calls the factory of the likelihood, prior, network, objective or optimizer that the configuration names."""
     entry = config.entry(kind)
     if entry is None:
         raise UserError(f"the {kind} of this configuration is of your own.", field=kind, fix=f"Pass `{kind}`.")
@@ -41,9 +42,20 @@ def make_objective(config: Config, facts: TrainingData, custom: AnyObjective | N
     return _make("objective", config, facts) if custom is None else custom
 
 
-def make_optimizer(config: Config, custom: Optimizer | None) -> Optimizer:
-    """Returns the optimizer of a user or of the configuration, with the moving average that the configuration asks for."""
-    optimizer: Optimizer = optimizers.named_optimizer(config.optimizer) if custom is None else custom
+def make_optimizer(config: Config, facts: TrainingData, custom: Optimizer | None, steps_per_epoch: int) -> Optimizer:
+    """Returns the optimizer of a user or of the configuration, with what the configuration asks for around it.
+
+    The gradient is accumulated first and clipped then. A gradient that is not finite is skipped before it is accumulated.
+    """
+    optimizer: Optimizer = _make("optimizer", config, facts) if custom is None else custom
+    if config.clip_norm is not None:
+        optimizer = optimizers.with_clipping(optimizer)
+    if config.accumulate_steps > 1:
+        optimizer = optimizers.with_accumulation(optimizer, config.accumulate_steps)
+    if config.skip_not_finite:
+        optimizer = optimizers.with_skipping(optimizer, config.skip_not_finite)
+    if config.average_from_epoch:
+        optimizer = optimizers.with_params_mean(optimizer, (config.average_from_epoch - 1) * steps_per_epoch)
     return optimizers.with_params_ema(optimizer, config.ema_decay) if config.ema_decay else optimizer
 
 
@@ -76,17 +88,24 @@ def make_model(
         outputs_per_dim=likelihood.outputs_per_dim,
     )
     encoder, decoder = make_networks(config, facts, parts.network)
-    vae = assemble_vae(
-        encoder,
-        decoder,
-        facts.data_shape,
-        likelihood,
-        train_mean=None if train_mean is None or config.output_bias == "zeros" else train_mean * unit,
-        standardize=description.moments if likelihood.support in ("real", "counts", "mixed") else None,
-        prior=make_prior(config, facts, parts.prior),
-        condition_dim=facts.condition_dim,
-        mask_input=config.mask_input,
-    )
+    prior = make_prior(config, facts, parts.prior)
+    try:
+        vae = assemble_vae(
+            encoder,
+            decoder,
+            facts.data_shape,
+            likelihood,
+            train_mean=None if train_mean is None or config.output_bias == "zeros" else train_mean * unit,
+            standardize=description.moments if likelihood.support in ("real", "counts", "mixed") else None,
+            prior=prior,
+            condition_dim=facts.condition_dim,
+            mask_input=config.mask_input,
+        )
+    except ValueError as error:  # parts that do not fit each other
+        given = [name for name in ("network", "prior", "likelihood") if name in parts.given()]
+        if isinstance(error, UserError) or not given:
+            raise
+        raise UserError(str(error), field=given[0] if len(given) == 1 else None) from error
     num_auxiliary = 0 if vae.prior is None else vae.prior.num_auxiliary
     if vae.latent_dim - num_auxiliary != config.latent_dim:
         raise UserError(
@@ -103,14 +122,20 @@ def make_networks(config: Config, facts: TrainingData, custom: Networks | Networ
         return _make("network", config, facts)
     expected = "a function (config, data) -> (encoder, decoder), or such a pair of networks.Network"
     pair: Any = custom
-    if not (isinstance(custom, tuple) and len(custom) == 2):
-        _expect_function("network", custom, expected)
+    if not _is_pair(custom):
+        _expect_function("network", custom, expected, 2)
         pair = custom(config, facts)  # pyright: ignore
-    if not (isinstance(pair, tuple) and len(pair) == 2):
+    if not _is_pair(pair):
         raise UserError(field="network", expected=expected, got=f"{type(pair).__name__} of {custom!r:.60}")
-    encoder, decoder = pair
+    shapes = {"encoder": facts.input_shape or facts.data_shape, "decoder": (config.latent_dim,)}
+    encoder, decoder = (
+        adapt_module(role, network, shape, facts.condition_dim)
+        for (role, shape), network in zip(shapes.items(), pair, strict=True)
+    )
     check_network("encoder", encoder)
     if callable(decoder) and not hasattr(decoder, "apply"):
+        expected = "as the decoder a networks.Network, or a function (outputs_per_dim=, output_bias=) -> decoder"
+        _check_arguments("network", decoder, 0, expected, ("outputs_per_dim", "output_bias"))
         return encoder, decoder
     check_network("decoder", decoder)
     if config.output_bias != "zeros":
@@ -122,6 +147,10 @@ def make_networks(config: Config, facts: TrainingData, custom: Networks | Networ
     return encoder, lambda outputs_per_dim, output_bias: decoder
 
 
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and not isinstance(value, Network) and len(value) == 2
+
+
 def make_prior(config: Config, facts: TrainingData, custom: AnyPrior | PriorFactory | None) -> AnyPrior | None:
     """Returns the prior of a user, or makes the one that the configuration names; None for N(0, I)."""
     if custom is None:
@@ -129,7 +158,7 @@ def make_prior(config: Config, facts: TrainingData, custom: AnyPrior | PriorFact
     expected = "a priors.Prior, a priors.ConditionalGaussian, or a function (config, data) -> one of them"
     made: Any = custom
     if not isinstance(custom, Prior | ConditionalGaussian):
-        _expect_function("prior", custom, expected)
+        _expect_function("prior", custom, expected, 2)
         made = custom(config, facts)
     if not isinstance(made, Prior | ConditionalGaussian):
         raise UserError(field="prior", expected=expected, got=f"{type(made).__name__} from {custom!r:.60}")
@@ -147,6 +176,17 @@ def check_prior(config: Config, vae: VAE) -> None:
         )
 
 
-def _expect_function(name: str, value: object, expected: str) -> None:
+def _expect_function(name: str, value: object, expected: str, num_arguments: int | None = None) -> None:
     if not callable(value) or inspect.isclass(value):
         raise UserError(field=name, expected=expected, got=f"{value!r:.80}")
+    if num_arguments is not None:
+        _check_arguments(name, value, num_arguments, expected)
+
+
+def _check_arguments(
+    name: str, function: Callable[..., object], num_arguments: int, expected: str, keywords: Sequence[str] = ()
+) -> None:
+    try:
+        check_signature(function, num_arguments, expected, keywords)
+    except UserError as error:
+        raise UserError(error.text, field=name) from None

@@ -1,7 +1,9 @@
 """`Parts`: networks, priors, likelihoods, objectives and optimizers of a user, in place of those that a `Config` names."""
 
+import functools
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypedDict
@@ -29,8 +31,13 @@ class PartSource(NamedTuple):
     """Origin of a part: the name and the file of its definition, and the file's SHA-256 when it was imported."""
 
     name: str
-    file: str = ""  # "": it was not defined in a file
+    file: str = ""  # its absolute path, for the reader alone; "": it was not defined in a file
     sha256: str = ""
+    imported: bool = False  # whether the command line imported the file for this part
+
+    def describe(self) -> str:
+        """Returns the name with its file, such as "make_network of parts.py"; "of your own" without a name."""
+        return f"{self.name} of {Path(self.file).name}" if self.file else self.name or "of your own"
 
 
 class PartOptions(TypedDict, total=False):
@@ -39,11 +46,12 @@ class PartOptions(TypedDict, total=False):
     Attributes:
       likelihood: a `Likelihood`, or a function (decoder_output, x) -> nats of one example.
       network: a function (config, data) -> (encoder, decoder), or the pair itself. Both are `networks.Network`s, such as
-        `networks.from_linen` and `networks.from_nnx` make. `data` is a `config.TrainingData`, whose `input_shape`,
-        `output_shape`, `outputs_per_dim` and `condition_dim` say what they take and return.
+        `networks.from_linen` and `networks.from_nnx` make, or Linen modules. `data` is a `config.TrainingData`, whose
+        `input_shape`, `output_shape`, `outputs_per_dim` and `condition_dim` say what they take and return.
       prior: a `priors.Prior`, a `priors.ConditionalGaussian`, or a function (config, data) -> one of them.
       objective: a function (key, encode, decode, log_prob, x, hyperparams) -> `Terms` of one example, or a `BatchObjective`.
-      optimizer: a function of the learning rate, such as `optax.adam`, or a finished optax optimizer.
+      optimizer: a function of the learning rate, such as `optax.adam`, a finished optax optimizer, or a
+        `training.optimizers.FromHyperparams`, whose numbers (`b1`, `weight_decay`, ...) a sweep varies.
       sources: origin of each part by name, for parts that do not know it themselves.
     """
 
@@ -84,13 +92,56 @@ def file_sha256(path: str | Path) -> str:
 
 
 def source_of(part: object) -> PartSource:
-    """Returns the origin of a part, as far as Python knows it."""
-    name = getattr(part, "__qualname__", type(part).__qualname__)
+    """Returns the origin of a part, as far as Python knows it. That of a partial function is the function's."""
+    if isinstance(part, functools.partial):
+        source = source_of(part.func)
+        return source._replace(name=f"partial({source.name})")
+    if type(part) is tuple:
+        return PartSource("(encoder, decoder)")
+    kind = part if callable(part) and hasattr(part, "__qualname__") else type(part)
+    label = getattr(part, "name", None)  # of a `Prior` or a `Likelihood`
+    name = label if isinstance(label, str) else str(getattr(kind, "__qualname__", type(part).__qualname__))
     try:
-        file = inspect.getsourcefile(inspect.unwrap(part)) if callable(part) else None
-        return PartSource(name, str(file), file_sha256(file)) if file else PartSource(name)
+        file = inspect.getsourcefile(inspect.unwrap(kind)) if callable(part) else None
+        return PartSource(name, os.path.abspath(file), file_sha256(file)) if file else PartSource(name)
     except (TypeError, OSError):
         return PartSource(name)
+
+
+def describe_change(path: Path, kind: str, recorded: PartSource, now: PartSource) -> str:
+    """Returns a sentence about a part that is not the recorded one; "" where nothing shows a difference.
+
+    Args:
+      path: the directory that records the part.
+      kind: name of the part, such as "network".
+      recorded: its origin in the directory.
+      now: origin of the part that is passed.
+    """
+    if recorded.sha256 and now.sha256 not in ("", recorded.sha256):
+        return (
+            f"{path}: was trained with the {kind} {recorded.name} of a file {Path(recorded.file).name} with the SHA-256 "
+            f"{recorded.sha256}, and {now.file} has the SHA-256 {now.sha256}."
+        )
+    if recorded.name and now.name != recorded.name:
+        return f"{path}: was trained with the {kind} {recorded.describe()}, and {now.describe()} is passed."
+    return ""
+
+
+def recorded_source(recorded: JsonObject, kind: str) -> PartSource:
+    """Returns the origin of a part that a directory records; an empty one for directories of earlier versions.
+
+    Raises:
+      UserError: the record was altered.
+    """
+    fields = recorded.get(kind, {"name": ""}) if isinstance(recorded, dict) else None
+    try:
+        source = PartSource(**fields)  # pyright: ignore[reportCallIssue]
+        if not (all(isinstance(text, str) for text in source[:3]) and isinstance(source.imported, bool)):
+            raise TypeError
+    except TypeError:
+        expected = "name, file and sha256 in its record"
+        raise UserError(field=kind, expected=expected, got=f"{fields!r:.80}", fix="The record was altered.") from None
+    return source
 
 
 def check_parts(path: Path, recorded: JsonObject, settings: Mapping[str, str], parts: Parts, function: str) -> list[str]:
@@ -104,31 +155,28 @@ def check_parts(path: Path, recorded: JsonObject, settings: Mapping[str, str], p
       function: the function that takes them, such as "load_run".
 
     Returns:
-      Notes for the user: parts from files that have changed since.
+      Notes for the user: parts that differ from the recorded ones, or whose file has changed since.
 
     Raises:
-      UserError: a part is missing, a part is passed that the directory names, or the file of a part that the command line
-        loaded has changed.
+      UserError: parts are missing, a part is passed that the directory names, or a part that the command line imported is a
+        different one or from a file that has changed.
     """
-    given, now, notes = parts.given(), parts.records(), []
-    for name in PART_NAMES:
-        is_custom, source = settings[name] == CUSTOM, PartSource(**recorded.get(name, {"name": ""}))
-        if is_custom and name not in given:
-            described = f" {source.name}" if source.name else " of your own"
-            described += f" of {Path(source.file).name} (SHA-256 {source.sha256[:12]})" if source.file else ""
-            raise UserError(
-                f"{path}: was trained with the {name}{described}, which is not stored here.",
-                field=name,
-                fix=f"Pass `{name}` to {function}.",
-            )
-        if name in given and not is_custom:
+    given, notes = parts.given(), []
+    missing = {name: recorded_source(recorded, name) for name in PART_NAMES if settings[name] == CUSTOM and name not in given}
+    if missing:
+        hashes = {name: f" (SHA-256 {source.sha256[:12]})" if source.sha256 else "" for name, source in missing.items()}
+        described = " and ".join(f"the {name} {source.describe()}{hashes[name]}" for name, source in missing.items())
+        raise UserError(
+            f"{path}: was trained with {described}, which {'is' if len(missing) == 1 else 'are'} not stored here.",
+            field=next(iter(missing)) if len(missing) == 1 else None,
+            fix=f"Pass {' and '.join(f'`{name}`' for name in missing)} to {function}.",
+        )
+    for name, part in given.items():
+        if settings[name] != CUSTOM:
             raise UserError(f"{path}: was trained with the {name} {settings[name]!r}.", field=name, fix=f"Leave `{name}` out.")
-        if name in given and source.sha256 and now[name]["sha256"] not in ("", source.sha256):
-            changed = (
-                f"{path}: was trained with the {name} {source.name} of a file with the SHA-256 {source.sha256}, and "
-                f"{now[name]['file']} has {now[name]['sha256']}."
-            )
-            if name in parts.sources:  # the command line loaded it
-                raise UserError(changed, field=name, fix="Pass the file with which it was trained.")
-            notes.append(changed)
+        change = describe_change(path, name, recorded_source(recorded, name), parts.sources.get(name) or source_of(part))
+        if change and name in parts.sources:  # the command line imported it
+            raise UserError(change, field=name, fix="Pass the file with which it was trained.")
+        if change:
+            notes.append(change)
     return notes

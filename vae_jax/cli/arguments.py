@@ -61,6 +61,8 @@ def attribute_docstrings(cls: type) -> dict[str, str]:
 def extend(*classes: type, defaults: Mapping[str, object] | None = None, helps: Mapping[str, str] | None = None) -> type:
     """Makes one dataclass with the fields of several, in their order, each annotated with its help for the command line.
 
+    Fields that a class inherits come after its own fields.
+
     The help of a field is `metadata["help"]`, or else the string below the attribute. The dataclass is made when a command
     runs, because `Config` has more fields once a new objective or likelihood is registered.
 
@@ -76,7 +78,7 @@ def extend(*classes: type, defaults: Mapping[str, object] | None = None, helps: 
         hints = typing.get_type_hints(cls, include_extras=True)
         has_docstrings = any("help" not in field.metadata for field in dataclasses.fields(cls))
         texts = attribute_docstrings(cls) if has_docstrings else {}
-        for field in dataclasses.fields(cls):
+        for field in sorted(dataclasses.fields(cls), key=lambda field: field.name not in vars(cls)["__annotations__"]):
             if field.name in (name for name, *_ in fields):
                 raise UserError(f"`{field.name}` is an option of this command and a registered setting. Rename the setting.")
             text = (helps or {}).get(field.name) or field.metadata.get("help") or texts.get(field.name, "")
@@ -118,17 +120,20 @@ def parse_with_config(
     """
     from vae_jax.config import Config
 
-    helps = {"dataset": _dataset_help()} if {"-h", "--help"} & set(sys.argv if argv is None else argv) else None
+    helps = _long_helps() if {"-h", "--help"} & set(sys.argv if argv is None else argv) else None
     values = _read(extend(Config, arguments, defaults=defaults, helps=helps), arguments, argv, command)
     config = _instance(Config, values)
     return _instance(arguments, values), _with_absolute_dataset(config)
 
 
-def _dataset_help() -> str:
-    """Returns the names and files that `data.load` takes, from the registry of readers."""
+def _long_helps() -> dict[str, str]:
+    """Returns the names and files that `data.load` takes, and what a part of the user is."""
+    from vae_jax.cli.user_parts import HELP
+    from vae_jax.config import Config
     from vae_jax.data.readers import help_lines
 
-    return f"{'; '.join(help_lines())}."
+    texts = {field.name: field.metadata["help"] for field in dataclasses.fields(Config) if field.name in HELP}
+    return {"dataset": f"{'; '.join(help_lines())}."} | {name: f"{text} {HELP[name]}" for name, text in texts.items()}
 
 
 def _with_absolute_dataset(config: "Config") -> "Config":

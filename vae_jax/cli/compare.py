@@ -11,10 +11,11 @@ from vae_jax.cli.arguments import parse_with_config
 from vae_jax.cli.checks import expect_out, expect_outside_data
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.progress import EpochProgress, Interrupt
+from vae_jax.cli.user_parts import check_new, import_parts, split_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from vae_jax.build import Built
+    from vae_jax.build import Built, PartOptions
     from vae_jax.config import Config
     from vae_jax.data import Dataset
     from vae_jax.report.run.comparison import Reconstructions
@@ -84,8 +85,8 @@ def run_directory(entry: "Entry", built: "Built", arguments: Arguments) -> Path:
     return Path(arguments.out) / f"{entry.label.replace(':', '-')}-seed-{built.config.seed}"
 
 
-def compare(dataset: "Dataset", base: "Config", arguments: Arguments) -> Comparison | int:
-    """Trains all likelihoods with all seeds. Returns the exit status instead if Ctrl-C ended it."""
+def compare(dataset: "Dataset", base: "Config", arguments: Arguments, parts: "PartOptions") -> Comparison | int:
+    """Trains all likelihoods with all seeds and the parts of the user. Returns the exit status if Ctrl-C ended it."""
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.evaluation.overfitting import describe_overfit, overfit
@@ -96,7 +97,7 @@ def compare(dataset: "Dataset", base: "Config", arguments: Arguments) -> Compari
     entries = [plan(base, name, dataset) for name in dict.fromkeys(arguments.likelihoods)]
     # All models are built before anything is written, lest a mistake in the last likelihood cost the first one's hours.
     todo = [
-        (entry, build(dataclasses.replace(entry.config, seed=seed), data_dir=arguments.data_dir))
+        (entry, build(dataclasses.replace(entry.config, seed=seed), data_dir=arguments.data_dir, **parts))
         for entry in entries
         for seed in dict.fromkeys(arguments.seeds)
     ]
@@ -173,12 +174,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.storage.directories import check_out
 
+    base, sources = split_parts(base)
+    check_new(base, sources)
     check_base(base)
     expect_outside_data(out, base)
     check_out(out, arguments.resume, lambda out: None)
     enable_compilation_cache()
     dataset = load_dataset(base, arguments.data_dir)
-    comparison = compare(dataset, base, arguments)
+    comparison = compare(dataset, base, arguments, import_parts(sources))
     if isinstance(comparison, int):
         return comparison
     if not comparison.rows:

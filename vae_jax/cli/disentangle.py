@@ -11,6 +11,7 @@ from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts, is_sweep
 from vae_jax.cli.messages import note
 from vae_jax.cli.program import current_program
+from vae_jax.cli.user_parts import PartArguments, load_parts
 from vae_jax.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ TITLES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PartArguments):
     """Score a sweep directory of a data set whose factors are known (sprites, sprites_grid, the files of dSprites, MPI3D ...).
 
     Writes disentanglement.csv (a row for each member), disentanglement.json (means, standard errors and t-intervals over
@@ -91,7 +92,8 @@ def score(results: "Results", arguments: Arguments, settings: "Settings", names:
     good = [row for row in results.rows if row["status"] in DONE]
     if not good:
         raise UserError(f"{results.path}: every member diverged; there is nothing to score.")
-    loaded = load_params(results, [row["member"] for row in good], arguments.data_dir)
+    parts = load_parts(arguments, results.path)
+    loaded = load_params(results, [row["member"] for row in good], arguments.data_dir, **parts)
     rows = []
     for row in tqdm(good, unit="member", disable=None):
         built, params = loaded[row["member"]]

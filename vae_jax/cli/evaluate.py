@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tyro
 
@@ -11,13 +11,17 @@ from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts, expect_runs
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.tables import markdown
+from vae_jax.cli.user_parts import PartArguments, load_parts_of_each
 from vae_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vae_jax.build import PartOptions
 
 Numbers = dict[str, Any]  # the content of evaluation.json: numbers, None where one is not defined, nested records
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PartArguments):
     """Evaluate run directories on their whole test sets; nats per example, one table for all runs.
 
     Writes evaluation.json (every number) and evaluation.npz (values of every test example) into each.
@@ -137,8 +141,8 @@ def with_error(value: float | None, error: float | None) -> str:
     return number(value) + ("" if error is None else f" +- {error:.3f}")
 
 
-def evaluate_run(path: Path, arguments: Arguments) -> Numbers:
-    """Evaluates a run, writes both files, and returns the content of evaluation.json."""
+def evaluate_run(path: Path, arguments: Arguments, parts: "PartOptions") -> Numbers:
+    """Evaluates a run with its parts of the user, writes both files, and returns the content of evaluation.json."""
     from tqdm import tqdm
 
     from vae_jax.evaluation import Annealing
@@ -147,7 +151,7 @@ def evaluate_run(path: Path, arguments: Arguments) -> Numbers:
     from vae_jax.runs.hidden_entries import HiddenEntries
     from vae_jax.storage.atomic import write_arrays, write_json
 
-    run = load_run(path, data_dir=arguments.data_dir)
+    run = load_run(path, data_dir=arguments.data_dir, **parts)
     for text in run.notes:
         note(text)
     annealing = None
@@ -284,8 +288,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     enable_compilation_cache()
     width = max(len("run"), *(len(str(path)) for path in arguments.runs))
     lines, columns = [], COLUMNS
-    for path in arguments.runs:
-        numbers = evaluate_run(path, arguments)
+    parts_of_each = load_parts_of_each(arguments, arguments.runs)
+    for path, parts in zip(arguments.runs, parts_of_each, strict=True):
+        numbers = evaluate_run(path, arguments, parts)
         if path == arguments.runs[0]:
             columns = named_columns((*COLUMNS, *LABEL_COLUMNS) if "knn_accuracy" in numbers else COLUMNS, numbers)
             print(f"{'run':{width}}  {'  '.join(f'{column.title:>{column.width}}' for column in columns)}")

@@ -10,19 +10,20 @@ import tyro
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts, expect_runs
 from vae_jax.cli.messages import note
+from vae_jax.cli.user_parts import FOR_MODEL, PartArguments, load_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from vae_jax.runs import Run
     from vae_jax.runs.imputed_rows import Imputed
+    from vae_jax.runs.trained import TrainedModel
 
 _ENDINGS = (".npz", ".npy", ".csv", ".parquet")
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PartArguments):
     """Fill in the missing entries of a file: NaN, empty fields of a table, or entries that a mask in an .npz file marks.
 
     The file has the format and the columns of the data set of the run, and a run that was trained on complete data serves as
@@ -91,14 +92,14 @@ def imputations_file(out: Path) -> Path:
     return out.with_name(f"{out.stem}.imputations{out.suffix}")
 
 
-def write_outputs(arguments: Arguments, run: "Run", imputed: "Imputed") -> None:
+def write_outputs(arguments: Arguments, model: "TrainedModel", imputed: "Imputed") -> None:
     """Writes the files; each appears whole or not at all."""
     import io
 
     import numpy as np
 
     from vae_jax.data.column_types import write_table
-    from vae_jax.runs.imputed_tables import completed_table, original_table, stacked_table
+    from vae_jax.runs.imputed_tables import column_types, completed_table, original_table, stacked_table
     from vae_jax.storage.atomic import write_arrays, write_bytes
 
     assert arguments.out is not None
@@ -113,8 +114,8 @@ def write_outputs(arguments: Arguments, run: "Run", imputed: "Imputed") -> None:
             write_bytes(arguments.out, buffer.getvalue())
         case _:
             original = original_table(arguments.data)
-            dataset = run.built.dataset
-            tables = [completed_table(original, dataset, values) for values in (imputed.mean, *imputed.imputations)]
+            types = column_types(model.description)
+            tables = [completed_table(original, types, values) for values in (imputed.mean, *imputed.imputations)]
             if len(tables) > 1:
                 write_table(stacked_table(tables[1:]), imputations_file(arguments.out))
             write_table(tables[0], arguments.out)
@@ -145,32 +146,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from vae_jax.runs import load_run
-    from vae_jax.runs.imputed_rows import impute_file
+    from vae_jax.runs.imputed_rows import impute_file, observed_entries
     from vae_jax.runs.imputed_tables import column_types
-    from vae_jax.runs.incomplete_file import read_incomplete_file
+    from vae_jax.runs.trained import load_model, read_new_data
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
-    run = load_run(arguments.run, data_dir=arguments.data_dir)
+    model = load_model(arguments.run, **load_parts(arguments, arguments.run, needed=FOR_MODEL))
     assert arguments.data is not None
     assert arguments.out is not None
     if arguments.out.suffix.lower() in (".csv", ".parquet"):
-        column_types(run.built.dataset)  # refuses images before anything is computed
-    file = read_incomplete_file(run, arguments.data, condition=arguments.condition, data_dir=arguments.data_dir)
-    for text in (*run.notes, *file.notes):
+        column_types(model.description)  # refuses images before anything is computed
+    data_dir, condition = arguments.data_dir, arguments.condition or None
+    file = read_new_data(model, arguments.data, condition=condition, data_dir=data_dir, missing="nan")
+    for text in (*model.notes, *file.notes):
         note(text)
-    with tqdm(total=len(file.mask), desc=arguments.data.name, unit="example", leave=False, disable=None) as bar:
+    mask = observed_entries(file)
+    with tqdm(total=len(mask), desc=arguments.data.name, unit="example", leave=False, disable=None) as bar:
         sizes = (arguments.num_samples, arguments.num_imputations)
 
         def update(done: int) -> None:
             bar.update(done - bar.n)
 
-        imputed = impute_file(run, file, *sizes, arguments.seed, update)
-    write_outputs(arguments, run, imputed)
-    if file.mask.all():
+        imputed = impute_file(model, file, *sizes, arguments.seed, update)
+    write_outputs(arguments, model, imputed)
+    if mask.all():
         print(f"{arguments.data}: nothing is missing, so it is written as it is")
     else:
-        report(arguments, file.mask, imputed)
+        report(arguments, mask, imputed)
     print(f"written: {', '.join(map(str, arguments.files()))}")
     return 0

@@ -10,6 +10,7 @@ import tyro
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_runs
 from vae_jax.cli.messages import note
+from vae_jax.cli.user_parts import PartArguments, load_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _MOST_ROWS, _MOST_STEPS = 10, 60
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PartArguments):
     """Draw the decoder's mean E[x|z] as one latent dimension of a test example moves at a time; with `to`, on the straight line
     from the posterior mean of one test example to that of another. A PNG shows all steps of images in a grid, of series as
     shaded lines, and of vectors as heat maps. A GIF of images moves.
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax.storage.cache import enable_compilation_cache
 
     enable_compilation_cache()
-    run = load_run(arguments.run, data_dir=arguments.data_dir)
+    run = load_run(arguments.run, data_dir=arguments.data_dir, **load_parts(arguments, arguments.run))
     for text in run.notes:
         note(text)
     image = chosen_image(arguments, len(run.built.data.test), run.built.dataset.test_labels)

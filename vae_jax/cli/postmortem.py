@@ -11,6 +11,7 @@ from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import is_sweep
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.tables import markdown
+from vae_jax.cli.user_parts import PartArguments, load_parts
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PartArguments):
     """Repeat the step after the last good state of a run that diverged: which term was not finite, on which examples.
 
     Example: vae-jax postmortem runs/mine
@@ -61,7 +62,7 @@ def diverged_run(arguments: Arguments) -> Divergence:
     runs.read_config(arguments.run)
     if not record.exists():
         raise UserError(f"{arguments.run}: did not diverge (it has no diverged.json).")
-    built, state = runs.load_last_good(arguments.run, data_dir=arguments.data_dir)
+    built, state = runs.load_last_good(arguments.run, data_dir=arguments.data_dir, **load_parts(arguments, arguments.run))
     recorded = read_json(record, "term")
     return Divergence(built, built.config, state, recorded, postmortem.examine(built, built.config, state))
 
@@ -79,7 +80,8 @@ def diverged_member(arguments: Arguments) -> Divergence:
     member = arguments.member
     if member is None or member not in diverged:
         raise UserError(field="member", expected=f"one that diverged, {', '.join(map(str, diverged))}", got=member)
-    ((built, state),) = load_states(results, [member], arguments.data_dir).values()
+    parts = load_parts(arguments, arguments.run)
+    ((built, state),) = load_states(results, [member], arguments.data_dir, **parts).values()
     config = results.members[member]
     replayed = postmortem.examine(built, config, state)
     record = next((arguments.run / "blocks").glob(f"*/diverged-{member}.json"), None)

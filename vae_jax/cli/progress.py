@@ -119,7 +119,8 @@ class SweepProgress:
         elbos = [history[-1].test.elbo for history in tick.progress.histories if history]
         elbos = [elbo for elbo in elbos if math.isfinite(elbo)]
         num_diverged = tick.progress.status.count("diverged")
-        text = f"epoch {tick.progress.epoch}/{epochs}"
+        # Under successive halving, members begin at different times.
+        text = f"epoch {tick.progress.epoch}" + (f"/{epochs}" if tick.progress.status.count("waiting") == 0 else "")
         text += f"  best ELBO {max(elbos):z.2f}" if elbos else ""
         text += f"  {num_diverged} diverged" if num_diverged else ""
         text += f"  {rate / epochs:.2f} members/s"

@@ -9,10 +9,11 @@ import tyro
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_runs, is_sweep
 from vae_jax.cli.messages import note
+from vae_jax.cli.user_parts import PartArguments, load_parts_of_each
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PartArguments):
     """Rebuild the figures and report.html from a run or sweep directory; works for an unfinished one as well.
 
     Example: vae-jax report runs/first runs/sweep
@@ -35,15 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vae_jax.sweep import load_sweep
 
     enable_compilation_cache()
-    for path in arguments.runs:
+    parts_of_each = load_parts_of_each(arguments, arguments.runs)
+    for path, parts in zip(arguments.runs, parts_of_each, strict=True):
         if is_sweep(path):
             results = load_sweep(path)
             missing = len(results.members) - len(results.rows)
             if missing:
                 note(f"{path}: unfinished; {missing} of {len(results.members)} members are left out.")
-            print(f"report: {write_sweep_report(results, arguments.data_dir)}")
+            print(f"report: {write_sweep_report(results, arguments.data_dir, **parts)}")
             continue
-        run = load_run(path, data_dir=arguments.data_dir)
+        run = load_run(path, data_dir=arguments.data_dir, **parts)
         for text in run.notes:
             note(text)
         print(f"report: {write_report(run)}")

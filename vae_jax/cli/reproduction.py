@@ -80,7 +80,7 @@ def write(
 
 
 def epoch_printer(name: str, epochs: int) -> "Callable[[Group, MembersProgress], None]":
-    """Returns a callback for `sweep(on_epoch=...)` that prints about ten lines in all."""
+    """Returns a callback for `sweep(on_progress=...)` that prints about ten lines in all."""
 
     def print_epoch(group: "Group", progress: "MembersProgress") -> None:
         done = max(len(history) for history in progress.histories)
@@ -111,17 +111,19 @@ def train_sweep(members: Sequence[Config], out: Path, *, data_dir: str | None, m
     from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.storage.directories import is_fresh
     from vae_jax.sweep.directory import run_sweep
+    from vae_jax.training import MembersProgress
 
     enable_compilation_cache()
     began = time.monotonic()
     with Interrupt() as interrupt:
 
-        def on_epoch(tick: "Tick") -> bool:
+        def on_progress(tick: "Tick") -> bool:
+            assert isinstance(tick.progress, MembersProgress)
             epoch_printer(tick.group.label or "sweep", tick.group.configs[0].epochs)(tick.group, tick.progress)
             return interrupt.signal is not None or time.monotonic() - began > 60 * minutes
 
         resume = not is_fresh(out)
-        if run_sweep(members, out, resume=resume, data_dir=data_dir, on_epoch=on_epoch):
+        if run_sweep(members, out, resume=resume, data_dir=data_dir, on_progress=on_progress):
             return None
     print(f"saved in {out}; the same command continues", flush=True)
     return interrupt.exit_status if interrupt.signal else 0

@@ -7,15 +7,18 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.cli.arguments import parse_with_config
+from vae_jax.cli.branching import expect_init_from, read_init, read_new
 from vae_jax.cli.checks import expect_out, expect_outside_data, expect_seconds
 from vae_jax.cli.columns import describe_columns, with_proposed_columns
+from vae_jax.cli.devices import expect_devices, make_devices
 from vae_jax.cli.messages import note, with_options
 from vae_jax.cli.program import current_program
 from vae_jax.cli.progress import EpochProgress, Interrupt
-from vae_jax.config import Config
+from vae_jax.cli.user_parts import check_new, check_recorded, import_parts, split_parts
+from vae_jax.config import CUSTOM, Config
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,8 +36,19 @@ class Arguments:
     out: str = ""
     """Run directory to write; it must be new or empty, unless `resume`. Required."""
     resume: bool = False
-    """Continue the interrupted run in `out`. Settings that are left out are taken from there; others must be the same. If
-    nothing was written yet, training starts from the beginning."""
+    """Continue the run in `out`. Settings that are left out are taken from there; others must be the same, except that
+    `epochs` may grow, also after the run has finished. If nothing was written yet, training starts from the beginning."""
+    init_from: str = ""
+    """Run directory, or sweep directory with `init_member`, whose trained parameters the new run starts from. Settings that are
+    left out are taken from there, and with a different `dataset` those that name its files, columns and levels are not. The
+    optimizer starts anew."""
+    init_parts: tuple[Literal["encoder", "decoder", "likelihood", "prior"], ...] = ()
+    """Parts of the parameters to start from. By default all that both models have; others start at random values."""
+    init_member: int | None = None
+    """Number of the member of a sweep that `init_from` names."""
+    devices: int | None = None
+    """Devices that share each batch: 1 by default, a divisor of `batch_size`. The numbers are those of one device up to
+    rounding. On CPU they are virtual and share its cores."""
     data_dir: str | None = None
     """Where TFDS finds or keeps prepared data."""
     checkpoint_seconds: float = 15.0
@@ -54,18 +68,25 @@ def read_command_line(argv: Sequence[str] | None) -> tuple[Arguments, Config]:
     """Returns the options and the settings. With `resume=True`, the defaults of the settings are those of the run."""
     arguments, config = parse_with_config(Arguments, argv, "train")
     expect_out(arguments.out, "a run directory", "runs/first")
+    expect_init_from(arguments)
     if not arguments.resume:
-        return arguments, with_proposed_columns(config, argv)
+        return _read_new(arguments, config, argv)
     from vae_jax.runs import read_config
     from vae_jax.storage.directories import is_fresh
 
     if is_fresh(Path(arguments.out)):
         note(f"nothing to resume in {arguments.out}; starting from the beginning")
-        return arguments, with_proposed_columns(config, argv)
+        return _read_new(arguments, config, argv)
     recorded, content = read_config(Path(arguments.out))
     settings = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(recorded)}
-    defaults = {**settings, "data_dir": content.get("data_dir"), "out": arguments.out, "resume": True}
-    return parse_with_config(Arguments, argv, "train", defaults)
+    kept = {"data_dir": content.get("data_dir"), "devices": content.get("devices")}
+    return parse_with_config(Arguments, argv, "train", {**settings, **kept, "out": arguments.out, "resume": True})
+
+
+def _read_new(arguments: Arguments, config: Config, argv: Sequence[str] | None) -> tuple[Arguments, Config]:
+    """Returns the options and the settings of a run that begins."""
+    arguments, config = read_new("train", arguments, config, argv)
+    return arguments, config if arguments.init_from else with_proposed_columns(config, argv)
 
 
 class Monitor:
@@ -79,7 +100,7 @@ class Monitor:
 
     def __init__(self, arguments: Arguments, built: "Built", interrupt: Interrupt) -> None:
         self._arguments, self._config, self._interrupt = arguments, built.config, interrupt
-        self._num_train = len(built.dataset.train)
+        self._built, self._num_train = built, len(built.dataset.train)
         self._progress: EpochProgress | None = None
         self._writer: Any = None  # tensorboardX.SummaryWriter, which is an extra
         self._kl: list[float] = []  # after the warm-ups, since before their end a small KL may be what was asked for
@@ -89,6 +110,11 @@ class Monitor:
         """Shows where the run starts."""
         for text in notes:
             note(text)
+        if not start.history and not start.partial:
+            from vae_jax.runs.trained.initial import describe_init
+
+            for text in describe_init(self._built):
+                print(text, flush=True)
         if self._arguments.resume:
             print(f"resuming after epoch {len(start.history)}{self.steps_done(start)}", flush=True)
         self._progress = EpochProgress(self._config.epochs, len(start.history))
@@ -141,15 +167,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains one model and returns the exit status."""
     arguments, config = read_command_line(argv)
     out = Path(arguments.out)
+    config, sources = split_parts(config)
     config.validate()
     expect_seconds(checkpoint_seconds=arguments.checkpoint_seconds)
+    expect_devices(arguments.devices)
     data_dir = None if arguments.data_dir is None else os.path.abspath(os.path.expanduser(arguments.data_dir))
 
     from vae_jax import runs
     from vae_jax.build import build
     from vae_jax.runs.in_words import repeat_command
+    from vae_jax.runs.trained.initial import recorded_init
     from vae_jax.storage.cache import enable_compilation_cache
-    from vae_jax.storage.directories import check_out
+    from vae_jax.storage.directories import check_out, is_fresh
 
     expect_outside_data(out, config)
     check_out(out, arguments.resume, runs.read_config)
@@ -157,9 +186,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("`tensorboard` needs tensorboardX: pip install 'vae_jax[tensorboard]'.")
     if arguments.compilation_cache:
         enable_compilation_cache()
+    if is_fresh(out):
+        check_new(config, sources)
+    else:
+        check_recorded(out, sources)
+    parts = import_parts(sources)
+    if (devices := arguments.devices or 1) > 1:
+        make_devices(devices)
     print(f"loading {config.dataset} ...", flush=True)
-    built = build(config, data_dir=data_dir)
-    print_plan(built, out)
+    built = build(config, data_dir=data_dir, init=read_init(arguments) or recorded_init(out), **parts)
+    print_plan(built, out, devices)
     with Interrupt("these steps" if built.config.stream else "the epoch") as interrupt:
         monitor = Monitor(arguments, built, interrupt)
         fit, summary = runs.train(
@@ -167,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             out,
             resume=arguments.resume,
             data_dir=data_dir,
+            devices=arguments.devices,
             checkpoint_seconds=arguments.checkpoint_seconds,
             on_start=monitor.on_start,
             on_epoch=monitor.on_epoch,
@@ -174,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         monitor.close()
         if fit.status == "interrupted":
-            command = repeat_command(built.config, out, data_dir, current_program().parts("train"))
+            command = repeat_command(built.config, out, data_dir, current_program().parts("train"), built.parts.records())
             print(
                 f"saved after epoch {len(fit.progress.history)} of {built.config.epochs}{monitor.steps_done(fit.progress)}; "
                 f"continue with:\n  {command} --resume",
@@ -189,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vae_jax.report import write_report
 
         print("drawing the report ...", flush=True)
-        print(f"report: {write_report(runs.load_run(out))}")
+        print(f"report: {write_report(runs.load_run(out, **parts))}")
     else:
         print(f"run directory: {out}")
     return 0
@@ -198,21 +235,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 _ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5")  # files whose arrays of three axes may be series
 
 
-def print_plan(built: "Built", out: Path) -> None:
+def print_plan(built: "Built", out: Path, devices: int) -> None:
     """Prints the data, the model and the length of the run."""
     from vae_jax.model import num_parameters
-    from vae_jax.runs.in_words import describe_network, describe_objective, describe_prior, describe_shape
+    from vae_jax.runs.in_words import describe_network, describe_objective, describe_part, describe_prior, describe_shape
     from vae_jax.training.schedules import first_epoch_at_full_values
 
-    config, dataset = built.config, built.dataset
+    config, dataset, records = built.config, built.dataset, built.parts.records()
     num_steps = len(dataset.train) // config.batch_size
     shape = describe_shape(dataset.data_shape, is_array=Path(config.dataset).suffix in _ARRAYS and config.event == "auto")
+    shared = f" shared by {devices} devices" if devices > 1 else ""
+    optimizer = f", optimizer {describe_part(config, 'optimizer', records)}" if config.optimizer == CUSTOM else ""
     held_out = "" if dataset.validation is None else f", {len(dataset.validation)} validation"
     print(
         f"{len(dataset.train)} training{held_out} and {len(dataset.test)} test examples of {with_options(shape)} "
-        f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config)}, "
-        f"{config.likelihood}, objective {describe_objective(config)}, prior {describe_prior(config)}, {config.epochs} "
-        f"epochs of {num_steps} steps of {config.batch_size}, into {out}\n"
+        f"({built.data.description}; split: {with_options(dataset.split)})\ntraining {describe_network(config, records)}, "
+        f"{describe_part(config, 'likelihood', records)}, objective {describe_objective(config, records)}, prior "
+        f"{describe_prior(config, records)}{optimizer}, {config.epochs} epochs of {num_steps} steps of {config.batch_size}"
+        f"{shared}, into {out}\n"
         f"{num_parameters(built.vae):,} parameters",
         flush=True,
     )

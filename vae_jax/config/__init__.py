@@ -8,7 +8,6 @@ from vae_jax.config.registry import TrainingData as TrainingData
 from vae_jax.config.registry import entries as entries
 from vae_jax.config.registry import register as register
 from vae_jax.config.registry import unregister as unregister
-from vae_jax.config.settings import OPTIMIZERS as OPTIMIZERS
 from vae_jax.config.settings import Config as Config
 from vae_jax.config.settings import Hyperparams as Hyperparams
 from vae_jax.config.settings import all_settings as all_settings

@@ -1,4 +1,4 @@
-"""The registry of objectives, likelihoods, priors and networks: names, settings, bounds, help and factories in one place.
+"""The registry of the parts of a run, from likelihoods to optimizers: names, settings, bounds, help and factories in one place.
 
 An entry stands in a module `entries.py` beside the code that it names. `ENTRY_MODULES` lists the modules of this package that
 register entries; a user calls `register` at run time. `Config`, the command line, its help, validation, sweeps and `build`
@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from vae_jax.errors import UserError
 
-Kind = Literal["likelihood", "objective", "prior", "network"]
-KINDS: tuple[Kind, ...] = ("likelihood", "network", "prior", "objective")
+Kind = Literal["likelihood", "objective", "prior", "network", "optimizer"]
+KINDS: tuple[Kind, ...] = ("likelihood", "network", "prior", "objective", "optimizer")
 CUSTOM = "custom"  # name of a part that is an object of the user, passed to `build`
 
 ENTRY_MODULES = (
@@ -23,6 +23,7 @@ ENTRY_MODULES = (
     "vae_jax.priors.entries",
     "vae_jax.objectives.entries",
     "vae_jax.objectives.batch.entries",
+    "vae_jax.training.entries",
 )
 
 
@@ -49,6 +50,7 @@ class Setting(NamedTuple):
     bounds: str = ""  # the allowed values in words; by default made of the type, of low and of high
     traced: bool = False  # a number that a step takes as an array, so that a sweep varies it within one compiled program
     resolve: Callable[[Settings], float] | None = None  # config -> the traced number of a default of None
+    none_is_static: bool = False  # a traced number of which None compiles a different program, without this number
     warms_up: str = ""  # the traced setting that rises from 0 over this many steps
     earlier: Any = None  # value of the runs that were written before the setting existed; None: the default
 
@@ -95,7 +97,7 @@ class TrainingData(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A likelihood, an objective, a prior or a network that a `Config` can name.
+    """A likelihood, an objective, a prior, a network or an optimizer that a `Config` can name.
 
     The factory gets the `Config`, whose attributes are the settings, and the `TrainingData`. It returns
 
@@ -103,7 +105,9 @@ class Entry(NamedTuple):
     - for an objective an `objectives.Objective` or an `objectives.batch.BatchObjective`,
     - for a prior a `priors.Prior`, a `priors.ConditionalGaussian` of the condition for p(z|c), or None for N(0, I),
     - for a network the encoder, a `networks.Network`, and a function that makes the decoder,
-      (outputs_per_dim=, output_bias=) -> `networks.Network`.
+      (outputs_per_dim=, output_bias=) -> `networks.Network`,
+    - for an optimizer a function of the learning rate such as `optax.adam`, a finished optax optimizer, or a
+      `training.optimizers.FromHyperparams`.
 
     Example: an objective with one traced number.
 

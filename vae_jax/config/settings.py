@@ -9,20 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.config import registry
 from vae_jax.config.registry import CUSTOM, KINDS, Entry, Setting
-from vae_jax.config.validation import OPTIMIZERS, check_combinations, check_name, check_types, listed
+from vae_jax.config.validation import check_combinations, check_name, check_types, listed
 from vae_jax.errors import UserError
 
 _OPEN_ZERO, _OPEN_ONE = math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0)
 _LARGEST_INT32 = 2**31 - 1
 
 
-def _setting(
-    default: Any, help: str, *, low: float = -math.inf, high: float = math.inf, bounds: str = "", traced: bool = False
-) -> Any:
+def _setting(default: Any, help: str, **options: object) -> Any:
     """Returns the dataclass field of a setting that every run has; the arguments are those of `Setting`."""
-    return dataclasses.field(
-        default=default, metadata={"help": help, "low": low, "high": high, "bounds": bounds, "traced": traced}
-    )
+    return dataclasses.field(default=default, metadata={"help": help, **options})
 
 
 def _seed(help: str) -> Any:
@@ -41,9 +37,9 @@ def _count(default: int, help: str, high: float = 1e8) -> Any:
 class Config:
     """All settings that are needed to repeat a run. Hashable; written to config.json.
 
-    The fields below are those that every run has. The settings of a likelihood, a network, a prior or an objective stand
-    beside its code, in the registry (`config.registry`), and follow the field that names it. `dataclasses.fields(Config)` has
-    them all, each with its help in `metadata["help"]`.
+    The fields below are those that every run has. The settings of a likelihood, a network, a prior, an objective or an
+    optimizer stand beside its code, in the registry (`config.registry`), and follow the field that names it.
+    `dataclasses.fields(Config)` has them all, each with its help in `metadata["help"]`.
     """
 
     dataset: str = _setting(
@@ -145,11 +141,24 @@ class Config:
         "float32", "Arithmetic of the networks; parameters and losses stay float32."
     )
     objective: str = _setting("elbo", "Training objective.")
-    optimizer: str = _setting(
-        "adam",
-        "adam, adamw, adamax, nadam, radam, adabelief, lamb, lion, rmsprop or sgd, from optax, with its defaults. The weight "
-        "decay of adamw (1e-4) and lion (1e-3) acts on the kernels of encoder and decoder alone, not on biases, norms, learned "
-        "scales or priors.",
+    optimizer: str = _setting("adam", "Optimizer from optax, with its defaults.")
+    clip_norm: float | None = _setting(
+        None,
+        "Largest global norm of the gradient; a longer gradient is scaled down to it. None by default.",
+        low=_OPEN_ZERO,
+        high=1e30,
+        bounds="a number > 0",
+        traced=True,
+        resolve=lambda config: 1e30,
+        none_is_static=True,
+    )
+    accumulate_steps: int = _count(
+        1,
+        "Steps in one update, which takes the mean of their gradients. Warm-ups and schedules still count steps. An update "
+        "has the learning rate of its last step.",
+    )
+    skip_not_finite: int = _steps(
+        "Skip steps whose gradient is not finite, at most this many in a row, where the run would end as diverged; 0 for none."
     )
     # Beyond 1e30 float32 overflows somewhere in a loss or an update.
     learning_rate: float = _setting(1e-3, "Peak learning rate.", low=1e-30, high=1e30, bounds="a number > 0", traced=True)
@@ -164,6 +173,10 @@ class Config:
         "Decay of an exponential moving average of the parameters, which is then what is evaluated; 0 for none.",
         low=0,
         high=0.99999,
+    )
+    average_from_epoch: int = _steps(
+        "First epoch, counted from 1, of the uniform (Polyak) average of the parameters over updates, which is then what is "
+        "evaluated; 0 for none."
     )
     epochs: int = _count(50, "Passes over the training set.")
     batch_size: int = _count(128, "Examples in a step; what is left over at the end of an epoch waits for the next shuffle.")
@@ -226,7 +239,6 @@ class Config:
         check_types(self)
         for kind in KINDS:
             check_name(kind, getattr(self, kind), registry.entries(kind))
-        check_name("optimizer", self.optimizer, OPTIMIZERS)
         for name, (kind, names) in sorted(self.unused().items()):
             if getattr(self, name) != getattr(type(self), name):
                 raise UserError(
@@ -260,7 +272,7 @@ def _traced_value(config: Config, setting: Setting) -> float:
 
 
 def settings_of(kind: registry.Kind, name: str) -> tuple[str, ...]:
-    """Returns the names of the settings of one likelihood, network, prior or objective; () for a user's own function."""
+    """Returns the names of the settings of one entry, such as a likelihood; () for a user's own function."""
     entry = registry.entries(kind).get(name)
     return () if entry is None else tuple(setting.name for setting in entry.settings)
 

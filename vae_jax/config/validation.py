@@ -9,8 +9,6 @@ from vae_jax.errors import UserError, fits, unknown
 if typing.TYPE_CHECKING:
     from vae_jax.config.settings import Config
 
-OPTIMIZERS = ("adam", "adamw", "adamax", "nadam", "radam", "adabelief", "lamb", "lion", "rmsprop", "sgd")
-
 
 def check_types(config: "Config") -> None:
     """Raises `UserError` for a setting whose value does not have its type."""
@@ -41,6 +39,11 @@ def check_combinations(config: "Config") -> None:
     if not is_standard and objective is not None and not objective.any_prior:
         names = [name for name, entry in registry.entries("objective").items() if entry.any_prior]
         raise UserError(f'`prior="{config.prior}"`: `objective="{config.objective}"` assumes N(0, I). Use {listed(names)}.')
+    if config.ema_decay and config.average_from_epoch:
+        raise UserError("`ema_decay` and `average_from_epoch` exclude each other. Leave one out.")
+    if config.average_from_epoch > config.epochs:
+        expected = f"at most {config.epochs}, the number of epochs"
+        raise UserError(field="average_from_epoch", expected=expected, got=config.average_from_epoch)
     if config.stream and config.binarization == "fixed":
         raise fixed_needs_memory()
     if config.dequantize and config.binarization != "none":

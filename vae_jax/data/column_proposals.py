@@ -104,12 +104,13 @@ def types_of(dataset: Dataset) -> tuple[ColumnType, ...]:
 
     Columns of arrays have the type of the array. Those without names are called 0, 1, 2, ...
     """
-    if dataset.column_types is not None:
-        return dataset.column_types
-    width = dataset.data_shape[0]
-    names = dataset.column_names or tuple(map(str, range(width)))
-    dtype = "float32" if dataset.train.dtype == np.float32 else "int64"
-    return tuple(ColumnType(name, None, dtype) for name in names)
+    return dataset.column_types or types_of_numbers(dataset.data_shape[0], dataset.column_names, dataset.train.dtype)
+
+
+def types_of_numbers(width: int, column_names: Sequence[str] | None, dtype: np.dtype) -> tuple[ColumnType, ...]:
+    """Returns the types of the columns of vectors that are no mixed table; those without names are called 0, 1, 2, ..."""
+    names = column_names or tuple(map(str, range(width)))
+    return tuple(ColumnType(name, None, "float32" if dtype == np.float32 else "int64") for name in names)
 
 
 def _observed(dataset: Dataset, column: int, parts: Sequence[str] = ("train", "validation", "test")) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Types of the columns of a mixed table, and tables of examples with the original names, categories and types."""
 
-import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from vae_jax.errors import UserError
 from vae_jax.storage.atomic import written_file
+from vae_jax.storage.output_files import table_module, without_categories
 
 if TYPE_CHECKING:  # pyarrow is an optional dependency
     import pyarrow
@@ -68,20 +68,12 @@ def to_table(types: Sequence[ColumnType], rows: np.ndarray) -> "pyarrow.Table":
       >>> to_table(types, np.array([[1.0, 2.9], [0.0, np.nan]])).to_pydict()
       {'city': ['Rome', 'Oslo'], 'rooms': [3, None]}
     """
-    pyarrow = _module("pyarrow")
+    pyarrow = table_module("pyarrow")
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] != len(types):
         raise UserError(f"to_table: expected rows of shape (examples, {len(types)}), got {rows.shape}.")
     arrays = [_column(pyarrow, kind, rows[:, i].astype(np.float64)) for i, kind in enumerate(types)]
     return pyarrow.table(dict(zip([kind.name for kind in types], arrays, strict=True)))
-
-
-def _module(name: str) -> ModuleType:
-    """Imports pyarrow or a module of it, which is an optional dependency."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError("tables need pyarrow. Install it by: pip install 'vae_jax[tables]'") from None
 
 
 def _column(pyarrow: ModuleType, kind: ColumnType, values: np.ndarray) -> "pyarrow.Array":
@@ -133,19 +125,9 @@ def write_table(table: "pyarrow.Table", path: str | Path) -> Path:
     try:
         with written_file(path) as file:
             if path.suffix.lower() == ".csv":
-                _module("pyarrow.csv").write_csv(_plain(table), file)
+                table_module("pyarrow.csv").write_csv(without_categories(table), file)
             else:
-                _module("pyarrow.parquet").write_table(table, file)
+                table_module("pyarrow.parquet").write_table(table, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}.") from None
     return path
-
-
-def _plain(table: "pyarrow.Table") -> "pyarrow.Table":
-    """Returns the table with text in place of dictionaries, which CSV files do not have."""
-    import pyarrow.types
-
-    for i, field in enumerate(table.schema):
-        if pyarrow.types.is_dictionary(field.type):
-            table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
-    return table

@@ -153,6 +153,32 @@ def _dataset(name: str, given: _Given, settings: SplitSettings, meaning: Interpr
     return checked_dataset(name, source, settings, meaning._replace(condition=text))
 
 
+def source_of_array(
+    name: str, examples: Examples, columns: Sequence[str] | None, condition: Sequence[str] = (), mixed: bool = False
+) -> Split:
+    """Returns examples in memory as a source of one part.
+
+    Args:
+      name: the data set, for messages.
+      examples: as the argument `train` of `from_arrays`.
+      columns: names of the columns of a table to take beside those of the condition; None: all.
+      condition: names of the columns of a table that are the condition.
+      mixed: tables have text, booleans or missing values.
+    """
+    rows: Examples = as_table(name, examples)
+    if rows is not None:
+        rows = as_mixed_table(name, examples) if mixed else rows
+        if columns is not None:
+            wanted = list(dict.fromkeys([*columns, *condition]))
+            if absent := [column for column in wanted if column not in rows.columns]:
+                noun = "the column" if len(absent) == 1 else "the columns"
+                raise UserError(f"{name}: lacks {noun} {joined(absent)}, on which the model was trained.", field="data")
+            rows = rows._replace(columns={column: rows.columns[column] for column in wanted})
+    piece = _piece(name, "train", examples if rows is None else rows, None, None, condition)
+    source = assemble({"train": piece}, piece.source)
+    return source._replace(**_masks(name, {"train": examples}, {"train": None}))
+
+
 def _masks(name: str, parts: dict[str, Examples], given: dict[str, Examples]) -> dict[str, np.ndarray]:
     """Returns the masks of the parts by the field of a `Split`. Masked arrays, True at missing entries, bring theirs."""
     masks: dict[str, np.ndarray] = {}

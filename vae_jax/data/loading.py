@@ -109,11 +109,11 @@ def load(
     name = os.fspath(name)
     settings = SplitSettings(split, test_fraction, validation_fraction, split_seed)
     check_settings(name, settings, max_level, layout, missing)
-    options = _read_options(event, resize, crop, transpose, array, label_column)
+    options = read_options(event, resize, crop, transpose, array, label_column)
     options = options._replace(condition=parse_condition(condition).names, missing=missing, mixed=names_of_mixed(mixed))
     others = {"validation": os.fspath(validation_dataset), "test": os.fspath(test_dataset)}
     source = _read(name, data_dir, stream, options)
-    source = combining.with_other_sources(source, name, others, lambda other: _read_other(other, data_dir, options))
+    source = combining.with_other_sources(source, name, others, lambda other: read_similar(other, data_dir, options))
     meaning = Interpretation(layout, event, max_level, transpose, condition, missing)
     return with_warnings(checked_dataset(name, with_common_types(source, missing), settings, meaning))
 
@@ -156,7 +156,7 @@ class Interpretation(NamedTuple):
     missing: Missing = "refuse"
 
 
-def _read_options(
+def read_options(
     event: Event, resize: tuple[int, ...], crop: int | None, transpose: bool, array: str, label_column: str
 ) -> ReadOptions:
     """Returns the checked options of the readers."""
@@ -194,14 +194,26 @@ def _read(name: str, data_dir: str | None, stream: bool, options: ReadOptions) -
     return source
 
 
-def _read_other(name: str, data_dir: str | None, options: ReadOptions) -> Split:
-    """Reads the source of a validation or test set, with those options of the training set that its format has."""
+def read_similar(name: str, data_dir: str | None, options: ReadOptions, stream: bool = False) -> Split:
+    """Reads a source beside the training set, with those options of the training set that its format has."""
     usable = usable_options(Path(name), options) if is_path(name) else ReadOptions(event=options.event)
-    return _read(name, data_dir, False, usable)
+    return _read(name, data_dir, stream, usable)
 
 
-def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: Interpretation) -> Dataset:
-    """Checks and converts the arrays of a source, and splits off the parts that it lacks."""
+def as_events(name: str, source: Split, meaning: Interpretation) -> tuple[Split, list[str]]:
+    """Checks the arrays of a source and converts its examples and masks to events, for training as for new data.
+
+    Args:
+      name: the data set, for messages.
+      source: arrays as stored.
+      meaning: of the numbers.
+
+    Returns:
+      The source with the columns of its condition as they are stored, and notes.
+
+    Raises:
+      UserError: arrays that are unsuitable or do not fit each other.
+    """
     layout, event, max_level, transpose, condition, missing = meaning
     if source.rendering is None:
         for part, array in source.images_by_part().items():
@@ -214,23 +226,28 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         check_layout_of_known_format(name, layout)
         if transpose:
             raise UserError(f"{name}: its images are computed. Leave out `transpose=True`.", field="transpose")
-        converted, notes = source, []
-    else:
-        arrays, notes = convert(name, source, layout, event, max_level, transpose)
-        masks = masks_as_events(source, layout, event, transpose)
-        converted = source._replace(**arrays, **masks)
-        if isinstance(converted.train, Rows):
-            converted = converted._replace(train_mask=converted.train.mask)
+        return source, mask_notes
+    arrays, notes = convert(name, source, layout, event, max_level, transpose)
+    masks = masks_as_events(source, layout, event, transpose)
+    converted = source._replace(**arrays, **masks)
+    if isinstance(converted.train, Rows):
+        converted = converted._replace(train_mask=converted.train.mask)
+    return converted, [*notes, *mask_notes]
+
+
+def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: Interpretation) -> Dataset:
+    """Checks and converts the arrays of a source, and splits off the parts that it lacks."""
+    converted, notes = as_events(name, source, meaning)
     parts = split_off_parts(name, converted, settings)
     if isinstance(parts.train, Rows):
         check_rows(name, parts.train, converted.train)
     parts = with_complete_parts(parts)
-    if source.rendering is None:
+    if converted.rendering is None:
         parts, clip_notes = clip_rounding(name, parts)
         notes += clip_notes
-    top, level_notes = top_level(name, parts, max_level)
+    top, level_notes = top_level(name, parts, meaning.max_level)
     assert parts.test is not None
-    made, conditions, condition_notes = _condition(name, parts, condition)
+    made, conditions, condition_notes = _condition(name, parts, meaning.condition)
     masks = parts.by_part("mask")
     dataset = Dataset(
         name,
@@ -242,9 +259,9 @@ def checked_dataset(name: str, source: Split, settings: SplitSettings, meaning: 
         parts.split,
         parts.train_factors,
         parts.test_factors,
-        source.factor_names,
-        source.rendering,
-        (*source.notes, *notes_on_unused_settings(source, settings), *notes, *mask_notes, *level_notes, *condition_notes),
+        converted.factor_names,
+        converted.rendering,
+        (*converted.notes, *notes_on_unused_settings(converted, settings), *notes, *level_notes, *condition_notes),
         parts.train_labels,
         parts.validation_labels,
         parts.label_names,

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +11,14 @@ from jax import Array
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax._numerics.threefry import random_bits16
 from vae_jax.config import fixed_needs_memory
 from vae_jax.data.conditions.columns import Condition
 from vae_jax.data.dataset import Dataset
+from vae_jax.data.held_out import Draw, DrawnRows, HeldOutInput, as_float, held_out_input, with_companions
 from vae_jax.data.moments import CountInput, Moments, column_moments, train_moments
 from vae_jax.data.on_disk import Rows
 from vae_jax.data.pipeline_checks import check_pipeline_argument
-from vae_jax.data.sparse import SparseMatrix, SparseRows, sparse_rows
+from vae_jax.data.sparse import SparseRows
 from vae_jax.data.sparse_on_device import to_device
 from vae_jax.data.split import Rendering
 from vae_jax.data.support import check_preprocessing
@@ -27,9 +26,6 @@ from vae_jax.errors import UserError, unknown
 from vae_jax.example import Example, Examples, event_of
 
 Binarization = Literal["dynamic", "fixed", "threshold", "none"]
-# (key, images as levels or floats) -> floats of the same shape
-Draw = Callable[[Array, Array], Array]
-_CHUNK = 1024  # examples drawn at once where a whole split is drawn
 
 
 @short_repr
@@ -96,30 +92,6 @@ class Prepared(NamedTuple):
             return jax.pure_callback(lambda index: rows[np.asarray(index)], shape, index)
 
         return self.train.map(take) if isinstance(self.train, Example) else take(self.train)
-
-
-def binarize(key: Array, levels: Array, max_level: int | None) -> Array:
-    """Draws Bernoulli variables with the pixels as means.
-
-    P(1) = level / max_level to within 1/65536, and exactly 0 and 1 at the ends: a 16-bit integer is compared with
-    level * 65536 / max_level.
-
-    Args:
-      key: a new-style PRNG key.
-      levels: levels from 0 to `max_level`, or probabilities in [0, 1], of any shape.
-      max_level: the highest level; None for probabilities.
-
-    Returns:
-      Zeros and ones, float32, of the same shape.
-    """
-    # Flat while it works: with a trailing axis of one channel XLA does not vectorize on CPU.
-    flat = levels.reshape(-1)
-    if max_level is None:
-        threshold = (flat.astype(jnp.float32) * 65536).astype(jnp.int32)
-    else:
-        wide = jnp.int32 if max_level < 2**15 else jnp.uint32  # level * 65536 has up to 32 bits
-        threshold = jax.lax.div(flat.astype(wide) * 65536 + max_level // 2, wide(max_level)).astype(jnp.int32)
-    return (random_bits16(key, flat.shape) < threshold).astype(jnp.float32).reshape(levels.shape)
 
 
 def prepare(
@@ -207,29 +179,14 @@ def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
         keep = (lambda array: array) if isinstance(event, Rows) else jnp.asarray
         return Example(event, *(None if array is None else keep(array) for array in companions))
 
-    def to_input(rows: Example, event_input: Callable[[Array], Array], drawn: Array | None = None) -> Example:
-        if not isinstance(rows, Example):
-            raise UserError(
-                "expected examples with their conditions and masks, got their events alone.",
-                field="to_input",
-                fix="Pass those of the prepared data, such as prepared.test, or a vae_jax.example.Example.",
-            )
-        event, mask = rows.event, rows.mask
-        stored = rows.condition if drawn is None else dataset.condition_of_rendered(drawn)
-        if dataset.missing_on_disk and jnp.issubdtype(event.dtype, jnp.floating):
-            observed = ~jnp.isnan(event)
-            mask = observed if mask is None else mask & observed
-        if mask is not None:
-            event = jnp.where(mask, event, jnp.zeros((), event.dtype))
-        condition = None if dataset.condition is None else dataset.condition.expand(stored)
-        return Example(event_input(event), condition, mask)
-
+    to_input = with_companions(prepared.eval_input, dataset.condition, dataset.missing_on_disk)
     rendering = dataset.rendering
     is_drawn = dataset.condition is not None and rendering is not None and rendering.draw is not None
 
     def train_input(key: Array, rows: Example) -> Example:
         drawn = _drawn_rows(rendering, key, rows.event)[1] if is_drawn else None  # the rows that the images are rendered from
-        return to_input(rows, lambda event: prepared.train_input(key, event), drawn)
+        stored = None if drawn is None else dataset.condition_of_rendered(drawn)
+        return to_input(rows, stored, lambda event: prepared.train_input(key, event))
 
     description = prepared.description
     if dataset.condition is not None:
@@ -241,7 +198,7 @@ def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
         validation=joined("validation"),
         test=joined("test"),
         train_input=train_input,
-        eval_input=lambda rows: to_input(rows, prepared.eval_input),
+        eval_input=lambda rows: to_input(rows),
         description=description,
         condition=dataset.condition,
         has_missing=dataset.has_missing,
@@ -251,15 +208,16 @@ def _with_companions(prepared: Prepared, dataset: Dataset) -> Prepared:
 def _dequantized(dataset: Dataset, seed: int) -> Prepared:
     top = dataset.max_level
     assert top is not None
-    draw = partial(_dequantize, max_level=top)
+    held_out = held_out_input(top, "none", dequantize=True, counts=False)
+    assert held_out.draw is not None
     train = _on_device(dataset.train)
-    validation, test = _draw_held_out(dataset, draw, seed, np.float32)
+    validation, test = _draw_held_out(dataset, held_out, seed)
     return Prepared(
         train=train,
         validation=validation,
         test=test,
-        train_input=_draw_anew(dataset, draw),
-        eval_input=_as_float,
+        train_input=_draw_anew(dataset, held_out.draw),
+        eval_input=held_out.to_input,
         log_jacobian=-math.prod(dataset.data_shape) * math.log(top + 1),
         description=f"dequantized uniformly (test set once, seed {seed}); nats of the discrete data",
     )
@@ -267,7 +225,7 @@ def _dequantized(dataset: Dataset, seed: int) -> Prepared:
 
 def _scaled(dataset: Dataset, counts: bool, count_input: CountInput) -> Prepared:
     top = dataset.max_level
-    scale = None if counts else top
+    held_out = held_out_input(top, "none", dequantize=False, counts=counts)
     description = f"levels 0 to {top} scaled to [0, 1]" if top else "floats as they are"
     if top is None and dataset.train.dtype == np.int32:
         description = "whole numbers as they are"
@@ -279,8 +237,8 @@ def _scaled(dataset: Dataset, counts: bool, count_input: CountInput) -> Prepared
         train=_on_device(dataset.train),
         validation=None if dataset.validation is None else _on_device(dataset.validation),
         test=_on_device(dataset.test),
-        train_input=_draw_anew(dataset, lambda key, levels: _scale(levels, scale)),
-        eval_input=lambda rows: _scale(jnp.asarray(dataset.images(rows)), scale),
+        train_input=_draw_anew(dataset, lambda key, levels: held_out.to_input(levels)),
+        eval_input=lambda rows: held_out.to_input(jnp.asarray(dataset.images(rows))),
         log_jacobian=0.0,
         description=description,
         moments=train_moments(dataset, counts, count_input) if counts or top is None else None,
@@ -290,55 +248,36 @@ def _scaled(dataset: Dataset, counts: bool, count_input: CountInput) -> Prepared
 
 def _binarized(dataset: Dataset, binarization: Binarization, seed: int) -> Prepared:
     """Prepares data that are binarized anew at every step, once, or at 1/2; test and validation set always once."""
-    top, train_input = dataset.max_level, lambda key, batch: _as_float(batch)
+    top, train_input = dataset.max_level, lambda key, batch: as_float(batch)
+    held_out = held_out_input(top, binarization, dequantize=False, counts=False)
+    assert held_out.draw is not None
     if binarization == "threshold":
-        draw: Draw = lambda key, batch: (_scale(batch, top) >= 0.5).astype(jnp.float32)  # noqa: E731
         description = "binarized at 1/2"
     else:
-        draw = partial(binarize, max_level=top)
         when = "anew at every step" if binarization == "dynamic" else "once"
         description = f"binarized {when} (test set once, seed {seed})"
     if binarization == "dynamic":
-        train, train_input = _on_device(dataset.train), _draw_anew(dataset, draw)
+        train, train_input = _on_device(dataset.train), _draw_anew(dataset, held_out.draw)
     elif isinstance(dataset.train, Rows) and dataset.missing_on_disk:
         # As bytes the rows would not show which entries are missing.
-        train, train_input = dataset.train, _draw_anew(dataset, draw)
+        train, train_input = dataset.train, _draw_anew(dataset, held_out.draw)
     elif isinstance(dataset.train, Rows):
         train = dataset.train.converted(lambda images: (images / np.float32(top or 1) >= 0.5).astype(np.uint8))
     else:
-        train = _draw_once(dataset, draw, stream(seed, Stream.FIXED_TRAIN_SET), dataset.train, np.uint8)
-    validation, test = _draw_held_out(dataset, draw, seed, np.uint8)
+        train = _draw_once(dataset, held_out, stream(seed, Stream.FIXED_TRAIN_SET), dataset.train)
+    validation, test = _draw_held_out(dataset, held_out, seed)
     return Prepared(
         train=train,
         validation=validation,
         test=test,
         train_input=train_input,
-        eval_input=_as_float,
+        eval_input=held_out.to_input,
         log_jacobian=0.0,
         description=description,
     )
 
 
-def _scale(levels: Array, max_level: int | None) -> Array:
-    return levels.astype(jnp.float32) / (max_level or 1)
-
-
-def _as_float(batch: Array) -> Array:
-    return batch.astype(jnp.float32)
-
-
-def _dequantize(key: Array, levels: Array, max_level: int) -> Array:
-    """Returns (level + u) / (max_level + 1), u ~ U(0, 1): strictly between 0 and 1, and each level within its own bin.
-
-    float32 rounds level + u up to the next level from level 128 on, and u itself may be 0. Both ends are kept open, because a
-    density on (0, 1) such as the logit-normal is infinite there.
-    """
-    low = levels.astype(jnp.float32)
-    inside = jnp.clip(low + jax.random.uniform(key, levels.shape), low + 2**-25, jnp.nextafter(low + 1, low))
-    return inside / (max_level + 1)
-
-
-def _on_device(examples: np.ndarray | Rows | SparseRows) -> Any:
+def _on_device(examples: np.ndarray | Rows | SparseRows) -> Examples:
     """Puts a split on the device; `Rows` stay on disk."""
     if isinstance(examples, SparseRows):
         return to_device(examples)
@@ -364,24 +303,15 @@ def _drawn_rows(rendering: Rendering | None, key: Array, rows: Array) -> tuple[A
     return key, jax.vmap(rendering.draw, in_axes=(None, 0))(key_rows, rows)
 
 
-def _draw_held_out(dataset: Dataset, draw: Draw, seed: int, dtype: type[np.generic]) -> tuple[Any, Any]:
+def _draw_held_out(dataset: Dataset, held_out: HeldOutInput, seed: int) -> tuple[Examples, Examples]:
     """Draws the validation set, where there is one, and the test set."""
     validation = None
     if dataset.validation is not None:
-        validation = _draw_once(dataset, draw, stream(seed, Stream.VALIDATION_SET), dataset.validation, dtype)
-    return validation, _draw_once(dataset, draw, stream(seed, Stream.TEST_SET), dataset.test, dtype)
+        validation = _draw_once(dataset, held_out, stream(seed, Stream.VALIDATION_SET), dataset.validation)
+    return validation, _draw_once(dataset, held_out, stream(seed, Stream.TEST_SET), dataset.test)
 
 
-def _draw_once(dataset: Dataset, draw: Draw, key: Array, rows: np.ndarray | SparseRows, dtype: type[np.generic]) -> Any:
+def _draw_once(dataset: Dataset, held_out: HeldOutInput, key: Array, rows: np.ndarray | SparseRows) -> Examples:
     """Draws a whole split, with a key for each chunk of a fixed size."""
-    draw_chunk = jax.jit(lambda key, rows: draw(key, jnp.asarray(dataset.images(rows))))
-    drawn = (
-        np.asarray(draw_chunk(jax.random.fold_in(key, i), rows[i : i + _CHUNK])).astype(dtype)
-        for i in range(0, len(rows), _CHUNK)
-    )
-    if not isinstance(rows, SparseRows):
-        return jnp.asarray(np.concatenate(list(drawn)))
-    import scipy.sparse
-
-    matrix = scipy.sparse.vstack([scipy.sparse.csr_array(chunk) for chunk in drawn], format="csr")
-    return to_device(sparse_rows(dataset.name, cast(SparseMatrix, matrix)))
+    assert held_out.draw is not None
+    return _on_device(DrawnRows(rows, held_out.draw, key, held_out.dtype, dataset.images).in_memory(dataset.name))

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NoReturn, Protocol, Self, cast
 
@@ -120,6 +120,17 @@ class SparseRows:
             index = np.arange(first, last, step)
         rows = self._matrix[np.asarray(index)]
         return SparseRows(rows.data, rows.indices, rows.indptr, (rows.shape[0], self.shape[1]))
+
+    def columns(self, index: Sequence[int]) -> "SparseRows":
+        """Returns the rows with these columns, in this order."""
+        place = np.full(self.shape[1], -1, np.int32)
+        place[list(index)] = np.arange(len(index))
+        row = np.repeat(np.arange(len(self)), np.diff(self.indptr))
+        column = place[self.indices]
+        kept = column >= 0
+        order = np.lexsort((column[kept], row[kept]))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=len(self)))])
+        return SparseRows(self.data[kept][order], column[kept][order], indptr, (len(self), len(index)))
 
     def as_events(self, event: Event, kept: np.dtype) -> "SparseRows":
         """Returns the rows with their numbers converted to the type `kept`.

@@ -136,7 +136,7 @@ def evaluate(
     key: Key[Array, ""],
     vae: VAE,
     params: Params,
-    data: Shaped[Array, "examples ..."],
+    data: Shaped[Array, "examples ..."] | DataSlice,
     *,
     to_input: ToInput = lambda x: x,
     batch_size: int = 1000,
@@ -148,7 +148,7 @@ def evaluate(
     Args:
       key: a new-style PRNG key. Draw k for example i uses fold_in(fold_in(key, i), k), so results do not depend on batch_size.
       vae, params: the model.
-      data: (examples, ...) as stored.
+      data: (examples, ...) as stored, or a `DataSlice` of a larger data set.
       to_input: turns a batch of `data` into floats.
       batch_size: examples computed together, which affects memory and speed. On CPU it is always 128, so that results are
         identical bit for bit. On other backends a different number may change the order of float32 additions.
@@ -179,7 +179,7 @@ def evaluate(
 def encode_dataset(
     vae: VAE,
     params: Params,
-    data: Prepared | Example | Shaped[Array, "examples ..."],
+    data: Prepared | Example | Shaped[Array, "examples ..."] | DataSlice,
     *,
     split: Literal["test", "validation", "train"] = "test",
     key: Key[Array, ""] | None = None,

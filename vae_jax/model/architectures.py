@@ -186,7 +186,9 @@ def assemble_vae(
     if moves_location:
         inner_decode = decoder.apply
         decoder = decoder._replace(
-            apply=lambda params, *inputs: move_location(likelihood, inner_decode(params, *inputs), center, spread)
+            apply=lambda params, *inputs, **noise: move_location(
+                likelihood, inner_decode(params, *inputs, **noise), center, spread
+            )
         )
     vae = make_vae(encoder, decoder, likelihood, data_shape, prior, condition_dim=condition_dim, mask_input=mask_input)
     if is_known:

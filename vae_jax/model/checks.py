@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
+from vae_jax import networks
 from vae_jax._numerics.arrays import Params
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError, accepts
@@ -29,7 +30,7 @@ def parameter_shapes(init: Callable[[Array], Params], encoder: Network, decoder:
         return jax.eval_shape(init, stream(0, Stream.INIT))
     except Exception:
         for role, network in (("encoder", encoder), ("decoder", decoder)):
-            _eval_shape(
+            evaluate_shapes(
                 network.init,
                 stream(0, Stream.INIT),
                 problem=f"make_vae: the {role}'s parameters cannot be made.",
@@ -46,13 +47,27 @@ def condition_shapes(condition_dim: int) -> tuple[jax.ShapeDtypeStruct, ...]:
 def check_signatures(encoder: Network, decoder: Network, condition_dim: int) -> None:
     """Raises `ValueError` unless the networks take the condition, or take none where there is none.
 
-    Modules of Flax, whose adapters pass on all arguments, are checked when they are called.
+    Stochastic networks take the keyword `key`. Modules of Flax, whose adapters pass on all arguments, are checked when they are
+    called.
     """
     for role, name, network in (("encoder", "x", encoder), ("decoder", "z", decoder)):
         try:
             signature = inspect.signature(network.apply)
         except (TypeError, ValueError):
             continue
+        inputs = f"(params, {name}{', c' * bool(condition_dim)}"
+        has_key = "key" in signature.parameters or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        if networks.takes_key(network) and not has_key:
+            raise ValueError(
+                f"make_vae: expected the {role} to be a function {inputs}, *, key=None), because it is_stochastic, got "
+                f"{signature}. Give it a keyword argument key, which is None in evaluation, or leave out is_stochastic=True."
+            )
+        if not networks.takes_key(network) and "key" in signature.parameters:
+            raise ValueError(
+                f"make_vae: the {role} {signature} takes a key, but it is not stochastic, so it would never get one. Write "
+                "networks.Network(init, apply, is_stochastic=True), or leave out its argument key."
+            )
+        signature = signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "key"])
         takes_condition, takes_none = (accepts(signature, count) for count in (3, 2))
         if condition_dim and takes_none and not takes_condition:
             raise ValueError(
@@ -140,6 +155,11 @@ def check_prior_type(prior: object, condition_dim: int) -> None:
             f"make_vae: expected the prior to be a priors.Prior, a priors.ConditionalGaussian or None, got a "
             f"{type(prior).__name__}.{advice}"
         )
+    if isinstance(prior, ConditionalGaussian) and prior.is_stochastic:
+        raise ValueError(
+            "make_vae: the network of p(z|c) draws random numbers, such as dropout, but a prior is deterministic. Adapt it "
+            "without rngs, with Dropout off (deterministic=True)."
+        )
     if isinstance(prior, ConditionalGaussian) and not condition_dim:
         raise ValueError("make_vae: a prior p(z|c) needs a condition. Pass condition_dim=, or leave out the prior.")
 
@@ -148,7 +168,7 @@ def check_conditional_prior(
     prior: ConditionalGaussian, params: Params, condition: tuple[jax.ShapeDtypeStruct, ...], latent_dim: int
 ) -> None:
     """Raises `ValueError` unless p(z|c) has a mean and a log_scale for each latent dimension."""
-    output = _eval_shape(
+    output = evaluate_shapes(
         prior.apply,
         params,
         *condition,
@@ -182,7 +202,7 @@ def infer_latent_dim(
     Raises:
       ValueError: the encoder does not return (mean, log_scale) of one example, in floats.
     """
-    posterior = _eval_shape(
+    posterior = evaluate_shapes(
         encoder.apply,
         params,
         x,
@@ -236,7 +256,7 @@ def output_shapes(
     problem += f"{',' * bool(condition)}{_and_condition(condition)}."
     advice = f" Make it for {inner_dim} latent dimensions and ONE code, without a batch axis."
     advice += f" Its second argument is the condition, of shape {condition[0].shape}." if condition else ""
-    output = _eval_shape(decode, params, code, *condition, problem=problem, advice=advice)
+    output = evaluate_shapes(decode, params, code, *condition, problem=problem, advice=advice)
     for leaf in jax.tree.leaves(output):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"make_vae: expected the decoder to return floats for the likelihood, got {leaf.dtype}.")
@@ -276,7 +296,7 @@ def check_prior(prior: Prior, encode: Callable[[Params], Encode], params: Params
         raise ValueError(f"make_vae: expected the prior {prior.name!r} to return a scalar for one code, got shape {shape}.")
 
 
-def _eval_shape(function: Callable[..., PyTree], *arguments: PyTree, problem: str, advice: str = "") -> PyTree:
+def evaluate_shapes(function: Callable[..., PyTree], *arguments: PyTree, problem: str, advice: str = "") -> PyTree:
     """Evaluates shapes; an error in the user's network becomes one sentence, with the original error as its cause."""
     try:
         return jax.eval_shape(function, *arguments)

@@ -13,7 +13,7 @@ from vae_jax.data.moments import Moments
 from vae_jax.example import Example, event_of, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood, mixed
 from vae_jax.model.checks import check_example
-from vae_jax.model.vae import VAE, decode_given
+from vae_jax.model.vae import VAE, decode_given, key_argument
 
 Moment: TypeAlias = float | np.ndarray | Array  # one number, or an array of the event's shape
 FROM_DATA: Literal["from_data"] = "from_data"
@@ -74,16 +74,16 @@ def scale_by_params(vae: VAE, scale_output: bool) -> VAE:
             return likelihood.scale_mean(output, factor)
         return output.at[..., 0].set(likelihood.scale_mean(output[..., 0], factor))
 
-    def encode(params: Params, x: Array | Example) -> tuple[Array, Array]:
+    def encode(params: Params, x: Array | Example, key: Array | None = None) -> tuple[Array, Array]:
         if SCALING in params:
             scaling = jax.lax.stop_gradient(params[SCALING])
             # Checked here, because stored integers are floats after the scaling.
             x = check_example("encode", likelihood, vae.data_shape, x)
             x = with_event(x, encoder_input(likelihood, event_of(x), **scaling))
-        return vae.encode(params, x)
+        return vae.encode(params, x, **key_argument(key))
 
-    def decode(params: Params, z: Array, condition: Array | None = None) -> DecoderOutput:
-        output = decode_given(vae, params, z, condition)
+    def decode(params: Params, z: Array, condition: Array | None = None, key: Array | None = None) -> DecoderOutput:
+        output = decode_given(vae, params, z, condition, key)
         if SCALING not in params or not scale_output:
             return output
         scaling = jax.lax.stop_gradient(params[SCALING])
@@ -111,9 +111,10 @@ def scale_by_constants(vae: VAE, moments: Moments) -> VAE:
     """Returns a model whose encoder sees data standardized by these moments."""
     encode = vae.encode
 
-    def standardized(params: Params, x: Array | Example) -> tuple[Array, Array]:
+    def standardized(params: Params, x: Array | Example, key: Array | None = None) -> tuple[Array, Array]:
         x = check_example("encode", vae.likelihood, vae.data_shape, x)
-        return encode(params, with_event(x, encoder_input(vae.likelihood, event_of(x), **as_dict(moments))))
+        x = with_event(x, encoder_input(vae.likelihood, event_of(x), **as_dict(moments)))
+        return encode(params, x, **key_argument(key))
 
     return vae._replace(encode=standardized)
 

@@ -16,7 +16,7 @@ from vae_jax._numerics.keys import Part, Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.example import Example, Examples, condition_of, event_of, mask_of, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob, mixed, observed_log_prob
-from vae_jax.model import checks
+from vae_jax.model import checks, key_checks
 from vae_jax.networks import Network
 from vae_jax.posteriors import Encode
 from vae_jax.priors import ConditionalGaussian, Prior
@@ -31,8 +31,9 @@ class VAE(NamedTuple):
     Attributes:
       init: key -> initial parameters.
       encode: (params, x) -> (mean, log_scale) of q(z|x), each of shape (latent,). `x` is an array, or an `Example` with a
-        condition or a mask.
-      decode: (params, z) -> decoder output for the likelihood; (params, z, condition) for a conditional model.
+        condition or a mask. Of a stochastic model it also takes the keyword `key`.
+      decode: (params, z) -> decoder output for the likelihood; (params, z, condition) for a conditional model. Of a stochastic
+        model it also takes the keyword `key`.
       likelihood: p(x|z).
       data_shape: shape of one example.
       latent_dim: length of a code, including the auxiliary dimensions of the prior.
@@ -43,10 +44,12 @@ class VAE(NamedTuple):
       mask_input: whether the encoder sees the mask of the observed entries as well.
       conditional_prior: p(z|c), a learned Gaussian. The codes of `encode` and `decode` are then u = (z - mean(c)) / scale(c),
         which are N(0, I) under this prior, so every formula for N(0, I) holds (see `make_vae`).
+      is_stochastic: whether a network draws random numbers, such as dropout. `encode` and `decode` draw with a key, which only
+        the train step passes, and are deterministic without one.
     """
 
     init: Callable[[Array], Params]
-    encode: Callable[[Params, Examples], tuple[Array, Array]]
+    encode: Callable[..., tuple[Array, Array]]
     decode: Callable[..., DecoderOutput]
     likelihood: Likelihood
     data_shape: tuple[int, ...]
@@ -56,6 +59,7 @@ class VAE(NamedTuple):
     condition_dim: int = 0
     mask_input: bool = False
     conditional_prior: ConditionalGaussian | None = None
+    is_stochastic: bool = False
 
 
 class BoundModel(NamedTuple):
@@ -68,8 +72,8 @@ class BoundModel(NamedTuple):
     x: Array  # the event
 
 
-def bind(vae: VAE, params: Params, x: Array | Example) -> BoundModel:
-    """Puts the parameters, and the condition and the mask of one example, into the functions of a model.
+def bind(vae: VAE, params: Params, x: Array | Example, key: Array | None = None) -> BoundModel:
+    """Puts the parameters, the condition and the mask of one example, and its key, into the functions of a model.
 
     Objectives and estimators of log p(x) know neither conditions nor masks: with these functions they compute log p(x|c) and
     log p(x_observed).
@@ -77,6 +81,10 @@ def bind(vae: VAE, params: Params, x: Array | Example) -> BoundModel:
     Args:
       vae, params: the model.
       x: one example, as floats that the likelihood and the encoder take.
+      key: of this example, for networks with dropout or other randomness in training. The encoder draws from
+        fold_in(key, Part.ENCODER) in every call and the decoder from fold_in(key, Part.DECODER), so all draws of z share the
+        dropped units, and with them the objective is one of this thinned model. The encoder that a prior calls on its
+        pseudo-inputs (VampPrior) is deterministic, because p(z) does not depend on the example. None: nothing is drawn.
 
     Returns:
       The `BoundModel`.
@@ -90,14 +98,21 @@ def bind(vae: VAE, params: Params, x: Array | Example) -> BoundModel:
       -1.84
     """
     log_prior = prior_log_prob(vae, params)
+    noise_x = noise_z = key_argument(None)
+    if key is not None and vae.is_stochastic:
+        noise_x, noise_z = (key_argument(jax.random.fold_in(key, part)) for part in (Part.ENCODER, Part.DECODER))
     if not isinstance(x, Example):
         return BoundModel(
-            lambda x: vae.encode(params, x), lambda z: vae.decode(params, z), vae.likelihood.log_prob, log_prior, x
+            lambda x: vae.encode(params, x, **noise_x),
+            lambda z: vae.decode(params, z, **noise_z),
+            vae.likelihood.log_prob,
+            log_prior,
+            x,
         )
     condition, mask = x.condition, checks.check_mask("bind", vae.data_shape, x.mask)
     return BoundModel(
-        lambda event: vae.encode(params, with_event(x, event)),
-        lambda z: decode_given(vae, params, z, condition),
+        lambda event: vae.encode(params, with_event(x, event), **noise_x),
+        lambda z: decode_given(vae, params, z, condition, **noise_z),
         vae.likelihood.log_prob
         if mask is None
         else lambda output, event: observed_log_prob(vae.likelihood, output, event, mask),
@@ -106,9 +121,14 @@ def bind(vae: VAE, params: Params, x: Array | Example) -> BoundModel:
     )
 
 
-def decode_given(vae: VAE, params: Params, z: Array, condition: Array | None) -> DecoderOutput:
-    """Decodes one code, with a condition where there is one."""
-    return vae.decode(params, z) if condition is None else vae.decode(params, z, condition)
+def decode_given(vae: VAE, params: Params, z: Array, condition: Array | None, key: Array | None = None) -> DecoderOutput:
+    """Decodes one code, with a condition and a key where there are any."""
+    return vae.decode(params, z, *(() if condition is None else (condition,)), **key_argument(key))
+
+
+def key_argument(key: Array | None) -> dict[str, Array]:
+    """Returns the key as a keyword argument; none without a key, which functions of deterministic models do not take."""
+    return {} if key is None else {"key": key}
 
 
 def example_shapes(vae: VAE, dtype: DTypeLike = jnp.float32, masked: bool = False) -> Examples:
@@ -182,24 +202,21 @@ def make_vae(
       ValueError: the parts do not fit. Nothing is computed for this check. Later, at trace time: a function receives a batch in
         place of one example, `encode` receives stored integers, or a condition or a mask is missing or has a wrong shape.
     """
-    networks.check_network("encoder", encoder)
-    networks.check_network("decoder", decoder)
-    condition_dim = networks.check_condition_dim(condition_dim)
-    checks.check_signatures(encoder, decoder, condition_dim)
-    checks.check_prior_type(prior, condition_dim)
-    if not isinstance(likelihood, Likelihood):
-        likelihood = from_log_prob(likelihood)
+    condition_dim = _check_parts(encoder, decoder, prior, condition_dim)
+    likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
     data_shape = tuple(data_shape)
     likelihood = likelihood._replace(log_prob=checks.checked_log_prob(likelihood, data_shape))
     given, prior = (prior, None) if isinstance(prior, ConditionalGaussian) else (None, prior)
 
+    noisy = networks.takes_key(encoder), networks.takes_key(decoder)
     init = partial(_init, parts=(encoder, decoder, likelihood, given or prior))
     num_auxiliary = 0 if prior is None else prior.num_auxiliary
 
-    def encode(params: Params, x: Array | Example) -> tuple[Array, Array]:
+    def encode(params: Params, x: Array | Example, key: Array | None = None) -> tuple[Array, Array]:
         x = checks.check_example("encode", likelihood, data_shape, x)
         arguments = checks.condition_arguments("encode", condition_dim, condition_of(x))
-        posterior = encoder.apply(params["encoder"], masked_event(x, mask_input, likelihood), *arguments)
+        seen, noise = masked_event(x, mask_input, likelihood), key_argument(key if noisy[0] else None)
+        posterior = encoder.apply(params["encoder"], seen, *arguments, **noise)
         posterior = posterior if given is None else _whiten(given.apply(params["prior"], *arguments), *posterior)
         return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
 
@@ -209,21 +226,34 @@ def make_vae(
     inner_dim = checks.infer_latent_dim(encoder, params["encoder"], x, condition, mask_input)
     latent_dim = inner_dim + num_auxiliary
 
-    def decode(params: Params, z: Array, condition: Array | None = None) -> DecoderOutput:
+    def decode(params: Params, z: Array, condition: Array | None = None, key: Array | None = None) -> DecoderOutput:
         checks.check_code(z, latent_dim, condition_dim)
         arguments = checks.condition_arguments("decode", condition_dim, condition)
         z = z if given is None else _unwhiten(given.apply(params["prior"], *arguments), z)
-        output = decoder.apply(params["decoder"], z[:-num_auxiliary] if num_auxiliary else z, *arguments)
+        z, noise = z[:-num_auxiliary] if num_auxiliary else z, key_argument(key if noisy[1] else None)
+        output = decoder.apply(params["decoder"], z, *arguments, **noise)
         return (output, params["likelihood"]) if likelihood.shared_start else output
 
+    key_checks.check_with_keys(encoder, decoder, params, (x, jax.ShapeDtypeStruct((inner_dim,), jnp.float32)), condition)
     if given is not None:
         checks.check_conditional_prior(given, params["prior"], condition, inner_dim)
     output = checks.output_shapes(decode, params, inner_dim, latent_dim, condition)
     checks.check_likelihood(likelihood, output, jax.ShapeDtypeStruct(data_shape, jnp.float32))
-    vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, prior, False, condition_dim, mask_input, given)
+    options = prior, False, condition_dim, mask_input, given, any(noisy)
+    vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, *options)
     if prior is not None:
         checks.check_prior(prior, lambda params: lambda x: encode(params, x), params, latent_dim)
     return vae
+
+
+def _check_parts(encoder: Network, decoder: Network, prior: object, condition_dim: int) -> int:
+    """Returns the length of the condition. Raises `ValueError` for parts of a wrong type or with wrong arguments."""
+    networks.check_network("encoder", encoder)
+    networks.check_network("decoder", decoder)
+    condition_dim = networks.check_condition_dim(condition_dim)
+    checks.check_signatures(encoder, decoder, condition_dim)
+    checks.check_prior_type(prior, condition_dim)
+    return condition_dim
 
 
 def _init(key: Array, parts: tuple[Network, Network, Likelihood, Prior | ConditionalGaussian | None]) -> Params:

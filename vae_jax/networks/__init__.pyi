@@ -1,8 +1,7 @@
 from .base import Network as Network
 from .base import check_condition_dim as check_condition_dim
 from .base import check_network as check_network
-from .base import from_linen as from_linen
-from .base import from_nnx as from_nnx
+from .base import takes_key as takes_key
 from .conv_ops import conv as conv
 from .conv_ops import conv_transpose as conv_transpose
 from .convolutional import Norm as Norm
@@ -11,7 +10,10 @@ from .convolutional import check_image as check_image
 from .convolutional import conv_decoder as conv_decoder
 from .convolutional import conv_encoder as conv_encoder
 from .convolutional import default_channels as default_channels
+from .linen_modules import from_linen as from_linen
 from .mlp import ACTIVATIONS as ACTIVATIONS
 from .mlp import mlp_decoder as mlp_decoder
 from .mlp import mlp_discriminator as mlp_discriminator
 from .mlp import mlp_encoder as mlp_encoder
+from .modules import adapt_module as adapt_module
+from .nnx_modules import from_nnx as from_nnx

@@ -1,35 +1,36 @@
-"""`Network`, the interface between a neural network and the rest of the package, with adapters for Linen and NNX modules."""
+"""`Network`, the interface between a neural network and the rest of the package."""
 
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-import flax.errors
-import jax
-import jax.numpy as jnp
 from flax import linen, nnx
 from jax import Array
 
-from vae_jax._numerics.keys import Stream, stream
 from vae_jax.errors import UserError, accepts
-from vae_jax.networks.layer_checks import DROPOUT, check_linen_call, check_nnx_calls
 
 Params: TypeAlias = Any  # a pytree of arrays
 Output: TypeAlias = Any  # an array, or a tuple of arrays
-State: TypeAlias = dict[str, Any]  # nested dictionaries of arrays
 
 
 class Network(NamedTuple):
     """A neural network as two pure functions of one example.
 
     Nothing else is known about a network: training, sweeps, evaluation and reports see these two functions and a pytree of
-    parameters. A network has no batch axis, no state besides its parameters and no random numbers. The caller applies `vmap`,
-    `grad` and `jit`, and it must be possible to trace both functions.
+    parameters. A network has no batch axis and no state besides its parameters. The caller applies `vmap`, `grad` and `jit`,
+    and it must be possible to trace both functions.
+
+    A network with dropout or other randomness (`is_stochastic`) draws from a key in training. It is deterministic without one,
+    as in everything but the train step: evaluation, early stopping, reports, encoding, sampling. In one step each example has a
+    key of its own, with which its encoder and its decoder draw once. So several importance samples of one example share the
+    dropped units, and their bound is an importance-weighted bound of that thinned model.
 
     init: key -> params. The key is a new-style PRNG key, and the result is any pytree of floating-point arrays.
     apply: (params, x) -> output for ONE example, a float32 array without a batch axis. In a conditional model it is
-    (params, x, c), with the condition c as a vector.
+    (params, x, c), with the condition c as a vector. Of a stochastic network it also takes the keyword `key`, a PRNG key for
+    this example, or None for evaluation.
+    is_stochastic: whether `apply` takes a key. `from_linen(..., rngs=("dropout",))` and `from_nnx` say so themselves.
 
     `model.make_vae` takes two networks:
 
@@ -42,6 +43,7 @@ class Network(NamedTuple):
     categorical) take them on a last axis of size `Likelihood.outputs_per_dim`.
 
     Example: a Linen encoder, an NNX decoder, and a decoder without Flax.
+      >>> import jax, jax.numpy as jnp
       >>> from flax import linen, nnx
       >>> from vae_jax import likelihoods, model, networks
       >>> class Encoder(linen.Module):
@@ -80,114 +82,40 @@ class Network(NamedTuple):
       >>> vae = model.make_vae(encoder, decoder, likelihoods.bernoulli(), (8, 8, 1), condition_dim=10)
       >>> vae.decode(vae.init(jax.random.key(0)), jnp.zeros(2), jax.nn.one_hot(3, 10)).shape
       (8, 8, 1)
+
+    Example: Dropout in Linen, in NNX and as a function, drawn with a key and off without one.
+      >>> class DroppedEncoder(linen.Module):
+      ...     @linen.compact
+      ...     def __call__(self, x):
+      ...         h = linen.Dropout(0.1)(linen.relu(linen.Dense(32)(x.reshape(-1))))
+      ...         return linen.Dense(2)(h), linen.Dense(2)(h)
+      >>> class DroppedDecoder(nnx.Module):
+      ...     def __init__(self, *, rngs):
+      ...         self.hidden, self.out = nnx.Linear(2, 32, rngs=rngs), nnx.Linear(32, 64, rngs=rngs)
+      ...         self.dropout = nnx.Dropout(0.5, rngs=rngs)
+      ...     def __call__(self, z):
+      ...         return self.out(self.dropout(nnx.relu(self.hidden(z)))).reshape(8, 8, 1)
+      >>> encoder = networks.from_linen(DroppedEncoder(), (8, 8, 1), rngs=("dropout",))
+      >>> decoder = networks.from_nnx(lambda rngs: DroppedDecoder(rngs=rngs))
+      >>> vae = model.make_vae(encoder, decoder, likelihoods.bernoulli(), (8, 8, 1))
+      >>> vae.is_stochastic
+      True
+      >>> params, z = vae.init(jax.random.key(0)), jnp.ones(2)
+      >>> bool((vae.decode(params, z) == vae.decode(params, z)).all())
+      True
+      >>> bool((vae.decode(params, z, key=jax.random.key(1)) == vae.decode(params, z, key=jax.random.key(2))).all())
+      False
+      >>> def noisy(params, z, *, key=None):
+      ...     noise = 0.0 if key is None else 0.1 * jax.random.normal(key, z.shape)
+      ...     return apply(params, z + noise)
+      >>> kernel = networks.Network(lambda key: {"kernel": jnp.ones((64, 2))}, noisy, is_stochastic=True)
+      >>> model.make_vae(encoder, kernel, likelihoods.bernoulli(), (8, 8, 1)).is_stochastic
+      True
     """
 
     init: Callable[[Array], Params]
     apply: Callable[..., Output]
-
-
-def from_linen(module: linen.Module, input_shape: tuple[int, ...], *, condition_dim: int = 0) -> Network:
-    """Adapts a Linen module whose `__call__` takes one example, without a batch axis, and the condition where there is one.
-
-    GroupNorm and InstanceNorm take the first axis for the batch. For one image, use GroupNorm with
-    `reduction_axes=(-3, -2, -1)`, or LayerNorm.
-
-    Args:
-      module: an instance of a Linen module with parameters only. Wrap a module that takes options such as `train`.
-      input_shape: shape of one example.
-      condition_dim: length of the condition, which `__call__` takes as a second argument. 0: there is none.
-
-    Returns:
-      A `Network`. Its parameters are the module's "params" collection.
-
-    Raises:
-      UserError: at once, if `module` is not a Linen module. At `init`, if the module keeps state besides its parameters
-        (BatchNorm, cached statistics), has an active Dropout, or has a GroupNorm or InstanceNorm that would take the first axis
-        of an example for the batch, or if it does not take a second argument and there is a condition. At `apply`, for an input
-        or a condition of a different shape.
-    """
-    _check_linen(module)
-    condition_dim = check_condition_dim(condition_dim)
-    if isinstance(input_shape, int):
-        raise UserError(field="input_shape", expected="a shape as a tuple", got=input_shape, fix=f"Write ({input_shape},).")
-    input_shape = tuple(input_shape)
-
-    def init(key: Array) -> Params:
-        condition = [jnp.zeros(condition_dim)] if condition_dim else []
-        _check_arguments("from_linen", module, jnp.zeros(input_shape), *condition)
-        with linen.intercept_methods(check_linen_call):
-            variables = module.init(key, jnp.zeros(input_shape), *condition)
-        if extra := sorted(set(variables) - {"params"}):
-            advice = (
-                "Batch statistics depend on other examples: use LayerNorm, or GroupNorm with reduction_axes=(-3, -2, -1)."
-                if "batch_stats" in extra
-                else "What a module remembers from call to call is not kept here: remove it."
-            )
-            collections = f"the collection{'s' * (len(extra) > 1)} {' and '.join(extra)}"
-            raise UserError(
-                f"from_linen: expected a module with parameters only, got {collections} as well. A network is a function of "
-                f"its parameters and one example. {advice}"
-            )
-        return variables.get("params", {})
-
-    def apply(params: Params, x: Array, *condition: Array) -> Output:
-        if jnp.shape(x) != input_shape:
-            raise UserError(
-                f"from_linen: expected an input of shape {input_shape}, for which the module was adapted, got {jnp.shape(x)}. "
-                "Adapt it for that shape, or give it such an input."
-            )
-        if (got := tuple(map(jnp.shape, condition))) != ((condition_dim,),) * bool(condition_dim):
-            raise UserError(_wrong_condition(condition_dim, got))
-        try:
-            return module.apply({"params": params}, x, *condition)
-        except flax.errors.InvalidRngError:
-            raise UserError(f"from_linen: the module {DROPOUT}") from None
-
-    return Network(init, apply)
-
-
-def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
-    """Adapts an NNX module whose `__call__` takes one example, without a batch axis, and the condition where there is one.
-
-    The module is split once, here. Inside `jax.jit`, plain arrays are merged into it again. `nnx.jit` is never used, because it
-    costs 300 microseconds per call. Only `nnx.Param` variables are trained. Other arrays are constants: attributes, other
-    variables, and random streams that are stored but not drawn from. If `module` is a function of rngs, the constants are those
-    of seed 0 for all seeds.
-
-    GroupNorm and InstanceNorm take the first axis for the batch. Give them a batch axis of one: `norm(x[None])[0]`.
-
-    Args:
-      module: a function `rngs -> module` such as `lambda rngs: Encoder(10, rngs=rngs)`, which makes different initial
-        parameters for every key. Alternatively an NNX module: `init` then returns its present parameters for every key, so all
-        seeds start alike.
-
-    Returns:
-      A `Network`. Its parameters are the `nnx.Param` variables as nested dictionaries.
-
-    Raises:
-      UserError: at once, if `module` is neither, or has batch statistics (BatchNorm). At `apply`, for a call that changes a
-        variable (a random stream, a cache), for an active Dropout, for a GroupNorm or InstanceNorm that would take the
-        first axis of an example for the batch, and for a module that does not take as many arguments as there are.
-    """
-    if isinstance(module, nnx.Module):
-        graphdef, initial, constants = _split(module)
-        # A copy, so that a training loop that donates its state does not delete the user's arrays.
-        init = lambda key: jax.tree.map(jnp.copy, initial)  # noqa: E731
-    else:
-        # The generator is named, so that the constants do not depend on JAX_DEFAULT_PRNG_IMPL.
-        graphdef, _, constants = _split(_make_module(module, stream(0, Stream.INIT)))
-        init = lambda key: _split(_make_module(module, key))[1]  # noqa: E731
-
-    def apply(params: Params, *inputs: Array) -> Output:
-        merged: Any = nnx.merge(graphdef, params, constants)  # a module, which its type does not show to be callable
-        check_nnx_calls(merged)
-        _check_arguments("from_nnx", merged, *inputs)
-        output = merged(*inputs)
-        _, _, state = nnx.split(merged, nnx.Param, ...)
-        _check_unchanged(constants, state)
-        return output
-
-    return Network(init, apply)
+    is_stochastic: bool = False
 
 
 def check_condition_dim(condition_dim: object) -> int:
@@ -199,13 +127,44 @@ def check_condition_dim(condition_dim: object) -> int:
     return length
 
 
-def _check_arguments(adapter: str, module: linen.Module | nnx.Module, *inputs: Array) -> None:
+# The arguments by which a module's `__call__` learns whether it is in training, with their values there.
+MODES = {"deterministic": False, "train": True, "training": True, "is_training": True}
+
+
+def mode_arguments(module: linen.Module | nnx.Module, is_training: bool, is_stochastic: bool) -> dict[str, Any]:
+    """Returns the arguments that tell a module's `__call__` whether it is in training, by their names.
+
+    Args:
+      module: the module.
+      is_training: whether it is.
+      is_stochastic: whether the two differ. Otherwise an argument with a default keeps it.
+    """
+    call = type(module).__call__
+    if call.__module__.startswith("flax."):  # a single layer of Flax, whose field `deterministic` is set as that of all others
+        return {}
+    try:
+        parameters = inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        return {}
+    taken = {name: parameters[name] for name in MODES if name in parameters}
+    names = [name for name, parameter in taken.items() if is_stochastic or parameter.default is parameter.empty]
+    return {name: MODES[name] == is_training for name in names}
+
+
+def without(signature: inspect.Signature, names: Iterable[str]) -> inspect.Signature:
+    """Returns a signature without some parameters."""
+    names = set(names)
+    return signature.replace(parameters=[each for name, each in signature.parameters.items() if name not in names])
+
+
+def check_arguments(adapter: str, module: linen.Module | nnx.Module, *inputs: Array) -> None:
     """Raises `UserError` if a module takes no condition and is given one, or the other way around."""
     call = type(module).__call__
     try:
         signature = inspect.signature(call)
     except (TypeError, ValueError):
         return
+    signature = without(signature, MODES if adapter == "from_linen" else [*MODES, "rngs"])
     if accepts(signature, 1 + len(inputs)):
         return
     name = type(module).__name__
@@ -222,24 +181,9 @@ def _check_arguments(adapter: str, module: linen.Module | nnx.Module, *inputs: A
         )
 
 
-def _wrong_condition(condition_dim: int, got: tuple[tuple[int, ...], ...]) -> str:
-    """Returns the message for a condition that does not fit the module that `from_linen` has adapted."""
-    if not got:
-        return (
-            f"from_linen: expected a condition of length {condition_dim}, for which the module was adapted, got none. Pass "
-            f"condition_dim={condition_dim} to make_vae, or leave it out of from_linen."
-        )
-    (shape,) = got
-    length = shape[0] if len(shape) == 1 else shape
-    if not condition_dim:
-        return (
-            f"from_linen: expected no condition, because the module was adapted without one, got one of shape {shape}. Pass "
-            f"condition_dim={length} to from_linen."
-        )
-    return (
-        f"from_linen: expected a condition of length {condition_dim}, for which the module was adapted, got shape {shape}. "
-        "Pass the same condition_dim to from_linen and make_vae."
-    )
+def takes_key(network: object) -> bool:
+    """Returns true if a `Network`, or any object with its functions, draws random numbers in training."""
+    return bool(getattr(network, "is_stochastic", False))
 
 
 def check_network(role: str, network: object) -> None:
@@ -260,83 +204,12 @@ def check_network(role: str, network: object) -> None:
         advice = f"Adapt it: networks.from_nnx(lambda rngs: {base.__name__}(..., rngs=rngs))."
     else:
         advice = "A function f without parameters becomes one by networks.Network(lambda key: {}, lambda params, x: f(x))."
-    got = f"the class {base.__name__}" if is_class else _describe(network)
+    got = f"the class {base.__name__}" if is_class else describe(network)
     raise UserError(field=role, expected="a networks.Network (init, apply)", got=got, fix=advice)
 
 
-def _check_linen(module: object) -> None:
-    """Raises `UserError` unless this is an instance of a Linen module."""
-    if isinstance(module, linen.Module):
-        return
-    base = module if isinstance(module, type) else type(module)
-    got = f"the class {base.__name__}" if isinstance(module, type) else _describe(module)
-    fix = ""
-    if issubclass(base, nnx.Module):
-        got += ", which is NNX: use from_nnx(module)"
-    elif issubclass(base, linen.Module):
-        fix = f"Make one: from_linen({base.__name__}(...), input_shape)."
-    raise UserError(field="module", expected="an instance of a flax.linen.Module", got=got, fix=fix)
-
-
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
     """Returns a noun phrase for a value that is not a network."""
     if isinstance(value, linen.Module | nnx.Module):
         return f"the module {type(value).__name__}"
     return "a function" if callable(value) else f"an object of type {type(value).__name__}"
-
-
-def _make_module(function: object, key: Array) -> nnx.Module:
-    """Returns the module that a user's function of rngs makes."""
-    expected = "an instance of an nnx.Module, or a function rngs -> module"
-    if isinstance(function, linen.Module) or (isinstance(function, type) and issubclass(function, linen.Module)):
-        got = "a Linen module: use from_linen(module, input_shape)"
-        raise UserError(field="module", expected=expected, got=got)
-    if not callable(function):
-        raise UserError(field="module", expected=expected, got=_describe(function))
-    try:
-        module = function(nnx.Rngs(key))
-    except TypeError as error:
-        if not isinstance(function, type):
-            raise
-        name = function.__name__
-        raise UserError(
-            field="module",
-            expected=expected,
-            got=f"the class {name}, which cannot be called with rngs alone",
-            fix=f"Make one: from_nnx(lambda rngs: {name}(..., rngs=rngs)).",
-        ) from error
-    if not isinstance(module, nnx.Module):
-        raise UserError(field="module", expected=expected, got=f"a function that returns {_describe(module)}")
-    return module
-
-
-def _split(module: nnx.Module) -> tuple[nnx.GraphDef[nnx.Module], State, State]:
-    """Returns (structure, trained parameters, constants) of a module."""
-    graphdef, params, other = nnx.split(module, nnx.Param, ...)
-    if any(isinstance(leaf, nnx.BatchStat) for leaf in _leaves_by_path(other).values()):
-        raise UserError(
-            "from_nnx: expected a module whose output is a function of its parameters and one example, got batch statistics "
-            "(nnx.BatchStat), which depend on other examples. Use LayerNorm, or GroupNorm with a batch axis of one: "
-            "norm(x[None])[0]."
-        )
-    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(other)
-
-
-def _leaves_by_path(state: nnx.State | State) -> dict[str, Array | nnx.Variable[Any]]:
-    """Returns the variables and arrays of a state, or the arrays of a nested dictionary, by their paths."""
-    leaves = jax.tree.leaves_with_path(state, is_leaf=lambda node: isinstance(node, nnx.Variable))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _check_unchanged(constants: State, state: nnx.State) -> None:
-    """Raises `UserError` if a call has replaced one of the constants. Arrays that a call adds are dropped."""
-    after, variables = _leaves_by_path(nnx.to_pure_dict(state)), _leaves_by_path(state)
-    for path, array in _leaves_by_path(constants).items():
-        if after.get(path, array) is array:
-            continue
-        if isinstance(variables.get(path), nnx.RngState):
-            raise UserError(f"from_nnx: the module {DROPOUT}")
-        raise UserError(
-            f"from_nnx: a call changed {path}, but a network is a function of its parameters and one example, and what it "
-            "remembers is not kept. Leave such variables as they are, or make them nnx.Param to train them."
-        )

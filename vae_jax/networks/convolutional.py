@@ -18,7 +18,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax.networks import conv_ops
-from vae_jax.networks.base import Network, from_linen
+from vae_jax.networks.base import Network
+from vae_jax.networks.linen_modules import adapt_linen
 from vae_jax.networks.mlp import Initializer, check_widths, dense_layer, join_condition, resolve_activation
 
 Norm = Literal["none", "group"]
@@ -279,7 +280,7 @@ def conv_encoder(
         raise ValueError(f"kernels: expected one size >= 1 for each of {len(channels)} layers, got {kernels}.")
     activation = resolve_activation(activation)
     module = _Encoder(channels, kernels, tuple(dense), num_blocks, norm, latent_dim, activation, dtype)
-    return from_linen(module, data_shape, condition_dim=condition_dim)
+    return adapt_linen(module, data_shape, condition_dim=condition_dim)
 
 
 def conv_decoder(
@@ -331,4 +332,4 @@ def conv_decoder(
     activation = resolve_activation(activation)
     settings = (channels, tuple(dense), num_blocks, norm, output_shape, activation, dtype, bias_init, bias_shape)
     module = _Decoder(*settings, num_sides=len(data_shape) - 1)
-    return from_linen(module, (latent_dim,), condition_dim=condition_dim)
+    return adapt_linen(module, (latent_dim,), condition_dim=condition_dim)

@@ -9,7 +9,8 @@ from flax import linen
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax.networks.base import Network, from_linen
+from vae_jax.networks.base import Network
+from vae_jax.networks.linen_modules import adapt_linen
 
 Initializer = Callable[..., Array]  # (key, shape, dtype) -> array
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -141,7 +142,7 @@ def mlp_encoder(
     """
     check_widths(latent_dim, hidden)
     module = _Encoder(tuple(hidden), latent_dim, resolve_activation(activation), dtype)
-    return from_linen(module, data_shape, condition_dim=condition_dim)
+    return adapt_linen(module, data_shape, condition_dim=condition_dim)
 
 
 def mlp_decoder(
@@ -182,7 +183,7 @@ def mlp_decoder(
         flat_bias = jnp.broadcast_to(jnp.asarray(output_bias, jnp.float32), output_shape).reshape(-1)
         bias_init = lambda key, shape, dtype=jnp.float32: flat_bias.astype(dtype)  # noqa: E731
     module = _Decoder(tuple(hidden), output_shape, resolve_activation(activation), dtype, bias_init)
-    return from_linen(module, (latent_dim,), condition_dim=condition_dim)
+    return adapt_linen(module, (latent_dim,), condition_dim=condition_dim)
 
 
 def mlp_discriminator(latent_dim: int, *, hidden: tuple[int, ...] = (1000,) * 6) -> Network:
@@ -200,4 +201,4 @@ def mlp_discriminator(latent_dim: int, *, hidden: tuple[int, ...] = (1000,) * 6)
     Source:
       Kim and Mnih (2018).
     """
-    return from_linen(_Discriminator(tuple(hidden)), (latent_dim,))
+    return adapt_linen(_Discriminator(tuple(hidden)), (latent_dim,))

@@ -159,11 +159,13 @@ class ConditionalGaussian(NamedTuple):
 
     `model.make_vae(..., prior=)` takes one of the condition as p(z|c).
 
-    `ConditionalGaussian(*networks.mlp_encoder(...))` makes one.
+    `ConditionalGaussian(*networks.mlp_encoder(...))` makes one. Networks with dropout are refused: a density does not change
+    from call to call.
     """
 
     init: Callable[[Array], Params]  # key -> params
     apply: Callable[[Params, Array], tuple[Array, Array]]  # (params, the given vector) -> (mean, log_scale)
+    is_stochastic: bool = False  # that of the network, which must be False
 
 
 def gaussian_mixture(latent_dim: int, num_components: int = 10) -> Prior:
@@ -208,7 +210,7 @@ def vamp(start: ArrayLike | Callable[[Array], Array]) -> Prior:
       start: initial pseudo-inputs, shape (K, *event), or a function from a key to such an array. Use training examples, as the
         encoder takes them, or noise around their mean as in the paper (K = 500). Pseudo-inputs are not confined to the range of
         the data. For a conditional model it is an `Example` of arrays: p(z) does not depend on the condition of x, and each
-        pseudo-input has a learned condition of its own.
+        pseudo-input has a learned condition of its own. The encoder sees them without dropout, also in training.
 
     Returns:
       The `Prior`.
@@ -253,9 +255,14 @@ def hierarchical(latent_dim: int, deeper_dim: int, infer: ConditionalGaussian, g
     Returns:
       The `Prior`, with `num_auxiliary = deeper_dim`.
 
+    Raises:
+      ValueError: a network draws random numbers, such as dropout.
+
     Source:
       Burda et al. (2016), models with two stochastic layers.
     """
+    if infer.is_stochastic or generate.is_stochastic:
+        raise ValueError("hierarchical: expected deterministic networks, got one that draws random numbers, such as dropout.")
 
     def init(key: Array) -> Params:
         key_infer, key_generate = jax.random.split(key)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from vae_jax import config as config_module
-from vae_jax.build import Built
+from vae_jax.build import PART_NAMES, Built, Parts, check_parts
 from vae_jax.config import CUSTOM, Config
 from vae_jax.data import ConditionColumn, Dataset, is_image
 from vae_jax.errors import UserError
@@ -21,9 +22,10 @@ from vae_jax.storage.directories import PathLike, as_path
 _PACKAGES = ("vae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def describe(built: Built, data_dir: str | None) -> JsonObject:
-    """Returns the content of config.json."""
+def describe(built: Built, data_dir: str | None, devices: int = 1) -> JsonObject:
+    """Returns the content of config.json of a run that is trained on a number of devices."""
     dataset = built.dataset
+    # Members of a sweep may differ in what their codes are, unless they share a prior of the user.
     content: JsonObject = {
         "config": dataclasses.asdict(built.config),
         "data_dir": data_dir,
@@ -39,13 +41,16 @@ def describe(built: Built, data_dir: str | None) -> JsonObject:
             "treatment": built.data.description,
             "moments": "pooled" if is_image(dataset.data_shape) else "per entry",  # earlier versions always pooled
             "notes": list(dataset.notes),
-            **{name: fact for name, fact in facts(built).items() if name != "codes"},  # members of a sweep may differ in these
+            **{name: fact for name, fact in facts(built).items() if name != "codes" or built.config.prior == CUSTOM},
         },
         "parts": built.parts.records(),
         "num_parameters": num_parameters(built.vae),
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": versions(),
+        "device": f"{devices} x {jax.devices()[0].device_kind}",
+        "devices": devices,
     }
+    if built.init is not None:
+        content["init_from"] = built.init.record
     if dataset.condition is not None:
         content["data"]["condition"] = {
             "columns": [_describe_column(column) for column in dataset.condition.columns],
@@ -59,6 +64,11 @@ def _describe_column(column: ConditionColumn) -> JsonObject:
     if column.categories is not None:
         return {"name": column.name, "categories": list(column.categories)}
     return {"name": column.name, "mean": column.mean, "standard_deviation": column.std}
+
+
+def versions() -> JsonObject:
+    """Returns the versions of the packages on which results depend."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:
@@ -97,18 +107,44 @@ def check_data_entry(content: JsonObject) -> None:
         raise ValueError(f"data_dir: expected a path or null, got {content['data_dir']!r}")
 
 
-def check_same(old: JsonObject, new: JsonObject, out: Path) -> None:
+def check_recorded_parts(
+    path: Path, description: JsonObject, members: Sequence[Config], parts: Parts, function: str
+) -> list[str]:
+    """Compares the parts that are passed with those that config.json or sweep.json records (see `build.check_parts`).
+
+    Args:
+      path: the run or sweep directory, for messages.
+      description: content of its config.json or sweep.json.
+      members: the settings of the run, or of every member of the sweep.
+      parts: the parts that are passed.
+      function: the function that takes them, such as "load_run".
+
+    Returns:
+      Notes for the user.
+    """
+    return check_parts(path, description.get("parts", {}), part_names(members), parts, function)
+
+
+def part_names(members: Sequence[Config]) -> dict[str, str]:
+    """Returns the name of each part: "custom" for one of the user in any member, else that of the first member."""
+    named = {name: [getattr(member, name) for member in members] for name in PART_NAMES}
+    return {name: CUSTOM if CUSTOM in values else values[0] for name, values in named.items()}
+
+
+def check_same(old: JsonObject, new: JsonObject, out: Path, may_differ: Collection[str] = ()) -> None:
     """Raises `UserError` for resuming a run with different settings or different data.
 
     Args:
       old: content of config.json in the run directory.
       new: what `describe` returns now.
       out: the run directory, for the message.
+      may_differ: settings that are not compared.
     """
     # An earlier version may not have had a setting. It then behaved as the default does.
     old_config = json.loads(json.dumps(dataclasses.asdict(config_module.from_dict(old["config"]))))
     new_config = json.loads(json.dumps(new["config"]))
-    changed = [f"{k}: {old_config.get(k)} there, {v} here" for k, v in new_config.items() if old_config.get(k) != v]
+    names = [name for name, value in new_config.items() if old_config.get(name) != value and name not in may_differ]
+    changed = [f"{name}: {old_config.get(name)} there, {new_config[name]} here" for name in names]
     if changed:
         message = f"{out}: the run began with different settings ({'; '.join(changed)})."
         raise UserError(message, field="resume", fix="Repeat those settings, or start a new run.")

@@ -11,15 +11,16 @@ from typing import NamedTuple, Unpack
 
 from vae_jax import training
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import PART_NAMES, Built, PartOptions, Parts, build, check_parts
+from vae_jax.build import Built, PartOptions, Parts, build
 from vae_jax.config import CUSTOM, Config
 from vae_jax.data import Dataset
 from vae_jax.errors import DataWarning, UserError
 from vae_jax.model import Params
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo, Restored
-from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments, read_config
+from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments, check_recorded_parts, read_config
 from vae_jax.runs.metrics_file import read_metrics
 from vae_jax.runs.summary_file import read_summary
+from vae_jax.runs.trained.initial import recorded_init
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Progress, TrainState
@@ -53,12 +54,12 @@ def recorded_elbos(path: Path) -> RecordedElbo:
 def _rebuild(path: Path, data_dir: str | None, dataset: Dataset | None, parts: PartOptions) -> tuple[Built, list[str]]:
     """Returns data and model of a run directory, with the user's parts if the run was trained with them, and notes."""
     config, description = read_config(path)
-    settings = {name: getattr(config, name) for name in PART_NAMES}
-    notes = check_parts(path, description.get("parts", {}), settings, Parts(**parts), "load_run")
+    notes = check_recorded_parts(path, description, [config], Parts(**parts), "load_run")
     check_dataset_given(path, config.dataset == CUSTOM, description["data"], dataset, "load_run")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # they were given when the run began
-        built = build(config, data_dir=data_dir or description.get("data_dir"), dataset=dataset, **parts)
+        source = {"data_dir": data_dir or description.get("data_dir"), "dataset": dataset}
+        built = build(config, **source, init=recorded_init(path), **parts)
     check_fingerprint(path, description["data"], built.dataset, "the run was trained on")
     check_moments(path, description["data"], built)
     return built, notes

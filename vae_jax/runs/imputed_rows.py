@@ -3,13 +3,15 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built
+from vae_jax.build.model import sees_counts
+from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput
 from vae_jax.evaluation.importance import pareto_k_limit
@@ -21,11 +23,11 @@ from vae_jax.evaluation.imputation import (
     entry_kinds,
     impute_dataset,
 )
-from vae_jax.example import Example
+from vae_jax.example import Example, event_of, mask_of
+from vae_jax.likelihoods import Likelihood
 from vae_jax.model import VAE, Params
-from vae_jax.runs.directory import Run
-from vae_jax.runs.incomplete_file import IncompleteFile
 from vae_jax.runs.parts import Report, map_parts
+from vae_jax.runs.trained import NewData, TrainedModel
 
 # More levels of pixels are numbers, which have a mean. Categories of a table are none, however many there are.
 _MAX_LEVELS = 64
@@ -43,10 +45,9 @@ class Imputed(NamedTuple):
     mask: np.ndarray  # (examples, ...), True where an entry is observed
 
 
-def stored_unit(built: Built) -> float:
+def stored_unit(config: Config, likelihood: Likelihood, max_level: int | None) -> float:
     """Returns the number by which values are multiplied on the way from the likelihood to the data as they are stored."""
-    sees_counts = built.vae.likelihood.support == "counts" and built.config.binarization == "none"
-    return 1.0 if sees_counts or built.dataset.max_level is None else float(built.dataset.max_level)
+    return 1.0 if sees_counts(config, likelihood) or max_level is None else float(max_level)
 
 
 def impute_rows(
@@ -141,9 +142,15 @@ def heavy_tails(heavy: int, count: int) -> str:
     )
 
 
+def observed_entries(file: NewData) -> np.ndarray:
+    """Returns True where an entry of new data is observed, (examples, ...)."""
+    event, mask = event_of(file.examples), mask_of(file.examples)
+    return np.ones(event.shape, bool) if mask is None else np.asarray(mask[:])
+
+
 def impute_file(
-    run: Run,
-    file: IncompleteFile,
+    model: TrainedModel,
+    file: NewData,
     num_samples: int,
     num_imputations: int,
     seed: int = 0,
@@ -152,8 +159,8 @@ def impute_file(
     """Imputes the missing entries of a file (see `evaluation.impute`).
 
     Args:
-      run: from `runs.load_run`.
-      file: from `read_incomplete_file`.
+      model: from `load_model`.
+      file: from `read_new_data(model, path, missing="nan")`.
       num_samples: importance samples of each example.
       num_imputations: random imputations of each example.
       seed: seed of the draws.
@@ -164,22 +171,26 @@ def impute_file(
       effective sample sizes are `num_samples`.
 
     Raises:
-      UserError: the likelihood cannot leave out missing entries, or an imputation is not finite.
+      UserError: sparse data, a likelihood that cannot leave out missing entries, or an imputation that is not finite.
     """
-    built, events, mask = run.built, file.events, file.mask
+    vae, events = model.vae, file.stored
+    if not isinstance(events, np.ndarray):
+        raise UserError(f"{file.name}: expected a dense array in memory. Sparse data have no missing entries.", field="data")
+    mask = observed_entries(file)
     mean_type = np.float32 if events.dtype != np.int32 else np.float64  # which hold all stored numbers exactly
     if mask.all():
         copies = np.broadcast_to(events, (num_imputations, *events.shape))
         no_weights = np.full(len(events), -np.inf, np.float32)
         return Imputed(events.astype(mean_type), copies, np.full(len(events), num_samples, np.float32), no_weights, mask)
-    likelihood, shape = built.vae.likelihood, built.vae.data_shape
+    likelihood, shape = vae.likelihood, vae.data_shape
     check_imputes(likelihood)
     candidates = class_values(likelihood, shape)
     if candidates is not None and len(candidates) > _MAX_LEVELS and not likelihood.groups:
         candidates = None
     settings = ImputationSettings(num_samples, num_imputations, candidates)
-    result = impute_rows(built.vae, run.params, file.rows, file.to_input, settings, seed, report)
-    best = best_values(built.vae, result)
+    rows = file.examples.map(jnp.asarray)
+    result = impute_rows(vae, model.params, rows, file.to_input, settings, seed, report)
+    best = best_values(vae, result)
     finite = np.isfinite(best).reshape(len(best), -1).all(axis=1) & np.isfinite(result.effective_sample_size)
     if not finite.all():
         rows = np.flatnonzero(~finite)
@@ -188,7 +199,7 @@ def impute_file(
             "Their observed values are far from the training data.",
             fix="Leave these rows out.",
         )
-    unit = stored_unit(built)
+    unit = stored_unit(model.config, likelihood, model.description.max_level)
     mean = np.where(mask, events, best * np.float32(unit)).astype(mean_type)
     draws = np.moveaxis(np.asarray(result.imputations), 1, 0) * np.float32(unit)
     if events.dtype.kind != "f":

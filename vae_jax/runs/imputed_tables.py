@@ -1,11 +1,13 @@
 """Imputed examples as tables: the original table with values in place of missing entries."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vae_jax.data import Dataset, column_proposals
+from vae_jax.build import DataDescription
+from vae_jax.data import column_proposals
 from vae_jax.data.column_types import ColumnType, to_table
 from vae_jax.data.readers.extras import optional_module
 from vae_jax.errors import UserError
@@ -28,26 +30,26 @@ def original_table(path: Path) -> "pyarrow.Table | None":
     return read_csv(path)[1]
 
 
-def column_types(dataset: Dataset) -> tuple[ColumnType, ...]:
-    """Returns the types of the columns of a data set of vectors. Raises `UserError` for examples of other shapes."""
-    if len(dataset.data_shape) != 1:
+def column_types(description: DataDescription) -> tuple[ColumnType, ...]:
+    """Returns the types of the columns of vectors. Raises `UserError` for examples of other shapes."""
+    shape = description.facts.data_shape
+    if len(shape) != 1:
         raise UserError(
-            f"expected a name ending in .npz or .npy for examples of shape {dataset.data_shape}, because tables have vectors.",
-            field="out",
+            f"expected a name ending in .npz or .npy for examples of shape {shape}, because tables have vectors.", field="out"
         )
-    return column_proposals.types_of(dataset)
+    names, dtype = description.column_names, np.dtype(description.dtype)
+    return description.column_types or column_proposals.types_of_numbers(shape[0], names, dtype)
 
 
-def completed_table(original: "pyarrow.Table | None", dataset: Dataset, values: np.ndarray) -> "pyarrow.Table":
+def completed_table(original: "pyarrow.Table | None", types: Sequence[ColumnType], values: np.ndarray) -> "pyarrow.Table":
     """Returns a table of imputed examples.
 
     Args:
       original: the table that was read. Its cells that have a value stay as they are, in all columns, and so do its types:
-        imputed values of integer columns are rounded. None: a new table is made of the data set's columns.
-      dataset: the data set of the run, for the names and types of the columns.
+        imputed values of integer columns are rounded. None: a new table is made of the model's columns.
+      types: from `column_types`.
       values: imputed examples in the stored unit, (examples, columns).
     """
-    types = column_types(dataset)
     if values.dtype == np.float32:  # the float64 numbers with the same shortest decimals
         values = values.astype(str).astype(np.float64)
     if original is None:

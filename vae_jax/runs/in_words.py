@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vae_jax.build import PART_NAMES, Initial
+from vae_jax.build.parts import recorded_source
 from vae_jax.config import CUSTOM, Config, settings_of
+from vae_jax.config.registry import settings as registered_settings
 from vae_jax.evaluation import name_examples, pareto_k_limit
 from vae_jax.evaluation.posterior_collapse import describe_collapse
 from vae_jax.runs.notation import Notation
@@ -15,8 +18,23 @@ from vae_jax.storage.atomic import JsonObject
 _OPTION = "--"  # prefix of an option of the command line
 
 
-def describe_network(config: Config) -> str:
-    """Returns the network with its widths, such as "mlp 256-256-10" or "conv 32-64, dense 256-10"."""
+def describe_part(config: Config, kind: str, records: JsonObject) -> str:
+    """Returns the name of a part, or that of a user's part with its file, such as "make_network of parts.py".
+
+    Args:
+      config: the settings.
+      kind: "network", "likelihood", "prior", "objective" or "optimizer".
+      records: the entry "parts" of config.json or sweep.json.
+    """
+    if (name := getattr(config, kind)) != CUSTOM:
+        return name
+    return recorded_source(records, kind).describe()
+
+
+def describe_network(config: Config, records: JsonObject | None = None) -> str:
+    """Returns the network with its widths, such as "mlp 256-256-10" or "conv 32-64, dense 256-10"; see `describe_part`."""
+    if config.network == CUSTOM:
+        return f"{describe_part(config, 'network', records or {})}, {config.latent_dim} latent dimensions"
     joined = lambda *widths: "-".join(map(str, widths))  # noqa: E731
     if config.network == "mlp":
         return f"mlp {joined(*config.hidden, config.latent_dim)}"
@@ -46,21 +64,28 @@ def describe_shape(data_shape: tuple[int, ...], is_array: bool = False) -> str:
     return shape
 
 
-def describe_objective(config: Config) -> str:
-    """Returns the objective with beta and those settings that are not the defaults, such as "elbo, β = 1.0"."""
+def describe_objective(config: Config, records: JsonObject | None = None) -> str:
+    """Returns the objective with beta and those settings that are not the defaults, such as "elbo, β = 1.0".
+
+    For an objective of the user, it is its name with all such settings of any objective (see `describe_part`).
+    """
     default, settings = Config(), settings_of("objective", config.objective)
+    if config.objective == CUSTOM:
+        settings = tuple(registered_settings("objective"))
     shown = [name for name in settings if getattr(config, name) != getattr(default, name) or name == "beta"]
     texts = [f"{'β' if name == 'beta' else name.replace('_', ' ')} = {getattr(config, name)}" for name in shown]
-    return ", ".join([config.objective, *texts])
+    return ", ".join([describe_part(config, "objective", records or {}), *texts])
 
 
-def describe_prior(config: Config) -> str:
-    """Returns the name of the prior, with a remark where a model is conditional and its prior is not.
+def describe_prior(config: Config, records: JsonObject | None = None) -> str:
+    """Returns the name of the prior (see `describe_part`), with a remark where a model is conditional and its prior is not.
 
     Example:
       >>> describe_prior(Config(prior="mixture", condition="labels"))
       'mixture (does not depend on the condition)'
     """
+    if config.prior == CUSTOM:
+        return describe_part(config, "prior", records or {})
     entry = config.entry("prior")
     if not config.condition or (entry is not None and entry.any_objective):
         return config.prior
@@ -74,32 +99,62 @@ def has_learned_prior(config: Config) -> bool:
 
 
 def repeat_command(
-    config: Config, out: Path, data_dir: str | None = None, program: tuple[str, ...] = ("vae-jax", "train")
+    config: Config,
+    out: Path,
+    data_dir: str | None = None,
+    program: tuple[str, ...] = ("vae-jax", "train"),
+    records: JsonObject | None = None,
+    init: Initial | None = None,
+    devices: int = 1,
 ) -> str:
     """Returns the command line that repeats a run, with the settings that differ from the defaults.
 
-    For a run with data or functions of the user's it returns the lines of Python that do so.
+    For a run with data from memory, or with parts of the user that the command line did not import, it returns the lines of
+    Python that do so.
 
     Args:
       config: the settings.
       out: the run directory to write.
       data_dir: where TFDS finds prepared data.
       program: the command without options.
+      records: the entry "parts" of config.json or sweep.json.
+      init: parameters of a trained model that the run started from, whose settings are then the defaults.
+      devices: that the run was trained on.
     """
-    if custom := [name for name in ("dataset", "likelihood", "objective") if getattr(config, name) == CUSTOM]:
+    sources = {name: recorded_source(records or {}, name) for name in PART_NAMES if getattr(config, name) == CUSTOM}
+    custom = [*(["dataset"] if config.dataset == CUSTOM else []), *sources]
+    if config.dataset == CUSTOM or not all(source.imported for source in sources.values()):
         changed = [field.name for field in dataclasses.fields(Config) if getattr(config, field.name) != field.default]
         settings = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed if name not in custom)
         parts = ", ".join(f"{name}={name}" for name in custom)
+        if init is not None:
+            record = init.record
+            parts += f", init=runs.init_from({record['path']!r}, member={record['member']}, init_parts={record['parts']})"
         return f"built = build(Config({settings}), {parts})\nruns.train(built, {str(out)!r})"
-    parts = [*program]
+    parts = [*program, *([] if init is None else _options_of(init.record))]
     for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if value == field.default and field.name != "dataset":
+        value, inherited = getattr(config, field.name), field.default if init is None else getattr(init.config, field.name)
+        if value == field.default == inherited and field.name != "dataset":
             continue
         parts.append(_option(field.name))
-        if not isinstance(value, bool):
+        if field.name in sources:
+            parts.append(f"{sources[field.name].file}:{sources[field.name].name}")
+        elif isinstance(value, bool):
+            parts[-1] = _option(field.name if value else f"no_{field.name}")
+        else:
             parts += [str(v) for v in (value if isinstance(value, tuple) else (value,))]
-    return shlex.join([*parts, *([_option("data_dir"), data_dir] if data_dir else []), _option("out"), str(out)])
+    more = [
+        *([_option("data_dir"), data_dir] if data_dir else []),
+        *([_option("devices"), str(devices)] if devices > 1 else []),
+    ]
+    return shlex.join([*parts, *more, _option("out"), str(out)])
+
+
+def _options_of(lineage: JsonObject) -> list[str]:
+    """Returns the options that start a run from the same trained model."""
+    member = [] if lineage["member"] is None else [_option("init_member"), str(lineage["member"])]
+    parts = [_option("init_parts"), *lineage["parts"]] if lineage["parts"] else []
+    return [_option("init_from"), lineage["path"], *member, *parts]
 
 
 def _option(name: str) -> str:

@@ -100,6 +100,8 @@ def check_base(base: Config) -> None:
             raise UserError(message, field=setting)
     if base.dequantize:
         raise UserError("leave it out; a comparison dequantizes integer data for densities itself.", field="dequantize")
-    if base.objective in ("optimal_sigma", CUSTOM):
+    if base.objective == CUSTOM:
+        raise UserError("the likelihoods choose the objective.", field="objective", fix="Leave it out.")
+    if base.objective == "optimal_sigma":
         raise UserError("compare it as `likelihoods=gaussian:optimal`.", field="objective")
     dataclasses.replace(base, likelihood=CUSTOM).validate()  # `plan` validates the settings of each likelihood

@@ -10,7 +10,9 @@ from pathlib import Path
 from vae_jax.evaluation import Means
 from vae_jax.storage.atomic import JsonObject, as_json, naming_path, write_text
 from vae_jax.storage.directories import PathLike, as_path
-from vae_jax.training import Epoch, TrainMeans
+from vae_jax.training import Epoch, TrainMeans, epoch_metrics
+
+to_line = epoch_metrics  # the line of metrics.jsonl for an epoch
 
 
 def read_metrics(path: PathLike) -> list[JsonObject]:
@@ -52,27 +54,6 @@ def sync_metrics(out: Path) -> None:
     """Returns once metrics.jsonl is on the disk. Called before a checkpoint, which must never be ahead of the record."""
     with naming_path(out / "metrics.jsonl"), (out / "metrics.jsonl").open("a") as file:
         os.fsync(file.fileno())
-
-
-def to_line(epoch: Epoch, num_used: int, wall_seconds: float) -> JsonObject:
-    """Returns the line of metrics.jsonl for an epoch.
-
-    Args:
-      epoch: the result of the epoch.
-      num_used: training examples that were used in it.
-      wall_seconds: time since the beginning of the run.
-    """
-    line: JsonObject = {"epoch": epoch.epoch, "step": epoch.step, "train_elbo": epoch.train.log_likelihood - epoch.train.kl}
-    line |= {f"train_{name}": value for name, value in epoch.train._asdict().items() if name != "extra"}
-    line |= {f"train_{name}": value for name, value in epoch.train.extra.items()}
-    for name, means in (("test", epoch.test), ("validation", epoch.validation)):
-        if means is not None:
-            line |= {f"{name}_{field}": value for field, value in means._asdict().items()}
-    return line | {
-        "seconds": epoch.seconds,
-        "wall_seconds": wall_seconds,
-        "train_examples_per_second": num_used / epoch.seconds,
-    }
 
 
 def to_epoch(line: JsonObject) -> Epoch:

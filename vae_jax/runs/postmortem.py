@@ -18,7 +18,7 @@ from vae_jax.example import condition_of, event_of
 from vae_jax.model import Params, decode_given
 from vae_jax.objectives import Terms
 from vae_jax.storage.atomic import JsonObject
-from vae_jax.training import optimizers
+from vae_jax.training import evaluated_params, named_optimizers, transformations
 from vae_jax.training.epoch import epoch_order, run_keys
 from vae_jax.training.optimizers import make_step
 from vae_jax.training.step import TrainState, make_terms, scheduled
@@ -36,6 +36,7 @@ ADVICE = {
 NOTHING = "this step is finite here: a different device or version computes different numbers"
 _INFERENCE = ("mean of q(z|x)", "log_scale of q(z|x)", "decoder's output at that mean")
 _PARTS = ("parameters", "data", *_INFERENCE, "log_likelihood", "kl", "loss", "gradient", "update")
+_UPDATE_FILES = (transformations.__file__, evaluated_params.__file__, named_optimizers.__file__)
 _PER_EXAMPLE = ("data", "log_likelihood", "kl", "loss")
 
 
@@ -47,7 +48,7 @@ class _Step(NamedTuple):
     key: Array
     batch: Array
     hyperparams: Hyperparams  # with the schedules applied
-    peak_rate: Array  # the learning rate without its schedule
+    peak: Hyperparams  # without their schedules
 
 
 def examine(built: Built, config: Config, state: TrainState) -> JsonObject:
@@ -113,8 +114,8 @@ def locate(built: Built, config: Config, state: TrainState, record: JsonObject) 
             frame = [frame for frame in frames if not _is_library_file(frame.filename)][-1]
             operation = f"{str(error).split(' encountered in ')[-1].rstrip('.')} gives {name}"
             # A frame of this file calls the derivative of an operation, which has no line in the model. A frame of
-            # optimizers.py belongs to the update.
-            if frame.filename in (__file__, optimizers.__file__):
+            # the optimizers' files belongs to the update.
+            if frame.filename in (__file__, *_UPDATE_FILES):
                 return f"{operation}, in the gradient or the update"
             return f"{operation} at {Path(frame.filename).name}:{frame.lineno} ({frame.name}): {frame.line}"
     return None
@@ -136,7 +137,7 @@ def _step_after(built: Built, config: Config, state: TrainState) -> _Step:
     batch = jax.tree.map(jnp.asarray, data.train_rows(indices))
     hyperparams = jax.tree.map(jnp.float32, config.hyperparams)
     scheduled_values = scheduled(hyperparams, built.fit_arguments["schedules"], state.step)
-    return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, scheduled_values, hyperparams.learning_rate)
+    return _Step(epoch, indices, jax.random.fold_in(keys.step, step), batch, scheduled_values, hyperparams)
 
 
 def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Params], dict[str, Params]]:
@@ -151,8 +152,7 @@ def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Param
     def parts(params: Params) -> dict[str, Params]:
         gradient, terms = jax.grad(loss, has_aux=True)(params)
         mean_loss = jnp.mean(terms.loss)
-        learning_rate = step.hyperparams.learning_rate
-        update = make_step(built.optimizer, step.peak_rate, learning_rate, state.step, lambda params: loss(params)[0])
+        update = make_step(built.optimizer, step.peak, step.hyperparams, state.step, lambda params: loss(params)[0])
         x = to_input(jax.random.split(key, batch.shape[0] + 1)[0], batch)
         mean, log_scale = jax.vmap(lambda x: vae.encode(params, x))(x)
         decode = lambda z, x: decode_given(vae, params, z, condition_of(x))  # noqa: E731

@@ -13,3 +13,6 @@ from vae_jax.sweep.results import load_sweep as load_sweep
 from vae_jax.sweep.statistics import Interval as Interval
 from vae_jax.sweep.statistics import Point as Point
 from vae_jax.sweep.statistics import lower_hull as lower_hull
+from vae_jax.sweep.successive_halving.in_memory import HalvingSweep as HalvingSweep
+from vae_jax.sweep.successive_halving.in_memory import halving as halving
+from vae_jax.sweep.successive_halving.rule import Halving as Halving

@@ -1,5 +1,6 @@
 """Blocks of a sweep directory: members of one group that a process trains together, saved and continued bit for bit."""
 
+import dataclasses
 import time
 import typing
 from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ from vae_jax.errors import UserError, fits
 from vae_jax.evaluation import NOT_FINITE, are_finite
 from vae_jax.model import num_parameters
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo
+from vae_jax.runs.config_file import versions
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs.postmortem import examine
+from vae_jax.runs.trained.model_file import ModelRecord, write_model_file
 from vae_jax.storage.atomic import JsonObject, read_json, write_json
 from vae_jax.sweep.in_memory import run_group
 from vae_jax.sweep.members import Group
@@ -24,6 +27,7 @@ from vae_jax.sweep.statistics import rows
 from vae_jax.training import Callbacks, EpochInterrupted, MembersFit, MembersProgress, MemberState, run_keys
 from vae_jax.training.epoch import init_member
 from vae_jax.training.placement import Placement, place
+from vae_jax.training.queue import QueueProgress
 
 
 class Layout(NamedTuple):
@@ -51,7 +55,7 @@ class Tick(NamedTuple):
     done: int  # member epochs of this process so far, those of ended members counted as whole
     total: int
     seconds: float  # of the last epoch
-    progress: MembersProgress
+    progress: MembersProgress | QueueProgress
 
 
 OnBlock = Callable[[Group, str, int, list[str]], None]  # (group, description, epochs done, notes for the user)
@@ -167,7 +171,7 @@ def run_block(
             recorder.record(progress)
             if start is not None:
                 _delete(start.members)  # the members have gone on from copies of them
-            return bool(callbacks.on_epoch(progress))
+            return bool(callbacks.on_progress(progress))
 
         if not block.recorded_layout:
             # Only under vmap and with shared batches does the number of devices change bits.
@@ -175,7 +179,7 @@ def run_block(
             used = layout._replace(strategy=placement.strategy, devices=placement.mesh.size if devices_matter else None)
             write_json(path / "block.json", {"members": list(block.group.members), "layout": used._asdict()})
         try:
-            fit = run_group(block.group, built, placement, start, callbacks._replace(on_epoch=after_epoch))
+            fit = run_group(block.group, built, placement, start, callbacks._replace(on_progress=after_epoch))
         except EpochInterrupted:
             return False  # the block continues from its last checkpoint
         if fit.progress.epoch not in checkpoints.epochs():
@@ -236,13 +240,20 @@ class _Recorder:
 
 
 def _write_result(block: Block, built: Built, fit: MembersFit) -> None:
-    """Writes result.json, after a record of each member that diverged."""
+    """Writes result.json, after a record of each member that diverged and the parameters of all."""
     for i, status in enumerate(fit.status):
         record = block.path / f"diverged-{block.group.members[i]}.json"
         record.unlink(missing_ok=True)  # of an earlier attempt, on a different device
         if status == "diverged":
             state = jax.tree.map(lambda leaf, i=i: leaf[i], jax.device_get(fit.progress.members.state))
             write_json(record, examine(built, block.group.configs[i], state))
+    # Before result.json, without which the members are trained again.
+    assert built.description is not None
+    configs = [dataclasses.asdict(config) for config in block.group.configs]
+    record = ModelRecord(
+        configs, built.description, built.parts.records(), fit.epochs, block.group.members, versions=versions()
+    )
+    write_model_file(block.path, record, fit.params)
     write_json(block.path / "result.json", {"rows": rows(block.group, built, fit), "placement": fit.placement.description})
 
 

@@ -9,24 +9,33 @@ import contextlib
 import dataclasses
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from vae_jax import config as config_module
-from vae_jax.build import Built, build, resolve_columns, with_dataset
+from vae_jax.build import Built, Initial, PartOptions, Parts, build, resolve_columns, with_dataset
 from vae_jax.config import Config
 from vae_jax.data import Dataset
-from vae_jax.errors import UserError
-from vae_jax.runs.config_file import check_data_entry, check_moments, describe
-from vae_jax.storage.atomic import JsonObject, read_json, write_json
+from vae_jax.errors import DataWarning, UserError
+from vae_jax.runs.config_file import check_moments, check_recorded_parts, describe
+from vae_jax.runs.metrics_file import read_metrics
+from vae_jax.runs.trained.initial import check_same_init, recorded_init, write_initial
+from vae_jax.storage.atomic import JsonObject, write_json
 from vae_jax.storage.directories import PathLike, as_path, check_out, exclusive, is_fresh
 from vae_jax.sweep.blocks import Block, Layout, OnBlock, OnTick, Tick, place_members, read_block, run_block
-from vae_jax.sweep.members import SHARED, Group, check_members, groups, identity
+from vae_jax.sweep.member_metrics import MemberMetrics
+from vae_jax.sweep.members import Group, check_members, groups, with_custom_parts
 from vae_jax.sweep.processes import Processes
+from vae_jax.sweep.successive_halving.block import run_halving_block
+from vae_jax.sweep.successive_halving.in_memory import check_data
+from vae_jax.sweep.successive_halving.rule import Halving
+from vae_jax.sweep.sweep_file import check_halving_directory, merge, read_sweep
 from vae_jax.training import Callbacks, FitOptions, MembersProgress, check_step
+from vae_jax.training.metrics import OnEpoch
+from vae_jax.training.queue import QueueProgress
 
 _RESUME_PURPOSE = "to continue it or to add members"
 
@@ -41,11 +50,17 @@ class Launch(NamedTuple):
     """Called every few megabytes of streamed data. A true result ends the sweep, which can continue from a checkpoint."""
 
 
-class DataArguments(NamedTuple):
-    """Arguments of `build` that say where the data are."""
+class BuildArguments(NamedTuple):
+    """Arguments of `build` besides the settings: where the data are, and the parts of the user."""
 
-    data_dir: str | None
-    dataset: Dataset | None  # in memory
+    data_dir: str | None = None
+    dataset: Dataset | None = None  # in memory
+    parts: PartOptions = {}  # noqa: RUF012 (never changed)
+    init: Initial | None = None  # parameters of a trained model from which all members start
+
+    def build(self, config: Config) -> Built:
+        """Builds data and model of a member."""
+        return build(config, data_dir=self.data_dir, dataset=self.dataset, init=self.init, **self.parts)
 
 
 class _Plan(NamedTuple):
@@ -55,51 +70,16 @@ class _Plan(NamedTuple):
     members: list[Config]  # those that the directory already has come first
     groups: list[Group]
     built: Built  # of the last group
-    data: DataArguments
+    arguments: BuildArguments
     launch: Launch
+    halving: Halving | None
 
 
-def read_sweep(path: PathLike) -> tuple[list[Config], JsonObject]:
-    """Reads sweep.json of a sweep directory.
+class AfterEpoch(NamedTuple):
+    """Functions to call after an epoch of a block. If one returns True, the sweep ends there."""
 
-    Returns:
-      The validated members, and the whole content of the file.
-
-    Raises:
-      UserError: sweep.json is missing or cannot be read.
-    """
-    path = as_path(path)
-    if not (path / "sweep.json").exists():
-        raise UserError(f"{path}: not a sweep directory (it has no sweep.json).")
-    content = read_json(path / "sweep.json", "members", "data")
-    try:
-        members = [config_module.from_dict(settings) for settings in content["members"]]
-        if not members:
-            raise ValueError("expected at least one member")
-        for member in members:
-            member.validate()
-        check_data_entry(content)
-        return members, content
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / 'sweep.json'}: cannot be read: {error}") from None
-
-
-def merge(members: Sequence[Config], out: PathLike, resume: bool) -> list[Config]:
-    """Returns all members of the sweep. Those that the directory already has come first.
-
-    Raises:
-      UserError: the new members do not share the data of those in the directory.
-    """
-    out = as_path(out)
-    if not resume or is_fresh(out):
-        return list(members)
-    old, _ = read_sweep(out)
-    for name in SHARED:
-        if (there := getattr(old[0], name)) != (here := getattr(members[0], name)):
-            message = f"the sweep in {out} has {name} = {there}, not {here}. All its members share the data."
-            raise UserError(message, field="resume")
-    known = {identity(member) for member in old}
-    return [*old, *(member for member in members if identity(member) not in known)]
+    metrics: MemberMetrics
+    on_progress: OnTick
 
 
 def run_sweep(
@@ -108,26 +88,38 @@ def run_sweep(
     *,
     resume: bool = False,
     launch: Launch = Launch(),  # noqa: B008 (a NamedTuple cannot be changed)
+    halving: Halving | None = None,
     data_dir: str | None = None,
     dataset: Dataset | None = None,
+    init: Initial | None = None,
     checkpoint_seconds: float = 15.0,
     on_block: OnBlock = lambda group, description, epochs_done, notes: None,
-    on_epoch: OnTick = lambda tick: None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: OnTick = lambda tick: None,
+    **parts: Unpack[PartOptions],
 ) -> bool:
     """Trains the members that have not ended into a directory, and continues interrupted ones bit for bit.
 
     Args:
-      members: as for `sweep.sweep`. With `resume`, those that the directory does not have yet are added to it.
+      members: as for `sweep.sweep`. With `resume`, those that the directory does not have yet are added to it. If all of its
+        members are given with more epochs than before, they continue to that length.
       out: the sweep directory, which all processes must see.
       resume: continue the sweep in `out`. If nothing was written yet, the sweep starts.
       launch: placement and processes.
+      halving: settings of successive halving, see `sweep.halving`. A sweep with it has one process, and no members are added.
       data_dir: where TFDS finds prepared data.
       dataset: a data set in memory for all members. The directory records its name and fingerprint. Pass it again to continue
         the sweep.
+      init: parameters of a trained model from which all members start (from `runs.init_from`). The directory keeps a copy, so
+        that they are not needed again.
       checkpoint_seconds: least time between checkpoints, which are written at the end of an epoch.
       on_block: called when a block starts, with its group, a description of the parameter count and the placement, the number
         of epochs done, and notes for the user.
-      on_epoch: called after each epoch. A true result ends the sweep after it.
+      on_epoch: called after each epoch, once for each member of this process that has completed it (see `sweep.sweep`). If a
+        call returns True, the sweep ends after this epoch, and a later call continues it.
+      on_progress: called after each epoch with a `Tick`. A true result ends the sweep after it.
+      **parts: parts of the user's own for all members (see `build.PartOptions`). The directory records the name and the file
+        of each. Pass them again to continue the sweep.
 
     Returns:
       True if all members have ended, False if the sweep was interrupted.
@@ -138,14 +130,16 @@ def run_sweep(
     out, processes = as_path(out), launch.processes
     if dataset is not None:
         members = [with_dataset(member, dataset) for member in members]
+    members = with_custom_parts(members, Parts(**parts))
     members = resolve_columns(members, data_dir, dataset)
     check_members(members)
+    check_halving_directory(members, out, resume, halving, processes)
     processes.check_devices()
     if processes.size > len(members):
         got = f"{processes.size} for {len(members)}"
         raise UserError(field="num_processes", expected="at most one process a member", got=got)
     check_out(out, resume, read_sweep, _RESUME_PURPOSE)
-    plan, content = _make_plan(members, out, resume, DataArguments(data_dir, dataset), launch)
+    plan, content = _make_plan(members, out, resume, BuildArguments(data_dir, dataset, parts, init), launch, halving)
     processes.agree("configuration", json.dumps(content, indent=1), "configuration")
     # The first process holds the lock on behalf of all processes of the sweep.
     with exclusive(out) if processes.rank == 0 else contextlib.nullcontext():
@@ -155,12 +149,19 @@ def run_sweep(
                 message = f"another process has changed the sweep in {out} in the meantime."
                 raise UserError(message, field="out", fix="Start the sweep again.")
             _write_plan(out, content, plan.members, processes.size)
+            write_initial(out, plan.arguments.init)
         _expect_to_see(out, processes)
-        return _run_blocks(plan, checkpoint_seconds, on_block, on_epoch)
+        after_epoch = AfterEpoch(MemberMetrics(plan.members, on_epoch), on_progress)
+        return _run_blocks(plan, checkpoint_seconds, on_block, after_epoch)
 
 
 def _make_plan(
-    members: Sequence[Config], out: Path, resume: bool, data: DataArguments, launch: Launch
+    members: Sequence[Config],
+    out: Path,
+    resume: bool,
+    arguments: BuildArguments,
+    launch: Launch,
+    halving: Halving | None,
 ) -> tuple[_Plan, JsonObject]:
     """Builds every group, so that a mistake in the last group does not cost the hours of the first.
 
@@ -169,10 +170,19 @@ def _make_plan(
     """
     everyone = merge(members, out, resume)
     all_groups = groups(everyone)
-    recorded = read_sweep(out)[1]["data"] if resume and not is_fresh(out) else None
+    recorded, history = None, {}
+    if resume and not is_fresh(out):
+        began, sweep = read_sweep(out)
+        recorded = sweep["data"]
+        if arguments.init is None:
+            arguments = arguments._replace(init=recorded_init(out))
+        check_same_init(out, sweep.get("init_from"), arguments.init)
+        history = _changed_epochs(sweep, began, everyone)
+        for note in check_recorded_parts(out, sweep, began, Parts(**arguments.parts), "run_sweep"):
+            warnings.warn(note, DataWarning, stacklevel=4)
 
     def build_group(group: Group) -> Built:
-        built = build(group.configs[0], **data._asdict())
+        built = arguments.build(group.configs[0])
         place_members(len(group.members), launch.layout)
         check_step(built.vae, built.data, FitOptions.from_keywords(built.fit_arguments), built.fit_arguments["hyperparams"])
         if recorded is not None:
@@ -180,19 +190,32 @@ def _make_plan(
         return built
 
     *_, built = map(build_group, all_groups)
-    description = describe(built, data.data_dir)
+    if halving is not None:
+        check_data(built, halving)
+    description = describe(built, arguments.data_dir)
     content = {
         "arguments": launch.arguments,
+        **({} if halving is None else {"halving": halving._asdict()}),
         "members": [dataclasses.asdict(member) for member in everyone],
-        **{name: description[name] for name in ("data_dir", "data", "versions")},
+        **{name: description[name] for name in ("data_dir", "data", "parts", "versions", "init_from") if name in description},
+        **history,
     }
     if recorded is not None and recorded["sha256"] != content["data"]["sha256"]:
         message = f"the data set {built.dataset.name!r} differs from the one that the sweep in {out} began with."
         raise UserError(message, field="resume")
-    return _Plan(out, everyone, all_groups, built, data, launch), content
+    return _Plan(out, everyone, all_groups, built, arguments, launch, halving), content
 
 
-def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_epoch: OnTick) -> bool:
+def _changed_epochs(recorded: JsonObject, began: Sequence[Config], everyone: Sequence[Config]) -> JsonObject:
+    """Returns the entry of sweep.json about earlier lengths of its members; {} if they have had one."""
+    there, here = ([member.epochs for member in members[: len(began)]] for members in (began, everyone))
+    changes = list(recorded.get("changed_epochs", []))
+    if there != here:
+        changes.append({"from": sorted(set(there)), "to": sorted(set(here))})
+    return {"changed_epochs": changes} if changes else {}
+
+
+def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, after: AfterEpoch) -> bool:
     """Trains the remaining blocks of this process; returns False if the sweep was interrupted."""
     out, processes, built = plan.out, plan.launch.processes, plan.built
     folders = sorted(path.parent for path in (out / "blocks").glob("*/block.json"))
@@ -201,11 +224,23 @@ def _run_blocks(plan: _Plan, checkpoint_seconds: float, on_block: OnBlock, on_ep
     sizes = [sum(config.epochs for config in block.group.configs) for block in blocks]
     for i, block in enumerate(blocks):
         if len(plan.groups) > 1:  # built one at a time, because each holds the data on the device
-            built = build(block.group.configs[0], **plan.data._asdict())
+            built = plan.arguments.build(block.group.configs[0])
 
-        def after_epoch(progress: MembersProgress, block: Block = block, before: int = sum(sizes[:i])) -> bool:
-            return bool(on_epoch(_tick(block.group, progress, before, sum(sizes))))
+        def after_epoch(
+            progress: MembersProgress | QueueProgress,
+            block: Block = block,
+            built: Built = built,
+            before: int = sum(sizes[:i]),
+        ) -> bool:
+            is_over = after.metrics.report(block.group, built, progress)
+            return is_over | bool(after.on_progress(_tick(block.group, progress, before, sum(sizes))))
 
+        if plan.halving is not None:
+            after.metrics.skip(read_metrics(block.path))
+            is_finished = run_halving_block(
+                block, built, plan.launch.layout, plan.halving, checkpoint_seconds, on_block, after_epoch
+            )
+            return is_finished  # its only block
         callbacks = Callbacks(after_epoch, lambda steps, progress: plan.launch.should_stop())
         if not run_block(block, built, plan.launch.layout, checkpoint_seconds, on_block, callbacks):
             with contextlib.suppress(Exception):  # processes that were not interrupted do not come to this barrier
@@ -223,16 +258,27 @@ def _load_block(folder: Path, plan: _Plan) -> Block:
     return Block(folder, group, content.get("layout", {}))
 
 
-def _tick(group: Group, progress: MembersProgress, before: int, total: int) -> Tick:
+def _tick(group: Group, progress: MembersProgress | QueueProgress, before: int, total: int) -> Tick:
     """Returns the progress after an epoch of a block, given the member epochs of earlier blocks and of all."""
     epochs = group.configs[0].epochs
-    done = sum(len(h) if s == "running" else epochs for h, s in zip(progress.histories, progress.status, strict=True))
-    seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
+    is_whole = [status not in ("running", "waiting") for status in progress.status]
+    done = sum(epochs if whole else len(h) for h, whole in zip(progress.histories, is_whole, strict=True))
+    if isinstance(progress, MembersProgress):
+        seconds = sum(history[-1].seconds for history in progress.histories if len(history) == progress.epoch)
+    else:
+        seconds = sum(
+            history[-1].seconds
+            for history, s in zip(progress.histories, progress.status, strict=True)
+            if history and s == "running"
+        )
     return Tick(group, before + done, total, seconds, progress)
 
 
 def _write_plan(out: Path, content: JsonObject, members: Sequence[Config], num_processes: int) -> None:
     """Writes sweep.json and the blocks of members that have none: one for each group in each process's share."""
+    if (out / "sweep.json").exists() and read_sweep(out)[0] != members[: len(read_sweep(out)[0])]:  # their length changes
+        for result in (out / "blocks").glob("*/result.json"):
+            result.unlink()  # first, because the blocks would count as finished
     write_json(out / "sweep.json", content)
     (out / "blocks").mkdir(exist_ok=True)
     folders = [path.parent for path in (out / "blocks").glob("*/block.json")]

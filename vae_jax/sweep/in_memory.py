@@ -6,12 +6,14 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, PartOptions, build, resolve_columns
+from vae_jax.build import Built, Initial, PartOptions, Parts, build, resolve_columns
 from vae_jax.config import Config
 from vae_jax.data import Dataset
-from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying
+from vae_jax.sweep.member_metrics import MemberMetrics
+from vae_jax.sweep.members import Group, check_members, groups, stacked, traced_names, varying, with_custom_parts
 from vae_jax.sweep.statistics import Point, points, rows, to_arrays, with_settings
 from vae_jax.training import Callbacks, FitOptions, MembersFit, MembersProgress, fit_members
+from vae_jax.training.metrics import OnEpoch
 from vae_jax.training.placement import Placement, place
 
 
@@ -61,8 +63,10 @@ def sweep(
     chunk: int | None = None,
     data_parallel: int = 1,
     data_dir: str | None = None,
-    on_epoch: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: Callable[[Group, MembersProgress], bool | None] = lambda group, progress: None,
     dataset: Dataset | None = None,
+    init: Initial | None = None,
     **parts: Unpack[PartOptions],
 ) -> Sweep:
     """Trains every member and tables the results. Nothing is written.
@@ -73,8 +77,13 @@ def sweep(
       chunk: members that are trained at once on a device, with "vmap".
       data_parallel: devices that share each batch.
       data_dir: where TFDS finds prepared data.
-      on_epoch: called after each epoch of each group. A true result ends the training of the group.
+      on_epoch: called after each epoch, once for each member that has completed it, with the metrics of a line of
+        metrics.jsonl, `member`, and the numbers in which members differ, such as beta (see `training.metrics`). If a call
+        returns True, the members of the same program end after this epoch.
+      on_progress: called after each epoch of each group with the group and the states of its members. A true result ends the
+        training of the group.
       dataset: a data set in memory for `build`.
+      init: parameters of a trained model from which all members start (from `runs.init_from`).
       **parts: a user's own parts for `build`.
 
     Example: two values of beta, two seeds, one compilation.
@@ -83,14 +92,20 @@ def sweep(
       >>> result.table["test_elbo"].shape, [point.numbers["rate"].n for point in result.points]
       ((4,), [2, 2])
     """
-    members = resolve_columns(members, data_dir, dataset) if parts.get("likelihood") is None else members
+    members = with_custom_parts(members, Parts(**parts))
+    members = resolve_columns(members, data_dir, dataset)
     check_members(members)
-    prepared = [(group, build(group.configs[0], data_dir=data_dir, dataset=dataset, **parts)) for group in groups(members)]
-    table, fits = [], []
+    prepared = [
+        (group, build(group.configs[0], data_dir=data_dir, dataset=dataset, init=init, **parts)) for group in groups(members)
+    ]
+    table, fits, metrics = [], [], MemberMetrics(members, on_epoch)
     for group, built in prepared:
         placement = place(len(group.members), strategy, chunk=chunk, data_parallel=data_parallel)
-        callbacks = Callbacks(lambda progress, group=group: on_epoch(group, progress))
-        fit = run_group(group, built, placement, callbacks=callbacks)
+
+        def after_epoch(progress: MembersProgress, group: Group = group, built: Built = built) -> bool:
+            return metrics.report(group, built, progress) | bool(on_progress(group, progress))
+
+        fit = run_group(group, built, placement, callbacks=Callbacks(after_epoch))
         table += rows(group, built, fit)
         fits.append((group, built, fit))
     complete = with_settings(table, members)

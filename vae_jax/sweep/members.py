@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.config import Config, Hyperparams
+from vae_jax.build import Parts
+from vae_jax.config import CUSTOM, Config, Hyperparams, all_settings
 from vae_jax.errors import UserError, unknown
 from vae_jax.storage.directories import PathLike, as_path
 
@@ -248,6 +249,20 @@ def check_members(members: Sequence[Config]) -> None:
         numbers[key] = number
 
 
+def with_custom_parts(members: Sequence[Config], parts: Parts) -> list[Config]:
+    """Returns the members with the name "custom" for every part that is passed.
+
+    Raises:
+      UserError: the members differ in the name of such a part.
+    """
+    for name in parts.given():
+        if len(values := dict.fromkeys(getattr(member, name) for member in members)) > 1:
+            listed = " and ".join(map(repr, values))
+            message = f"all members have the {name} that is passed, but the sweep has {listed}."
+            raise UserError(message, field=name, fix=f"Sweep the {name} by its names, or pass one.")
+    return [dataclasses.replace(member, **dict.fromkeys(parts.given(), CUSTOM)) for member in members]
+
+
 def identity(config: Config) -> Config:
     """Returns a configuration that is equal for two members if and only if their runs are the same.
 
@@ -279,21 +294,37 @@ def groups(members: Sequence[Config], numbers: Sequence[int] | None = None) -> l
       members: the settings.
       numbers: of the members in the sweep; 0, 1, ... by default.
     """
-    default = Config()
-    traced = {name: getattr(default, name) for name in traced_names()}
     positions: dict[Config, list[int]] = {}
     for position, member in enumerate(members):
-        positions.setdefault(dataclasses.replace(member, **traced), []).append(position)
-    names = [name for name in varying(members) if name in static_names()]
+        positions.setdefault(_static_part(member), []).append(position)
+    names = [name for name in varying(list(positions)) if name in static_names() or name in _none_is_static()]
     numbers = range(len(members)) if numbers is None else numbers
     return [
         Group(
-            ", ".join(f"{name} = {plain(getattr(static, name))}" for name in names),
+            ", ".join(_label(static, name) for name in names),
             tuple(members[i] for i in positions_of_group),
             tuple(numbers[i] for i in positions_of_group),
         )
         for static, positions_of_group in positions.items()
     ]
+
+
+def _none_is_static() -> set[str]:
+    """Returns the names of the traced settings of which None needs a different program from a number."""
+    return {setting.name for setting in all_settings() if setting.none_is_static}
+
+
+def _static_part(config: Config) -> Config:
+    """Returns a configuration that is equal for two members if and only if one program trains both."""
+    default, apart = Config(), _none_is_static()
+    traced = {name: getattr(default, name) for name in traced_names()}
+    return dataclasses.replace(config, **traced | {name: 1.0 for name in apart if getattr(config, name) is not None})
+
+
+def _label(static: Config, name: str) -> str:
+    if name in _none_is_static():
+        return f"{name} {'not ' if getattr(static, name) is None else ''}given"
+    return f"{name} = {plain(getattr(static, name))}"
 
 
 def plain(value: object) -> object:

@@ -1,29 +1,34 @@
 """Results of a sweep directory: its table, its points, its curves, and the parameters of its members."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, Unpack
 
 import jax
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, build
+from vae_jax.build import Built, PartOptions, Parts
 from vae_jax.config import CUSTOM, Config
 from vae_jax.data import Dataset
-from vae_jax.errors import UserError
+from vae_jax.errors import DataWarning, UserError
 from vae_jax.evaluation.overfitting import early_stopping_advice, overfit
 from vae_jax.model import Params
 from vae_jax.runs import read_metrics
 from vae_jax.runs.checkpoints import Checkpoints
-from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments
+from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments, check_recorded_parts
+from vae_jax.runs.trained.initial import recorded_init
 from vae_jax.storage.atomic import JsonObject, read_json, write_json, write_text
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.sweep.blocks import members_template, read_block, recorded_elbos
-from vae_jax.sweep.directory import DataArguments, read_sweep
+from vae_jax.sweep.directory import BuildArguments
 from vae_jax.sweep.members import Group, groups, traced_names, varying
 from vae_jax.sweep.statistics import DONE, ROW, Point, Row, points, to_arrays, to_csv, with_settings
+from vae_jax.sweep.successive_halving.block import decisions_of, read_state
+from vae_jax.sweep.successive_halving.rule import STOPPED, Decision
+from vae_jax.sweep.sweep_file import read_halving, read_sweep
 from vae_jax.training import MemberState, params_to_evaluate_members
 from vae_jax.training.step import TrainState
 
@@ -39,9 +44,10 @@ class Results(NamedTuple):
     members: list[Config]
     description: JsonObject  # sweep.json
     rows: list[Row]  # of the members that have ended
-    points: list[Point]  # the rows with seeds combined
+    points: list[Point]  # the rows with seeds combined, without members that were stopped by halving
     curves: list[Row]  # member, epoch and the numbers of metrics.jsonl
     placements: list[str]  # descriptions of the placements of the blocks
+    decisions: tuple[Decision, ...] = ()  # of successive halving, in order
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -71,6 +77,7 @@ def load_sweep(path: PathLike) -> Results:
     path = as_path(path)
     members, description = read_sweep(path)
     rows, curves, placements = [], [], []
+    halving, decisions = read_halving(members, description), []
     for file in _result_files(path):
         advice = "Remove it and continue the sweep with `resume=True`."
         result = read_json(file, "rows", "placement", advice=advice)
@@ -84,12 +91,15 @@ def load_sweep(path: PathLike) -> Results:
             advice = f"Remove blocks/{file.parent.name}/ and continue with `resume=True`: its members are trained again."
             raise UserError(f"{file.parent / 'metrics.jsonl'}: lacks epochs of its members; it was altered. {advice}")
         curves += lines
+        if halving is not None:
+            decisions = decisions_of(file.parent, halving, len(members), members[0].epochs)
     if not rows:
         raise UserError(f"{path}: no member has ended yet.", fix="Continue the sweep with `resume=True`.")
     rows = with_settings(rows, members)
     traced = [name for name in varying(members) if name in traced_names()]
     curves.sort(key=lambda line: (line["member"], line["epoch"]))
-    return Results(path, members, description, rows, points(rows, traced), curves, placements)
+    compared = [row for row in rows if not row["status"].startswith(STOPPED)]
+    return Results(path, members, description, rows, points(compared, traced), curves, placements, tuple(decisions))
 
 
 def describe_overfitting(results: Results) -> str | None:
@@ -125,11 +135,18 @@ def write_results(path: PathLike, wall_seconds: float | None = None) -> Results:
     given = {} if condition is None else {"conditioned_on": condition}
     names = list(dict.fromkeys(name for line in results.curves for name in line if name not in _TIMES))
     write_text(path / "curves.csv", to_csv([line | given for line in results.curves], [*names, *given]))
-    lost = [row["member"] for row in results.rows if row["status"] not in DONE]
+    stopped = [row["member"] for row in results.rows if row["status"].startswith(STOPPED)]
+    lost = [row["member"] for row in results.rows if row["status"] not in DONE and row["member"] not in stopped]
+    selection = {
+        "stopped_by_halving": stopped,
+        "member_epochs": sum(row["epochs"] for row in results.rows),
+        "decisions": [decision._asdict() for decision in results.decisions],
+    }
     summary = {
         "status": "finished" if len(results.rows) == len(results.members) else "unfinished",
         "members": len(results.members),
         "diverged": lost,
+        **(selection if results.decisions else {}),
         "unit": "nats per example, beta = 1",
         **given,
         "interval": "t, 95 %, over seeds",
@@ -153,7 +170,12 @@ def write_results(path: PathLike, wall_seconds: float | None = None) -> Results:
 
 
 def load_params(
-    results: Results, numbers: Sequence[int], data_dir: str | None = None, *, dataset: Dataset | None = None
+    results: Results,
+    numbers: Sequence[int],
+    data_dir: str | None = None,
+    *,
+    dataset: Dataset | None = None,
+    **parts: Unpack[PartOptions],
 ) -> dict[int, tuple[Built, Params]]:
     """Returns the model and the parameters to evaluate of some members.
 
@@ -162,6 +184,7 @@ def load_params(
       numbers: of the members.
       data_dir: where TFDS finds prepared data, if not where the sweep found it.
       dataset: the data set of the sweep, if it was passed from memory.
+      **parts: the parts that the sweep was trained with, where they are the user's own (see `build.PartOptions`).
 
     Returns:
       (model, parameters) by number.
@@ -170,11 +193,16 @@ def load_params(
     def to_evaluate(built: Built, members: MemberState, count: int) -> Params:
         return params_to_evaluate_members(members, count, built.objective, built.config.early_stopping)
 
-    return _load(results, numbers, DataArguments(data_dir, dataset), to_evaluate)
+    return _load(results, numbers, BuildArguments(data_dir, dataset, parts), to_evaluate)
 
 
 def load_states(
-    results: Results, numbers: Sequence[int], data_dir: str | None = None, *, dataset: Dataset | None = None
+    results: Results,
+    numbers: Sequence[int],
+    data_dir: str | None = None,
+    *,
+    dataset: Dataset | None = None,
+    **parts: Unpack[PartOptions],
 ) -> dict[int, tuple[Built, TrainState]]:
     """Returns the model and the last state of some members, or the last finite state of a member that diverged.
 
@@ -183,27 +211,32 @@ def load_states(
       numbers: of the members.
       data_dir: where TFDS finds prepared data, if not where the sweep found it.
       dataset: the data set of the sweep, if it was passed from memory.
+      **parts: the parts that the sweep was trained with, where they are the user's own (see `build.PartOptions`).
 
     Returns:
       (model, state) by number.
     """
-    return _load(results, numbers, DataArguments(data_dir, dataset), lambda built, members, count: members.state)
+    return _load(results, numbers, BuildArguments(data_dir, dataset, parts), lambda built, members, count: members.state)
 
 
 def _load(
-    results: Results, numbers: Sequence[int], data: DataArguments, select: Callable[[Built, MemberState, int], Selected]
+    results: Results, numbers: Sequence[int], arguments: BuildArguments, select: Callable[[Built, MemberState, int], Selected]
 ) -> dict[int, tuple[Built, Selected]]:
     """Reads the checkpoints of some members.
 
     Args:
       results: from `load_sweep`.
       numbers: of the members.
-      data: where the data are.
+      arguments: where the data are, and the parts of the user.
       select: (model, stacked states of a block, number of its members) -> stacked arrays, of which each member gets its part.
 
     Returns:
       (model, selected arrays) by number.
     """
+    for note in check_recorded_parts(
+        results.path, results.description, results.members, Parts(**arguments.parts), "load_params"
+    ):
+        warnings.warn(note, DataWarning, stacklevel=3)
     loaded: dict[int, tuple[Built, Selected]] = {}
     all_groups = groups(results.members)
     built_groups: dict[tuple[int, ...], Built] = {}
@@ -214,19 +247,37 @@ def _load(
             continue
         group = next(group for group in all_groups if members[0] in group.members)
         if group.members not in built_groups:
-            built_groups[group.members] = _build_group(results, group, data)
+            built_groups[group.members] = _build_group(results, group, arguments)
         built = built_groups[group.members]
+        if read_halving(results.members, results.description) is not None:
+            for number in wanted:
+                state = _restore_ended(results, file.parent, built, number)
+                loaded[number] = (built, jax.tree.map(itemgetter(0), select(built, state, 1)))
+            continue
         parts = select(built, _restore(results, file.parent, built, members, wanted), len(members))
         for number in wanted:
             loaded[number] = (built, jax.tree.map(itemgetter(members.index(number)), parts))
     return loaded
 
 
-def _build_group(results: Results, group: Group, data: DataArguments) -> Built:
+def _restore_ended(results: Results, folder: Path, built: Built, number: int) -> MemberState:
+    """Reads the state of a member of a sweep with successive halving; raises `UserError` if it was not kept."""
+    row = next(row for row in results.rows if row["member"] == number)
+    if row["status"].startswith(STOPPED):
+        kept = [row["member"] for row in results.rows if not row["status"].startswith(STOPPED)]
+        raise UserError(
+            f"member {number} was {row['status']} after {row['epochs']} epochs, and its parameters were not kept.",
+            fix=f"Choose a member that was trained to its end: {', '.join(map(str, kept))}.",
+        )
+    return read_state(folder, built, number, row["epochs"])
+
+
+def _build_group(results: Results, group: Group, arguments: BuildArguments) -> Built:
     """Returns data and model of a group; raises `UserError` if the data have changed."""
     config, recorded = group.configs[0], results.description["data"]
-    check_dataset_given(results.path, config.dataset == CUSTOM, recorded, data.dataset, "load_params")
-    built = build(config, data_dir=data.data_dir or results.description.get("data_dir"), dataset=data.dataset)
+    check_dataset_given(results.path, config.dataset == CUSTOM, recorded, arguments.dataset, "load_params")
+    data_dir = arguments.data_dir or results.description.get("data_dir")
+    built = arguments._replace(data_dir=data_dir, init=recorded_init(results.path)).build(config)
     check_fingerprint(results.path, recorded, built.dataset, "the sweep was trained on")
     check_moments(results.path, recorded, built)
     return built

@@ -19,7 +19,7 @@ from vae_jax.model import Params
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.sweep.members import Group, groups, plain, varying
-from vae_jax.training import MembersFit, params_to_evaluate
+from vae_jax.training import Epoch, MembersFit, params_to_evaluate
 
 Row = JsonObject
 _ALWAYS = ("beta", "seed", "learning_rate")
@@ -58,29 +58,58 @@ def rows(group: Group, built: Built, fit: MembersFit) -> list[Row]:
     steps = np.asarray(jax.device_get(fit.progress.members.state.step))
     table = []
     for i, (number, config) in enumerate(zip(group.members, group.configs, strict=True)):
-        history = fit.progress.histories[i]
-        test = fit.tests[i] if fit.epochs[i] else None  # None: the member diverged in its first epoch
         lost = fit.status[i] in ("diverged", NOT_FINITE)
-        row: Row = {"member": number}
-        row |= {"beta": float(config.beta), "seed": config.seed, "learning_rate": float(config.learning_rate)}
-        row |= {"status": _status(built, fit, i, int(steps[i]))}
-        row |= {
-            "test_elbo": test and test.elbo,
-            "test_log_likelihood": test and test.log_likelihood,
-            "test_kl": test and test.kl,
-            "test_elbo_standard_error": test and test.elbo_standard_error,
-            "rate": test and test.kl,
-            "distortion": test and -test.log_likelihood,
-            "test_bits_per_dim": test and test_bits_per_dim(built, test.elbo),
-            "active_units": None if lost else int(active[i]),
-            "epochs": len(history),
-            "evaluated_epoch": fit.epochs[i],
-            "steps": int(steps[i]),
-            "wall_seconds": sum(epoch.seconds for epoch in history),
-            "kl_per_dimension": None if lost else [float(value) for value in kl[i]],
-        }
-        table.append({name: as_json(value) for name, value in row.items()})
+        codes_of_member = None if lost else (int(active[i]), [float(value) for value in kl[i]])
+        history, step = fit.progress.histories[i], int(steps[i])
+        status = _status(built, fit, i, step)
+        table.append(member_row(built, number, config, history, (status, fit.epochs[i], step), codes_of_member))
     return table
+
+
+def member_row(
+    built: Built,
+    number: int,
+    config: Config,
+    history: Sequence[Epoch],
+    end: tuple[str, int, int],
+    codes: tuple[int, list[float]] | None,
+) -> Row:
+    """Returns the row of one member.
+
+    Args:
+      built: data and model.
+      number: of the member in the sweep.
+      config: its settings.
+      history: its epochs.
+      end: status, the epoch that the evaluated parameters come from (0 if it diverged in its first epoch), and steps made.
+      codes: number of active units and KL of each dimension; None if they are not known.
+    """
+    status, evaluated_epoch, steps = end
+    evaluated = history[evaluated_epoch - 1] if evaluated_epoch else None
+    test = evaluated and evaluated.test
+    row: Row = {"member": number}
+    row |= {"beta": float(config.beta), "seed": config.seed, "learning_rate": float(config.learning_rate)}
+    row |= {
+        "status": status,
+        "test_elbo": test and test.elbo,
+        "test_log_likelihood": test and test.log_likelihood,
+        "test_kl": test and test.kl,
+        "test_elbo_standard_error": test and test.elbo_standard_error,
+    }
+    if built.data.validation is not None:
+        row |= {"validation_elbo": evaluated.validation.elbo if evaluated and evaluated.validation else None}
+    row |= {
+        "rate": test and test.kl,
+        "distortion": test and -test.log_likelihood,
+        "test_bits_per_dim": test and test_bits_per_dim(built, test.elbo),
+        "active_units": codes and codes[0],
+        "epochs": len(history),
+        "evaluated_epoch": evaluated_epoch,
+        "steps": steps,
+        "wall_seconds": sum(epoch.seconds for epoch in history),
+        "kl_per_dimension": codes and codes[1],
+    }
+    return {name: as_json(value) for name, value in row.items()}
 
 
 def _status(built: Built, fit: MembersFit, i: int, step: int) -> str:

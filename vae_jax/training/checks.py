@@ -54,6 +54,26 @@ def check_fit(data: Prepared, batch_size: int, early_stopping: int) -> None:
         )
 
 
+def check_devices(devices: int, batch_size: int) -> None:
+    """Raises `UserError` unless this process has the devices and each gets an equal part of a batch."""
+    available = jax.local_devices()
+    if not 1 <= devices <= len(available):
+        kind = available[0].platform
+        fix = "On CPU set the number of virtual devices before JAX starts, by jax.config.update('jax_num_cpu_devices', n)."
+        raise UserError(
+            field="devices",
+            expected=f"1 to {len(available)}, the number of {kind} devices of this process",
+            got=devices,
+            fix=fix if kind == "cpu" and devices > 1 else "",
+        )
+    if batch_size % devices:
+        raise UserError(
+            f"a batch of {batch_size} examples cannot be divided equally among {devices} devices.",
+            field="devices",
+            fix=f"Use a `batch_size` that is a multiple of {devices}.",
+        )
+
+
 def check_companions(vae: VAE, data: Prepared) -> None:
     """Raises `UserError` unless the model takes the condition of the data, and its likelihood can leave out missing entries."""
     if data.has_missing:

@@ -17,7 +17,16 @@ from vae_jax.example import Example, Examples
 from vae_jax.model import VAE, Params
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.training.optimizers import Optimizer
-from vae_jax.training.step import Best, StepMetrics, TrainState, TrainStep, all_finite, init_state, params_to_evaluate
+from vae_jax.training.step import (
+    SKIPPED_STEPS,
+    Best,
+    StepMetrics,
+    TrainState,
+    TrainStep,
+    all_finite,
+    init_state,
+    params_to_evaluate,
+)
 
 
 class RunKeys(NamedTuple):
@@ -129,12 +138,20 @@ def run_steps(
 
 
 def average_record(state: TrainState, record: StepMetrics, num_steps: Array | int) -> tuple[StepMetrics, Array]:
-    """Returns (means of the step metrics, good_steps) after `num_steps` steps of an epoch; for good_steps see `make_epoch`."""
+    """Returns (means of the step metrics, good_steps) after `num_steps` steps of an epoch; for good_steps see `make_epoch`.
+
+    Steps that the optimizer skipped (`optax.apply_if_finite`) are not in the means. The further terms have their number.
+    """
     bad = ~jnp.isfinite(record.loss)  # zero for steps that were not made
     good_steps = jnp.where(jnp.any(bad), jnp.argmax(bad), num_steps)
     # A number that is not finite in the parameters stays so: one look at the end sees every step.
     good_steps = jnp.where(all_finite(state.params), good_steps, jnp.minimum(good_steps, num_steps - 1))
-    return jax.tree.map(lambda values: jnp.sum(values, axis=0) / num_steps, record), good_steps
+    skipped = (record.extra or {}).get(SKIPPED_STEPS)
+    if skipped is None:
+        return jax.tree.map(lambda values: jnp.sum(values, axis=0) / num_steps, record), good_steps
+    num_skipped = jnp.sum(skipped)
+    means = jax.tree.map(lambda values: jnp.sum(values, axis=0) / (num_steps - num_skipped), record)
+    return means._replace(extra={**(means.extra or {}), SKIPPED_STEPS: num_skipped}), good_steps
 
 
 def make_epoch(

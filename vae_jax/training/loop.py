@@ -16,9 +16,10 @@ from vae_jax.errors import UserError, diverged
 from vae_jax.evaluation import NOT_FINITE, warn_not_finite
 from vae_jax.model import VAE, with_moments
 from vae_jax.objectives.batch import AnyObjective
-from vae_jax.training.checks import check_companions, check_fit, check_values
+from vae_jax.training.checks import check_companions, check_devices, check_fit, check_values
 from vae_jax.training.epoch import MemberState, PartialEpoch, params_to_evaluate_members, without_early_best
 from vae_jax.training.in_memory import in_memory_program
+from vae_jax.training.metrics import OnEpoch, epoch_metrics
 from vae_jax.training.optimizers import Optimizer
 from vae_jax.training.options import FitOptions
 from vae_jax.training.placement import Placement, place
@@ -48,7 +49,9 @@ def fit(
     prng: str = "threefry2x32",
     condition: PreparedCondition | None = None,
     start: Progress | None = None,
-    on_epoch: Callable[[Progress], bool | None] = lambda progress: None,
+    devices: int = 1,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: Callable[[Progress], bool | None] = lambda progress: None,
     on_chunk: Callable[[int, Callable[[], Progress | None]], bool | None] = lambda steps, progress: None,
 ) -> Fit:
     """Trains a model and evaluates it on the exact test set after every epoch.
@@ -60,7 +63,10 @@ def fit(
       hyperparams: traced values, `Hyperparams()` by default, or any NamedTuple with at least a learning_rate.
       condition: conditions of data that were prepared without one, {"train": array, "test": array} (see `data.with_condition`).
       start: progress to resume from. The result is then bit for bit that of an uninterrupted run. Its state is donated.
-      on_epoch: called after each epoch in which everything was finite. If it returns True, the run ends ("interrupted").
+      devices: number of devices that share each batch, a divisor of its size. The result is that of one up to rounding.
+      on_epoch: called after each epoch in which everything was finite, with its metrics: names and numbers as in metrics.jsonl
+        (see `training.metrics`). If it returns True, the run ends ("interrupted").
+      on_progress: the same with the progress, from which `start` resumes. Copy the arrays of its state that you keep.
       on_chunk: called within an epoch of streamed data (`data.train` is `Rows`), after each chunk of steps, with the number of
         steps made in this epoch and a function. The function returns the progress as copies on the host, or None if it is not
         finite. If `on_chunk` returns True, the run ends there.
@@ -80,27 +86,18 @@ def fit(
       >>> vae = model.mlp_vae(digits.data_shape, likelihoods.bernoulli(), latent_dim=2, hidden=(32,))
       >>> fit(vae, data.prepare(digits, binarization="dynamic"), epochs=1, batch_size=128, seed=0).test.num_examples
       359
-
     """
     if condition is not None:
         data = with_condition(data, condition)
     options = FitOptions(epochs, batch_size, optimizer, objective, schedules, early_stopping, eval_batch_size, test_seed, prng)
-    first_member = jax.jit(lambda tree: _first(tree))
+    first_member = _make_first_member(placement := _share_batch(devices, batch_size))
     to_progress = partial(_to_progress, first_member=first_member)
     callbacks = Callbacks(
-        lambda progress: progress.status[0] == "running" and on_epoch(to_progress(progress)),
+        _after_epoch(on_epoch, lambda progress: on_progress(to_progress(progress)), data, batch_size),
         lambda steps, progress: on_chunk(steps, lambda: to_progress(now) if (now := progress()) else None),
     )
-    result = fit_members(
-        vae,
-        data,
-        options,
-        seeds=[seed],
-        hyperparams=hyperparams,
-        placement=place(1, "map", devices=jax.local_devices()[:1]),
-        start=start and _to_members(start),
-        callbacks=callbacks,
-    )
+    members = {"seeds": [seed], "hyperparams": hyperparams, "placement": placement, "start": start and _to_members(start)}
+    result = fit_members(vae, data, options, **members, callbacks=callbacks)
     progress, status, problem = to_progress(result.progress), result.status[0], None
     if status == "diverged":
         rate = (hyperparams or Hyperparams()).learning_rate
@@ -111,8 +108,40 @@ def fit(
     return Fit(progress, status, first_member(result.params), *last)
 
 
+def _after_epoch(
+    on_epoch: OnEpoch,
+    on_progress: Callable[[MembersProgress], bool | None],
+    data: Prepared,
+    batch_size: int,
+) -> Callable[[MembersProgress], bool]:
+    """Returns the function to call after each epoch of a single run; arguments as for `fit`."""
+    began = time.perf_counter()
+
+    def after_epoch(progress: MembersProgress) -> bool:
+        if progress.status[0] != "running":
+            return False
+        num_used = data.train.shape[0] // batch_size * batch_size
+        metrics = epoch_metrics(progress.histories[0][-1], num_used, time.perf_counter() - began)
+        # Both are called, so that a tracker gets the epoch after which something else ends the run.
+        return bool(on_progress(progress)) | bool(on_epoch(metrics))
+
+    return after_epoch
+
+
 def _first(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _share_batch(devices: int, batch_size: int) -> Placement:
+    """Returns the layout of a single run on the first devices, of which each holds a copy of the data and the parameters."""
+    check_devices(devices, batch_size)
+    return place(1, "map", data_parallel=devices, devices=jax.local_devices()[:devices])
+
+
+def _make_first_member(placement: Placement) -> Callable[[Tree], Tree]:
+    """Returns the function that takes the only member out of its axis, onto the first of its devices."""
+    take: Callable[[Tree], Tree] = jax.jit(lambda tree: _first(tree))
+    return take if placement.mesh.size == 1 else lambda tree: jax.device_put(take(tree), placement.mesh.devices.flat[0])
 
 
 def _to_progress(progress: MembersProgress, first_member: Callable[[MemberState], MemberState]) -> Progress:
@@ -172,7 +201,7 @@ def fit_members(
     if start is not None and start.partial is not None and len(seeds) > 1:
         raise UserError("this state is from the middle of an epoch. Only a single member can resume there.", field="start")
     callbacks = callbacks or Callbacks()
-    job = _make_job(with_moments(vae, data.moments), data, options, seeds, hyperparams or Hyperparams(), start)
+    job = make_job(with_moments(vae, data.moments), data, options, seeds, hyperparams or Hyperparams(), start)
     make_program = streaming_program if data.is_on_disk else in_memory_program
     members, run_epoch, placement = make_program(job, placement or place(len(seeds)))
     log = MembersLog(len(seeds), start, jax.device_get(members.best.epoch)[: len(seeds)])
@@ -191,9 +220,9 @@ def fit_members(
         seconds = (time.perf_counter() - began) / len(running)
         for i in log.add_epoch(running, outcome, job.num_steps, data.log_jacobian, seconds):
             task = EpochTask(members, partial, [i], log.epoch, job.num_steps)
-            members, partial = _replay_to_last_good_step(run_epoch, task, int(outcome.good_steps[i]))
+            members, partial = replay_to_last_good_step(run_epoch, task, int(outcome.good_steps[i]))
         log.epoch += 1
-        is_interrupted = bool(callbacks.on_epoch(log.progress(members, None))) and log.has_running(options.epochs)
+        is_interrupted = bool(callbacks.on_progress(log.progress(members, None))) and log.has_running(options.epochs)
 
     evaluated = log.evaluated_epochs(options.early_stopping)
     return MembersFit(
@@ -207,7 +236,7 @@ def fit_members(
     )
 
 
-def _make_job(
+def make_job(
     vae: VAE,
     data: Prepared,
     options: FitOptions,
@@ -234,7 +263,7 @@ def _make_job(
     return Job(vae, data, options, train_step, seeds, columns, start_members, first_epoch)
 
 
-def _replay_to_last_good_step(run_epoch: RunEpoch, task: EpochTask, good_steps: int) -> tuple[MemberState, PartialEpoch | None]:
+def replay_to_last_good_step(run_epoch: RunEpoch, task: EpochTask, good_steps: int) -> tuple[MemberState, PartialEpoch | None]:
     """Trains a diverged member again, as far as everything is finite, with the program of the epoch in which it diverged.
 
     Args:

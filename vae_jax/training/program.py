@@ -52,7 +52,7 @@ class Job(NamedTuple):
 class EpochInterrupted(Exception):
     """Raised when `on_chunk` interrupts the epoch of several members: some have ended the epoch, and others have not begun it.
 
-    Continue from the progress that the last `on_epoch` received.
+    Continue from the progress that the last `on_progress` received.
     """
 
 

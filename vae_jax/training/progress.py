@@ -65,7 +65,7 @@ class MembersProgress(NamedTuple):
 class Callbacks(NamedTuple):
     """Functions that `fit_members` calls while it trains. If one returns True, all runs end with status "interrupted"."""
 
-    on_epoch: Callable[[MembersProgress], bool | None] = lambda progress: None
+    on_progress: Callable[[MembersProgress], bool | None] = lambda progress: None
     """Called after each epoch. Copy the arrays of the members that you keep, because the next epoch overwrites them."""
     on_chunk: Callable[[int, Callable[[], MembersProgress | None]], bool | None] = lambda steps, progress: None
     """Called within an epoch of streamed data; see `fit`. For several members the progress is always None, and if the function
@@ -142,7 +142,7 @@ class MembersLog:
         for i in running:
             if int(outcome.good_steps[i]) == num_steps:
                 step = (self.epoch + 1) * num_steps
-                self.histories[i].append(_to_epoch(self.epoch + 1, step, outcome, i, log_jacobian, seconds))
+                self.histories[i].append(epoch_record(self.epoch + 1, step, outcome, i, log_jacobian, seconds))
                 self.best_epochs[i] = int(outcome.best_epoch[i])
             else:
                 self.status[i] = "diverged"
@@ -159,7 +159,7 @@ class MembersLog:
         return tuple(best if early_stopping and best else len(history) for best, history in pairs)
 
 
-def _to_epoch(epoch: int, step: int, outcome: Outcome, member: int, log_jacobian: float, seconds: float) -> Epoch:
+def epoch_record(epoch: int, step: int, outcome: Outcome, member: int, log_jacobian: float, seconds: float) -> Epoch:
     """Returns the record of one member's epoch, from the outcomes of all members."""
     metrics, _, test, validation, _ = jax.tree.map(lambda leaf: leaf[member], outcome)
     extra = {name: float(value) for name, value in (metrics.extra or {}).items()}

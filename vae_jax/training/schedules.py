@@ -12,6 +12,8 @@ from jax import Array
 Schedule = Callable[[Any], Any]  # step -> factor on a traced hyperparameter; any optax schedule
 # A schedule has ended when what remains of its total change is below this share: the rounding of float32.
 _ENDED = 1e-6
+# Courses that depend on the length of the run, by the setting that names them. A run with another length has other values.
+DEPENDS_ON_LENGTH = {"learning_rate_schedule": ("cosine", "linear", "burda"), "beta_schedule": ("cyclical",)}
 _MAX_POINTS = 2**20  # steps at which a schedule is evaluated; in a longer run they are spread evenly
 
 

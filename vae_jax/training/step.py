@@ -1,5 +1,6 @@
 """The train step: one update of the parameters on one batch, as a pure function of (state, key, batch, hyperparameters)."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from vae_jax._numerics.keys import Part
+from vae_jax._numerics.keys import Part, StepKey
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
-from vae_jax.example import Example, Examples, condition_of, event_of
-from vae_jax.model import VAE, Params, bind, decode_given, keep_scaling
+from vae_jax.example import Example, Examples, condition_of, event_of, mask_of
+from vae_jax.model import VAE, BoundModel, Params, bind, decode_given, keep_scaling
 from vae_jax.objectives import Objective, Terms, beta_elbo, check_objective, check_terms
 from vae_jax.objectives.batch import AnyObjective, BatchObjective, ObjectiveState
 from vae_jax.training import optimizers
@@ -49,6 +50,8 @@ class Best(NamedTuple):
     params: Params  # () without validation data
 
 
+SKIPPED_STEPS = "skipped_steps"  # in `StepMetrics.extra`, of an optimizer that skips gradients that are not finite
+
 TrainStep = Callable[[TrainState, Array, Array | Example, Hyperparams], tuple[TrainState, StepMetrics]]
 BatchTermsFunction = Callable[..., tuple[Terms, ObjectiveState]]
 
@@ -57,7 +60,7 @@ def init_state(vae: VAE, optimizer: Optimizer, key: Array, objective: AnyObjecti
     """Returns the state before the first step."""
     params = vae.init(key)
     objective_state = objective.init(jax.random.fold_in(key, Part.OBJECTIVE)) if isinstance(objective, BatchObjective) else ()
-    # The learning rate is not known here. The first step puts it wherever the state holds it (`optimizers.make_step`).
+    # The hyperparameters are not known here. The first step puts them wherever the state holds them (`optimizers.make_step`).
     opt_state = optimizers.transformation(optimizer, 0.0).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective_state)
 
@@ -117,7 +120,8 @@ def make_terms(
     ) -> tuple[Terms, ObjectiveState]:
         keys = jax.random.split(key, batch.shape[0] + 1)
         x_batch = train_input(keys[0], batch)
-        return compute_batch_terms(keys[1:], params, x_batch, hyperparams, objective_state)
+        noise = jax.random.split(jax.random.fold_in(key, StepKey.NETWORKS), batch.shape[0]) if vae.is_stochastic else None
+        return compute_batch_terms(keys[1:], noise, params, x_batch, hyperparams, objective_state)
 
     return terms
 
@@ -137,7 +141,8 @@ def make_train_step(
       optimizer: learning rate -> optax optimizer, such as `optax.adam` or
         `lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr))`. The learning rate is traced. A finished
         optimizer such as `optax.adam(1e-3)` works too. It has its learning rate built in, and `hyperparams.learning_rate` is
-        ignored. `vae_jax.training.optimizers` lists the optimizers that work and the arguments that each receives.
+        ignored. A `training.optimizers.FromHyperparams` is a function of all hyperparameters of the step.
+        `vae_jax.training.optimizers` lists the optimizers that work and the arguments that each receives.
       objective: the quantity to minimize, a function of one example (see `objectives.Objective`) or a
         `objectives.batch.BatchObjective`. `objectives.beta_elbo()` by default.
       train_input: (key, batch as stored) -> floats for the model, such as a binarization or dequantization that is drawn anew
@@ -166,17 +171,26 @@ def make_train_step(
             return metrics.loss, (metrics, objective_state)
 
         gradient, (metrics, objective_state) = jax.grad(mean_loss, has_aux=True)(state.params)
-        rates = hyperparams.learning_rate, now.learning_rate
-        update = optimizers.make_step(optimizer, *rates, state.step, lambda params: mean_loss(params)[0])
+        update = optimizers.make_step(optimizer, hyperparams, now, state.step, lambda params: mean_loss(params)[0])
         params, opt_state = update(gradient, state.opt_state, state.params, metrics.loss)
         params = keep_scaling(params, state.params)
+        if optimizers.may_skip(opt_state):
+            is_skipped = ~all_finite(gradient) & all_finite(params)
+            objective_state = jax.tree.map(lambda n, o: jnp.where(is_skipped, o, n), objective_state, state.objective_state)
+            metrics = _without_skipped(metrics, is_skipped)
         return TrainState(state.step + 1, params, opt_state, objective_state), metrics
 
     return train_step
 
 
+def _without_skipped(metrics: StepMetrics, is_skipped: Array) -> StepMetrics:
+    """Returns the metrics of a step, or zeros if it was skipped, with the number of skipped steps among the further terms."""
+    metrics = jax.tree.map(lambda value: jnp.where(is_skipped, 0.0, value), metrics)
+    return metrics._replace(extra={**(metrics.extra or {}), SKIPPED_STEPS: is_skipped.astype(jnp.float32)})
+
+
 def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
-    """Returns (keys of the examples, params, batch, hyperparams, state) -> (terms, state)."""
+    """Returns (keys of the examples, keys of their networks or None, params, batch, hyperparams, state) -> (terms, state)."""
     if not isinstance(objective, BatchObjective):
         return _mapped_over_examples(vae, objective)
     if vae.prior is not None:
@@ -185,11 +199,20 @@ def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
         )
 
     def batch_terms(
-        keys: Array, params: Params, x: Array | Example, hyperparams: Hyperparams, state: ObjectiveState
+        keys: Array,
+        noise: Array | None,
+        params: Params,
+        x: Array | Example,
+        hyperparams: Hyperparams,
+        state: ObjectiveState,
     ) -> tuple[Terms, ObjectiveState]:
-        # Each function takes one element of `x`, which has its condition and its mask.
+        # Each function takes one element of `x`, which has its condition, its mask and its key.
         encode = lambda x: vae.encode(params, x)  # noqa: E731
         decode = lambda z, x=None: decode_given(vae, params, z, condition_of(x))  # noqa: E731
+        if noise is not None:
+            x = _KeyedExample(event_of(x), condition_of(x), mask_of(x), noise)
+            encode = lambda x: _bind_keyed(vae, params, x).encode(event_of(x))  # noqa: E731
+            decode = lambda z, x=None: _bind_keyed(vae, params, x).decode(z)  # noqa: E731
         log_prob = lambda output, x: bind(vae, params, x).log_prob(output, event_of(x))  # noqa: E731
         terms, state = objective.terms(keys[0], encode, decode, log_prob, x, hyperparams, state)
         check_terms(terms, x.shape[:1])
@@ -198,21 +221,48 @@ def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
     return batch_terms
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _KeyedExample(Example):
+    """An example with the key of its networks in this step.
+
+    The functions that a batch objective receives see one element of the batch, without its index. Keys that are made from the
+    bits of x or z would not do: a code that differs in rounding, as on several devices, would lose other units.
+    """
+
+    key: Examples = None
+
+
+def _bind_keyed(vae: VAE, params: Params, x: object) -> BoundModel:
+    """Returns the model at one element of the batch of a stochastic model."""
+    if not isinstance(x, _KeyedExample):
+        raise ValueError(
+            "expected an element of the batch, because the networks draw random numbers and its key is in it: call encode(x) "
+            "and decode(z, x) for an element x of the batch, as objectives.batch.forward does."
+        )
+    return bind(vae, params, x, x.key)
+
+
 def _mapped_over_examples(vae: VAE, objective: Objective) -> BatchTermsFunction:
     """Returns the function of `_batch_terms` for an objective of one example."""
     check_objective(objective, ("prior_log_prob",) if vae.prior else ())
 
     def batch_terms(
-        keys: Array, params: Params, x: Array | Example, hyperparams: Hyperparams, state: ObjectiveState
+        keys: Array,
+        noise: Array | None,
+        params: Params,
+        x: Array | Example,
+        hyperparams: Hyperparams,
+        state: ObjectiveState,
     ) -> tuple[Terms, ObjectiveState]:
-        def example_terms(key: Array, x: Array | Example) -> Terms:
-            model = bind(vae, params, x)
+        def example_terms(key: Array, noise: Array | None, x: Array | Example) -> Terms:
+            model = bind(vae, params, x, noise)
             prior = {"prior_log_prob": model.prior_log_prob} if model.prior_log_prob else {}
             terms = objective(key, model.encode, model.decode, model.log_prob, model.x, hyperparams, **prior)
             check_terms(terms)
             return terms
 
-        return jax.vmap(example_terms)(keys, x), state
+        return jax.vmap(example_terms)(keys, noise, x), state
 
     return batch_terms
 

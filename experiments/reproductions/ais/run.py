@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def load_or_train(arguments: Arguments) -> "Run | None":
         progress = EpochProgress(arguments.epochs, 0)
         with Interrupt() as interrupt:
 
-            def on_epoch(line: dict[str, Any]) -> bool:
+            def on_epoch(line: Mapping[str, float]) -> bool:
                 progress.update(line)
                 return interrupt.signal is not None
 

@@ -95,7 +95,7 @@ def measure(config: "Config", arguments: Arguments) -> tuple[dict[str, dict[str,
     for name, (likelihood, readings) in plan.items():
         options: dict[str, Any] = {} if likelihood is None else {"likelihood": likelihood}
         members = sweep.grid(config, seed=arguments.seeds)
-        result = sweep.sweep(members, data_dir=arguments.data_dir, on_epoch=epoch_printer(name, arguments.epochs), **options)
+        result = sweep.sweep(members, data_dir=arguments.data_dir, on_progress=epoch_printer(name, arguments.epochs), **options)
         (_, built, fit) = result.fits[0]
         reported.append({"trained_with": name, "reports": result.table["test_elbo"].tolist()})
         for reading, density in readings.items():

@@ -15,7 +15,7 @@ from vae_jax.errors import UserError
 _MAX_LISTED = 8  # categories that a message lists
 _MIN_SPREAD = 1e-5  # least standard deviation in units of the mean; float32 resolves 6e-8 of it
 _MISSING_NAMES = ("nan", "None", "NaN", "<NA>", "NaT")
-_PARTS = {"train": "training", "validation": "validation", "test": "test"}
+_PARTS = {"train": "training", "validation": "validation", "test": "test", "new": "new"}
 
 
 class ConditionColumn(NamedTuple):
@@ -153,7 +153,8 @@ def checked_values(name: str, column: str, values: np.ndarray, part: str) -> np.
         with np.errstate(over="ignore"):
             finite = np.isfinite(values.astype(np.float32))
         if count := int(np.isnan(values).sum()):
-            raise missing_values(f"{name}: {_PARTS[part]} examples", column, count)
+            is_real = bool((values[finite] != np.round(values[finite])).any())
+            raise missing_values(f"{name}: {_PARTS[part]} examples", column, count, is_real)
         if not finite.all():
             raise UserError(
                 f"{name}: expected finite numbers within the range of float32 in the condition {column!r}, got "

@@ -242,7 +242,7 @@ def join_pieces(folder: str, part: str, pieces: list[Piece]) -> Piece:
         types = union_of_types([piece.source.column_types for piece in pieces])  # pyright: ignore
         coded = [recoded(piece.name, piece.examples, piece.source.column_types, types) for piece in pieces]  # pyright: ignore
         pieces = [piece._replace(examples=examples) for piece, examples in zip(pieces, coded, strict=True)]
-    examples = _joined_examples(folder, [piece.examples for piece in pieces])
+    examples = joined_examples(folder, [piece.examples for piece in pieces])
     source = pieces[0].source._replace(label_names=label_names, notes=tuple(notes), column_types=types)
     return Piece(folder, examples, labels, factors, source, condition=condition, mask=_joined_masks(pieces))
 
@@ -261,7 +261,7 @@ def _joined_masks(pieces: Sequence[Piece]) -> np.ndarray | None:
     return np.concatenate([np.ones((len(p.examples), *shape), bool) if p.mask is None else np.asarray(p.mask) for p in pieces])
 
 
-def _joined_examples(folder: str, arrays: Sequence[np.ndarray | Rows | SparseRows]) -> np.ndarray | SparseRows:
+def joined_examples(folder: str, arrays: Sequence[np.ndarray | Rows | SparseRows]) -> np.ndarray | SparseRows:
     dense = [array for array in arrays if isinstance(array, np.ndarray)]
     sparse = [array for array in arrays if isinstance(array, SparseRows)]
     if len(dense) == len(arrays):

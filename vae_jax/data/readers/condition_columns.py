@@ -38,9 +38,12 @@ def columns_of_table(name: str, table: "pyarrow.Table", names: Sequence[str]) ->
 
 
 def _values(name: str, column: str, values: "pyarrow.ChunkedArray") -> np.ndarray:
-    if values.null_count:
-        raise missing_values(name, column, values.null_count)
     import pyarrow.types
+
+    if values.null_count:
+        is_float = pyarrow.types.is_floating(values.type)
+        numbers = np.asarray(values.drop_null().to_numpy()) if is_float else np.zeros(0)
+        raise missing_values(name, column, values.null_count, bool((numbers != np.round(numbers)).any()))
 
     if pyarrow.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -52,13 +55,17 @@ def _values(name: str, column: str, values: "pyarrow.ChunkedArray") -> np.ndarra
     return np.asarray(values.to_numpy())
 
 
-def missing_values(name: str, column: str, count: int) -> UserError:
-    """Returns the error for missing values of a condition."""
+def missing_values(name: str, column: str, count: int, is_real: bool = False) -> UserError:
+    """Returns the error for missing values of a condition, whose column is a real number or else a category."""
+    if is_real:
+        more = f"Or fill them in, such as by df[{column!r}].fillna(df[{column!r}].mean())."
+    else:
+        more = "Or give missing values a category of their own, such as "
+        more += f"df[{column!r}].astype(object).fillna('missing').astype(str)."
     return UserError(
         f"{name}: expected a value of the condition {column!r} for every example, and {count} are missing.",
         field="condition",
-        fix=f"Leave these rows out, such as df.dropna(subset=[{column!r}]). Or give missing values a category of their own, "
-        f"such as df[{column!r}].astype(object).fillna('missing').astype(str).",
+        fix=f"Leave these rows out, such as df.dropna(subset=[{column!r}]). {more}",
     )
 
 

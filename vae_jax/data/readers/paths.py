@@ -12,8 +12,8 @@ from vae_jax.data.readers.unsupported import unsupported_kind
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
-# Options that have a meaning after the reading, for the data of any reader, and one that others than tables ignore.
-_GENERAL = ("event", "transpose", "condition", "missing", "mixed")
+# Options that have a meaning after the reading, for the data of any reader, and those that others than tables ignore.
+_GENERAL = ("event", "transpose", "condition", "missing", "mixed", "columns")
 
 
 def is_path(name: str) -> bool:

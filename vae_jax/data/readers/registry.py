@@ -31,6 +31,8 @@ class ReadOptions(NamedTuple):
       missing: "nan" takes missing values of tables as NaN; "refuse" refuses them. `data.load` treats NaN in the same way.
       mixed: not None: read tables with text, booleans and missing values (see `mixed_tables`); the names are of columns that
         are no labels. Readers of other formats ignore it.
+      columns: not None: read these columns of a table alone, beside those of the condition, and its labels if they are
+        complete. Readers of other formats ignore it.
     """
 
     event: Event = "auto"
@@ -42,6 +44,7 @@ class ReadOptions(NamedTuple):
     condition: tuple[str, ...] = ()
     missing: Literal["refuse", "nan"] = "refuse"
     mixed: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
 
 class Request(NamedTuple):

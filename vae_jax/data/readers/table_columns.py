@@ -11,6 +11,7 @@ from vae_jax.data.column_types import ColumnType
 from vae_jax.data.readers import mixed_tables
 from vae_jax.data.readers.arrow_columns import check_distinct_names, kind_of_type, numbers_of_column, texts_of_column
 from vae_jax.data.readers.listing import UNREADABLE, be, check_fits_in_memory, joined
+from vae_jax.data.readers.registry import ReadOptions
 from vae_jax.errors import UserError, unknown
 
 if TYPE_CHECKING:  # pyarrow is an optional dependency
@@ -49,10 +50,10 @@ class Table(NamedTuple):
 def arrays_of_table(
     name: str,
     table: "pyarrow.Table",
-    label_column: str | None,
+    label: str | None,
     with_names: bool = True,
     takes_missing: bool = False,
-    mixed: tuple[str, ...] | None = None,
+    mixed: bool = False,
 ) -> Table:
     """Divides a table of pyarrow into numbers and labels.
 
@@ -61,22 +62,19 @@ def arrays_of_table(
     Args:
       name: the data set, for messages.
       table: the table.
-      label_column: name of the column of labels. None: a column named label, target, class ...
+      label: name of the column of labels; None for none.
       with_names: whether the columns have names.
       takes_missing: allow missing values in the columns of numbers.
-      mixed: not None: take text, booleans and missing values as columns of a mixed table (see `mixed_tables`). The names are of
-        columns that are no labels, whatever they are called.
+      mixed: take text, booleans and missing values as columns of a mixed table (see `mixed_tables`).
 
     Raises:
-      UserError: no rows, missing values that are not allowed, columns of text or of other things that are not numbers, a
-        `label_column` that is not there.
+      UserError: no rows, missing values that are not allowed, columns of text or of other things that are not numbers.
     """
     names = [str(column) for column in table.column_names]
     check_distinct_names(name, names)
     if not table.num_rows or not names:
         raise UserError(f"{name}: expected a table with rows and columns, got {table.num_rows} x {len(names)}.")
     notes = []
-    label = find_label_column(name, [column for column in names if column not in (mixed or ())], label_column, with_names)
     columns = [column for column in names if column != label]
     index = _index_columns(table, columns) if with_names else []
     if index and len(index) < len(columns):
@@ -84,7 +82,7 @@ def arrays_of_table(
         verb, nouns = be(index), "the column" if len(index) == 1 else "the columns"
         notes.append(f"{name}: {nouns} {joined(map(repr, index))} {verb} the index of the rows and {verb} not used. {fix}")
         columns = [column for column in columns if column not in index]
-    if mixed is not None:
+    if mixed:
         if not columns:
             raise UserError(f"{name}: expected columns beside the labels {label!r}, got none.")
         check_fits_in_memory(Path(name), 8 * table.num_rows * len(columns))
@@ -106,6 +104,51 @@ def arrays_of_table(
             raise UserError(f"{name}: expected integers within the range of int64, got {values.max()} in {columns[i]!r}.")
         numbers[:, i] = values
     return Table(numbers, labels, tuple(columns) if with_names else None, label, tuple(notes))
+
+
+def only_columns(
+    name: str, table: "pyarrow.Table", options: ReadOptions, with_names: bool = True
+) -> tuple["pyarrow.Table", ReadOptions, tuple[str, ...]]:
+    """Returns a table with the columns of `options.columns`, those of the condition, and complete labels, if it has any.
+
+    Args:
+      name: the data set, for messages.
+      table: the table.
+      options: of the reader.
+      with_names: whether the columns have names.
+
+    Returns:
+      The table, options with the name of the column of labels, or None for none, and notes on columns that are left out.
+
+    Raises:
+      UserError: a column is missing.
+    """
+    assert options.columns is not None
+    names = [str(column) for column in table.column_names]
+    check_distinct_names(name, names)
+    wanted = [*options.columns, *(column for column in options.condition if column not in options.columns)]
+    if absent := [column for column in wanted if column not in names]:
+        noun = "the column" if len(absent) == 1 else "the columns"
+        raise UserError(f"{name}: lacks {noun} {joined(absent)}, on which the model was trained.", field="data")
+    rest = [column for column in names if column not in options.columns]
+    label = options.label_column if options.label_column in rest else None
+    if options.label_column is None:
+        label = find_label_column(name, rest, None, with_names)
+    notes = []
+    if label is not None:
+        try:
+            labels_of_column(name, table, label)
+        except UserError as error:
+            notes.append(f"The labels are not used. {error.text}")
+            label = None
+    if unused := [column for column in rest if column != label and column not in wanted]:
+        notes.append(f"{name}: {joined(unused)} {be(unused)} not used, because the model was trained without {_them(unused)}.")
+    chosen = wanted if label is None or label in wanted else [*wanted, label]
+    return table.select(chosen), options._replace(label_column=label), tuple(notes)
+
+
+def _them(things: Sequence[str]) -> str:
+    return "it" if len(things) == 1 else "them"
 
 
 def find_label_column(name: str, names: list[str], wanted: str | None, with_names: bool) -> str | None:

@@ -12,7 +12,7 @@ from vae_jax.data.readers.condition_columns import columns_of_table
 from vae_jax.data.readers.extras import is_gzipped, optional_module, unpacked_size
 from vae_jax.data.readers.listing import UNREADABLE, check_fits_in_memory
 from vae_jax.data.readers.registry import Reader, ReadOptions, Request, register
-from vae_jax.data.readers.table_columns import arrays_of_table, find_label_column
+from vae_jax.data.readers.table_columns import arrays_of_table, find_label_column, only_columns
 from vae_jax.data.split import Split
 from vae_jax.errors import UserError
 
@@ -57,21 +57,26 @@ def _notes_on_labelled_images(path: Path, split: Split, event: Event) -> tuple[s
 
 def split_of_table(path: Path, table: "pyarrow.Table", options: ReadOptions, with_names: bool = True) -> Split:
     """Returns the split of a table of pyarrow. The columns of the condition are no longer part of the examples."""
+    unlabeled, notes = (), ()
+    if options.columns is not None:
+        table, options, notes = only_columns(str(path), table, options, with_names)
+        unlabeled = table.column_names if options.label_column is None else ()
     names = [str(column) for column in table.column_names]
     conditions = columns_of_table(str(path), table, options.condition) if options.condition else None
-    usable = [column for column in names if column not in (options.mixed or ())]
+    unlabeled = (*(options.mixed or ()), *unlabeled)
+    usable = [column for column in names if column not in unlabeled]
     label = find_label_column(str(path), usable, options.label_column, with_names)
     if taken := [column for column in options.condition if column != label and names.count(column) == 1]:
         table = table.drop_columns(taken)
         if not set(table.column_names) - {label}:
             raise UserError(f"{path}: the condition takes all columns. Leave some as examples.", field="condition")
-    read = arrays_of_table(str(path), table, label, with_names, options.missing == "nan", options.mixed)
+    read = arrays_of_table(str(path), table, label, with_names, options.missing == "nan", options.mixed is not None)
     phrase = "" if read.label_column is None else f"labels from the column {read.label_column!r}"
     return Split(
         read.numbers,
         train_labels=read.labels,
         column_names=read.column_names,
-        notes=read.notes,
+        notes=(*notes, *read.notes),
         conversion=phrase,
         train_condition=conditions,
         column_types=read.column_types,

@@ -14,7 +14,7 @@ from vae_jax.likelihoods import DecoderOutput
 from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Objective, Terms
 from vae_jax.posteriors import sample_posterior
 
-Batch: TypeAlias = Real[Array, "batch *event"] | Example  # an `Example` for models with conditions or missing values
+Batch: TypeAlias = Real[Array, "batch *event"] | Example  # an `Example` for models with conditions, missing values or dropout
 ObjectiveState: TypeAlias = PyTree[Array]  # () where there is nothing to remember
 
 
@@ -22,7 +22,7 @@ class BatchTerms(Protocol):
     """The function of a `BatchObjective` that computes the terms of a batch and the state for the next step.
 
     `encode`, `decode` and `log_prob` are functions of ONE example, as for an `objectives.Objective`. `x` is the batch, with a
-    leading axis. For models with conditions or missing values it is an `Example` of arrays with that axis, of which
+    leading axis. For models with conditions, missing values or dropout it is an `Example` of arrays with that axis, of which
     `encode(x)` and `log_prob(output, x)` take one element, and so does `decode(z, x)` as a second argument; `forward` does all
     this. The result is `Terms` with fields of shape (batch,), in nats, and the new state.
     """

@@ -107,9 +107,9 @@ def _optimal_sigma(config: Settings, data: TrainingData) -> "BatchObjective":
 
 def _check_optimal_sigma(config: Settings) -> None:
     check_beta(config)
-    if config.ema_decay:
+    if config.ema_decay or config.average_from_epoch:
         raise UserError(
-            field="ema_decay",
+            field="ema_decay" if config.ema_decay else "average_from_epoch",
             message="optimal_sigma has the scale of the current parameters, not of their average.",
             fix="Leave it out.",
         )

@@ -10,7 +10,7 @@ import numpy as np
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
-from vae_jax.config import Config
+from vae_jax.config import CUSTOM
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import ImputationSettings, class_values, encode_dataset
 from vae_jax.model import VAE, Params, sample_prior
@@ -19,7 +19,7 @@ from vae_jax.report.run.displayed_examples import NUM_SHOWN, Views, views
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.runs import Run
 from vae_jax.runs.imputed_rows import best_values, impute_rows
-from vae_jax.runs.in_words import describe_objective, describe_prior, has_learned_prior
+from vae_jax.runs.in_words import describe_objective, describe_part, describe_prior
 from vae_jax.runs.notation import Notation, facts
 from vae_jax.runs.summary_file import test_bits_per_dim
 
@@ -195,7 +195,7 @@ def _summary_so_far(run: Run) -> Record:
 def quantities(run: Run) -> list[Quantity]:
     """Returns the rows of the table at the top of the report."""
     summary = run.summary or _summary_so_far(run)
-    return [*_test_results(run, summary), *_training(run.built.config, summary)]
+    return [*_test_results(run, summary), *_training(run, summary)]
 
 
 def _test_results(run: Run, summary: Record) -> list[Quantity]:
@@ -206,9 +206,9 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         else f"± is the standard error over {count} test examples."
     )
     kl = "summed over latent dimensions."
-    if has_learned_prior(config):
-        components = config.prior_components
-        kl = f"where p(z) is learned and has {components} components. It is estimated with the same draws of z as the ELBO."
+    if run.built.vae.prior is not None:
+        components = "" if config.prior == CUSTOM else f" and has {config.prior_components} components"
+        kl = f"where p(z) is learned{components}. It is estimated with the same draws of z as the ELBO."
     rows = [
         Quantity(
             "test ELBO",
@@ -243,7 +243,7 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
                 extent = f"has one value for each of {len(values)} {_columns(run)}"
             elif len(values) > 1:
                 extent = f"is one learned number times the spread of each of {len(values)} {_columns(run)}"
-            remark = f"The {name} belongs to the {config.likelihood} likelihood and {extent}."
+            remark = f"The {name} belongs to the {run.built.vae.likelihood.name} likelihood and {extent}."
             if len(values) > _MOST_SHOWN:
                 remark += f" All values are in summary.json, as natural logarithms ({key})."
             rows.append(Quantity(name, value, "", remark))
@@ -280,11 +280,13 @@ def _columns(run: Run) -> str:
     return "columns" if displayed_kind(run.built.dataset.data_shape) == "vector" else "channels"
 
 
-def _training(config: Config, summary: Record) -> list[Quantity]:
+def _training(run: Run, summary: Record) -> list[Quantity]:
+    config, records = run.built.config, run.built.parts.records()
     rows = [
-        Quantity("objective", describe_objective(config)),
-        Quantity("likelihood", config.likelihood),
-        Quantity("prior", describe_prior(config)),
+        Quantity("objective", describe_objective(config, records)),
+        Quantity("likelihood", describe_part(config, "likelihood", records)),
+        Quantity("prior", describe_prior(config, records)),
+        *([Quantity("optimizer", describe_part(config, "optimizer", records))] if config.optimizer == CUSTOM else []),
         Quantity("seed", str(config.seed)),
         Quantity("status", str(summary["status"])),
         Quantity("epochs", f"{summary['epochs']} of {config.epochs}"),

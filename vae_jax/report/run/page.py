@@ -18,8 +18,10 @@ from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.events.table_sections import table_sections
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.runs import Run, read_config
-from vae_jax.runs.in_words import describe_network, repeat_command
+from vae_jax.runs.in_words import describe_network, describe_part, repeat_command
+from vae_jax.runs.length import describe_lengths
 from vae_jax.runs.notation import Notation
+from vae_jax.runs.trained.initial import describe_lineage
 
 _SPAN = 3  # of traversals, in prior standard deviations
 _MAX_ROWS, _MAX_PANELS, _MAX_PAIRS, _STEPS = 10, 12, 6, 7
@@ -29,9 +31,13 @@ def write_report(run: Run) -> Path:
     """Draws figures/*.png (and traversal.gif of images), writes report.html into the run directory, and returns its path."""
     config, description = read_config(run.path)
     dataset, notation = Path(run.built.dataset.name).name, Notation.of(run.built)
-    network = f"{describe_network(config)}, {config.likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
-    lead = f"{html.describe_data(dataset, description['data'])} {network}"
-    command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"))
+    parts = description.get("parts", {})
+    likelihood = describe_part(config, "likelihood", parts)
+    network = f"{describe_network(config, parts)}, {likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
+    origin = [describe_lineage(description.get("init_from")), describe_lengths(description)]
+    lead = " ".join(filter(None, [html.describe_data(dataset, description["data"]), network, *origin]))
+    more = {"records": parts, "init": run.built.init, "devices": description.get("devices", 1)}
+    command = repeat_command(config, Path("runs/repeated"), description.get("data_dir"), **more)
     pictures = content.pictures(run)
     body = [
         html.notes([*run.notes, *_observations(run), *evaluation_table.warnings(run)]),
@@ -42,7 +48,7 @@ def write_report(run: Run) -> Path:
         html.write_sections([in_notation(section, notation) for section in _sections(run, pictures)], run.path / "figures"),
         html.repeat_section("run", command, description),
     ]
-    title = f"{dataset} · {config.likelihood} · vae_jax"
+    title = f"{dataset} · {likelihood} · vae_jax"
     return html.write_page(run.path / "report.html", title, f"VAE on {dataset}", lead, "".join(body))
 
 

@@ -17,6 +17,7 @@ from vae_jax.report.run.content import num_shown, prior_codes
 from vae_jax.report.run.displayed_examples import Views, views
 from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.runs.in_words import has_learned_prior
+from vae_jax.sweep.directory import BuildArguments
 from vae_jax.sweep.members import groups, varying
 from vae_jax.sweep.results import Results, load_params
 from vae_jax.sweep.statistics import DONE, UNBOUNDED, Point, Range, Row, within
@@ -160,7 +161,9 @@ def summarize(results: Results) -> Overview:
         }
         if settings:
             config = group.configs[0]
-            parts.append(Part(_program_label(group.label), _unit(config), has_learned_prior(config), settings, members))
+            # A prior p(z|c) of the user, whose codes are N(0, I), shows in this entry.
+            is_learned = has_learned_prior(config) and "codes" not in results.description["data"]
+            parts.append(Part(_program_label(group.label), _unit(config), is_learned, settings, members))
     return Overview(names, parts)
 
 
@@ -207,17 +210,18 @@ class ShownMember(NamedTuple):
     widest: int  # the latent dimension with the most KL
 
 
-def shown_members(results: Results, overview: Overview, data_dir: str | None, max_settings: int) -> list[ShownMember]:
+def shown_members(results: Results, overview: Overview, arguments: BuildArguments, max_settings: int) -> list[ShownMember]:
     """Returns the first finished member of each setting, for the examples by setting.
 
     Args:
       results: the sweep.
       overview: its overview.
-      data_dir: folder with prepared TFDS data.
+      arguments: where the data are, and the parts of the user.
       max_settings: number of settings to show at most, evenly chosen.
     """
     chosen = _choose_settings(overview, max_settings)
-    loaded = load_params(results, [setting.point.members[0] for _, setting in chosen], data_dir) if chosen else {}
+    numbers, (data_dir, dataset, parts, _) = [setting.point.members[0] for _, setting in chosen], arguments
+    loaded = load_params(results, numbers, data_dir, dataset=dataset, **parts) if chosen else {}
     views_by_config: dict[Config, Views] = {}
     members = []
     for part, setting in chosen:

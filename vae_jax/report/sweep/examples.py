@@ -17,6 +17,7 @@ from vae_jax.report.sweep.content import (
     shown_members,
     strips,
 )
+from vae_jax.sweep.directory import BuildArguments
 from vae_jax.sweep.results import Results
 
 _MAX_HISTOGRAMS = 5  # columns of vectors
@@ -27,16 +28,16 @@ _BLOCKS = (
 )
 
 
-def example_section(results: Results, overview: Overview, data_dir: str | None, max_settings: int) -> Iterator[Section]:
+def example_section(results: Results, overview: Overview, arguments: BuildArguments, max_settings: int) -> Iterator[Section]:
     """Yields the section, if a member has finished.
 
     Args:
       results: the sweep.
       overview: its overview.
-      data_dir: folder with prepared TFDS data.
+      arguments: where the data are, and the parts of the user.
       max_settings: number of settings to show at most, evenly chosen.
     """
-    members = shown_members(results, overview, data_dir, max_settings)
+    members = shown_members(results, overview, arguments, max_settings)
     if not members:
         return
     kind = displayed_kind(members[0].built.dataset.data_shape)

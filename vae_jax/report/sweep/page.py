@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Unpack
 
+from vae_jax.build import PartOptions
+from vae_jax.data import Dataset
 from vae_jax.report import html
 from vae_jax.report.html import Section
 from vae_jax.report.run.figures import cut_off
@@ -12,7 +15,9 @@ from vae_jax.report.sweep import figures, text
 from vae_jax.report.sweep.axes import FEW, cut_bars
 from vae_jax.report.sweep.content import Overview, Setting, display_name, kl_rows, summarize
 from vae_jax.report.sweep.examples import example_section
+from vae_jax.report.sweep.halving import halving_part
 from vae_jax.runs.notation import Notation
+from vae_jax.sweep.directory import BuildArguments
 from vae_jax.sweep.members import varying
 from vae_jax.sweep.results import Results
 from vae_jax.sweep.statistics import Interval
@@ -22,22 +27,32 @@ _MAX_ROWS, _MAX_CURVES, _MAX_STRIPS = 60, 8, 8  # settings, programs and setting
 _MAX_OPEN = 40  # members that are listed without a click
 
 
-def write_sweep_report(results: Results, data_dir: str | None = None) -> Path:
+def write_sweep_report(
+    results: Results, data_dir: str | None = None, *, dataset: Dataset | None = None, **parts: Unpack[PartOptions]
+) -> Path:
     """Draws the figures, writes report.html into the sweep directory, and returns the path of the page.
 
     The figures are rate_distortion.png and figures/*.png.
+
+    Args:
+      results: from `load_sweep` or `write_results`.
+      data_dir: where TFDS finds prepared data, if not where the sweep found it.
+      dataset: the data set of the sweep, if it was passed from memory.
+      **parts: the parts that the sweep was trained with, where they are the user's own (see `build.PartOptions`).
     """
+    arguments = BuildArguments(data_dir, dataset, parts)
     overview, heading = summarize(results), text.heading(results)
     command, remark = text.command(results)
     description = {name: value for name, value in results.description.items() if name != "members"}
     links = ", ".join(f'<a href="{name}">{name}</a>' for name in _FILES)
     notation = sweep_notation(results)
-    sections = [in_notation(section, notation) for section in _sections(results, overview, data_dir)]
+    sections = [in_notation(section, notation) for section in _sections(results, overview, arguments)]
     body = [
         html.notes(text.notes(results, overview)),
         _givens(results),
         _points_table(overview),
         f"<p>Every number and setting: {links}.</p>",
+        halving_part(results),
         html.write_sections(sections, results.path / "figures", {"rate_distortion": results.path}),
         _members_table(results),
         html.repeat_section("sweep", command, description, remark),
@@ -48,8 +63,9 @@ def write_sweep_report(results: Results, data_dir: str | None = None) -> Path:
 
 def sweep_notation(results: Results) -> Notation:
     """Returns the notation of the members of a sweep. Codes are called u where all members have a prior p(z|c)."""
-    notation = Notation.read(results.description["data"])
-    return notation._replace(has_conditional_prior=all(member.prior == "conditional" for member in results.members))
+    notation = Notation.read(results.description["data"])  # it knows of a prior p(z|c) of the user
+    is_conditional = all(member.prior == "conditional" for member in results.members)
+    return notation._replace(has_conditional_prior=notation.has_conditional_prior or is_conditional)
 
 
 def _givens(results: Results) -> str:
@@ -60,14 +76,14 @@ def _givens(results: Results) -> str:
     return f"<p>{escape(' '.join(sentences))}</p>" if sentences else ""
 
 
-def _sections(results: Results, overview: Overview, data_dir: str | None) -> list[Section]:
+def _sections(results: Results, overview: Overview, arguments: BuildArguments) -> list[Section]:
     """Returns the figures in the order of the page, without those that have nothing to show."""
     return [
         _rate_distortion(overview),
         *_elbo(overview),
         *_kl_per_dimension(overview),
         *_learning_curves(results, overview),
-        *_examples(results, overview, data_dir),
+        *_examples(results, overview, arguments),
     ]
 
 
@@ -129,8 +145,8 @@ def _learning_curves(results: Results, overview: Overview) -> Iterator[Section]:
     yield Section("learning_curves", "Learning curves", caption, figure)
 
 
-def _examples(results: Results, overview: Overview, data_dir: str | None) -> Iterator[Section]:
-    yield from example_section(results, overview, data_dir, _MAX_STRIPS)
+def _examples(results: Results, overview: Overview, arguments: BuildArguments) -> Iterator[Section]:
+    yield from example_section(results, overview, arguments, _MAX_STRIPS)
 
 
 def _subset(shown: int, count: int, noun: str) -> str:

@@ -4,13 +4,18 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from vae_jax.build import PART_NAMES
+from vae_jax.build.parts import recorded_source
 from vae_jax.config import CUSTOM, Config, from_dict, settings_of
 from vae_jax.report import html
 from vae_jax.report.sweep.content import Overview, display_name, find_outliers
-from vae_jax.runs.in_words import repeat_command
+from vae_jax.runs.in_words import describe_part, repeat_command
+from vae_jax.runs.trained.initial import describe_lineage, recorded_init
+from vae_jax.storage.atomic import JsonObject
 from vae_jax.sweep.members import static_names, varying
 from vae_jax.sweep.results import Results, describe_overfitting
 from vae_jax.sweep.statistics import DONE
+from vae_jax.sweep.successive_halving.rule import STOPPED
 
 Value = int | float | str | tuple[int, ...] | None  # of a setting
 _REPEATED = Path("runs/repeated")
@@ -39,7 +44,7 @@ def _with_noun(count: int, noun: str) -> str:
 
 def lead(results: Results) -> str:
     """Returns the first paragraph: the data, what all members share, what varies, and how the members ran."""
-    varied = varying(results.members)
+    varied, parts = varying(results.members), results.description.get("parts", {})
     has_one_preprocessing = not {"likelihood", "binarize", "dequantize"} & set(varied)
     data = html.describe_data(_dataset_name(results), results.description["data"], with_preprocessing=has_one_preprocessing)
     values = [f"{display_name(name)} = {_values([getattr(one, name) for one in results.members])}" for name in varied]
@@ -49,27 +54,31 @@ def lead(results: Results) -> str:
     if num_programs > 1:
         programs = f"{num_programs} programs, one for each {_join([display_name(name) for name in static])}"
     return (
-        f"{data} {', '.join(_shared_settings(results.members[0], varied))}. Varied: {'; '.join(values) or 'nothing'}. "
+        f"{data} {', '.join(_shared_settings(results.members[0], varied, parts))}. Varied: {'; '.join(values) or 'nothing'}. "
         f"{_with_noun(len(results.members), 'member')} in {programs}. Placement of the members: "
-        f"{_join(list(dict.fromkeys(results.placements)))}."
+        f"{_join(list(dict.fromkeys(results.placements)))}. {describe_lineage(results.description.get('init_from'))}".rstrip()
     )
 
 
-def _shared_settings(config: Config, varied: Sequence[str]) -> list[str]:
-    """Describes the main settings that all members share."""
-    shared, default = [config.network], Config()
+def _shared_settings(config: Config, varied: Sequence[str], parts: JsonObject) -> list[str]:
+    """Describes the main settings that all members share, with the records of the user's parts."""
+    shared, default = [describe_part(config, "network", parts)], Config()
     for name, description in (("hidden", "hidden layers"), ("channels", "channels"), ("dense", "dense layers")):
         if name not in varied and name in settings_of("network", config.network) and (widths := getattr(config, name)):
             shared.append(f"{description} {'-'.join(map(str, widths))}")
     if "latent_dim" not in varied:
         shared.append(_with_noun(config.latent_dim, "latent dimension"))
     if "likelihood" not in varied:
-        shared.append(f"{config.likelihood} likelihood")
+        shared.append(f"{describe_part(config, 'likelihood', parts)} likelihood")
+    if config.prior == CUSTOM:
+        shared.append(f"prior {describe_part(config, 'prior', parts)}")
+    if config.optimizer == CUSTOM:
+        shared.append(f"optimizer {describe_part(config, 'optimizer', parts)}")
     if "objective" not in varied:
         names = [name for name in settings_of("objective", config.objective) if name not in varied]
         names = [name for name in names if name == "beta" or getattr(config, name) != getattr(default, name)]
         settings = [f"{display_name(name)} = {format_value(getattr(config, name))}" for name in names]
-        shared.append(" with ".join(filter(None, [f"objective {config.objective}", _join(settings)])))
+        shared.append(" with ".join(filter(None, [f"objective {describe_part(config, 'objective', parts)}", _join(settings)])))
     if "epochs" not in varied:
         shared.append(_with_noun(config.epochs, "epoch"))
     return shared
@@ -111,12 +120,20 @@ def _missing_members(results: Results, max_named: int) -> list[str]:
     """Describes members that have not ended, that are left out of the means, or whose test ELBO is not finite."""
     texts = []
     if missing := len(results.members) - len(results.rows):
-        command = f"vae-jax sweep {_option('out')} {shlex.quote(str(results.path))} {_option('resume')}"
+        parts = results.description.get("parts", {})
+        sources = {name: recorded_source(parts, name) for name in PART_NAMES if name in parts}
+        imported = [f"{_option(name)} {shlex.quote(f'{s.file}:{s.name}')}" for name, s in sources.items() if s.imported]
+        command = " ".join([f"vae-jax sweep {_option('out')} {shlex.quote(str(results.path))} {_option('resume')}", *imported])
         texts.append(
             f"The sweep is unfinished. {missing} of {len(results.members)} members have not ended and are not in this report. "
             f"Continue with: {command}"
         )
-    if lost := [row for row in results.rows if row["status"] not in DONE]:
+    if stopped := sum(row["status"].startswith(STOPPED) for row in results.rows):
+        texts.append(
+            f"{stopped} members were stopped by successive halving. They are in no mean and in no figure of settings, because "
+            "they were trained for fewer epochs."
+        )
+    if lost := [row for row in results.rows if row["status"] not in DONE and not row["status"].startswith(STOPPED)]:
         shown = [
             f"member {row['member']} ({describe_settings(results, row['member'])}) {row['status']}" for row in lost[:max_named]
         ]
@@ -171,9 +188,12 @@ def command(results: Results) -> tuple[str, str]:
         if arguments is not None:
             remark = "Members were added when the sweep was resumed. This code repeats all of them."
         place = f", data_dir={data_dir!r}" if data_dir else ""
-        place += ", dataset=dataset" if results.members[0].dataset == CUSTOM else ""
+        custom = [name for name in ("dataset", *PART_NAMES) if getattr(results.members[0], name) == CUSTOM]
+        place += "".join(f", {name}={name}" for name in custom)
+        place += f", init=runs.recorded_init({str(results.path)!r})" if results.description.get("init_from") else ""
         code = (
             "from pathlib import Path",
+            *(["from vae_jax import runs"] if "recorded_init" in place else []),
             "from vae_jax.sweep.directory import read_sweep, run_sweep",
             "from vae_jax.sweep.results import write_results",
             f"members, _ = read_sweep(Path({str(results.path)!r}))",
@@ -190,8 +210,14 @@ def command(results: Results) -> tuple[str, str]:
     if arguments["ranges"]:
         for name in ("design", "num_points", "design_seed"):
             parts += [_option(name), str(arguments[name])]
+    if arguments.get("halving"):
+        for name in ("halving", "min_epochs", "halving_by", "num_concurrent"):
+            if arguments[name] is not None:
+                parts += [_option(name), str(arguments[name])]
     remark = "The file of points has to be unchanged." if arguments["points"] else ""
-    return repeat_command(from_dict(arguments["base"]), _REPEATED, data_dir, tuple(parts)), remark
+    records = results.description.get("parts", {})
+    base, init = from_dict(arguments["base"]), recorded_init(results.path)
+    return repeat_command(base, _REPEATED, data_dir, tuple(parts), records, init), remark
 
 
 def _option(name: str) -> str:

@@ -15,7 +15,8 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.model import VAE, Params
 from vae_jax.runs.trained.model_file import NAME, read_params, read_record
-from vae_jax.storage.atomic import JsonObject
+from vae_jax.runs.trained.sweep_members import is_sweep, member_folder
+from vae_jax.storage.atomic import JsonObject, read_json
 from vae_jax.storage.directories import PathLike, as_path
 
 
@@ -46,31 +47,80 @@ class TrainedModel(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def load_model(path: PathLike, **parts: Unpack[PartOptions]) -> TrainedModel:
-    """Reads a trained model from its run directory. The training data are not needed.
+def load_model(path: PathLike, *, member: int | None = None, **parts: Unpack[PartOptions]) -> TrainedModel:
+    """Reads a trained model from its run or sweep directory. The training data are not needed.
+
+    A run that was interrupted, or that diverged, is read at its last checkpoint, which `notes` reports.
 
     Args:
-      path: the run directory.
+      path: the run or sweep directory.
+      member: number of the model in a sweep, such as `best(path)`.
       **parts: the parts that the run was trained with, where they are the user's own (see `build.PartOptions`). The objective
         and the optimizer are not needed.
 
     Raises:
-      UserError: `path` is not a run directory, or has no model yet.
+      UserError: `path` is neither a run nor a sweep directory, has no such model yet, or its files are damaged.
     """
     path = as_path(path)
-    if not (path / NAME).exists():
-        raise UserError(f"{path}: has no {NAME}.", fix="Continue the run with `resume=True`, which writes it.")
-    record = read_record(path)
-    config = config_module.from_dict(record.configs[0])
+    folder = _folder(path, member)
+    record = read_record(folder)
+    index = None
+    if member is not None:
+        if member not in record.members:
+            raise UserError(f"{folder / NAME}: lacks the member {member}; it was altered.", field="member")
+        index = list(record.members).index(member)
+    entry = index or 0
+    config = config_module.from_dict(record.configs[entry])
     given = Parts(**parts)
     needed = {name: getattr(config, name) for name in PART_NAMES}
     for name in ("objective", "optimizer"):
         if getattr(given, name) is None:
             needed[name] = ""
     notes = check_parts(path, record.parts, needed, given, "load_model")
-    likelihood = make_likelihood(config, record.description.facts, given.likelihood)
-    vae = make_model(config, record.description, likelihood, given)
-    params = read_params(path, jax.eval_shape(vae.init, stream(0, Stream.INIT)))
+    try:
+        likelihood = make_likelihood(config, record.description.facts, given.likelihood)
+        vae = make_model(config, record.description, likelihood, given)
+        template = jax.eval_shape(vae.init, stream(0, Stream.INIT))
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        if given.given():  # the fault may be in them
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{folder / NAME}: describes no model: {reason} It is damaged.") from None
+    params = read_params(folder, template, index)
     params = jax.tree.map(jnp.asarray, params)
-    scores = record.scores[0] if record.scores else {}
-    return TrainedModel(path, config, record.description, vae, params, record.epochs[0], None, scores, tuple(notes))
+    scores = record.scores[entry] if record.scores else {}
+    if index is None:
+        notes = [*notes, *_notes_on_end(path, record.epochs[0], config)]
+    return TrainedModel(path, config, record.description, vae, params, record.epochs[entry], member, scores, tuple(notes))
+
+
+def _folder(path: Path, member: int | None) -> Path:
+    """Returns the folder that has the model file."""
+    if is_sweep(path):
+        folder = member_folder(path, member)
+        advice = f"Remove result.json of {folder.name} and continue the sweep with `resume=True`, which trains it again."
+    else:
+        folder, advice = path, "Continue the run with `resume=True`, which writes it."
+        if not (path / "config.json").exists() and not (path / NAME).exists():
+            raise UserError(f"{path}: neither a run directory nor a sweep directory.")
+        if member is not None:
+            raise UserError(f"{path}: a run has a single model.", field="member", fix="Leave it out.")
+    if not (folder / NAME).exists():
+        if (path / "diverged.json").exists():
+            raise UserError(f"{path}: the run diverged before its first checkpoint; there is no model.")
+        raise UserError(f"{folder}: has no {NAME}, because it was written by an earlier version or is unfinished.", fix=advice)
+    return folder
+
+
+def _notes_on_end(path: Path, epoch: int, config: Config) -> list[str]:
+    """Returns notes on a run that was interrupted or that diverged."""
+    if not (path / "config.json").exists():  # a copy of the model alone
+        return []
+    summary = read_json(path / "summary.json", "status") if (path / "summary.json").exists() else None
+    if summary is None:
+        return [f"{path}: the run is unfinished; its model is that of epoch {epoch} of {config.epochs}."]
+    if summary["status"] == "diverged":
+        return [f"{path}: the run diverged; its model is that of its last checkpoint, epoch {epoch} of {config.epochs}."]
+    return []

@@ -17,6 +17,7 @@ from vae_jax.storage.atomic import JsonObject, write_bytes
 
 NAME = "model.safetensors"
 _FORMAT = 1
+_UNREADABLE = (OSError, ValueError, safetensors.SafetensorError)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class ModelRecord(NamedTuple):
@@ -50,7 +51,7 @@ def write_model_file(folder: Path, record: ModelRecord, params: Params) -> None:
       params: of one model, or stacked along a leading axis for the members of a sweep.
     """
     content = {"format": _FORMAT, **record._asdict(), "description": record.description.to_json()}
-    arrays = {path: np.ascontiguousarray(leaf) for path, leaf in flatten(jax.device_get(params)).items()}
+    arrays = {path: np.asarray(leaf, order="C") for path, leaf in flatten(jax.device_get(params)).items()}
     write_bytes(folder / NAME, safetensors.numpy.save(arrays, {"vae_jax": json.dumps(content)}))
 
 
@@ -62,9 +63,24 @@ def read_record(folder: Path) -> ModelRecord:
             content: dict[str, Any] = json.loads(file.metadata()["vae_jax"])
         if content.pop("format") != _FORMAT:
             raise ValueError("it was written by a different version")
-        return ModelRecord(**{**content, "description": DataDescription.from_json(content["description"])})
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:  # pyright: ignore[reportAttributeAccessIssue]
-        raise UserError(f"{path}: cannot be read: {error}.") from None
+        record = ModelRecord(**{**content, "description": DataDescription.from_json(content["description"])})
+        _check_record(record)
+        return record
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except (*_UNREADABLE, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {str(error)[:200]}. It is damaged.") from None
+
+
+def _check_record(record: ModelRecord) -> None:
+    """Raises `ValueError` unless the fields have one entry for each model."""
+    count = len(record.configs)
+    has_entries = count > 0 and len(record.epochs) == count
+    has_entries &= len(record.members) in ((0,) if count == 1 else ()) + (count,)
+    if not (has_entries and len(record.scores) in (0, count) and all(isinstance(one, dict) for one in record.configs)):
+        raise ValueError("its entries do not belong together")
+    if not all(isinstance(number, int) for number in (*record.epochs, *record.members)):
+        raise ValueError("its epochs or members are not whole numbers")
 
 
 def read_params(folder: Path, template: Params, index: int | None = None) -> Params:
@@ -84,8 +100,8 @@ def read_params(folder: Path, template: Params, index: int | None = None) -> Par
         with safetensors.safe_open(path, "numpy") as file:  # pyright: ignore[reportAttributeAccessIssue]
             for name in file.keys():  # noqa: SIM118 (the file is not a mapping)
                 arrays[name] = file.get_tensor(name) if index is None else file.get_slice(name)[index]
-    except (OSError, ValueError, safetensors.SafetensorError) as error:  # pyright: ignore[reportAttributeAccessIssue]
-        raise UserError(f"{path}: cannot be read: {error}.") from None
+    except (*_UNREADABLE, IndexError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: {str(error)[:200]}. It is damaged.") from None
     there = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
     here = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in expected.items()}
     if there != here:

@@ -1,0 +1,10 @@
+"""Writes the reconstructions of new data by a trained model."""
+
+import environment
+
+from vae_jax.cli.reconstruct import main
+from vae_jax.cli.script import run_script
+
+if __name__ == "__main__":
+    environment.expect_packages()
+    run_script(main)

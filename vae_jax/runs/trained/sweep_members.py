@@ -1,0 +1,98 @@
+"""Members of a sweep directory: the folder that holds a member's parameters, and the member that is best by a column."""
+
+import csv
+import io
+import math
+from pathlib import Path
+
+from vae_jax.errors import UserError, unknown
+from vae_jax.storage.atomic import read_json
+from vae_jax.storage.directories import PathLike, as_path
+
+# As in the rows of a sweep: members that diverged, or whose evaluation is not finite, have no result to compare.
+_DONE = ("finished", "stopped early")
+_SMALLER = ("loss", "kl", "error", "distortion", "rate", "seconds", "mse", "gap", "bits_per_dim", "parameters")
+
+
+def is_sweep(path: Path) -> bool:
+    """Returns whether a folder is a sweep directory."""
+    return (path / "sweep.json").exists()
+
+
+def member_folder(path: Path, member: int | None) -> Path:
+    """Returns the folder of the block in which a member was trained to its end.
+
+    Args:
+      path: the sweep directory.
+      member: number of the member.
+
+    Raises:
+      UserError: no member is named, there is no such member, or it has not ended or has diverged.
+    """
+    count = len(read_json(path / "sweep.json", "members")["members"])
+    if member is None or not 0 <= member < count:
+        got = "none" if member is None else member
+        fix = f"See results.csv, or take the best one: member=best({str(path)!r})."
+        raise UserError(field="member", expected=f"a member of the sweep from 0 to {count - 1}", got=f"{got}. {fix}")
+    for folder in sorted((path / "blocks").glob("*/block.json")):
+        if member in read_json(folder, "members")["members"]:
+            result = folder.parent / "result.json"
+            if not result.exists():
+                break
+            rows = {row.get("member"): row for row in read_json(result, "rows")["rows"]}
+            status = rows.get(member, {}).get("status")
+            if status not in _DONE:
+                raise UserError(f"{path}: the member {member} has no result to use, its status is {status!r}.", field="member")
+            return folder.parent
+    fix = "Continue the sweep with `resume=True`."
+    raise UserError(f"{path}: the member {member} has not ended.", field="member", fix=fix)
+
+
+def best(path: PathLike, by: str = "validation_elbo", *, largest: bool | None = None) -> int:
+    """Returns the number of the best member of a sweep directory, for `load_model(path, member=best(path))`.
+
+    Members that diverged, and those without a value in the column, do not take part. Among equal members the first one is
+    taken.
+
+    Args:
+      path: the sweep directory.
+      by: column of results.csv.
+      largest: take the largest value, or else the smallest. None: the smallest of columns of losses, KL divergences, errors,
+        rates, distortions, bits and seconds, which are those with such a word in their name, and the largest of others.
+
+    Raises:
+      UserError: no results.csv, no such column, or no member with a number in it.
+    """
+    path = as_path(path)
+    file = path / "results.csv"
+    if not file.exists():
+        raise UserError(f"{path}: has no results.csv.", fix="Continue the sweep with `resume=True`, which writes it.")
+    try:
+        rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read: {error}.") from None
+    columns = [] if not rows else [name for name in rows[0] if name is not None]
+    if not rows or not {"member", "status"} <= set(columns):
+        raise UserError(f"{file}: expected a row for each member; it was altered.")
+    if by not in columns:
+        hint = f" The columns are {', '.join(columns)}."
+        if by == "validation_elbo":
+            hint = f" The sweep has no validation set, so choose a different one.{hint}"
+        raise unknown("column", by, columns, hint, list_all=False)
+    values = {}
+    for row in rows:
+        value = _number(row.get(by))
+        if row["status"] in _DONE and math.isfinite(value):
+            values[int(row["member"])] = value
+    if not values:
+        raise UserError(f"{file}: no member that has ended has a number in the column {by!r}.", field="by")
+    if largest is None:
+        largest = not any(word in by for word in _SMALLER) or "elbo" in by
+    return (max if largest else min)(values, key=values.__getitem__)
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
