@@ -126,7 +126,7 @@ def repetition(arguments: Arguments, seed: int, base: "Config", dataset: "Datase
     seen = np.zeros(100_000, int)
     sweep(
         design(base, ranges, arguments.num_points, "random", seed),
-        on_epoch=lambda group, progress: record(progress),
+        on_progress=lambda group, progress: record(progress),
         dataset=dataset,
     )
     random, seconds = best_of(epochs), time.perf_counter() - began
@@ -135,7 +135,7 @@ def repetition(arguments: Arguments, seed: int, base: "Config", dataset: "Datase
     # More points than the budget can begin to train.
     members = design(base, ranges, budget // arguments.min_epochs, "random", seed)
     settings = Halving(arguments.eta, arguments.min_epochs, num_concurrent=arguments.num_concurrent)
-    halving(members, settings, on_epoch=record, dataset=dataset)
+    halving(members, settings, on_progress=record, dataset=dataset)
     trace = [(cost, best) for cost, best in best_of(epochs) if cost <= budget]
     return Repetition(seed, random, trace, int(np.sum(seen > 0)), (seconds, time.perf_counter() - began))
 

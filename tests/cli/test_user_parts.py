@@ -12,7 +12,7 @@ from test_main import call
 from vae_jax import runs
 from vae_jax.build.parts import file_sha256
 from vae_jax.cli.main import main
-from vae_jax.cli.user_parts import PartArguments, import_parts, load_parts, load_parts_of_each, split_parts
+from vae_jax.cli.user_parts import FOR_MODEL, PartArguments, import_parts, load_parts, load_parts_of_each, split_parts
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.sweep import load_sweep
@@ -122,11 +122,21 @@ COMMANDS = {
     "latent": ("run",),
     "postmortem": ("run",),
     "impute": ("run", "--data", "holes.npy", "--out", "filled.npy"),
+    "encode": ("run", "--data", "holes.npy", "--out", "out.npz"),
+    "score": ("run", "--data", "holes.npy", "--out", "out.npz"),
+    "reconstruct": ("run", "--data", "holes.npy", "--out", "out.npz"),
+    "sample": ("run", "--num", "2", "--out", "out.npz"),
+    "interpolate": ("run", "--data", "holes.npy", "--out", "out.npz"),
+    "export": ("run", "--out", "exported"),
     "report a sweep": ("sweep",),
     "disentangle": ("sweep",),
     "train": ("--out", "run", "--resume"),
     "sweep": ("--out", "sweep", "--resume"),
 }
+
+
+# They need the model alone, without objective and optimizer.
+MODEL_COMMANDS = ("impute", "encode", "score", "reconstruct", "sample", "interpolate", "export")
 
 
 @pytest.fixture
@@ -150,6 +160,8 @@ def test_no_command_imports_code_by_itself(copied, capsys, command):
     directory, names = ("sweep", PLAIN) if "sweep" in arguments else ("run", NAMES)
     status, _, err = call(capsys, command.split()[0], *arguments)
     assert status == 2, err
+    if command in MODEL_COMMANDS:
+        names = {name: NAMES[name] for name in FOR_MODEL}
     hashes = file_sha256("parts.py")
     assert err.startswith(f"error: {directory}: was trained with the ")
     assert err.count(f"(SHA-256 {hashes})") == len(names)
@@ -189,6 +201,17 @@ def test_code_that_a_directory_names_as_a_registered_part_is_refused(copied, cap
         assert status == 2
         assert "unknown network 'parts.py:Made.network'" in err
     assert not (copied / "mark").exists()
+
+
+def test_the_words_of_the_model_encode_and_export(copied, capsys):
+    np.save("new.npy", np.eye(8, dtype=np.uint8)[None, :, :, None].repeat(3, 0) * 16)
+    model = words("parts.py", {name: NAMES[name] for name in FOR_MODEL})
+    status, _, err = call(capsys, "encode", "run", "--data", "new.npy", "--out", "codes.npz", *model)
+    assert status == 0, err
+    with np.load("codes.npz") as codes:
+        assert codes["means"].shape == (3, 2)
+    status, _, err = call(capsys, "export", "run", "--out", "exported", *model)
+    assert status == 0, err
 
 
 def test_the_words_continue_a_run_and_a_sweep(copied, capsys):

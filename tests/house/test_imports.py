@@ -87,7 +87,8 @@ def misplaced(path):
         "matplotlib": {"report"},
         "orbax": {"runs"},
         "sklearn": {"data", "disentanglement", "evaluation"},
-        **{root: {"data"} for root in ("tensorflow_datasets", "PIL", "grain")},
+        **{root: {"data"} for root in ("tensorflow_datasets", "grain")},
+        "PIL": {"data", "storage"},  # which writes folders of images
         "tqdm": {"cli", "data", "training"},  # in training, the bar that notebooks pass as on_epoch
         **{root: {"cli"} for root in ("tyro", "tensorboardX")},
         **{root: set() for root in ("tensorflow", "torch", "chex", "pytest")},

@@ -93,7 +93,7 @@ REFUSED = {
     "a module without the condition": (
         {"network": returning(Encoder(), Decoder())},
         {"condition": "labels"},
-        r"network: .*takes one argument, but there is a condition",
+        r"takes one argument, but there is a condition",
     ),
     "a function without the condition": (
         {"network": returning(pure(64, 4), pure(2, 64))},

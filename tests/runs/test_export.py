@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -221,6 +222,8 @@ DAMAGES = {
     "newer": edit(lambda content: content.update(format=2)),
     "incomplete": edit(lambda content: content["functions"].pop("mean")),
     "elsewhere": edit(lambda content: content["functions"]["mean"].update(file="../../mean.stablehlo")),
+    "an argument without a shape": edit(lambda content: content["functions"]["mean"]["arguments"].insert(0, 7)),
+    "a shape of text": edit(lambda content: content["functions"]["mean"]["arguments"][0].update(shape="batch")),
     "a list": lambda folder: (folder / "config.json").write_text("[]"),
 }
 
@@ -276,6 +279,24 @@ def test_nothing_is_left_of_an_export_that_fails(conditional, tmp_path, monkeypa
     with pytest.raises(OSError, match="No space"):
         export_model(conditional[1], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_earlier_export_survives_one_that_fails(conditional, tmp_path, monkeypatch):
+    monkeypatch.setattr("vae_jax.runs.trained.export._serialize", lambda *arguments: b"program")
+    out = export_model(conditional[1], tmp_path / "out")
+    (out / "encoder.stablehlo").write_bytes(b"earlier")
+    rename = Path.rename
+
+    def interrupted(path, target):
+        if target == out and not path.name.endswith(".old"):
+            raise OSError(5, "Input/output error", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(OSError, match="Input/output error"):
+        export_model(conditional[1], out, overwrite=True)
+    assert (out / "encoder.stablehlo").read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def counting(params, x):

@@ -35,6 +35,16 @@ def save(folder, builts, params, members=()):
     return folder
 
 
+def save_sweep(path, builts, params, members):
+    """Writes a sweep directory with a single block of members that have finished, without training."""
+    block = save(path / "blocks" / "0000", builts, params, members)
+    (path / "sweep.json").write_text(json.dumps({"members": [{}] * (1 + max(members))}))
+    (block / "block.json").write_text(json.dumps({"members": members}))
+    rows = [{"member": member, "status": "finished"} for member in members]
+    (block / "result.json").write_text(json.dumps({"rows": rows}))
+    return block
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """(the folder of a model, its parameters)"""
@@ -160,7 +170,7 @@ def test_a_run_needs_its_origin_no_more_and_continues_bit_for_bit(source, tmp_pa
         runs.train(other, tmp_path / "run", resume=True)
     # A process that was killed before it had copied the parameters would need them again.
     shutil.rmtree(tmp_path / "run" / "initial")
-    with pytest.raises(UserError, match=r"the copy of the parameters .* is missing, and \S*first: not a run directory"):
+    with pytest.raises(UserError, match=r"the copy of the parameters .* is missing, and \S*first: neither a run directory"):
         runs.recorded_init(tmp_path / "run")
 
 
@@ -199,8 +209,7 @@ def swept(source, tmp_path_factory):
     out, params = tmp_path_factory.mktemp("swept"), source[1]
     members = sweep.grid(CONFIG, beta=(0.5, 4.0))
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf * 0, leaf]), params)
-    save(out / "origin" / "blocks" / "0000", [build(member) for member in members], stacked, members=(3, 1))
-    (out / "origin" / "sweep.json").write_text("{}")
+    save_sweep(out / "origin", [build(member) for member in members], stacked, (3, 1))
     init = runs.init_from(out / "origin", member=1)
     longer = [dataclasses.replace(member, epochs=2) for member in members]
     assert run_sweep(members, out / "sweep", init=init)
@@ -244,12 +253,20 @@ def test_a_sweep_is_not_shortened_and_keeps_schedules_of_its_length(swept, tmp_p
 
 
 def test_the_member_of_a_sweep_has_to_be_one_of_it(source, tmp_path):
-    path = save(tmp_path / "blocks" / "0000", [build(CONFIG)], jax.tree.map(lambda leaf: leaf[None], source[1]), members=(2,))
-    (tmp_path / "sweep.json").write_text("{}")
-    with pytest.raises(UserError, match=r"init_member: expected one of the trained members of \S+, 2, got none"):
+    path = save_sweep(tmp_path, [build(CONFIG)], jax.tree.map(lambda leaf: leaf[None], source[1]), (2,))
+    with pytest.raises(UserError, match=r"init_member: expected a member of the sweep from 0 to 2, got none"):
         runs.init_from(tmp_path)
-    with pytest.raises(UserError, match=r"init_member: \S*first is a single run"):
+    with pytest.raises(UserError, match=r"init_member: \S*first: a run has a single model\. Leave it out"):
         runs.init_from(source[0], member=1)
     (path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no member has a trained model yet"):
+    with pytest.raises(UserError, match=r"init_from: \S*0000: has no model\.safetensors"):
+        runs.init_from(tmp_path, member=2)
+    (path / "result.json").write_text('{"rows": [{"member": 2, "status": "diverged at step 3"}, 7]}')
+    with pytest.raises(UserError, match=r"init_member: .* no result to use, its status is 'diverged at step 3'"):
+        runs.init_from(tmp_path, member=2)
+    (path / "result.json").unlink()
+    with pytest.raises(UserError, match=r"init_member: .* has not ended"):
+        runs.init_from(tmp_path, member=2)
+    (path / "block.json").write_text('{"members": 2}')
+    with pytest.raises(UserError, match="expected a list of members"):
         runs.init_from(tmp_path, member=2)

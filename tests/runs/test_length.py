@@ -15,6 +15,7 @@ from vae_jax.build import build
 from vae_jax.build.built import _make_schedules
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.runs.config_file import read_config
 from vae_jax.runs.length import describe_lengths
 from vae_jax.training.schedules import DEPENDS_ON_LENGTH
 
@@ -177,3 +178,30 @@ def test_a_run_that_stopped_early_is_not_lengthened(tmp_path):
     with pytest.raises(UserError, match=r"stopped early after epoch 2, .* so a different length would change nothing"):
         lengthen(build(dataclasses.replace(config, epochs=20)), tmp_path / "run")
     assert read(tmp_path / "run" / "summary.json")["epochs"] == 2
+
+
+ORIGIN = {"path": "runs/a", "sha256": "0", "epoch": 3, "member": None, "parts": ["encoder"], "init_from": None}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"devices": 0},
+        {"devices": "two"},
+        {"changed_epochs": [[1, 2]]},
+        {"changed_epochs": [{"from": 1, "to": 2}]},
+        {"changed_epochs": [{"from": 1, "to": 2, "after_epoch": 1, "beta_schedule": {}}]},
+        {"init_from": "runs/a"},
+        {"init_from": {**ORIGIN, "parts": None}},
+        {"init_from": {**ORIGIN, "init_from": {**ORIGIN, "path": 7}}},
+    ],
+    ids=str,
+)
+def test_altered_entries_are_one_error(entries, tmp_path):
+    good = {"config": {}, "data": {"sha256": "0"}, "devices": 2, "init_from": {**ORIGIN, "init_from": ORIGIN}}
+    good["changed_epochs"] = [{"from": 1, "to": 2, "after_epoch": 1}]
+    (tmp_path / "config.json").write_text(json.dumps(good))
+    read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**good, **entries}))
+    with pytest.raises(UserError, match=rf"config\.json: cannot be read: {next(iter(entries))}: expected"):
+        read_config(tmp_path)

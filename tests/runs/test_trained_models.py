@@ -14,6 +14,7 @@ from vae_jax.example import event_of
 from vae_jax.runs import trained
 from vae_jax.runs.evaluate_run import EvaluationOptions, assess
 from vae_jax.runs.trained import decoding, encoding, scoring
+from vae_jax.runs.trained.chunks import encoded_together
 
 SMALL = dict(hidden=(16,), latent_dim=3, epochs=1, batch_size=64)
 ROWS = 300  # more than two batches of 128 on CPU
@@ -187,7 +188,7 @@ def test_one_program_serves_files_of_any_length(digits, tmp_path):
         trained.reconstruct(digits, file)
         counts.append([program.cache_info().misses for program in programs])
     assert counts == [[1, 1, 1]] * 3
-    compiled = encoding._program(digits.vae, trained.read_new_data(digits, file).to_input, 0, 128)
+    compiled = encoding._program(digits.vae, trained.read_new_data(digits, file).to_input, 0, encoded_together((8, 8, 1)))
     assert compiled._cache_size() == 1
 
 

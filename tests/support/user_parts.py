@@ -10,14 +10,15 @@ from vae_jax import networks, priors
 
 
 class Encoder(nnx.Module):
-    """Convolutions and a linear layer, for images of 8 x 8 pixels."""
+    """Convolutions, dropout and a linear layer, for images of 8 x 8 pixels."""
 
     def __init__(self, latent_dim, rngs):
         self.conv = nnx.Conv(1, 8, (3, 3), strides=2, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
         self.out = nnx.Linear(4 * 4 * 8, 2 * latent_dim, rngs=rngs)
 
     def __call__(self, x):
-        return jnp.split(self.out(nnx.relu(self.conv(x)).reshape(-1)), 2)
+        return jnp.split(self.out(self.dropout(nnx.relu(self.conv(x)).reshape(-1))), 2)
 
 
 class Decoder(linen.Module):

@@ -16,6 +16,7 @@ from vae_jax.build import build
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.report.sweep.halving import halving_part
+from vae_jax.runs import load_model
 from vae_jax.sweep import Halving, Range, design, grid, halving
 from vae_jax.sweep.directory import run_sweep
 from vae_jax.sweep.results import load_params, write_results
@@ -25,6 +26,7 @@ BASE = Config(hidden=(8,), latent_dim=2, batch_size=512, epochs=4, validation_fr
 # The second member diverges in its first epoch. The first one is among the best at its first rung, as nothing is known then.
 MEMBERS = [dataclasses.replace(BASE, learning_rate=rate) for rate in (0.02, 1e8, 1e-3, 0.01, 0.03, 0.005, 0.05, 1e-4, 0.04)]
 SETTINGS = Halving(eta=2, min_epochs=1, num_concurrent=3)
+REPORTED = []  # what the sweep in a directory passes to on_epoch, over both of its processes
 ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="members are alone, bit for bit, under map on CPU")
 
 
@@ -39,7 +41,7 @@ def in_memory():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        result = halving(MEMBERS, SETTINGS, strategy="map", on_epoch=lambda progress: after_epoch.append(len(compilations)))
+        result = halving(MEMBERS, SETTINGS, strategy="map", on_progress=lambda progress: after_epoch.append(len(compilations)))
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     return result, after_epoch
@@ -56,7 +58,8 @@ def directory(tmp_path_factory):
             out,
             halving=SETTINGS,
             on_block=lambda group, description, done, notes: blocks.append((done, notes)),
-            on_epoch=lambda tick: tick.progress.epoch == stop_after,
+            on_epoch=REPORTED.append,
+            on_progress=lambda tick: tick.progress.epoch == stop_after,
             **options,
         )
 
@@ -67,6 +70,15 @@ def directory(tmp_path_factory):
     assert train(None, resume=True)
     assert blocks == [(0, []), (3, [])]
     return write_results(out)
+
+
+def test_each_epoch_of_each_member_is_reported_once(directory):
+    text = (directory.path / "blocks" / "0000" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    expected = {(line["member"], line["epoch"]): line["test_elbo"] for line in lines if not line.get("diverged")}
+    assert len(REPORTED) == len(expected)
+    assert {(metrics["member"], metrics["epoch"]): metrics["test_elbo"] for metrics in REPORTED} == expected
+    assert all(metrics["learning_rate"] == MEMBERS[metrics["member"]].learning_rate for metrics in REPORTED)
 
 
 def simulate(curves, settings, epochs, num_slots):
@@ -208,6 +220,10 @@ def test_a_directory_that_was_interrupted_has_the_same_bits(in_memory, directory
     stopped = result.table["status"].tolist().index("stopped by halving at rung 0")
     with pytest.raises(UserError, match=f"member {stopped} was stopped by halving at rung 0 after 1 epochs"):
         load_params(directory, [stopped])
+    for number, params in result.params.items():  # without the training data
+        chex.assert_trees_all_equal(load_model(directory.path, member=number).params, params)
+    with pytest.raises(UserError, match="no result to use, its status is 'stopped by halving at rung 0'"):
+        load_model(directory.path, member=stopped)
 
 
 def test_the_report_draws_curves_and_lists_decisions(directory):

@@ -61,7 +61,7 @@ def attribute_docstrings(cls: type) -> dict[str, str]:
 def extend(*classes: type, defaults: Mapping[str, object] | None = None, helps: Mapping[str, str] | None = None) -> type:
     """Makes one dataclass with the fields of several, in their order, each annotated with its help for the command line.
 
-    Fields that a class inherits come after its own fields.
+    Fields that are keywords alone, such as those of `user_parts.PartArguments`, come last.
 
     The help of a field is `metadata["help"]`, or else the string below the attribute. The dataclass is made when a command
     runs, because `Config` has more fields once a new objective or likelihood is registered.
@@ -78,7 +78,7 @@ def extend(*classes: type, defaults: Mapping[str, object] | None = None, helps: 
         hints = typing.get_type_hints(cls, include_extras=True)
         has_docstrings = any("help" not in field.metadata for field in dataclasses.fields(cls))
         texts = attribute_docstrings(cls) if has_docstrings else {}
-        for field in sorted(dataclasses.fields(cls), key=lambda field: field.name not in vars(cls)["__annotations__"]):
+        for field in sorted(dataclasses.fields(cls), key=lambda field: bool(field.kw_only)):
             if field.name in (name for name, *_ in fields):
                 raise UserError(f"`{field.name}` is an option of this command and a registered setting. Rename the setting.")
             text = (helps or {}).get(field.name) or field.metadata.get("help") or texts.get(field.name, "")

@@ -14,7 +14,7 @@ class Arguments(DataArguments):
     """Decode codes on the way from the posterior mean of one row of new data to that of another, both ends included. A
     conditional model decodes all of them with the condition of the first row.
 
-    `out` is a .npz, .csv or .parquet file, or a folder of PNG images, as for `vae-jax reconstruct`.
+    `out` is a .npz, .csv or .parquet file, or a folder of PNG images, as for vae-jax reconstruct.
 
     Example: vae-jax interpolate runs/first --data new.npy --first 0 --last 7 --steps 16 --out frames
     """

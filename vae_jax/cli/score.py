@@ -34,7 +34,7 @@ class Arguments(DataArguments):
     elbo_samples: int = 10
     """Draws of z for the ELBO of each row."""
     seed: int | None = None
-    """Seed of the draws. By default the test seed of the run, so that its test set has the scores of `vae-jax evaluate`."""
+    """Seed of the draws. By default the test seed of the run, so that its test set has the scores of vae-jax evaluate."""
 
     def validate(self, *, folder: bool) -> None:
         """Raises `UserError` for values that are wrong for every model."""

@@ -20,17 +20,23 @@ _BYTES_IN_MEMORY = 2**24  # larger arrays are read while the rows before are com
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelArguments(PartArguments):
-    """Options of all commands that use a trained model."""
+class ChosenModel(PartArguments):
+    """Options that name a trained model."""
 
     run: tyro.conf.Positional[Path]
     """A run directory, or a sweep directory with `member` or `best`."""
-    out: Path | None = None
-    """What to write."""
     member: int | None = None
     """Of a sweep: number of the member."""
     best: str = ""
     """Of a sweep: the member with the best value of this column of results.csv, such as validation_elbo."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelArguments(ChosenModel):
+    """Options of all commands that use a trained model on new data."""
+
+    out: Path | None = None
+    """What to write."""
     condition: str = ""
     """Condition of each example, for a conditional model: a file with a row for each. By default it is read from `data`, as in
     training."""
@@ -66,7 +72,7 @@ class DataArguments(ModelArguments):
     """Options of the commands that read new data."""
 
     data: str = ""
-    """File or folder of any format that `train --dataset` reads, or the name of a data set."""
+    """File or folder of any format that train reads, or the name of a data set."""
     part: Literal["all", "train", "validation", "test"] = "all"
     """Rows to use of a source with several parts: all in the order of the source, or one part, which is split off as in
     training where the source has none."""
@@ -78,7 +84,7 @@ class DataArguments(ModelArguments):
             raise UserError(field="data", expected="a file such as new.csv, or the name of a data set", got="none")
 
 
-def check_model(arguments: ModelArguments) -> None:
+def check_model(arguments: ChosenModel) -> None:
     """Raises `UserError` unless the command line names one model."""
     path = arguments.run
     expect_counts(0, 10**9, member=arguments.member)
@@ -98,7 +104,7 @@ def check_model(arguments: ModelArguments) -> None:
             raise UserError(f"{path} is a run directory, which has no members.", field=name, fix="Leave it out.")
 
 
-def open_model(arguments: ModelArguments) -> "TrainedModel":
+def open_model(arguments: ChosenModel) -> "TrainedModel":
     """Reads the model that the command line names, and prints its notes."""
     from vae_jax.runs import best, load_model
     from vae_jax.storage.cache import enable_compilation_cache

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.storage.atomic import written_file
-from vae_jax.storage.output_files import table_module, without_categories
+from vae_jax.storage.output_files import table_module, table_writer
 
 if TYPE_CHECKING:  # pyarrow is an optional dependency
     import pyarrow
@@ -123,11 +122,8 @@ def write_table(table: "pyarrow.Table", path: str | Path) -> Path:
     if not path.parent.is_dir():
         raise UserError(f"{path}: the folder {path.parent} does not exist. Make it, or choose a different path.")
     try:
-        with written_file(path) as file:
-            if path.suffix.lower() == ".csv":
-                table_module("pyarrow.csv").write_csv(without_categories(table), file)
-            else:
-                table_module("pyarrow.parquet").write_table(table, file)
+        with table_writer(path) as write:
+            write(table)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}.") from None
     return path

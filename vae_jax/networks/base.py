@@ -140,7 +140,9 @@ def mode_arguments(module: linen.Module | nnx.Module, is_training: bool, is_stoc
       is_stochastic: whether the two differ. Otherwise an argument with a default keeps it.
     """
     call = type(module).__call__
-    if call.__module__.startswith("flax."):  # a single layer of Flax, whose field `deterministic` is set as that of all others
+    if (call.__module__ or "").startswith(
+        "flax."
+    ):  # a single layer of Flax, whose field `deterministic` is set as that of all others
         return {}
     try:
         parameters = inspect.signature(call).parameters

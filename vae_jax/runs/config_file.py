@@ -94,17 +94,39 @@ def read_config(path: PathLike) -> tuple[Config, JsonObject]:
     try:
         config = config_module.from_dict(content["config"])
         config.validate()
-        check_data_entry(content)
+        check_entries(content)
         return config, content
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'config.json'}: cannot be read: {error}") from None
 
 
-def check_data_entry(content: JsonObject) -> None:
-    """Raises an error unless config.json or sweep.json has a fingerprint of the data and, if any, a valid `data_dir`."""
+def check_entries(content: JsonObject) -> None:
+    """Raises ValueError, KeyError or TypeError unless config.json or sweep.json has a fingerprint of the data, and the entries
+    on the folder of the data, the devices, earlier lengths and the lineage, if any, are as this package writes them.
+    """
     content["data"]["sha256"]
     if not isinstance(content.get("data_dir"), str | None):
         raise ValueError(f"data_dir: expected a path or null, got {content['data_dir']!r}")
+    if type(devices := content.get("devices", 1)) is not int or devices < 1:
+        raise ValueError(f"devices: expected a whole number >= 1, got {devices!r:.80}")
+    names = {"from", "to", *(["after_epoch"] if "config" in content else [])}
+    for change in content.get("changed_epochs", []):
+        entries: JsonObject = change if isinstance(change, dict) else {}
+        schedules = [value for value in entries.values() if isinstance(value, dict)]
+        if not (names <= entries.keys() and all({"from", "to"} <= one.keys() for one in schedules)):
+            raise ValueError(f"changed_epochs: expected {', '.join(sorted(names))}, got {change!r:.80}")
+    check_lineage(content.get("init_from"))
+
+
+def check_lineage(lineage: object) -> None:
+    """Raises ValueError unless this is None or the lineage of a run that started from a trained model (`build.Initial`)."""
+    while lineage is not None:
+        fields: JsonObject = lineage if isinstance(lineage, dict) else {}
+        texts, parts = (fields.get("path"), fields.get("sha256")), fields.get("parts")
+        are_texts = isinstance(parts, list) and all(isinstance(text, str) for text in (*texts, *parts))
+        if not (are_texts and type(fields.get("epoch")) is int and type(fields.get("member")) in (int, type(None))):
+            raise ValueError(f"init_from: expected path, sha256, epoch, member and parts, got {lineage!r:.80}")
+        lineage = fields.get("init_from")
 
 
 def check_recorded_parts(

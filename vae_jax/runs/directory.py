@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
+import jax
+
 from vae_jax import training
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built, PartOptions, Parts, build
@@ -108,7 +110,8 @@ def load_run(
     restored = _restore(path, built)
     summary, notes = _summary_of_checkpoint(path, built.config, restored)
     best = restored.best if built.config.early_stopping else None
-    params = training.params_to_evaluate(restored.state, built.objective, best)
+    # Compiled, as in training: operation by operation an average may differ in its last bits.
+    params = jax.jit(lambda state, best: training.params_to_evaluate(state, built.objective, best))(restored.state, best)
     epoch = restored.epoch if best is None else int(best.epoch) or restored.epoch
     metrics = [line for line in read_metrics(path) if line["epoch"] <= restored.epoch]
     return Run(path, built, epoch, params, summary, metrics, [*changes, *restored.complaints, *notes])

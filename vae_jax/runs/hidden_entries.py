@@ -25,9 +25,9 @@ from vae_jax.runs.imputed_rows import (
     impute_rows,
     num_few_samples,
     num_heavy_tails,
-    stored_unit,
 )
 from vae_jax.runs.parts import Report
+from vae_jax.runs.trained.stored_unit import stored_scale
 from vae_jax.storage.atomic import JsonObject
 
 _MAX_TRAIN = 10_000  # training examples that the other methods are fitted to
@@ -86,7 +86,7 @@ def assess_hidden_entries(run: Run, settings: HiddenEntries, report: Report) -> 
     table = _table(built, before, hidden)
     best = best_values(built.vae, imputed)
     others, notes = baselines(table)
-    unit = 1.0 if table.scale else stored_unit(built.config, built.vae.likelihood, built.dataset.max_level)
+    unit = 1.0 if table.scale else stored_scale(built.config, built.vae.likelihood, built.dataset.max_level)
     values = {"vae": unit * np.asarray(best, np.float64).reshape(table.test.shape), **others}
     numbers = _numbers(built, table, score_all(table, values))
     if is_image(built.dataset.data_shape) and candidates is not None:  # the mean of binary pixels is a gray image
@@ -123,7 +123,7 @@ def _table(built: Built, before: np.ndarray, hidden: np.ndarray) -> Table:
     kinds = entry_kinds(built.vae.likelihood, built.vae.data_shape)
     size = math.prod(built.vae.data_shape)
     shows_pixels = is_image(built.dataset.data_shape)
-    unit = 1.0 if shows_pixels else stored_unit(built.config, built.vae.likelihood, built.dataset.max_level)
+    unit = 1.0 if shows_pixels else stored_scale(built.config, built.vae.likelihood, built.dataset.max_level)
     count = min(len(built.data.train), _MAX_TRAIN)
     index = np.linspace(0, len(built.data.train) - 1, count).astype(np.int64)
 

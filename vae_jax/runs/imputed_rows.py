@@ -10,8 +10,6 @@ from jax.typing import ArrayLike
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build.model import sees_counts
-from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput
 from vae_jax.evaluation.importance import pareto_k_limit
@@ -24,10 +22,10 @@ from vae_jax.evaluation.imputation import (
     impute_dataset,
 )
 from vae_jax.example import Example, event_of, mask_of
-from vae_jax.likelihoods import Likelihood
 from vae_jax.model import VAE, Params
 from vae_jax.runs.parts import Report, map_parts
 from vae_jax.runs.trained import NewData, TrainedModel
+from vae_jax.runs.trained.stored_unit import stored_scale
 
 # More levels of pixels are numbers, which have a mean. Categories of a table are none, however many there are.
 _MAX_LEVELS = 64
@@ -43,11 +41,6 @@ class Imputed(NamedTuple):
     effective_sample_size: np.ndarray  # (examples,)
     pareto_k: np.ndarray  # (examples,): tail shape of the importance weights
     mask: np.ndarray  # (examples, ...), True where an entry is observed
-
-
-def stored_unit(config: Config, likelihood: Likelihood, max_level: int | None) -> float:
-    """Returns the number by which values are multiplied on the way from the likelihood to the data as they are stored."""
-    return 1.0 if sees_counts(config, likelihood) or max_level is None else float(max_level)
 
 
 def impute_rows(
@@ -199,7 +192,7 @@ def impute_file(
             "Their observed values are far from the training data.",
             fix="Leave these rows out.",
         )
-    unit = stored_unit(model.config, likelihood, model.description.max_level)
+    unit = stored_scale(model.config, likelihood, model.description.max_level)
     mean = np.where(mask, events, best * np.float32(unit)).astype(mean_type)
     draws = np.moveaxis(np.asarray(result.imputations), 1, 0) * np.float32(unit)
     if events.dtype.kind != "f":

@@ -268,7 +268,8 @@ def _write_model_at(out: Path, built: Built, progress: Progress) -> None:
         return
     best = progress.best if built.config.early_stopping else None
     epoch = len(progress.history) if best is None else int(best.epoch) or len(progress.history)
-    write_model(out, built, params_to_evaluate(progress.state, built.objective, best), epoch)
+    params = jax.jit(lambda state, best: params_to_evaluate(state, built.objective, best))(progress.state, best)
+    write_model(out, built, params, epoch)
 
 
 def _finish(built: Built, out: Path, fit: Fit, recorder: _Recorder) -> JsonObject:

@@ -15,6 +15,7 @@ from vae_jax.errors import UserError
 
 FORMAT = 1
 _AGAIN = "Export the model again."
+_FUNCTIONS = ("encode", "decode", "mean")
 Output = Array | tuple[Array, Array]
 JsonObject = dict[str, object]
 
@@ -54,7 +55,7 @@ def load_exported(path: str | Path) -> ExportedModel:
     """
     path = Path(path)
     config = _read_config(path)
-    functions = {name: _load(path, name, entry) for name, entry in config["functions"].items()}
+    functions = {name: _load(path, name, config["functions"][name]) for name in _FUNCTIONS}
     encode = cast("Callable[..., tuple[Array, Array]]", functions["encode"])
     return ExportedModel(encode, functions["decode"], cast("Callable[..., Array]", functions["mean"]), config)
 
@@ -65,11 +66,10 @@ def _read_config(path: Path) -> dict:
         config = json.loads(file.read_text())
         if config["format"] != FORMAT:
             raise ValueError(f"it has the format {config['format']}, and this version reads {FORMAT}")
-        for name in ("encode", "decode", "mean"):
+        for name in _FUNCTIONS:
             entry = config["functions"][name]
-            for argument in entry["arguments"]:
-                if not {"name", "dtype", "shape"} <= argument.keys():
-                    raise ValueError(f"an argument of {name} lacks its name, dtype or shape")
+            if not all(map(_is_argument, entry["arguments"])):
+                raise ValueError(f"an argument of {name} lacks its name, dtype or shape")
             if Path(entry["file"]).name != entry["file"] or not isinstance(entry["sha256"], str):
                 raise ValueError(f"the entry of {name} is wrong")
         return config
@@ -78,8 +78,17 @@ def _read_config(path: Path) -> dict:
         raise UserError(f"{path}: not an exported model (it has no config.json).", fix=fix) from None
     except KeyError as error:
         raise UserError(f"{file}: not the config.json of an exported model: it has no {error}.", fix=_AGAIN) from None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read: {error}.", fix=_AGAIN) from None
+
+
+def _is_argument(entry: object) -> bool:
+    """Returns whether this describes an argument with a leading axis of examples, ("batch", ...)."""
+    if not isinstance(entry, dict) or not {"name", "dtype", "shape"} <= entry.keys():
+        return False
+    shape = entry["shape"]
+    is_shape = isinstance(shape, list) and len(shape) > 0 and all(isinstance(length, int) for length in shape[1:])
+    return is_shape and entry["dtype"] in ("float32", "bool")
 
 
 def _load(path: Path, name: str, entry: dict) -> Callable[..., Output]:

@@ -140,25 +140,35 @@ def image_folder_writer(folder: Path, count: int) -> Iterator[Callable[[np.ndarr
     Yields:
       A function of images, (images, height, width, channels) of uint8, with 1, 3 or 4 channels.
     """
+    digits, written = max(6, len(str(count - 1))), 0
+    with written_folder(folder) as temporary:
+
+        def write(images: np.ndarray) -> None:
+            nonlocal written
+            from PIL import Image
+
+            for image in images:
+                path = temporary / f"{written:0{digits}}.png"
+                with naming_path(folder):
+                    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+                written += 1
+
+        yield write
+
+
+@contextlib.contextmanager
+def written_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new folder to write into, which takes the place of `folder` where the context ends without an error.
+
+    Otherwise nothing remains of it, and a folder that was there before stays as it was.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    digits, written = max(6, len(str(count - 1))), 0
-
-    def write(images: np.ndarray) -> None:
-        nonlocal written
-        from PIL import Image
-
-        for image in images:
-            path = temporary / f"{written:0{digits}}.png"
-            with naming_path(folder):
-                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
-            written += 1
-
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         with naming_path(folder):
-            temporary.mkdir()
-        yield write
+            temporary.mkdir(parents=True)
+        yield temporary
         with naming_path(folder):
             _replace_folder(folder, temporary, old)
         shutil.rmtree(old, ignore_errors=True)

@@ -247,14 +247,16 @@ def _write_result(block: Block, built: Built, fit: MembersFit) -> None:
         if status == "diverged":
             state = jax.tree.map(lambda leaf, i=i: leaf[i], jax.device_get(fit.progress.members.state))
             write_json(record, examine(built, block.group.configs[i], state))
-    # Before result.json, without which the members are trained again.
-    assert built.description is not None
-    configs = [dataclasses.asdict(config) for config in block.group.configs]
-    record = ModelRecord(
-        configs, built.description, built.parts.records(), fit.epochs, block.group.members, versions=versions()
-    )
-    write_model_file(block.path, record, fit.params)
+    write_models(block.path, block.group, built, fit)  # before result.json, without which the members are trained again
     write_json(block.path / "result.json", {"rows": rows(block.group, built, fit), "placement": fit.placement.description})
+
+
+def write_models(path: Path, group: Group, built: Built, fit: MembersFit) -> None:
+    """Writes model.safetensors with the parameters to evaluate of a group into the folder of its block."""
+    assert built.description is not None
+    configs, parts = [dataclasses.asdict(config) for config in group.configs], built.parts.records()
+    record = ModelRecord(configs, built.description, parts, fit.epochs, group.members, versions=versions())
+    write_model_file(path, record, fit.params)
 
 
 def _restore(

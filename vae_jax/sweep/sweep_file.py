@@ -8,7 +8,7 @@ from pathlib import Path
 from vae_jax import config as config_module
 from vae_jax.config import Config
 from vae_jax.errors import UserError, fits
-from vae_jax.runs.config_file import check_data_entry
+from vae_jax.runs.config_file import check_entries
 from vae_jax.runs.length import settings_that_depend_on_length
 from vae_jax.storage.atomic import JsonObject, read_json
 from vae_jax.storage.directories import PathLike, as_path, is_fresh
@@ -37,7 +37,7 @@ def read_sweep(path: PathLike) -> tuple[list[Config], JsonObject]:
             raise ValueError("expected at least one member")
         for member in members:
             member.validate()
-        check_data_entry(content)
+        check_entries(content)
         return members, content
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / 'sweep.json'}: cannot be read: {error}") from None

@@ -315,7 +315,7 @@ def _unit(model: TrainedModel) -> StoredUnit:
 def _converted(x: Array, unit: StoredUnit, output: Output) -> Array:
     if output.as_pixels:
         return unit.to_pixels(x)
-    return unit.of_draw(x) if output.draw else unit.of_mean(x)
+    return unit.convert_draw(x) if output.draw else unit.convert_mean(x)
 
 
 def _check_condition(model: TrainedModel, stored: np.ndarray | None, count: int | None) -> None:

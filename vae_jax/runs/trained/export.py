@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import safetensors.numpy
 from jax import Array, export
 
-from vae_jax.build.model import sees_counts
 from vae_jax.errors import UserError
 from vae_jax.example import Example
 from vae_jax.likelihoods import DecoderOutput
@@ -24,8 +22,10 @@ from vae_jax.model.vae import decode_given
 from vae_jax.runs.trained.export_record import describe_export, read_format, takes_mask
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.runs.trained.model_file import flatten
-from vae_jax.storage.atomic import naming_path, write_bytes, write_json
-from vae_jax.storage.directories import PathLike, as_path, remove
+from vae_jax.runs.trained.stored_unit import stored_scale, stored_unit
+from vae_jax.storage.atomic import write_bytes, write_json
+from vae_jax.storage.directories import PathLike, as_path
+from vae_jax.storage.output_files import written_folder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 Function: TypeAlias = Callable[..., Array | tuple[Array, Array] | DecoderOutput]
@@ -68,7 +68,8 @@ def decoder_function(model: TrainedModel, params: Params | None = None) -> Funct
 
 def mean_function(model: TrainedModel, params: Params | None = None) -> Function:
     """Returns (z, condition) -> E[x|z] of a batch in the unit of the stored data; arguments as for `encoder_function`."""
-    decode, to_stored = decoder_function(model, params), output_scale(model)
+    decode = decoder_function(model, params)
+    to_stored = stored_unit(model.config, model.description, model.vae.likelihood).to_stored
 
     def mean(z: Array, *condition: Array) -> Array:
         return to_stored(jax.vmap(model.vae.likelihood.mean)(decode(z, *condition)))
@@ -87,20 +88,8 @@ def input_scale(model: TrainedModel) -> Callable[[Array], Array]:
         return lambda x: (x + 0.5) / (top + 1)
     if config.binarization == "threshold" and top != 1:
         return lambda x: (x / (top or 1) >= 0.5).astype(jnp.float32)
-    return lambda x: x / stored_unit(model)
-
-
-def output_scale(model: TrainedModel) -> Callable[[Array], Array]:
-    """Returns the function from means on the scale of the model to the unit of the stored data."""
-    top = model.description.max_level
-    if model.config.dequantize and top is not None:
-        return lambda mean: mean * (top + 1) - 0.5
-    return lambda mean: mean * stored_unit(model)
-
-
-def stored_unit(model: TrainedModel) -> int:
-    """Returns the stored level that is 1 on the scale of the model; 1 for counts and for floats."""
-    return 1 if sees_counts(model.config, model.vae.likelihood) else model.description.max_level or 1
+    scale = stored_scale(config, model.vae.likelihood, top)
+    return lambda x: x / scale
 
 
 def export_model(model: TrainedModel, out: PathLike, *, overwrite: bool = False) -> Path:
@@ -200,16 +189,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 def _write(out: Path, files: dict[str, bytes], config: object) -> None:
     """Writes the files into a new folder, which then takes the place of `out`."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with naming_path(out):
-            temporary.mkdir(parents=True)
+    with written_folder(out) as folder:
         for name, content in files.items():
-            write_bytes(temporary / name, content)
-        write_json(temporary / "config.json", config)
-        if out.exists():
-            remove(out)
-        with naming_path(out):
-            temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            write_bytes(folder / name, content)
+        write_json(folder / "config.json", config)

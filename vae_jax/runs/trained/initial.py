@@ -1,18 +1,19 @@
 """`init_from`: the parameters of a trained model as the start of a new run, whose directory keeps a copy of them."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
-import safetensors
 
 from vae_jax import config as config_module
+from vae_jax._numerics.keys import Stream, stream
 from vae_jax.build import INIT_PARTS, Built, Initial
+from vae_jax.build.parts import file_sha256
 from vae_jax.errors import UserError, unknown
-from vae_jax.runs.trained.model_file import NAME, ModelRecord, read_record, write_model_file
+from vae_jax.runs.config_file import check_lineage
+from vae_jax.runs.trained.model_file import NAME, ModelRecord, read_arrays, read_record, write_model_file
+from vae_jax.runs.trained.sweep_members import locate_model
 from vae_jax.storage.atomic import JsonObject, read_json
 from vae_jax.storage.directories import PathLike, as_path
 
@@ -38,15 +39,15 @@ def init_from(path: PathLike, *, member: int | None = None, init_parts: Sequence
     for part in init_parts:
         if part not in INIT_PARTS:
             raise unknown("part", part, INIT_PARTS)
-    folder, index = _locate(path, member)
-    record, arrays, position = read_record(folder), _read_arrays(folder, index), index or 0
     try:
-        config, epoch = config_module.from_dict(record.configs[position]), record.epochs[position]
-    except (IndexError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / NAME}: cannot be read: {error}.") from None
+        folder, record, index = locate_model(path, member)
+    except UserError as error:
+        raise UserError(error.text, field="init_member" if error.field == "member" else "init_from") from None
+    arrays, position = read_arrays(folder, index), index or 0
+    config, epoch = config_module.from_dict(record.configs[position]), record.epochs[position]
     lineage: JsonObject = {
         "path": str(path),
-        "sha256": hashlib.sha256((folder / NAME).read_bytes()).hexdigest(),
+        "sha256": file_sha256(folder / NAME),
         "epoch": epoch,
         "member": member,
         "parts": [part for part in INIT_PARTS if part in init_parts],
@@ -55,51 +56,16 @@ def init_from(path: PathLike, *, member: int | None = None, init_parts: Sequence
     return Initial(config, record.description, arrays, lineage)
 
 
-def _locate(path: Path, member: int | None) -> tuple[Path, int | None]:
-    """Returns the folder of model.safetensors and the position of the model in it; None for a run."""
-    if not (path / "sweep.json").exists():
-        if not (path / NAME).exists():
-            is_run = (path / "config.json").exists()
-            problem = f"has no {NAME}" if is_run else "not a run directory or a sweep directory"
-            fix = "Continue the run with `resume=True`, which writes it." if is_run else ""
-            raise UserError(f"{path}: {problem}.", field="init_from", fix=fix)
-        if member is not None:
-            raise UserError(f"{path} is a single run.", field="init_member", fix="Leave `init_member` out.")
-        return path, None
-    members = {
-        number: (file.parent, index)
-        for file in sorted(path.glob(f"blocks/*/{NAME}"))
-        for index, number in enumerate(read_record(file.parent).members)
-    }
-    if not members:
-        raise UserError(f"{path}: no member has a trained model yet.", field="init_from", fix="Continue it with `resume=True`.")
-    if member not in members:
-        expected = f"one of the trained members of {path}, {_listed(sorted(members))}"
-        raise UserError(field="init_member", expected=expected, got="none" if member is None else member)
-    return members[member]
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    if len(numbers) > 8 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers))
-
-
-def _read_arrays(folder: Path, index: int | None) -> dict[str, np.ndarray]:
-    """Returns the parameters of one model by their paths."""
-    try:
-        with safetensors.safe_open(folder / NAME, "numpy") as file:  # pyright: ignore[reportAttributeAccessIssue]
-            names = list(file.keys())
-            return {name: file.get_tensor(name) if index is None else file.get_slice(name)[index] for name in names}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:  # pyright: ignore[reportAttributeAccessIssue]
-        raise UserError(f"{folder / NAME}: cannot be read: {error}.") from None
-
-
 def _recorded_lineage(path: Path) -> JsonObject | None:
     """Returns the lineage in config.json or sweep.json; None where there is none."""
     for name in ("config.json", "sweep.json"):
         if (path / name).is_file():
-            return read_json(path / name).get("init_from")
+            lineage = read_json(path / name).get("init_from")
+            try:
+                check_lineage(lineage)
+            except ValueError as error:
+                raise UserError(f"{path / name}: {error}. It was altered.") from None
+            return lineage
     return None
 
 
@@ -129,16 +95,12 @@ def recorded_init(path: PathLike) -> Initial | None:
     lineage = _recorded_lineage(path)
     if lineage is None:
         return None
+    if (path / _FOLDER / NAME).exists():
+        record = read_record(path / _FOLDER)
+        config = config_module.from_dict(record.configs[0])
+        return Initial(config, record.description, read_arrays(path / _FOLDER), lineage)
     try:
-        if (path / _FOLDER / NAME).exists():
-            record = read_record(path / _FOLDER)
-            config = config_module.from_dict(record.configs[0])
-            return Initial(config, record.description, _read_arrays(path / _FOLDER, None), lineage)
-        original, member, parts = lineage["path"], lineage["member"], lineage["parts"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: its record of the trained model that it started from is damaged: {error}.") from None
-    try:
-        init = init_from(original, member=member, init_parts=parts)
+        init = init_from(lineage["path"], member=lineage["member"], init_parts=lineage["parts"])
         check_same_init(path, lineage, init)
     except UserError as error:
         message = f"{path}: the copy of the parameters that it starts from is missing, and {error.text}"
@@ -193,7 +155,7 @@ def describe_init(built: Built) -> list[str]:
     init = built.init
     if init is None or built.description is None:
         return []
-    template = jax.eval_shape(built.vae.init, jax.random.key(0))
+    template = jax.eval_shape(built.vae.init, stream(0, Stream.INIT))
     parts, path = init.shared_parts(template), init.record["path"]
     fresh = [part for part in INIT_PARTS if part in template and part not in parts]
     texts = [f"starting from the {', '.join(parts)} of {path} (epoch {init.record['epoch']})"]

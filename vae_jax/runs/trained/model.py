@@ -14,8 +14,8 @@ from vae_jax.build.model import make_likelihood
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.model import VAE, Params
-from vae_jax.runs.trained.model_file import NAME, read_params, read_record
-from vae_jax.runs.trained.sweep_members import is_sweep, member_folder
+from vae_jax.runs.trained.model_file import NAME, read_params
+from vae_jax.runs.trained.sweep_members import locate_model
 from vae_jax.storage.atomic import JsonObject, read_json
 from vae_jax.storage.directories import PathLike, as_path
 
@@ -62,13 +62,7 @@ def load_model(path: PathLike, *, member: int | None = None, **parts: Unpack[Par
       UserError: `path` is neither a run nor a sweep directory, has no such model yet, or its files are damaged.
     """
     path = as_path(path)
-    folder = _folder(path, member)
-    record = read_record(folder)
-    index = None
-    if member is not None:
-        if member not in record.members:
-            raise UserError(f"{folder / NAME}: lacks the member {member}; it was altered.", field="member")
-        index = list(record.members).index(member)
+    folder, record, index = locate_model(path, member)
     entry = index or 0
     config = config_module.from_dict(record.configs[entry])
     given = Parts(**parts)
@@ -94,24 +88,6 @@ def load_model(path: PathLike, *, member: int | None = None, **parts: Unpack[Par
     if index is None:
         notes = [*notes, *_notes_on_end(path, record.epochs[0], config)]
     return TrainedModel(path, config, record.description, vae, params, record.epochs[entry], member, scores, tuple(notes))
-
-
-def _folder(path: Path, member: int | None) -> Path:
-    """Returns the folder that has the model file."""
-    if is_sweep(path):
-        folder = member_folder(path, member)
-        advice = f"Remove result.json of {folder.name} and continue the sweep with `resume=True`, which trains it again."
-    else:
-        folder, advice = path, "Continue the run with `resume=True`, which writes it."
-        if not (path / "config.json").exists() and not (path / NAME).exists():
-            raise UserError(f"{path}: neither a run directory nor a sweep directory.")
-        if member is not None:
-            raise UserError(f"{path}: a run has a single model.", field="member", fix="Leave it out.")
-    if not (folder / NAME).exists():
-        if (path / "diverged.json").exists():
-            raise UserError(f"{path}: the run diverged before its first checkpoint; there is no model.")
-        raise UserError(f"{folder}: has no {NAME}, because it was written by an earlier version or is unfinished.", fix=advice)
-    return folder
 
 
 def _notes_on_end(path: Path, epoch: int, config: Config) -> list[str]:

@@ -94,20 +94,24 @@ def read_params(folder: Path, template: Params, index: int | None = None) -> Par
     Raises:
       UserError: the parameters are not those of the template.
     """
-    expected, path = flatten(template), folder / NAME
-    arrays: dict[str, np.ndarray] = {}
-    try:
-        with safetensors.safe_open(path, "numpy") as file:  # pyright: ignore[reportAttributeAccessIssue]
-            for name in file.keys():  # noqa: SIM118 (the file is not a mapping)
-                arrays[name] = file.get_tensor(name) if index is None else file.get_slice(name)[index]
-    except (*_UNREADABLE, IndexError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {str(error)[:200]}. It is damaged.") from None
+    expected, path, arrays = flatten(template), folder / NAME, read_arrays(folder, index)
     there = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
     here = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in expected.items()}
     if there != here:
         name = next(name for name in {**here, **there} if here.get(name) != there.get(name))
         raise UserError(f"{path}: expected {name} = {here.get(name)}, got {there.get(name)}. The networks are different ones.")
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in expected])
+
+
+def read_arrays(folder: Path, index: int | None = None) -> dict[str, np.ndarray]:
+    """Reads the arrays of one model by their paths; arguments as for `read_params`."""
+    path = folder / NAME
+    try:
+        with safetensors.safe_open(path, "numpy") as file:  # pyright: ignore[reportAttributeAccessIssue]
+            names = list(file.keys())
+            return {name: file.get_tensor(name) if index is None else file.get_slice(name)[index] for name in names}
+    except (*_UNREADABLE, IndexError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: {str(error)[:200]}. It is damaged.") from None
 
 
 def flatten(params: Params) -> dict[str, Any]:

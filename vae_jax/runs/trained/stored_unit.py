@@ -29,15 +29,19 @@ class StoredUnit(NamedTuple):
     is_count: bool
     is_dequantized: bool
 
+    def to_stored(self, x: Array) -> Array:
+        """Returns numbers of the likelihood in the stored unit, neither rounded nor cut at the range of the levels.
+
+        Dequantized, level k is the interval from k / (top + 1) to (k + 1) / (top + 1), of which this takes the middle to k.
+        """
+        return x * (self.top + 1) - 0.5 if self.is_dequantized and self.top is not None else x * self.scale
+
     def _levels(self, x: Array) -> Array:
         """Returns numbers of the likelihood in the stored unit, within the range of the levels."""
-        # Dequantized, level k is the interval from k / (top + 1) to (k + 1) / (top + 1), of which this takes the middle to k.
-        x = x * (self.top + 1) - 0.5 if self.is_dequantized and self.top is not None else x * self.scale
-        if self.top is None or self.is_count:
-            return x
-        return jnp.clip(x, 0, self.top)
+        x = self.to_stored(x)
+        return x if self.top is None or self.is_count else jnp.clip(x, 0, self.top)
 
-    def of_mean(self, mean: Array) -> Array:
+    def convert_mean(self, mean: Array) -> Array:
         """Converts E[x|z]: levels are rounded to the stored type.
 
         Zeros and ones, and counts, have float32 expectations, because rounding would leave nothing of most of them.
@@ -47,7 +51,7 @@ class StoredUnit(NamedTuple):
             return levels.astype(jnp.float32)
         return jnp.rint(levels).astype(self.dtype)
 
-    def of_draw(self, x: Array) -> Array:
+    def convert_draw(self, x: Array) -> Array:
         """Converts a draw from p(x|z) to the stored type; counts to int32, because they may exceed those of the data."""
         levels = self._levels(x)
         if np.dtype(self.dtype).kind == "f":
@@ -64,6 +68,11 @@ class StoredUnit(NamedTuple):
 
 def stored_unit(config: Config, description: DataDescription, likelihood: Likelihood) -> StoredUnit:
     """Returns the unit of the data of a model."""
-    is_count, top = sees_counts(config, likelihood), description.max_level
-    scale = 1.0 if is_count or top is None else float(top)
+    top = description.max_level
+    scale, is_count = stored_scale(config, likelihood, top), sees_counts(config, likelihood)
     return StoredUnit(description.dtype, top, scale, is_count, config.dequantize)
+
+
+def stored_scale(config: Config, likelihood: Likelihood, max_level: int | None) -> float:
+    """Returns the stored number that is 1 for the likelihood: the highest level, or 1 for counts and floats."""
+    return 1.0 if sees_counts(config, likelihood) or max_level is None else float(max_level)

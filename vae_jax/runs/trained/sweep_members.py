@@ -1,4 +1,4 @@
-"""Members of a sweep directory: the folder that holds a member's parameters, and the member that is best by a column."""
+"""Finds the model file of a run or of a member of a sweep, and the member that is best by a column."""
 
 import csv
 import io
@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from vae_jax.errors import UserError, unknown
+from vae_jax.runs.trained.model_file import NAME, ModelRecord, read_record
 from vae_jax.storage.atomic import read_json
 from vae_jax.storage.directories import PathLike, as_path
 
@@ -14,12 +15,41 @@ _DONE = ("finished", "stopped early")
 _SMALLER = ("loss", "kl", "error", "distortion", "rate", "seconds", "mse", "gap", "bits_per_dim", "parameters")
 
 
-def is_sweep(path: Path) -> bool:
-    """Returns whether a folder is a sweep directory."""
-    return (path / "sweep.json").exists()
+def locate_model(path: Path, member: int | None) -> tuple[Path, ModelRecord, int | None]:
+    """Finds a trained model.
+
+    Args:
+      path: the run or sweep directory.
+      member: number of the model in a sweep.
+
+    Returns:
+      The folder of model.safetensors, the record in it, and the position of the model among its arrays; None for a run.
+
+    Raises:
+      UserError: there is no such model, or its files are damaged.
+    """
+    if (path / "sweep.json").exists():
+        folder = _member_folder(path, member)
+        advice = f"Remove result.json of {folder.name} and continue the sweep with `resume=True`, which trains it again."
+    else:
+        folder, advice = path, "Continue the run with `resume=True`, which writes it."
+        if not (path / "config.json").exists() and not (path / NAME).exists():
+            raise UserError(f"{path}: neither a run directory nor a sweep directory.")
+        if member is not None:
+            raise UserError(f"{path}: a run has a single model.", field="member", fix="Leave it out.")
+    if not (folder / NAME).exists():
+        if (path / "diverged.json").exists():
+            raise UserError(f"{path}: the run diverged before its first checkpoint; there is no model.")
+        raise UserError(f"{folder}: has no {NAME}, because it was written by an earlier version or is unfinished.", fix=advice)
+    record = read_record(folder)
+    if member is None:
+        return folder, record, None
+    if member not in record.members:
+        raise UserError(f"{folder / NAME}: lacks the member {member}; it was altered.", field="member", fix=advice)
+    return folder, record, list(record.members).index(member)
 
 
-def member_folder(path: Path, member: int | None) -> Path:
+def _member_folder(path: Path, member: int | None) -> Path:
     """Returns the folder of the block in which a member was trained to its end.
 
     Args:
@@ -29,18 +59,18 @@ def member_folder(path: Path, member: int | None) -> Path:
     Raises:
       UserError: no member is named, there is no such member, or it has not ended or has diverged.
     """
-    count = len(read_json(path / "sweep.json", "members")["members"])
+    count = len(_list_in(path / "sweep.json", "members"))
     if member is None or not 0 <= member < count:
         got = "none" if member is None else member
         fix = f"See results.csv, or take the best one: member=best({str(path)!r})."
         raise UserError(field="member", expected=f"a member of the sweep from 0 to {count - 1}", got=f"{got}. {fix}")
     for folder in sorted((path / "blocks").glob("*/block.json")):
-        if member in read_json(folder, "members")["members"]:
+        if member in _list_in(folder, "members"):
             result = folder.parent / "result.json"
             if not result.exists():
                 break
-            rows = {row.get("member"): row for row in read_json(result, "rows")["rows"]}
-            status = rows.get(member, {}).get("status")
+            rows = [row for row in _list_in(result, "rows") if isinstance(row, dict)]
+            status = next((row.get("status") for row in rows if row.get("member") == member), None)
             if status not in _DONE:
                 raise UserError(f"{path}: the member {member} has no result to use, its status is {status!r}.", field="member")
             return folder.parent
@@ -89,6 +119,14 @@ def best(path: PathLike, by: str = "validation_elbo", *, largest: bool | None = 
     if largest is None:
         largest = not any(word in by for word in _SMALLER) or "elbo" in by
     return (max if largest else min)(values, key=values.__getitem__)
+
+
+def _list_in(path: Path, name: str) -> list[object]:
+    """Returns a list in a JSON file of the sweep."""
+    values = read_json(path, name)[name]
+    if not isinstance(values, list):
+        raise UserError(f"{path}: expected a list of {name}; it was altered.", fix="Restore it from a copy.")
+    return values
 
 
 def _number(text: str | None) -> float:

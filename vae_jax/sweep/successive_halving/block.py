@@ -1,9 +1,10 @@
 """The block of a sweep directory with successive halving: its members are queued, saved and continued bit for bit.
 
-As in any block there are block.json, metrics.jsonl, checkpoints/ and result.json. A checkpoint holds the members in the slots,
-and is named by the number of epochs that the sweep had made. The lines of metrics.jsonl have this number as `sweep_epoch`. All
-decisions follow from the lines, so a resumed sweep repeats them. ended/NNNN/ holds the last state of member NNNN that finished
-or diverged. States of members that were stopped at a rung are not kept.
+As in any block there are block.json, metrics.jsonl, checkpoints/, result.json and model.safetensors. A checkpoint holds the
+members in the slots, and is named by the number of epochs that the sweep had made. The lines of metrics.jsonl have this number
+as `sweep_epoch`. All decisions follow from the lines, so a resumed sweep repeats them. ended/NNNN/ holds the last state of
+member NNNN that finished or diverged, and model.safetensors their parameters. States of members that were stopped at a rung are
+not kept.
 """
 
 import shutil
@@ -23,9 +24,9 @@ from vae_jax.runs.checkpoints import Checkpoints
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs.postmortem import examine
 from vae_jax.storage.atomic import JsonObject, write_json
-from vae_jax.sweep.blocks import Block, Layout, OnBlock, continued_layout, members_template, place_members
+from vae_jax.sweep.blocks import Block, Layout, OnBlock, continued_layout, members_template, place_members, write_models
 from vae_jax.sweep.successive_halving.in_memory import run_queue
-from vae_jax.sweep.successive_halving.rows import halving_rows
+from vae_jax.sweep.successive_halving.rows import ended_group, halving_rows
 from vae_jax.sweep.successive_halving.rule import STOPPED, Decision, Halving, HalvingQueue
 from vae_jax.training import Epoch, MemberState
 from vae_jax.training.queue import Ended, QueueCallbacks, QueueProgress
@@ -146,6 +147,9 @@ def run_halving_block(
         if progress.status[number] == "diverged":
             first = jax.tree.map(lambda leaf: leaf[0], state.state)
             write_json(path / f"diverged-{number}.json", examine(built, group.configs[number], first))
+    if states:
+        ended, _, fit = ended_group(group, built, progress, states, placement)
+        write_models(path, ended, built, fit)
     table = halving_rows(group, built, queue, progress, states, placement)
     write_json(path / "result.json", {"rows": table, "placement": placement.description})
     return True

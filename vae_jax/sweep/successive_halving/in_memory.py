@@ -7,16 +7,18 @@ import jax
 import numpy as np
 
 from vae_jax._numerics.short_repr import short_repr
-from vae_jax.build import Built, PartOptions, build, resolve_columns
+from vae_jax.build import Built, Initial, PartOptions, Parts, build, resolve_columns
 from vae_jax.config import Config
 from vae_jax.data import Dataset
 from vae_jax.errors import UserError
 from vae_jax.model import Params
-from vae_jax.sweep.members import Group, check_members, groups, stacked, varying
+from vae_jax.sweep.member_metrics import MemberMetrics
+from vae_jax.sweep.members import Group, check_members, groups, stacked, varying, with_custom_parts
 from vae_jax.sweep.statistics import to_arrays, with_settings
 from vae_jax.sweep.successive_halving.rows import halving_rows
 from vae_jax.sweep.successive_halving.rule import STOPPED, Decision, Halving, HalvingQueue
 from vae_jax.training import FitOptions, MemberState, check_step, params_to_evaluate_members
+from vae_jax.training.metrics import OnEpoch
 from vae_jax.training.placement import Placement, place
 from vae_jax.training.queue import Ended, QueueCallbacks, QueuedRuns, QueueProgress, fit_queue
 
@@ -94,8 +96,10 @@ def halving(
     *,
     strategy: str = "auto",
     data_dir: str | None = None,
-    on_epoch: Callable[[QueueProgress], bool | None] = lambda progress: None,
+    on_epoch: OnEpoch = lambda metrics: None,
+    on_progress: Callable[[QueueProgress], bool | None] = lambda progress: None,
     dataset: Dataset | None = None,
+    init: Initial | None = None,
     **parts: Unpack[PartOptions],
 ) -> HalvingSweep:
     """Trains members by asynchronous successive halving, and tables the results. Nothing is written.
@@ -109,8 +113,11 @@ def halving(
       settings: of the halving.
       strategy: "map" (members one after another), "vmap" (side by side) or "auto".
       data_dir: where TFDS finds prepared data.
-      on_epoch: called after each epoch. A true result ends the sweep.
+      on_epoch: called after each epoch, once for each member that has completed one (see `sweep.sweep`). If a call returns
+        True, the sweep ends after this epoch.
+      on_progress: called after each epoch with the states of the members. A true result ends the sweep.
       dataset: a data set in memory for `build`.
+      init: parameters of a trained model from which all members start (from `runs.init_from`).
       **parts: a user's own parts for `build`.
 
     Raises:
@@ -127,9 +134,9 @@ def halving(
       >>> result.member_epochs < 6 * 4
       True
     """
-    members = resolve_columns(members, data_dir, dataset) if parts.get("likelihood") is None else members
+    members = resolve_columns(with_custom_parts(members, Parts(**parts)), data_dir, dataset)
     group = check_halving(members, settings)
-    built = build(members[0], data_dir=data_dir, dataset=dataset, **parts)
+    built = build(members[0], data_dir=data_dir, dataset=dataset, init=init, **parts)
     check_data(built, settings)
     queue = HalvingQueue(settings, len(members), members[0].epochs)
     placement = place(len(queue.slots), strategy)
@@ -139,7 +146,12 @@ def halving(
         if not ended.status.startswith(STOPPED):
             states[ended.member] = ended.state
 
-    progress, placement = run_queue(group, built, placement, queue, None, QueueCallbacks(keep, on_epoch))
+    metrics = MemberMetrics(members, on_epoch)
+
+    def after_epoch(progress: QueueProgress) -> bool:
+        return metrics.report(group, built, progress) | bool(on_progress(progress))
+
+    progress, placement = run_queue(group, built, placement, queue, None, QueueCallbacks(keep, after_epoch))
     table = with_settings(halving_rows(group, built, queue, progress, states, placement), members)
     params = {
         member: jax.tree.map(lambda leaf: leaf[0], params_to_evaluate_members(state, 1, built.objective, 0))

@@ -36,7 +36,7 @@ def halving_rows(
       states: (1, ...) each, of the members that finished or were lost.
       placement: of the members.
     """
-    table = {row["member"]: row for row in rows(*_ended_group(group, built, progress, states, placement))} if states else {}
+    table = {row["member"]: row for row in rows(*ended_group(group, built, progress, states, placement))} if states else {}
     steps_per_epoch = len(built.dataset.train) // built.config.batch_size
     for number, config in zip(group.members, group.configs, strict=True):
         if progress.status[number].startswith(STOPPED):
@@ -64,7 +64,7 @@ def decision_columns(queue: HalvingQueue, number: int, num_rungs: int) -> Row:
     return columns
 
 
-def _ended_group(
+def ended_group(
     group: Group, built: Built, progress: QueueProgress, states: Mapping[int, MemberState], placement: Placement
 ) -> tuple[Group, Built, MembersFit]:
     """Returns the members that finished or were lost as if `fit_members` had trained them."""
