@@ -25,8 +25,16 @@ if jax.__version_info__ < (0, 11):
     COMPILE_QUICKLY += " --xla_cpu_use_fusion_emitters=false"
 
 
+def compile_quickly(is_quick):
+    """Sets how programs are compiled from now on, here (but for the flags, which XLA reads once) and in scripts."""
+    jax.config.update("jax_disable_most_optimizations", is_quick)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1" if is_quick else "0"
+    flags = os.environ["VAE_JAX_TEST_XLA_FLAGS"]
+    os.environ["XLA_FLAGS"] = f"{flags} {COMPILE_QUICKLY}" if is_quick else flags
+
+
 def pytest_configure(config):
-    """The default run compiles quickly, here and in the scripts that it starts; the slow tests compile as users do.
+    """The tests compile quickly, here and in the scripts that they start, but for those that are marked `optimized`.
 
     Programs are kept between runs, by `kept_programs`. Each worker has a cache folder of its own. Scripts have one together,
     below VAE_JAX_CACHE, which holds decoded data sets too; those are not kept, since keeping them could hide errors.
@@ -45,10 +53,15 @@ def pytest_configure(config):
         kept_programs.start(config.own_programs)
         jax.config.update("jax_compilation_cache_dir", str(config.own_programs))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if config.option.markexpr == "not slow":
-        jax.config.update("jax_disable_most_optimizations", True)
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {COMPILE_QUICKLY}"
+    if not is_worker:
+        os.environ["VAE_JAX_TEST_XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "")
+    compile_quickly(True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Compiles as users do for tests of speed, memory and long trainings, before their fixtures are set up."""
+    compile_quickly(item.get_closest_marker("optimized") is None)
 
 
 def pytest_collection_finish(session):

@@ -27,6 +27,7 @@ def _forget():
             unregister(kind, name)
 
 
+@pytest.mark.slow
 def test_a_new_objective_with_one_traced_number(train_command, tmp_path):
     def squared_kl(key, encode, decode, log_prob, x, hyperparams):
         terms = elbo(key, encode, decode, log_prob, x)
@@ -46,6 +47,7 @@ def test_a_new_objective_with_one_traced_number(train_command, tmp_path):
     assert train_command([*flags.replace("power 2", "power -1").split(), "--out", str(tmp_path / "other")]) == 2
 
 
+@pytest.mark.slow
 def test_a_new_likelihood_with_one_setting(train_command, tmp_path):
     def cauchy_log_prob(width, loc, x):
         return -jnp.sum(jnp.log(jnp.pi * width * (1 + jnp.square((x - loc) / width))))

@@ -96,6 +96,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*list(RUNS)[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in [*RUNS][1:])])
 def test_a_streamed_run_has_the_bits_of_the_run_in_memory(folder, name, monkeypatch):
     monkeypatch.setattr(prefetch, "CHUNK_BYTES", 3 * 16 * 30)

@@ -59,6 +59,7 @@ def explained(built, params):
     return 1 - (error / np.var(test, axis=0)).ravel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

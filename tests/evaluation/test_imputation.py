@@ -134,6 +134,7 @@ def test_observed_entries_keep_their_bits_and_a_row_without_any_gets_the_prior_m
     np.testing.assert_allclose(found.mean[1], MU, atol=6 * found.standard_error[1].max())
 
 
+@pytest.mark.slow
 def test_results_depend_neither_on_chunks_nor_on_other_rows():
     rows, *_ = examples()
     vae = linear_vae(widen=0.3)

@@ -66,6 +66,7 @@ def test_the_interval_has_the_exact_value(linear, shift, widen):
     np.testing.assert_allclose(means.standard_error, np.std(got.log_px, ddof=1) / np.sqrt(40), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_bias_is_chi_squared_over_two_k():
     """PAPERS section 7.6: p(z) = N(0, 1), p(x|z) = N(z, 1), x = 1.3, q = N(.2, .8^2)."""
     x, mean, scale = 1.3, 0.2, 0.8

@@ -111,6 +111,7 @@ def test_likelihoods(name):
     check()
 
 
+@pytest.mark.slow
 @quickly
 @given(_arrays((4, 5), -50, 50), _arrays((4, 5), -30, 30), st.permutations(range(5)), st.floats(0, 10, width=32))
 def test_divergences(means, log_scales, order, free_bits):

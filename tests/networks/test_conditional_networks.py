@@ -46,6 +46,7 @@ def folded(params, c, dense="Dense_0"):
     return new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [SHAPE, SERIES], ids=["image", "series"])
 def test_at_one_condition_it_is_a_network_with_other_norms_and_biases(shape):
     given, plain = vae_given("resnet", shape), small_vae("resnet", shape=shape)
@@ -65,6 +66,7 @@ def is_modulation(path):
     return "Dense_0" in names[2:]
 
 
+@pytest.mark.slow
 @kinds
 def test_scale_and_shift_start_as_the_identity_and_learn(kind):
     """Without the weights from c to the dense layers, all conditions give the same at the start, and gradients are not zero."""

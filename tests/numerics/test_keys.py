@@ -53,6 +53,7 @@ def _trained(built):
     return built, training.fit(built.vae, built.data, epochs=2, batch_size=4, seed=built.config.seed, objective=factor)
 
 
+@pytest.mark.slow
 def test_training_gives_no_key_two_uses(small):
     recorder = Recorder()
     with recorder.recording():

@@ -96,6 +96,7 @@ def test_bits_are_those_of_an_observed_entry_where_entries_are_missing():
     np.testing.assert_allclose(float(row.value), 3 / (built.dataset.test_mask.sum(axis=1).mean() * np.log(2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_categories_are_imputed_by_their_mode_however_many_there_are():
     rng = np.random.default_rng(1)
     names = np.array([f"name {i}" for i in range(70)])[rng.integers(0, 70, 600)]

@@ -182,6 +182,7 @@ def test_views_put_the_asked_for_images_first(learned):
 # The page
 
 
+@pytest.mark.slow
 def test_the_sections_of_a_run_with_a_learned_prior(learned, tmp_path):
     built, params = learned
     run = Run(tmp_path, built, 0, params, None, [], [])

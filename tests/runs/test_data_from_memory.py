@@ -65,6 +65,7 @@ def test_a_run_directory_records_the_name_and_the_fingerprint(trained):
     assert (content["data"]["name"], content["data"]["sha256"]) == ("checks", make().fingerprint())
 
 
+@pytest.mark.slow
 def test_the_run_is_loaded_with_its_data_and_evaluated(trained):
     run = runs.load_run(trained[0], dataset=make())
     jax.tree.map(np.testing.assert_array_equal, run.params, trained[1].params)
@@ -95,6 +96,7 @@ def test_a_run_of_a_named_data_set_refuses_data_from_memory(tmp_path):
         runs.load_run(tmp_path / "run", dataset=built.dataset)
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_data_alone(trained, tmp_path):
     out, stopped = tmp_path / "run", []
     runs.train(build(CONFIG, dataset=make()), out, on_epoch=lambda line: stopped.append(line) or True)
@@ -114,6 +116,7 @@ def test_the_lines_that_repeat_a_run_can_be_executed(trained):
     assert lines[1] == f"runs.train(built, {str(trained[0])!r})"
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_its_members_on_the_data(trained, tmp_path):
     members = sweep.grid(CONFIG, beta=(1.0, 4.0))
     result = sweep.sweep(members, dataset=make())

@@ -203,6 +203,7 @@ def test_members_that_another_process_added_meanwhile_stay(block, monkeypatch):
     assert [row["beta"] for row in load_sweep(out).rows] == [0.5, 4.0, 8.0]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_divergence_outlives_it(tmp_path):
     """A run of a function of the user's, which is repaired."""
 

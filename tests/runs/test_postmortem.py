@@ -51,6 +51,7 @@ def test_it_names_the_examples():
     assert found["ranges"]["data"] == [0, 1]
 
 
+@pytest.mark.slow
 def test_it_names_the_term():
     built = build(CONFIG)
     good = start(built)

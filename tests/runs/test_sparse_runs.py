@@ -44,6 +44,7 @@ ESTIMATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(("importance",), ESTIMATES))
 def test_every_estimate_of_sparse_examples_is_that_of_dense_ones(name, run):
     options = ESTIMATES[name]
@@ -55,6 +56,7 @@ def test_every_estimate_of_sparse_examples_is_that_of_dense_ones(name, run):
         np.testing.assert_allclose(evaluated.examples[field], values, rtol=1e-3, atol=1e-3, err_msg=field)
 
 
+@pytest.mark.slow
 def test_its_report_shows_each_row_at_its_total(run):
     stored, shown = content.reconstructions(run.built, run.params)
     np.testing.assert_array_equal(stored, run.built.dataset.test[np.arange(len(stored))])

@@ -48,6 +48,7 @@ def slow(name, **changes):
     return pytest.param(changes, id=name, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -94,6 +95,7 @@ def test_other_members_change_nothing():
         chex.assert_trees_all_equal(member(fit_few, i), member(fit_many, many.index(config)))
 
 
+@pytest.mark.slow
 def test_one_compilation_whatever_the_values():
     counts = []
 
@@ -122,6 +124,7 @@ def test_one_compilation_whatever_the_values():
     assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_a_member_that_diverges_does_so_alone(strategy):
     good = grid(BASE, beta=[0.5, 1.0], seed=[0, 1])

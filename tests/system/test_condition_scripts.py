@@ -17,6 +17,7 @@ def trained(tmp_path_factory):
     return out, run("train.py", *DIGITS, "--epochs", 2, "--no-report", "--out", out)
 
 
+@pytest.mark.slow
 def test_digits_given_their_labels(trained, tmp_path):
     out, done = trained
     assert "given label (10 categories)" in done.stdout

@@ -40,6 +40,7 @@ def table(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(QUICK, LIKELIHOODS))
 def test_counts_are_trained_evaluated_and_resumed(name, table, script, tmp_path):
     out, likelihood = tmp_path / "run", name.split(",")[0]

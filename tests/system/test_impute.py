@@ -171,6 +171,7 @@ def test_few_effective_samples_are_reported(reals, tmp_path):
     assert "1 of 2 rows has fewer than 10 effective samples of 1000: raise --num-samples." in done.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_hides_entries_and_compares_with_other_methods(reals):
     done = run("evaluate.py", reals / "run", "--hide", 0.4, "--num-samples", 50)
     assert "| this model | " in done.stdout
@@ -195,6 +196,7 @@ def test_evaluate_hides_classes(levels):
     assert (done.returncode, done.stderr) == (2, "error: --hide: expected a share from 0 to below 1, got 1.5.\n")
 
 
+@pytest.mark.slow
 def test_the_training_file_itself_is_imputed(reals, tmp_path):
     done = run("impute.py", reals / "run", "--data", reals / "train.csv", "--out", tmp_path / "out.csv", "--num-imputations", 0)
     assert f"{reals / 'train.csv'}: nothing is missing" in done.stdout

@@ -54,6 +54,7 @@ def test_a_table_is_trained_and_reported(script, table, tmp_path, capfd):
     assert code == 0, errors
 
 
+@pytest.mark.slow
 def test_columns_of_zeros_and_ones_are_a_plain_bernoulli_run(script, tmp_path):
     rng = np.random.default_rng(0)
     table = write_csv(tmp_path / "bits.csv", {name: rng.integers(0, 2, 80).tolist() for name in "abc"})
@@ -86,6 +87,7 @@ def test_settings_that_do_not_fit_are_one_line(script, table, tmp_path, argument
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_page_about_mixed_tables_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "mixed_tables.md").read_text()

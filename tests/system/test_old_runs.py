@@ -22,6 +22,7 @@ def elbo(run):
     return json.loads((run / "summary.json").read_text())["test_elbo"]
 
 
+@pytest.mark.slow
 def test_an_old_run(old, script):
     run = runs.load_run(old / "old_run")
     assert (run.epoch, run.built.config.hidden, run.built.config.prior) == (2, (4,), "normal")

@@ -1,6 +1,7 @@
 """train.py and sweep.py say that a run overfits, and what to do."""
 
 import numpy as np
+import pytest
 from scripts import summary
 
 from vae_jax.sweep.results import Results
@@ -11,6 +12,7 @@ NOTE = "note: overfitting: "
 REMEDY = "(--validation-fraction 0.1 --early-stopping 10)"
 
 
+@pytest.mark.slow
 def test_a_run_that_overfits_says_so(tmp_path, script):
     """On pixels without structure all that can be learned of single images is noise."""
     np.save(tmp_path / "noise.npy", (np.random.default_rng(0).random((80, 10, 10)) < 0.3).astype(np.uint8))

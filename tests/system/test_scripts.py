@@ -42,6 +42,7 @@ def test_a_run_directory_has_its_files_and_fields(trained):
     assert done.stdout.splitlines()[-1] == f"report: {out / 'report.html'}"
 
 
+@pytest.mark.slow
 def test_the_report_is_one_self_contained_page(trained):
     out, _ = trained
     page = (out / "report.html").read_text()
@@ -136,6 +137,7 @@ def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path):
     third.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_divergence_keeps_the_last_good_state_and_says_where(tmp_path):
     flags = ("--optimizer", "sgd", "--learning-rate", 1e30, "--epochs", 3, "--out", tmp_path / "run")
     done = run("train.py", *SMALL, *flags, check=False)

@@ -17,6 +17,7 @@ def test_the_package_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
 
+@pytest.mark.slow
 def test_two_latent_dimensions_compile(tmp_path):
     """As users compile, with all optimizations: LLVM never came to an end where keys and normals were drawn in one kernel."""
     environment = {name: value for name, value in os.environ.items() if "OPTIMIZATIONS" not in name and name != "XLA_FLAGS"}

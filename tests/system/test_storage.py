@@ -42,6 +42,7 @@ def hidden_files(out):
     return [path for path in out.rglob(".*") if path.name != ".lock"]
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_fit_into_memory(tmp_path):
     flags = ("--hidden", 1_000_000, 1_000_000, "--out", tmp_path / "run")
     done = limited("train.py", 2**36, *flags, resource="RLIMIT_AS")  # where the system promises more memory than there is

@@ -241,6 +241,7 @@ def test_one_process_finishes_what_two_began(undisturbed, tmp_path):
     assert_same_sweep(undisturbed, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [

@@ -59,6 +59,7 @@ def evaluate(monkeypatch, script):
     return importlib.import_module("vae_jax.cli.evaluate")
 
 
+@pytest.mark.slow
 def test_an_example_that_cannot_be_evaluated(outlier, tmp_path, script, evaluate):
     """Through train.py: one line that names the example; a run directory that can be read, resumed and evaluated."""
     out, settings = tmp_path / "run", options(outlier, "outlier.npz", epochs=4)

@@ -53,6 +53,7 @@ def test_the_fast_cases_are_cases():
     assert set(grid()) >= FAST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "kind", "prior"), CASES)
 def test_it_trains_resumes_and_is_a_member(objective, kind, prior):
     parts = built(kind, objective, prior=prior, **PRIORS.get(prior, {}))
@@ -124,6 +125,7 @@ def test_early_stopping_keeps_the_best_epoch(parts):
     chex.assert_trees_all_equal(jax.device_get(stopped.params), jax.device_get(stopped.progress.best.params))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::vae_jax.errors.DivergenceWarning")
 def test_the_step_that_diverged_is_examined(parts):
     """The prior's scale overflows, for the examples of one category alone."""

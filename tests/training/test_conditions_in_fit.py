@@ -203,6 +203,7 @@ def test_streamed_examples_train_with_added_conditions_as_those_in_memory(tmp_pa
 # The VampPrior of a conditional model.
 
 
+@pytest.mark.slow
 def test_pseudo_inputs_with_conditions_train_and_are_stored(tmp_path):
     data_given = data.with_condition(prepared(), LABELS_BY_PART)
     start = data_given.train_input(jax.random.key(0), data_given.train_rows(jnp.arange(4)))

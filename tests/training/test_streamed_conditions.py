@@ -101,6 +101,7 @@ def test_members_are_the_runs_alone(built):
         chex.assert_trees_all_equal(state, jax.device_get(alone.progress.state))
 
 
+@pytest.mark.slow
 def test_resuming_within_an_epoch_is_bit_for_bit(built, whole, tmp_path):
     seen = []
 

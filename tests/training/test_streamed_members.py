@@ -126,6 +126,7 @@ def test_a_batch_is_shared_by_two_devices(built, alone):
     assert_are_the_runs_alone(together, alone, lambda *trees: chex.assert_trees_all_close(*trees, rtol=1e-4, atol=1e-5))
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_stops_at_its_last_good_step(built, alone):
     """Its learning rate is so large that its parameters overflow within the first epoch."""
     rates = np.float32([3e-3, 1e38, 3e-3])
@@ -138,6 +139,7 @@ def test_a_member_that_diverges_stops_at_its_last_good_step(built, alone):
     assert_are_the_runs_alone(together, [alone[0], lost, alone[2]])
 
 
+@pytest.mark.slow
 def test_members_stop_early_one_by_one(file):
     built = build(dataclasses.replace(SMALL, dataset=file, validation_fraction=0.1, early_stopping=1, epochs=6))
     rates = np.float32([3e-3, 0.5, 1e-30])  # the last one never gets better after its first epoch
@@ -170,6 +172,7 @@ def test_an_interrupted_sweep_continues_from_its_last_whole_epoch(built, alone):
         fit_all(built, start=middle)
 
 
+@pytest.mark.slow
 def test_a_sweep_directory_continues_after_an_interruption(file, tmp_path):
     members = grid(dataclasses.replace(SMALL, dataset=file), beta=[0.5, 2.0], seed=[0, 1])
     assert run_sweep(members, tmp_path / "whole")
@@ -201,6 +204,7 @@ def _without_seconds(text):
     return [line for line in text.splitlines() if "second" not in line and "placement" not in line]
 
 
+@pytest.mark.slow
 def test_a_prior_made_of_streamed_examples(file):
     """The initial parameters of each member are read from disk, for its seed."""
     config = dataclasses.replace(SMALL, dataset=file, prior="vamp", prior_components=3, binarize="threshold", epochs=1)

@@ -216,6 +216,7 @@ def poisoned(key, encode, decode, log_prob, x, hyperparams):
     return terms._replace(loss=jax.numpy.where(jax.numpy.min(x) > 0.5, jax.numpy.nan, terms.loss))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "look", [pytest.param(False, marks=SLOW), True], ids=["rerun_from_the_start", "rerun_from_the_last_look"]
 )
