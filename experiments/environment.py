@@ -30,6 +30,8 @@ OTHERS = {  # module -> distribution
     "tqdm": "tqdm",
     "tyro": "tyro",
     "filelock": "filelock",
+    "flatbuffers": "flatbuffers",
+    "safetensors": "safetensors",
 }
 EXTRAS = {"torch": "bench", "numpyro": "bench", "tensorboardX": "tensorboard", "tensorflow": "tfds-prepare"}
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

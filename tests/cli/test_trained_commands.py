@@ -73,6 +73,7 @@ def test_codes_as_archive_and_tables(images, tmp_path):
         np.testing.assert_array_equal(written["draws_1_0"].to_numpy().astype(np.float32), expected.draws[:, 1, 0])
 
 
+@pytest.mark.slow
 def test_reconstructed_and_sampled_tables_have_the_original_columns(table, tmp_path):
     folder = table
     model = runs.load_model(folder / "run")

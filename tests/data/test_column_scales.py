@@ -22,6 +22,7 @@ def fitted(path, x, **settings):
     return built, fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", slow_but(("series",), ("vector", "series")))
 def test_a_model_in_other_units_has_the_same_elbo_up_to_the_log_jacobian(event, tmp_path):
     """Units from 1e-6 to 1e9: ELBO(x s) = ELBO(x) - sum log s, in training, in validation and for the posteriors."""
@@ -36,6 +37,7 @@ def test_a_model_in_other_units_has_the_same_elbo_up_to_the_log_jacobian(event, 
     np.testing.assert_allclose(*codes, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", slow_but(("per_pixel",), ("1.0", "shared", "per_pixel")))
 def test_constant_columns_train_without_harm(scale, tmp_path):
     x = np.column_stack([RNG.normal(size=100), np.zeros(100), np.full(100, 1e6), np.full(100, -1e-6)]).astype(np.float32)

@@ -161,6 +161,7 @@ def test_a_notebook_has_the_same_choice_in_prepare(count_input):
     assert np.all(np.isfinite(np.asarray(negative)))
 
 
+@pytest.mark.slow
 def test_log1p_is_the_default_and_the_scale_is_no_parameter_that_is_trained():
     prepared = data.prepare(_dataset(TABLE), counts=True)
     vae = model.mlp_vae((5,), likelihoods.poisson(exposure="observed", total=500.0), latent_dim=2, hidden=(4,))
@@ -203,6 +204,7 @@ def _as_written_before(run):
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_runs_of_earlier_versions_see_standardized_counts(tmp_path):
     config = _counts_seen_standardized(tmp_path)
     fit, _ = runs.train(build(config), tmp_path / "run")

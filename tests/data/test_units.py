@@ -79,6 +79,7 @@ def test_columns_in_any_unit_are_reconstructed(columns, table, changes):
     assert exact - 0.3 < fit.test.elbo < exact + 0.2  # the test set's own mean is within 0.2 of that of all
 
 
+@pytest.mark.slow
 def test_units_change_nothing_but_the_density(columns, tmp_path):
     """The same run on columns in other units: the same code, and densities apart by the logarithms of the units."""
     elbos = []
@@ -99,6 +100,7 @@ def test_moments_of_entries_are_those_of_numpy(columns, table):
     np.testing.assert_allclose(streamed.moments.std, prepared.moments.std, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_constant_columns_are_no_obstacle(columns, tmp_path):
     constant = np.broadcast_to(np.float32([0, -7, 1e6]), (len(columns), 3))
     x = np.column_stack([columns, constant])
@@ -146,6 +148,7 @@ def counts_in_a_notebook(counts, epochs):
     return vae, prepared, training.fit(vae, prepared, epochs=epochs, batch_size=64, seed=0)
 
 
+@pytest.mark.slow
 def test_counts_in_the_hundreds_train_in_a_notebook(counts):
     """As well as a constant negative binomial fitted to each column; without the scale, the first steps overflowed."""
     vae, prepared, fit = counts_in_a_notebook(counts, 3)
@@ -167,6 +170,7 @@ def test_counts_in_a_notebook_train_as_in_a_script(counts, tmp_path):
     assert fit.test.elbo == pytest.approx(script.test.elbo, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -204,6 +208,7 @@ def test_a_mean_is_scaled_exactly():
     assert np.all(np.isfinite(extreme(jnp.array([-1e4, -200.0, 0.0, 1e4]))))
 
 
+@pytest.mark.slow
 def test_a_run_of_a_version_that_pooled_the_columns_is_refused(table, tmp_path):
     """Its parameters fit, and would have been given data on another scale."""
     built = build(settings(table, epochs=1, hidden=(4,)))

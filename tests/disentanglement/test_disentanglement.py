@@ -83,6 +83,7 @@ def test_sap_is_the_loop(table):
     assert expected > 0.01
 
 
+@pytest.mark.slow
 def test_dci_is_the_loop(table):
     codes, factors = table
     key_rows, key_trees = jax.random.split(KEY)

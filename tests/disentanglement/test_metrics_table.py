@@ -28,6 +28,7 @@ def test_permuting_the_latent_dimensions_changes_nothing(table, scores):
         assert permuted[name] == pytest.approx(score, abs=solvers.get(name, 1e-6)), name
 
 
+@pytest.mark.slow
 def test_the_table_has_every_metric_on_rows_of_its_own(table, scores):
     codes, factors = table
     keys = {name: jax.random.fold_in(KEY, i) for i, name in enumerate(dis.METRICS)}

@@ -38,6 +38,7 @@ def to_float(x):
     return x.astype(float) / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", POSTERIOR_FIRST)
 def test_the_batch_size_changes_nothing_nor_does_a_part_and_the_jacobian_is_added(start, x64):
     """In float64: the rounding of a matrix product depends on its shape, and what chains make of it on the decoder."""
@@ -62,6 +63,7 @@ def test_the_batch_size_changes_nothing_nor_does_a_part_and_the_jacobian_is_adde
         np.testing.assert_allclose(of_part, leaf[2:], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", POSTERIOR_FIRST)
 def test_a_posterior_that_is_not_gaussian_by_quadrature(start):
     """One latent, a Bernoulli decoder with a hidden layer: log p(x) by SciPy, all bounds within their errors."""
@@ -91,6 +93,7 @@ def test_a_posterior_that_is_not_gaussian_by_quadrature(start):
     assert np.mean(np.abs(float64(got.log_px) - log_px)) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(250,), pytest.param((250, 70), marks=pytest.mark.slow)], ids=str)
 def test_simulated_data_are_of_the_model(sizes):
     """Their mean log p(x) is minus the entropy of the marginal; in float32 batches of another size give the same to 1e-4."""

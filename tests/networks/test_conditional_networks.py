@@ -121,6 +121,7 @@ RECORDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "shape"), [("conv", SHAPE), ("resnet", SERIES), ("resnet without norm", (9, 7, 3))], ids=KINDS
 )

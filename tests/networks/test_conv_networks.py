@@ -220,6 +220,7 @@ def test_an_example_does_not_see_the_others(kind):
         chex.assert_trees_all_close(alone(params, x[i]), tuple(part[i] for part in first), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slow_but(("conv",), KINDS))
 def test_the_objective_of_a_batch_is_a_loop_and_its_gradients_are_finite(kind):
     """And all parameters have one: at the starting point the first convolution of a block has none, behind a zero kernel."""

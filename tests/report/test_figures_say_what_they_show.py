@@ -228,7 +228,7 @@ SUMMARY = {
     "wall_seconds": 1.0,
 }
 BITS = {
-    "vae": SimpleNamespace(likelihood=bernoulli()),
+    "vae": SimpleNamespace(likelihood=bernoulli(), prior=None),
     "data": SimpleNamespace(log_jacobian=0.0),
     "dataset": SimpleNamespace(data_shape=(8, 8, 1), test_mask=None),
 }

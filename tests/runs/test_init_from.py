@@ -152,6 +152,7 @@ def test_networks_of_standardized_data_do_not_take_raw_ones(tmp_path):
         build(dataclasses.replace(config, likelihood="bernoulli"), dataset=dataset, init=runs.init_from(path))
 
 
+@pytest.mark.slow
 def test_a_run_needs_its_origin_no_more_and_continues_bit_for_bit(source, tmp_path):
     origin, two = shutil.copytree(source[0], tmp_path / "first"), dataclasses.replace(CONFIG, beta=2.0, epochs=2)
     init = runs.init_from(origin)

@@ -100,7 +100,7 @@ REFUSED = {
         "categorical expects integer levels, got floats",
     ),
     "counts of floats": ("--dataset {here}/gray.npy --likelihood poisson", "poisson expects counts"),
-    "custom likelihood": ("--likelihood custom", "is a function of your own"),
+    "custom likelihood": ("--likelihood custom", "or a likelihood of yours as parts.py:NAME"),
     "unknown objective": ("--objective elb", "unknown objective 'elb'. Did you mean 'elbo'"),
     "capacity elsewhere": ("--capacity 5", "--capacity belongs to --objective capacity; elbo does not use it. Leave it out."),
     "beta elsewhere": ("--objective iwae --beta 4", "--beta belongs to --objective elbo, free_bits, beta_tcvae"),

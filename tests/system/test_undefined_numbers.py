@@ -97,6 +97,7 @@ def test_a_member_of_a_sweep_is_left_out_with_the_example(outlier):
     assert (result.points[0].members, result.points[0].num_lost) == ((1,), 1)
 
 
+@pytest.mark.slow
 def test_no_error_is_stated_over_one_example(outlier, tmp_path, evaluate):
     built = build(Config(**options(outlier, "single.npz", epochs=1)))
     _, summary = runs.train(built, tmp_path)

@@ -36,6 +36,7 @@ class Tracker:
         return metrics["epoch"] == self.last_epoch
 
 
+@pytest.mark.slow
 def test_fit_and_run_directories_pass_the_lines_of_metrics(tmp_path):
     built = build(CONFIG, dataset=dataset())
     tracker, progresses = Tracker(last_epoch=2), []

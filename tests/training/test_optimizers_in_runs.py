@@ -25,6 +25,7 @@ SMALL = Config(dataset="digits", hidden=(4,), latent_dim=2, epochs=1, batch_size
 GIVEN = dataclasses.replace(SMALL, b1=0.8, b2=0.99, eps=1e-6, weight_decay=0.1, clip_norm=0.5)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_numbers_of_an_optimizer_is_one_program():
     changes = ({}, {"b1": 0.5}, {"b2": 0.9}, {"eps": 1e-2}, {"weight_decay": 10.0}, {"clip_norm": 1e-3})
     members = [dataclasses.replace(GIVEN, **change) for change in changes]

@@ -134,6 +134,7 @@ def test_a_sparse_run_is_the_dense_run(files):
     chex.assert_trees_all_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_implicit_feedback_has_the_bits_of_dense_data(files):
     config = dataclasses.replace(COUNTS, likelihood="bernoulli", output_bias="zeros", epochs=1)
     for binarize in ("dynamic", "threshold"):
@@ -145,6 +146,7 @@ def test_implicit_feedback_has_the_bits_of_dense_data(files):
     assert_same_run(sparse, dense)
 
 
+@pytest.mark.slow
 def test_members_of_a_sweep_train_on_sparse_data(files):
     config = dataclasses.replace(COUNTS, likelihood="bernoulli", output_bias="zeros", epochs=1)
     sparse, dense = both(files, config, ("binary.npz", "binary.npy"))
@@ -158,6 +160,7 @@ def test_members_of_a_sweep_train_on_sparse_data(files):
     chex.assert_trees_all_equal(*(jax.device_get(fit.progress.members) for fit in fits))
 
 
+@pytest.mark.slow
 def test_probabilities_are_drawn_and_stay_sparse(tmp_path):
     """Numbers in [0, 1] between zeros: the test set is drawn once, from the keys of dense data."""
     rng = np.random.default_rng(0)

@@ -219,13 +219,14 @@ def work(arguments: Arguments, base: "Config", argv: Sequence[str], joined: Call
     from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.storage.directories import is_fresh
     from vae_jax.sweep.blocks import Layout
-    from vae_jax.sweep.directory import Launch, run_sweep
+    from vae_jax.sweep.directory import Launch, read_sweep, run_sweep
 
     if arguments.compilation_cache:
         enable_compilation_cache()
     out, is_leader = Path(arguments.out), processes.rank == 0
     expect_outside_data(out, members[0])
     if arguments.resume and not is_fresh(out):
+        read_sweep(out)  # says what is wrong with a folder that is no sweep
         check_recorded(out, sources)
     else:
         check_initial_parts(arguments, base, sources)

@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 _ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5")  # files whose arrays of three axes may be series
 
 
-def print_plan(built: "Built", out: Path, devices: int) -> None:
+def print_plan(built: "Built", out: Path, devices: int = 1) -> None:
     """Prints the data, the model and the length of the run."""
     from vae_jax.model import num_parameters
     from vae_jax.runs.in_words import describe_network, describe_objective, describe_part, describe_prior, describe_shape

@@ -37,6 +37,7 @@ def finished(built, tmp_path_factory):
     return out, fit
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_the_model_of_its_checkpoint(built, finished, tmp_path):
     epochs = []
     stop = lambda line: epochs.append(line["epoch"]) or line["epoch"] == 2  # noqa: E731
@@ -110,6 +111,7 @@ def test_quantiles_are_those_of_the_training_scores(built, finished):
     assert np.mean(scores["log_px"]["quantiles"]) >= quantiles.mean() - 4 * spread / np.sqrt(count)
 
 
+@pytest.mark.slow
 def test_members_of_a_sweep_are_models_of_their_own(tmp_path):
     members = [CONFIG, Config(**{**vars(CONFIG), "beta": 4.0}), Config(**{**vars(CONFIG), "hidden": (5,)})]
     run_sweep(members, tmp_path / "sweep", dataset=DATASET)
