@@ -1,6 +1,7 @@
 """Conditional models from settings: p(z|c), and priors that do not depend on the condition and say so."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ def settings(**options):
 def said(built, capsys):
     """The plan that the script prints, and the row of the report."""
     print_plan(built, Path("out"))
-    rows = {row.name: row.value for row in training_rows(built.config, SUMMARY)}
+    rows = {row.name: row.value for row in training_rows(SimpleNamespace(built=built), SUMMARY)}
     return capsys.readouterr().out, rows["prior"]
 
 

@@ -11,6 +11,7 @@ from scipy import integrate, stats
 
 from vae_jax.cli import disentangle, evaluate
 from vae_jax.cli.progress import EpochProgress
+from vae_jax.build import Parts
 from vae_jax.config import Config
 from vae_jax.disentanglement import RANGES
 from vae_jax.likelihoods import bernoulli, gaussian, poisson
@@ -228,6 +229,7 @@ SUMMARY = {
     "wall_seconds": 1.0,
 }
 BITS = {
+    "parts": Parts(),
     "vae": SimpleNamespace(likelihood=bernoulli(), prior=None),
     "data": SimpleNamespace(log_jacobian=0.0),
     "dataset": SimpleNamespace(data_shape=(8, 8, 1), test_mask=None),
