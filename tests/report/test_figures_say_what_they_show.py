@@ -9,9 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import integrate, stats
 
+from vae_jax.build import Parts
 from vae_jax.cli import disentangle, evaluate
 from vae_jax.cli.progress import EpochProgress
-from vae_jax.build import Parts
 from vae_jax.config import Config
 from vae_jax.disentanglement import RANGES
 from vae_jax.likelihoods import bernoulli, gaussian, poisson
