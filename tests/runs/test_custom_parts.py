@@ -146,7 +146,7 @@ def test_the_flow_of_the_example_is_normalized_and_samples_from_its_density():
 
 def function_of_a_notebook():
     names = {}
-    exec(compile("def student(loc, x): return -abs(loc - x).sum()", "/tmp/ipykernel_7/1.py", "exec"), names)
+    exec(compile("def student(loc, x): return -abs(loc - x).sum()", "ipykernel_7/1.py", "exec"), names)
     return names["student"]
 
 
