@@ -23,6 +23,7 @@ def path(tmp_path_factory):
     built, folder = build(TRAINED), tmp_path_factory.mktemp("first")
     record = ModelRecord([dataclasses.asdict(TRAINED)], built.description, {}, [7])
     write_model_file(folder, record, built.vae.init(stream(0, Stream.INIT)))
+    (folder / "config.json").write_text(json.dumps({"config": record.configs[0], "data": {"sha256": "0" * 64}}))
     return folder
 
 
