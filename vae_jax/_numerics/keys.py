@@ -49,6 +49,7 @@ class Stream(enum.IntEnum):
     TRAINING_SCORES = 0x10030  # test seed: inputs, draws for the ELBO and importance samples of scored training examples
     CODES = 0x10041  # seed of an encoding: draws of z for new data, draw k of row i from fold_in(fold_in(stream, i), k)
     RECONSTRUCTIONS = 0x10042  # seed of a reconstruction: draws of p(x|z) for new data, row i from fold_in(stream, i)
+    MOMENTS = 0x10050  # seed 0: draws for the mean and the standard deviation of a posterior without a closed form
     SAMPLES = 0x10043  # seed of samples: z and x of example i from fold_in(stream, i)
 
 
@@ -61,6 +62,7 @@ class Part(enum.IntEnum):
     ENCODER = 0
     DECODER = 1
     PRIOR = 2
+    POSTERIOR = 3
     OBJECTIVE = 0x10000  # state of a batch objective, such as FactorVAE's discriminator
 
 

@@ -102,7 +102,7 @@ def build(
     vae = model.make_model(config, description, likelihood, custom, dataset.train_mean)
     if init is not None:
         vae = start_from(vae, init)
-    model.check_prior(config, vae)
+    model.check_densities(config, vae)
     optimizer = model.make_optimizer(config, facts, custom.optimizer, steps_per_epoch)
     fit_arguments: dict[str, Any] = dict(
         epochs=config.epochs,

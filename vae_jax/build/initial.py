@@ -17,7 +17,7 @@ from vae_jax.likelihoods import Likelihood
 from vae_jax.model import VAE, Params
 from vae_jax.storage.atomic import JsonObject
 
-INIT_PARTS = ("encoder", "decoder", "likelihood", "prior")
+INIT_PARTS = ("encoder", "decoder", "likelihood", "prior", "posterior")
 _STANDARDIZED = ("real", "counts", "mixed")  # supports whose data are standardized by their moments, where there are any
 
 

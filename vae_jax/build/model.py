@@ -7,13 +7,22 @@ from typing import Any
 import numpy as np
 
 from vae_jax.build.description import DataDescription
-from vae_jax.build.parts import AnyPrior, LogProbFunction, NetworkFactory, Networks, Parts, PriorFactory
+from vae_jax.build.parts import (
+    AnyPrior,
+    LogProbFunction,
+    NetworkFactory,
+    Networks,
+    Parts,
+    PosteriorFactory,
+    PriorFactory,
+)
 from vae_jax.config import Config, TrainingData
 from vae_jax.errors import UserError, check_signature
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE, assemble_vae, decoder_shape, encoder_shape
 from vae_jax.networks import Network, adapt_module, check_network
 from vae_jax.objectives.batch import AnyObjective
+from vae_jax.posteriors import Posterior
 from vae_jax.priors import ConditionalGaussian, Prior
 from vae_jax.training import optimizers
 from vae_jax.training.optimizers import Optimizer
@@ -87,6 +96,8 @@ def make_model(
         output_shape=decoder_shape(facts.data_shape, likelihood),
         outputs_per_dim=likelihood.outputs_per_dim,
     )
+    posterior = make_posterior(config, facts, parts.posterior)
+    facts = facts._replace(num_extra=0 if posterior is None else posterior.num_extra)
     encoder, decoder = make_networks(config, facts, parts.network)
     prior = make_prior(config, facts, parts.prior)
     try:
@@ -100,9 +111,10 @@ def make_model(
             prior=prior,
             condition_dim=facts.condition_dim,
             mask_input=config.mask_input,
+            posterior=posterior,
         )
     except ValueError as error:  # parts that do not fit each other
-        given = [name for name in ("network", "prior", "likelihood") if name in parts.given()]
+        given = [name for name in ("network", "prior", "posterior", "likelihood") if name in parts.given()]
         if isinstance(error, UserError) or not given:
             raise
         raise UserError(str(error), field=given[0] if len(given) == 1 else None) from error
@@ -165,9 +177,30 @@ def make_prior(config: Config, facts: TrainingData, custom: AnyPrior | PriorFact
     return made
 
 
-def check_prior(config: Config, vae: VAE) -> None:
-    """Raises `UserError` where the objective that the configuration names needs N(0, I), and a user's prior is another."""
+def make_posterior(config: Config, facts: TrainingData, custom: Posterior | PosteriorFactory | None) -> Posterior | None:
+    """Returns the posterior of a user, or makes the one that the configuration names; None for the diagonal Gaussian."""
+    if custom is None:
+        return _make("posterior", config, facts)
+    expected = "a posteriors.Posterior, or a function (config, data) -> one"
+    made: Any = custom
+    if not isinstance(custom, Posterior):
+        _expect_function("posterior", custom, expected, 2)
+        made = custom(config, facts)
+    if not isinstance(made, Posterior):
+        raise UserError(field="posterior", expected=expected, got=f"{type(made).__name__} from {custom!r:.60}")
+    return made
+
+
+def check_densities(config: Config, vae: VAE) -> None:
+    """Raises `UserError` where the objective that the configuration names does not fit a prior or a posterior of the user."""
     entry = config.entry("objective")
+    if vae.posterior is not None and entry is not None and not entry.any_posterior:
+        raise UserError(
+            f'`objective="{config.objective}"` assumes a diagonal Gaussian q(z|x), and the posterior {vae.posterior.name!r} '
+            "is a different one.",
+            field="posterior",
+            fix='Use an objective for any posterior, such as `objective="elbo"`.',
+        )
     if vae.prior is not None and entry is not None and not entry.any_prior:
         raise UserError(
             f'`objective="{config.objective}"` assumes N(0, I), and the prior {vae.prior.name!r} is a different one.',

@@ -1,4 +1,4 @@
-"""`Parts`: networks, priors, likelihoods, objectives and optimizers of a user, in place of those that a `Config` names."""
+"""`Parts`: networks, densities, objectives and optimizers of a user, in place of those that a `Config` names."""
 
 import functools
 import hashlib
@@ -16,6 +16,7 @@ from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood
 from vae_jax.networks import Network
 from vae_jax.objectives.batch import AnyObjective
+from vae_jax.posteriors import Posterior
 from vae_jax.priors import ConditionalGaussian, Prior
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.training.optimizers import Optimizer
@@ -24,6 +25,7 @@ AnyPrior: TypeAlias = Prior | ConditionalGaussian
 Networks: TypeAlias = tuple[Network, Network | Callable[..., Network]]
 NetworkFactory: TypeAlias = Callable[[Config, TrainingData], Networks]
 PriorFactory: TypeAlias = Callable[[Config, TrainingData], AnyPrior]
+PosteriorFactory: TypeAlias = Callable[[Config, TrainingData], Posterior]
 LogProbFunction: TypeAlias = Callable[..., Array]  # (decoder output, x) -> nats
 
 
@@ -47,8 +49,9 @@ class PartOptions(TypedDict, total=False):
       likelihood: a `Likelihood`, or a function (decoder_output, x) -> nats of one example.
       network: a function (config, data) -> (encoder, decoder), or the pair itself. Both are `networks.Network`s, such as
         `networks.from_linen` and `networks.from_nnx` make, or Linen modules. `data` is a `config.TrainingData`, whose
-        `input_shape`, `output_shape`, `outputs_per_dim` and `condition_dim` say what they take and return.
+        `input_shape`, `output_shape`, `outputs_per_dim`, `condition_dim` and `num_extra` say what they take and return.
       prior: a `priors.Prior`, a `priors.ConditionalGaussian`, or a function (config, data) -> one of them.
+      posterior: a `posteriors.Posterior`, or a function (config, data) -> one.
       objective: a function (key, encode, decode, log_prob, x, hyperparams) -> `Terms` of one example, or a `BatchObjective`.
       optimizer: a function of the learning rate, such as `optax.adam`, a finished optax optimizer, or a
         `training.optimizers.FromHyperparams`, whose numbers (`b1`, `weight_decay`, ...) a sweep varies.
@@ -58,6 +61,7 @@ class PartOptions(TypedDict, total=False):
     likelihood: Likelihood | LogProbFunction | None
     network: Networks | NetworkFactory | None
     prior: AnyPrior | PriorFactory | None
+    posterior: Posterior | PosteriorFactory | None
     objective: AnyObjective | None
     optimizer: Optimizer | None
     sources: Mapping[str, PartSource]
@@ -70,6 +74,7 @@ class Parts(NamedTuple):
     likelihood: Likelihood | LogProbFunction | None = None
     network: Networks | NetworkFactory | None = None
     prior: AnyPrior | PriorFactory | None = None
+    posterior: Posterior | PosteriorFactory | None = None
     objective: AnyObjective | None = None
     optimizer: Optimizer | None = None
     sources: Mapping[str, PartSource] = {}
@@ -83,7 +88,7 @@ class Parts(NamedTuple):
         return {name: (self.sources.get(name) or source_of(part))._asdict() for name, part in self.given().items()}
 
 
-PART_NAMES = ("likelihood", "network", "prior", "objective", "optimizer")
+PART_NAMES = ("likelihood", "network", "prior", "posterior", "objective", "optimizer")
 
 
 def file_sha256(path: str | Path) -> str:

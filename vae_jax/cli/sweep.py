@@ -80,7 +80,7 @@ class Arguments:
     init_from: str = ""
     """Run directory, or sweep directory with `init_member`, whose trained parameters all members start from. Settings that are
     left out are taken from there, and with a different `dataset` those that name its files, columns and levels are not."""
-    init_parts: tuple[Literal["encoder", "decoder", "likelihood", "prior"], ...] = ()
+    init_parts: tuple[Literal["encoder", "decoder", "likelihood", "prior", "posterior"], ...] = ()
     """Parts of the parameters to start from. By default all that both models have; others start at random values."""
     init_member: int | None = None
     """Number of the member of a sweep that `init_from` names."""

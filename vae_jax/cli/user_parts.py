@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     Sources = Mapping[str, PartSource]
 
 _NAMED_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>.*)", re.DOTALL)  # the last ".py:", because paths may have colons
-FOR_MODEL = ("network", "likelihood", "prior")  # the parts that a model needs, without the state of its training
+FOR_MODEL = ("network", "likelihood", "prior", "posterior")  # the parts that a model needs, without the state of its training
 PARTS = (*FOR_MODEL, "objective", "optimizer")
 HELP = {
     "likelihood": "Or a function of yours (decoder_output, x) -> nats, as FILE.py:NAME.",
     "network": "Or a function of yours (config, data) -> (encoder, decoder), as FILE.py:NAME.",
     "prior": "Or a function of yours (config, data) -> prior, as FILE.py:NAME.",
+    "posterior": "Or a function of yours (config, data) -> posterior, as FILE.py:NAME.",
     "objective": "Or a function of yours (key, encode, decode, log_prob, x, hyperparams) -> terms, as FILE.py:NAME.",
     "optimizer": "Or a function of yours (learning_rate) -> optax optimizer, as FILE.py:NAME.",
 }
@@ -56,6 +57,8 @@ class PartArguments:
     """FILE.py:NAME of the likelihood, likewise."""
     prior: str = ""
     """FILE.py:NAME of the prior, likewise."""
+    posterior: str = ""
+    """FILE.py:NAME of the posterior, likewise."""
     objective: str = ""
     """FILE.py:NAME of the objective, likewise."""
     optimizer: str = ""

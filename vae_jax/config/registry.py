@@ -13,14 +13,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from vae_jax.errors import UserError
 
-Kind = Literal["likelihood", "objective", "prior", "network", "optimizer"]
-KINDS: tuple[Kind, ...] = ("likelihood", "network", "prior", "objective", "optimizer")
+Kind = Literal["likelihood", "objective", "prior", "posterior", "network", "optimizer"]
+KINDS: tuple[Kind, ...] = ("likelihood", "network", "prior", "posterior", "objective", "optimizer")
 CUSTOM = "custom"  # name of a part that is an object of the user, passed to `build`
 
 ENTRY_MODULES = (
     "vae_jax.likelihoods.entries",
     "vae_jax.networks.entries",
     "vae_jax.priors.entries",
+    "vae_jax.posteriors.entries",
     "vae_jax.objectives.entries",
     "vae_jax.objectives.batch.entries",
     "vae_jax.training.entries",
@@ -93,17 +94,19 @@ class TrainingData(NamedTuple):
     input_shape: tuple[int, ...] = ()  # of one example as the encoder sees it, with its mask; (): `data_shape`
     output_shape: tuple[int, ...] = ()  # of the decoder's array before `outputs_per_dim`; (): `data_shape`
     outputs_per_dim: int = 1  # numbers that the decoder returns for each data dimension, on a last axis where it is not 1
+    num_extra: int = 0  # numbers that the encoder returns beyond mean and log_scale, for the posterior
     columns: tuple[Any, ...] = ()  # `data.column_proposals.ColumnFacts` of each column of a mixed table; (): no mixed table
 
 
 class Entry(NamedTuple):
-    """A likelihood, an objective, a prior, a network or an optimizer that a `Config` can name.
+    """A likelihood, an objective, a prior, a posterior, a network or an optimizer that a `Config` can name.
 
     The factory gets the `Config`, whose attributes are the settings, and the `TrainingData`. It returns
 
     - for a likelihood a `likelihoods.Likelihood`,
     - for an objective an `objectives.Objective` or an `objectives.batch.BatchObjective`,
     - for a prior a `priors.Prior`, a `priors.ConditionalGaussian` of the condition for p(z|c), or None for N(0, I),
+    - for a posterior a `posteriors.Posterior`, or None for the diagonal Gaussian,
     - for a network the encoder, a `networks.Network`, and a function that makes the decoder,
       (outputs_per_dim=, output_bias=) -> `networks.Network`,
     - for an optimizer a function of the learning rate such as `optax.adam`, a finished optax optimizer, or a
@@ -126,6 +129,7 @@ class Entry(NamedTuple):
     settings: tuple[Setting, ...] = ()
     check: Callable[[Settings], None] = lambda config: None  # raises UserError for settings that do not fit each other
     any_prior: bool = False  # an objective that does not need the KL to N(0, I) in closed form
+    any_posterior: bool = False  # an objective that does not need q(z|x) to be a diagonal Gaussian
     any_objective: bool = False  # a prior under which the codes are N(0, I), so that every objective takes it
 
 

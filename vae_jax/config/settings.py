@@ -130,9 +130,10 @@ class Config:
     )
     likelihood: str = _setting("bernoulli", "Distribution of the data given z.")
     network: str = _setting("mlp", "Encoder and decoder.")
-    activation: str = _setting("relu", "relu, tanh, gelu, silu, elu, leaky_relu, softplus or sigmoid.")
+    activation: str = _setting("relu", "relu, tanh, gelu, silu, elu, leaky_relu, softplus, sigmoid or linear.")
     latent_dim: int = _count(10, "Number of latent dimensions.", high=1e6)
     prior: str = _setting("normal", "Prior p(z).")
+    posterior: str = _setting("diagonal", "Approximate posterior q(z|x).")
     output_bias: Literal["zeros", "train_mean"] = _setting(
         "zeros",
         "Where the decoder's last bias starts: at zero, or where the likelihood predicts the training mean (its logit).",

@@ -39,6 +39,17 @@ def check_combinations(config: "Config") -> None:
     if not is_standard and objective is not None and not objective.any_prior:
         names = [name for name, entry in registry.entries("objective").items() if entry.any_prior]
         raise UserError(f'`prior="{config.prior}"`: `objective="{config.objective}"` assumes N(0, I). Use {listed(names)}.')
+    if config.posterior not in ("diagonal", CUSTOM) and objective is not None and not objective.any_posterior:
+        names = [name for name, entry in registry.entries("objective").items() if entry.any_posterior]
+        raise UserError(
+            f'`posterior="{config.posterior}"`: `objective="{config.objective}"` assumes a diagonal Gaussian. '
+            f"Use {listed(names)}."
+        )
+    if config.posterior != "diagonal" and config.prior == "vamp":
+        raise UserError(
+            f'`posterior="{config.posterior}"`: the VampPrior is a mixture of diagonal Gaussians. Use a different `prior`, or '
+            '`posterior="diagonal"`.'
+        )
     if config.ema_decay and config.average_from_epoch:
         raise UserError("`ema_decay` and `average_from_epoch` exclude each other. Leave one out.")
     if config.average_from_epoch > config.epochs:

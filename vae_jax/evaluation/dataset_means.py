@@ -14,8 +14,9 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.data import Prepared
 from vae_jax.errors import UserError, unknown
 from vae_jax.example import Example, Examples
-from vae_jax.model import VAE, Params, bind
+from vae_jax.model import VAE, Params, bind, posterior_moments
 from vae_jax.objectives import Terms, elbo
+from vae_jax.objectives.base import closed_kl
 
 ToInput = Callable[[Examples], Examples]  # a batch as stored -> the floats that the likelihood and the encoder take
 Result = TypeVar("Result")
@@ -161,17 +162,15 @@ def evaluate(
 
     def one(index: Array, x: Array | Example) -> Evaluation:
         key_x, model = jax.random.fold_in(key, index), bind(vae, params, x)
-        posterior = model.encode(model.x)
+        q, closed = model.encode(model.x), closed_kl(model.posterior, model.prior_log_prob)
 
         def draw(k: Array) -> Terms:
             key_k = jax.random.fold_in(key_x, k)
-            return elbo(key_k, lambda x: posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
+            return elbo(key_k, lambda x: q, model.decode, model.log_prob, model.x, **model.keywords)
 
         # One draw after another, so that memory does not grow with num_samples.
         terms = jax.lax.map(draw, jnp.arange(num_samples))
-        return Evaluation(
-            jnp.mean(terms.log_likelihood) + log_jacobian, terms.kl[0] if vae.prior is None else jnp.mean(terms.kl)
-        )
+        return Evaluation(jnp.mean(terms.log_likelihood) + log_jacobian, jnp.mean(terms.kl) if closed is None else terms.kl[0])
 
     return map_examples(one, data, to_input, effective_batch_size(batch_size))
 
@@ -200,7 +199,8 @@ def encode_dataset(
       batch_size: examples computed together. On CPU it is always 128, see `evaluate`.
 
     Returns:
-      (mean, log_scale) of q(z|x), each (examples, latent). log_scale is the log of the standard deviation.
+      (mean, log_scale) of q(z|x), each (examples, latent). log_scale is the log of the standard deviation of each dimension.
+      For a posterior other than the diagonal one they are its moments (`model.posterior_moments`).
 
     Raises:
       ValueError: for a split that does not exist, a missing key, or integers without `to_input`.
@@ -219,7 +219,7 @@ def encode_dataset(
         data, to_input = _split_examples(data, split, key)
     elif split != "test" or key is not None:
         raise ValueError("encode_dataset: `split` and `key` choose within prepared data. Pass what data.prepare returned.")
-    encode = lambda index, x: vae.encode(params, x)  # noqa: E731
+    encode = lambda index, x: posterior_moments(vae, params, x)  # noqa: E731
     return map_examples(encode, data, to_input or (lambda x: x), effective_batch_size(batch_size))
 
 

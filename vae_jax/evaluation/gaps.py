@@ -138,7 +138,7 @@ def _elbo_k(
     kl = kl_to_standard_normal(*posterior)
 
     def one(k: Array) -> Array:
-        drawn = draw(jax.random.fold_in(key, k), *posterior, decode, log_prob, x, prior_log_prob=prior_log_prob)
+        drawn = draw(jax.random.fold_in(key, k), posterior, decode, log_prob, x, prior_log_prob=prior_log_prob)
         return drawn.log_likelihood - kl if prior_log_prob is None else drawn.log_weight
 
     num_draws = settings.num_evaluation_samples

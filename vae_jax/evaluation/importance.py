@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Key, Shaped
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput, as_slice, standard_error
 from vae_jax.example import Example
-from vae_jax.model import VAE, Params, bind, example_shapes
+from vae_jax.model import VAE, Params, bind, example_shapes, with_weights
 from vae_jax.objectives import draw, log_mean_exp_k
+from vae_jax.posteriors import PosteriorParams
 
 _MIN_TAIL = 5  # draws in the tail: fewer do not determine its shape
 # Units in the last place within which log weights count as equal. Exact posteriors gave tails of log weights that were up to
@@ -182,17 +183,17 @@ def importance_log_px(
     images, draws = chunk_sizes(draw_bytes(vae, params), num_examples, num_samples, memory_bytes)
     draw_index = jnp.arange(-(-num_samples // draws) * draws).reshape(-1, draws)
 
-    def log_weight(key_x: Array, posterior: tuple[Array, Array], x: Array | Example, k: Array) -> Array:
+    def log_weight(key_x: Array, outputs: PosteriorParams, x: Array | Example, k: Array) -> Array:
         model, key_k = bind(vae, params, x), jax.random.fold_in(key_x, k)
-        drawn = draw(key_k, *posterior, model.decode, model.log_prob, model.x, prior_log_prob=model.prior_log_prob)
-        return drawn.log_weight
+        q = with_weights(vae, params, outputs)
+        return draw(key_k, q, model.decode, model.log_prob, model.x, **model.keywords).log_weight
 
     def estimate_chunk(index: Array) -> LogPx:
         x = to_input(examples[index])
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + index)
-        posteriors = jax.vmap(lambda x: vae.encode(params, x))(x)
+        outputs = jax.vmap(lambda x: vae.encode(params, x))(x)
         log_weights = jax.vmap(jax.vmap(log_weight, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))
-        log_w = jax.lax.map(lambda k: log_weights(keys, posteriors, x, k), draw_index)  # (chunks, images, draws)
+        log_w = jax.lax.map(lambda k: log_weights(keys, outputs, x, k), draw_index)  # (chunks, images, draws)
         log_w = jnp.moveaxis(log_w, 0, 1).reshape(images, -1)[:, :num_samples]
         return jax.vmap(log_px_from_weights)(log_w)
 

@@ -9,7 +9,6 @@ from vae_jax.evaluation.dataset_means import ToInput, effective_batch_size, map_
 from vae_jax.example import Example, event_of, mask_of
 from vae_jax.likelihoods import DecoderOutput, check_factorizes, inside_support
 from vae_jax.model import VAE, bind
-from vae_jax.posteriors import sample_posterior
 
 
 def entry_log_likelihoods(
@@ -39,7 +38,7 @@ def entry_log_likelihoods(
 
     def one(index: Array, x: Array | Example) -> Array:
         model = bind(vae, params, x)
-        posterior, event, mask = model.encode(model.x), event_of(x), mask_of(x)
+        q, event, mask = model.encode(model.x), event_of(x), mask_of(x)
         key_z = jax.random.fold_in(jax.random.fold_in(key, index), 0)
 
         def nats(output: DecoderOutput) -> Array:
@@ -47,6 +46,6 @@ def entry_log_likelihoods(
                 return per_entry(output, event)
             return jnp.where(mask, per_entry(output, inside_support(vae.likelihood, event, mask)), 0)
 
-        return nats(model.decode(sample_posterior(key_z, *posterior)))
+        return nats(model.decode(model.posterior.sample(key_z, q)))
 
     return map_examples(one, data, to_input, effective_batch_size(batch_size))

@@ -14,6 +14,7 @@ from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
 from vae_jax.model.scaling import FROM_DATA, Standardize, move_location, scale_by_constants, scale_by_params
 from vae_jax.model.vae import VAE, encoder_shape, make_vae
 from vae_jax.networks import Network
+from vae_jax.posteriors import Posterior
 from vae_jax.priors import ConditionalGaussian, Prior
 
 
@@ -30,6 +31,7 @@ def mlp_vae(
     prior: Prior | ConditionalGaussian | None = None,
     condition_dim: int = 0,
     mask_input: bool = False,
+    posterior: Posterior | None = None,
 ) -> VAE:
     """Makes the usual MLP VAE, with an encoder of widths `hidden` and a decoder of the same widths in reverse.
 
@@ -52,6 +54,7 @@ def mlp_vae(
       prior: a learned prior (see `priors`). None: N(0, I).
       condition_dim: length of the vector on which encoder and decoder are conditioned, usually `data.Prepared.condition_dim`.
       mask_input: whether the encoder sees the mask of the observed entries as well (see `make_vae`).
+      posterior: the family of q(z|x), such as `posteriors.full(latent_dim)`. None: the diagonal Gaussian.
 
     Returns:
       The `VAE`.
@@ -67,8 +70,9 @@ def mlp_vae(
     likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
     reverse = tuple(reversed(hidden))
     options: dict[str, Any] = {"activation": activation, "dtype": dtype, "condition_dim": condition_dim}
+    seen = encoder_shape(data_shape, mask_input, likelihood)
     return assemble_vae(
-        networks.mlp_encoder(encoder_shape(data_shape, mask_input, likelihood), latent_dim, hidden=hidden, **options),
+        networks.mlp_encoder(seen, latent_dim, hidden=hidden, num_extra=posterior.num_extra if posterior else 0, **options),
         partial(networks.mlp_decoder, latent_dim, decoder_shape(data_shape, likelihood), hidden=reverse, **options),
         data_shape,
         likelihood,
@@ -77,6 +81,7 @@ def mlp_vae(
         prior,
         condition_dim=condition_dim,
         mask_input=mask_input,
+        posterior=posterior,
     )
 
 
@@ -96,14 +101,15 @@ def conv_vae(
     prior: Prior | ConditionalGaussian | None = None,
     condition_dim: int = 0,
     mask_input: bool = False,
+    posterior: Posterior | None = None,
 ) -> VAE:
     """Makes a convolutional VAE, a residual one with `num_blocks` > 0.
 
     For 64 x 64 images, its shape is by default that of disentanglement_lib.
 
     Args:
-      data_shape, likelihood, latent_dim, activation, dtype, train_mean, standardize, prior, condition_dim, mask_input: see
-        `mlp_vae`.
+      data_shape, likelihood, latent_dim, activation, dtype, train_mean, standardize, prior, condition_dim, mask_input,
+        posterior: see `mlp_vae`.
       channels, dense, num_blocks, norm: see `networks.conv_encoder`. The decoder mirrors the encoder.
 
     Returns:
@@ -129,8 +135,9 @@ def conv_vae(
             condition_dim=condition_dim,
         )
 
+    num_extra = posterior.num_extra if posterior else 0
     return assemble_vae(
-        shared(networks.conv_encoder)(encoder_shape(data_shape, mask_input), latent_dim),
+        shared(networks.conv_encoder)(encoder_shape(data_shape, mask_input), latent_dim, num_extra=num_extra),
         partial(shared(networks.conv_decoder), latent_dim, data_shape),
         data_shape,
         likelihood,
@@ -139,6 +146,7 @@ def conv_vae(
         prior,
         condition_dim=condition_dim,
         mask_input=mask_input,
+        posterior=posterior,
     )
 
 
@@ -158,6 +166,7 @@ def assemble_vae(
     *,
     condition_dim: int = 0,
     mask_input: bool = False,
+    posterior: Posterior | None = None,
 ) -> VAE:
     """Makes the decoder for the outputs that the likelihood takes, and puts all parts together with the scale of the data.
 
@@ -165,7 +174,7 @@ def assemble_vae(
       encoder: takes events whose last axis is twice as long with `mask_input`.
       make_decoder: (outputs_per_dim=, output_bias=) -> the decoder.
       data_shape, likelihood, train_mean, standardize, prior: see `mlp_vae`.
-      condition_dim, mask_input: see `make_vae`.
+      condition_dim, mask_input, posterior: see `make_vae`.
     """
     if not isinstance(likelihood, Likelihood):
         likelihood = from_log_prob(likelihood)
@@ -190,7 +199,8 @@ def assemble_vae(
                 likelihood, inner_decode(params, *inputs, **noise), center, spread
             )
         )
-    vae = make_vae(encoder, decoder, likelihood, data_shape, prior, condition_dim=condition_dim, mask_input=mask_input)
+    options: dict[str, Any] = {"condition_dim": condition_dim, "mask_input": mask_input, "posterior": posterior}
+    vae = make_vae(encoder, decoder, likelihood, data_shape, prior, **options)
     if is_known:
         return scale_by_constants(vae, moments)
     # A bias that the caller has set is on the scale of x already.

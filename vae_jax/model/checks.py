@@ -16,7 +16,7 @@ from vae_jax.errors import UserError, accepts
 from vae_jax.example import Example, Examples
 from vae_jax.likelihoods import DecoderOutput, Likelihood
 from vae_jax.networks import Network
-from vae_jax.posteriors import Encode
+from vae_jax.posteriors import DIAGONAL, Encode, Posterior, PosteriorParams
 from vae_jax.priors import ConditionalGaussian, Prior
 
 
@@ -190,19 +190,22 @@ def infer_latent_dim(
     x: jax.ShapeDtypeStruct,
     condition: tuple[jax.ShapeDtypeStruct, ...] = (),
     mask_input: bool = False,
+    posterior: Posterior | None = None,
 ) -> int:
-    """Returns the length of the encoder's mean.
+    """Returns the number of latent dimensions, which is the length of the encoder's mean.
 
     Args:
       encoder, params: the encoder.
       x: shape of one example as the encoder sees it, with the mask behind its numbers for `mask_input`.
       condition: shape of the condition, or ().
       mask_input: whether x includes the mask.
+      posterior: the family of q(z|x); None: the diagonal one. One with a `latent_dim` takes what the encoder returns as it is.
 
     Raises:
-      ValueError: the encoder does not return (mean, log_scale) of one example, in floats.
+      ValueError: the encoder does not return (mean, log_scale) of one example, in floats, and the further numbers that the
+        posterior takes.
     """
-    posterior = evaluate_shapes(
+    q = evaluate_shapes(
         encoder.apply,
         params,
         x,
@@ -213,19 +216,81 @@ def infer_latent_dim(
         advice=" It sees ONE example, without a batch axis: flatten by x.reshape(-1), for example."
         + (f" Its second argument is the condition, of shape {condition[0].shape}." if condition else ""),
     )
-    pair = list(posterior) if isinstance(posterior, tuple | list) else []
-    shapes = [getattr(leaf, "shape", None) for leaf in pair]
-    if len(shapes) != 2 or shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 1:
-        got = f"a tuple with shapes {shapes}" if pair else f"{_describe(posterior)} in place of a pair"
+    if posterior is not None and posterior.latent_dim is not None:
+        return posterior.latent_dim
+    num_extra, name = (0, "diagonal") if posterior is None else (posterior.num_extra, posterior.name)
+    returned = list(q) if isinstance(q, tuple | list) else []
+    shapes = [getattr(leaf, "shape", None) for leaf in returned]
+    further = [(num_extra,)] if num_extra else []
+    if len(shapes) < 2 or shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 1 or shapes[2:] != further:
+        got = f"a tuple with shapes {shapes}" if returned else f"{_describe(q)} in place of a {'triple' if further else 'pair'}"
+        expected = "(mean, log_scale), each of shape (latent,),"
+        if further:
+            expected = (
+                f"(mean, log_scale, extra), of shapes (latent,), (latent,) and ({num_extra},) for the posterior {name!r},"
+            )
+        advice = f" Pass num_extra={num_extra} to networks.mlp_encoder." if further else ""
         raise ValueError(
-            "make_vae: expected the encoder to return (mean, log_scale), each of shape (latent,), for one example of shape "
-            f"{x.shape}, got {got}. The network sees ONE example, without a batch axis: flatten by x.reshape(-1), for example."
+            f"make_vae: expected the encoder to return {expected} for one example of shape {x.shape}, got {got}. The network "
+            f"sees ONE example, without a batch axis: flatten by x.reshape(-1), for example.{advice}"
         )
-    if wrong := [str(leaf.dtype) for leaf in pair if not jnp.issubdtype(leaf.dtype, jnp.floating)]:
+    if wrong := [str(leaf.dtype) for leaf in returned if not jnp.issubdtype(leaf.dtype, jnp.floating)]:
         raise ValueError(
             f"make_vae: expected the encoder to return floats, got {wrong[0]}. Return (mean, log_scale) in float32."
         )
     return shapes[0][0]
+
+
+def check_posterior(posterior: object, prior: object) -> None:
+    """Raises `ValueError` unless this is a posterior or None, and fits the prior."""
+    if not isinstance(posterior, Posterior | None):
+        raise ValueError(
+            f"make_vae: expected the posterior to be a posteriors.Posterior or None, got a {type(posterior).__name__}."
+        )
+    if posterior in (None, DIAGONAL) or not isinstance(prior, Prior) or not prior.needs_diagonal:
+        return
+    raise ValueError(
+        f"make_vae: the prior {prior.name!r} consists of posteriors and assumes diagonal Gaussians, and the posterior "
+        f"{posterior.name!r} is a different one. Leave one of them out."
+    )
+
+
+def check_posterior_functions(
+    posterior: Posterior,
+    encode: Callable[[Params, Array], PosteriorParams],
+    params: Params,
+    x: Examples,
+    latent_dim: int,
+) -> None:
+    """Raises `ValueError` unless the functions of a posterior return codes, nats and moments of the right shapes.
+
+    Args:
+      posterior: the posterior.
+      encode: (params, x) -> parameters of q(z|x).
+      params: parameters of the model, or their shapes.
+      x: shape of one example.
+      latent_dim: number of latent dimensions of a code.
+    """
+    key = jax.eval_shape(lambda: stream(0, Stream.CHECK))
+    q = jax.eval_shape(encode, params, x)
+    code, nats = (latent_dim,), ()
+    z = jax.ShapeDtypeStruct(code, jnp.float32)
+    calls: list[tuple[str, Callable[..., PyTree] | None, tuple[PyTree, ...], list[tuple[int, ...]]]] = [
+        ("sample", posterior.sample, (key, q), [code]),
+        ("sample_and_log_prob", posterior.sample_and_log_prob, (key, q), [code, nats]),
+        ("log_prob", posterior.log_prob, (q, z), [nats]),
+        ("kl_to_standard_normal", posterior.kl_to_standard_normal, (q,), [nats]),
+        ("moments", posterior.moments, (key, q), [code, code]),
+    ]
+    for name, function, arguments, expected in calls:
+        if function is None:
+            continue
+        problem = f"make_vae: {name} of the posterior {posterior.name!r} fails on the parameters of one example."
+        shapes = [leaf.shape for leaf in jax.tree.leaves(evaluate_shapes(function, *arguments, problem=problem))]
+        if shapes != expected:
+            listed = " and ".join(map(str, expected))
+            got = " and ".join(map(str, shapes))
+            raise ValueError(f"make_vae: expected {name} of the posterior {posterior.name!r} to return {listed}, got {got}.")
 
 
 def _and_condition(condition: tuple[jax.ShapeDtypeStruct, ...]) -> str:
@@ -284,7 +349,7 @@ def check_prior(prior: Prior, encode: Callable[[Params], Encode], params: Params
     """
     z = jax.ShapeDtypeStruct((latent_dim,), jnp.float32)
     try:
-        shape = jax.eval_shape(lambda params, z: prior.log_prob(params["prior"], encode(params), z), params, z).shape
+        shape = jax.eval_shape(lambda params, z: prior.log_prob(params[prior.part], encode(params), z), params, z).shape
     except ValueError as error:
         if prior.name != "vamp":
             raise

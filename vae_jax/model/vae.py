@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +18,21 @@ from vae_jax.example import Example, Examples, condition_of, event_of, mask_of, 
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob, mixed, observed_log_prob
 from vae_jax.model import checks, key_checks
 from vae_jax.networks import Network
-from vae_jax.posteriors import Encode
+from vae_jax.posteriors import DIAGONAL, Encode, Posterior, PosteriorParams, with_auxiliary
 from vae_jax.priors import ConditionalGaussian, Prior
 
 
 @short_repr
 class VAE(NamedTuple):
-    """A variational autoencoder with a diagonal Gaussian posterior, as pure functions of ONE example.
+    """A variational autoencoder as pure functions of ONE example.
 
     It contains no arrays, so it is hashable. `make_vae`, `mlp_vae` and `conv_vae` make one.
 
     Attributes:
       init: key -> initial parameters.
-      encode: (params, x) -> (mean, log_scale) of q(z|x), each of shape (latent,). `x` is an array, or an `Example` with a
-        condition or a mask. Of a stochastic model it also takes the keyword `key`.
+      encode: (params, x) -> (mean, log_scale) of q(z|x), each of shape (latent,), and for some posteriors a third array (see
+        `posteriors.Posterior`). `x` is an array, or an `Example` with a condition or a mask. Of a stochastic model it also
+        takes the keyword `key`.
       decode: (params, z) -> decoder output for the likelihood; (params, z, condition) for a conditional model. Of a stochastic
         model it also takes the keyword `key`.
       likelihood: p(x|z).
@@ -46,10 +47,11 @@ class VAE(NamedTuple):
         which are N(0, I) under this prior, so every formula for N(0, I) holds (see `make_vae`).
       is_stochastic: whether a network draws random numbers, such as dropout. `encode` and `decode` draw with a key, which only
         the train step passes, and are deterministic without one.
+      posterior: the family of q(z|x). None: a Gaussian with a diagonal covariance.
     """
 
     init: Callable[[Array], Params]
-    encode: Callable[..., tuple[Array, Array]]
+    encode: Callable[..., PosteriorParams]
     decode: Callable[..., DecoderOutput]
     likelihood: Likelihood
     data_shape: tuple[int, ...]
@@ -60,16 +62,24 @@ class VAE(NamedTuple):
     mask_input: bool = False
     conditional_prior: ConditionalGaussian | None = None
     is_stochastic: bool = False
+    posterior: Posterior | None = None
 
 
 class BoundModel(NamedTuple):
     """A model at its parameters and at the condition and mask of one example: what objectives and estimators receive."""
 
-    encode: Encode  # event -> (mean, log_scale)
+    encode: Encode  # event -> parameters of q(z|x), for the functions of `posterior`
     decode: Callable[[Array], DecoderOutput]  # z -> decoder output
     log_prob: Callable[[DecoderOutput, Array], Array]  # (decoder output, event) -> nats of the observed entries
     prior_log_prob: Callable[[Array], Array] | None  # z -> log p(z); None: N(0, I)
     x: Array  # the event
+    posterior: Posterior = DIAGONAL
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keywords of an objective: a learned prior and a posterior other than the diagonal one, where there are any."""
+        prior = {} if self.prior_log_prob is None else {"prior_log_prob": self.prior_log_prob}
+        return prior if self.posterior is DIAGONAL else prior | {"posterior": self.posterior}
 
 
 def bind(vae: VAE, params: Params, x: Array | Example, key: Array | None = None) -> BoundModel:
@@ -98,27 +108,62 @@ def bind(vae: VAE, params: Params, x: Array | Example, key: Array | None = None)
       -1.84
     """
     log_prior = prior_log_prob(vae, params)
+    posterior = vae.posterior or DIAGONAL
     noise_x = noise_z = key_argument(None)
     if key is not None and vae.is_stochastic:
         noise_x, noise_z = (key_argument(jax.random.fold_in(key, part)) for part in (Part.ENCODER, Part.DECODER))
     if not isinstance(x, Example):
         return BoundModel(
-            lambda x: vae.encode(params, x, **noise_x),
+            lambda x: posterior_params(vae, params, x, **noise_x),
             lambda z: vae.decode(params, z, **noise_z),
             vae.likelihood.log_prob,
             log_prior,
             x,
+            posterior,
         )
     condition, mask = x.condition, checks.check_mask("bind", vae.data_shape, x.mask)
     return BoundModel(
-        lambda event: vae.encode(params, with_event(x, event), **noise_x),
+        lambda event: posterior_params(vae, params, with_event(x, event), **noise_x),
         lambda z: decode_given(vae, params, z, condition, **noise_z),
         vae.likelihood.log_prob
         if mask is None
         else lambda output, event: observed_log_prob(vae.likelihood, output, event, mask),
         log_prior,
         x.event,
+        posterior,
     )
+
+
+def posterior_params(vae: VAE, params: Params, x: Array | Example, key: Array | None = None) -> PosteriorParams:
+    """Returns the parameters of q(z|x) for the functions of `vae.posterior`: what `encode` returns, and learned weights."""
+    return with_weights(vae, params, vae.encode(params, x, **key_argument(key)))
+
+
+def with_weights(vae: VAE, params: Params, outputs: PosteriorParams) -> PosteriorParams:
+    """Returns what `encode` gave, with the learned weights of the posterior behind it if it has any."""
+    posterior = vae.posterior
+    return outputs if posterior is None or posterior.part not in params else (*outputs, params[posterior.part])
+
+
+def posterior_moments(
+    vae: VAE, params: Params, x: Array | Example, key: Array | None = None
+) -> tuple[Float[Array, "latent"], Float[Array, "latent"]]:
+    """Computes mean and log standard deviation of each dimension of q(z|x), for one example.
+
+    Args:
+      vae, params: the model.
+      x: one example, as `encode` takes it.
+      key: for a posterior whose moments have no closed form (flows, several layers), which are then estimated from draws.
+        None: always the same draws.
+
+    Returns:
+      (mean, log_scale), each (latent,). For the diagonal posterior they are what `vae.encode` returns.
+    """
+    if vae.posterior is None:
+        mean, log_scale = vae.encode(params, x)
+        return mean, log_scale
+    key = stream(0, Stream.MOMENTS) if key is None else key
+    return vae.posterior.moments(key, posterior_params(vae, params, x))
 
 
 def decode_given(vae: VAE, params: Params, z: Array, condition: Array | None, key: Array | None = None) -> DecoderOutput:
@@ -147,8 +192,8 @@ def prior_log_prob(vae: VAE, params: Params) -> Callable[[Array], Array] | None:
     """
     if vae.prior is None:
         return None
-    log_prob = vae.prior.log_prob
-    return lambda z: log_prob(params["prior"], lambda x: vae.encode(params, x), z)
+    log_prob, part = vae.prior.log_prob, vae.prior.part
+    return lambda z: log_prob(params[part], lambda x: vae.encode(params, x), z)
 
 
 def num_parameters(vae: VAE) -> int:
@@ -161,7 +206,7 @@ def sample_prior(vae: VAE, params: Params, key: Key[Array, ""]) -> Float[Array, 
     """Draws one code z from the prior."""
     if vae.prior is None:
         return jax.random.normal(key, (vae.latent_dim,))
-    return vae.prior.sample(params["prior"], lambda x: vae.encode(params, x), key)
+    return vae.prior.sample(params[vae.prior.part], lambda x: vae.encode(params, x), key)
 
 
 def make_vae(
@@ -173,6 +218,7 @@ def make_vae(
     *,
     condition_dim: int = 0,
     mask_input: bool = False,
+    posterior: Posterior | None = None,
 ) -> VAE:
     """Puts an encoder, a decoder and a likelihood together, and checks that they fit.
 
@@ -187,43 +233,49 @@ def make_vae(
       condition_dim: length of the vector c on which the model is conditioned: q(z|x, c), p(x|z, c). 0: no condition.
       mask_input: give the encoder the mask of the observed entries as well, as ones and zeros behind the numbers of x on the
         last axis. It then takes an event whose last axis is twice as long.
+      posterior: the family of q(z|x) (see `posteriors`). Its `num_extra` numbers are a third array that the encoder returns.
+        None: the diagonal Gaussian.
 
     Returns:
       A `VAE`, whose codes have `prior.num_auxiliary` more dimensions than the encoder gives. Its params are {"encoder": ...,
-      "decoder": ...}, with "prior" if the prior is learned, and "likelihood" if the likelihood has learned shared numbers. In
-      that case `decode` returns (the decoder's array, those numbers).
+      "decoder": ...}, with "prior" if the prior is learned, "posterior" if the posterior has learned weights, and "likelihood"
+      if the likelihood has learned shared numbers. In that case `decode` returns (the decoder's array, those numbers).
       Missing entries: `encode` takes an `Example` with a mask. The encoder sees zeros for them, on the standardized scale.
 
       p(z|c) = N(m(c), s(c)^2): the codes are u = (z - m(c)) / s(c), so `encode` returns the mean and log_scale of q(u|x, c),
       and `decode` computes z = m(c) + s(c) u first. KL(q(u|x, c) || N(0, I)) = KL(q(z|x, c) || p(z|c)), because an invertible
-      map does not change it. So all objectives keep their closed forms.
+      map does not change it. So all objectives keep their closed forms. A posterior other than the diagonal one is one of u
+      whose first two parameters are shifted and scaled in this way.
 
     Raises:
       ValueError: the parts do not fit. Nothing is computed for this check. Later, at trace time: a function receives a batch in
         place of one example, `encode` receives stored integers, or a condition or a mask is missing or has a wrong shape.
     """
     condition_dim = _check_parts(encoder, decoder, prior, condition_dim)
+    checks.check_posterior(posterior, prior)
+    posterior = None if posterior is DIAGONAL else posterior
     likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
     data_shape = tuple(data_shape)
     likelihood = likelihood._replace(log_prob=checks.checked_log_prob(likelihood, data_shape))
     given, prior = (prior, None) if isinstance(prior, ConditionalGaussian) else (None, prior)
 
     noisy = networks.takes_key(encoder), networks.takes_key(decoder)
-    init = partial(_init, parts=(encoder, decoder, likelihood, given or prior))
+    init = partial(_init, parts=(encoder, decoder, likelihood, given or prior, posterior))
     num_auxiliary = 0 if prior is None else prior.num_auxiliary
 
-    def encode(params: Params, x: Array | Example, key: Array | None = None) -> tuple[Array, Array]:
+    def encode(params: Params, x: Array | Example, key: Array | None = None) -> PosteriorParams:
         x = checks.check_example("encode", likelihood, data_shape, x)
         arguments = checks.condition_arguments("encode", condition_dim, condition_of(x))
         seen, noise = masked_event(x, mask_input, likelihood), key_argument(key if noisy[0] else None)
-        posterior = encoder.apply(params["encoder"], seen, *arguments, **noise)
-        posterior = posterior if given is None else _whiten(given.apply(params["prior"], *arguments), *posterior)
-        return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), posterior) if num_auxiliary else posterior
+        q = encoder.apply(params["encoder"], seen, *arguments, **noise)
+        q = q if given is None else _whiten(given.apply(params["prior"], *arguments), *q)
+        # Other posteriors append the auxiliary dimensions to their draws (`with_auxiliary`).
+        return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, num_auxiliary)), q) if num_auxiliary and posterior is None else q
 
     params = checks.parameter_shapes(init, encoder, decoder)
     condition = checks.condition_shapes(condition_dim)
     x = jax.ShapeDtypeStruct(encoder_shape(data_shape, mask_input, likelihood), jnp.float32)
-    inner_dim = checks.infer_latent_dim(encoder, params["encoder"], x, condition, mask_input)
+    inner_dim = checks.infer_latent_dim(encoder, params["encoder"], x, condition, mask_input, posterior)
     latent_dim = inner_dim + num_auxiliary
 
     def decode(params: Params, z: Array, condition: Array | None = None, key: Array | None = None) -> DecoderOutput:
@@ -241,6 +293,10 @@ def make_vae(
     checks.check_likelihood(likelihood, output, jax.ShapeDtypeStruct(data_shape, jnp.float32))
     options = prior, False, condition_dim, mask_input, given, any(noisy)
     vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, *options)
+    if posterior is not None:
+        posterior = with_auxiliary(posterior, num_auxiliary) if num_auxiliary else posterior
+        vae = vae._replace(posterior=posterior)
+        checks.check_posterior_functions(posterior, partial(posterior_params, vae), params, example_shapes(vae), latent_dim)
     if prior is not None:
         checks.check_prior(prior, lambda params: lambda x: encode(params, x), params, latent_dim)
     return vae
@@ -256,17 +312,22 @@ def _check_parts(encoder: Network, decoder: Network, prior: object, condition_di
     return condition_dim
 
 
-def _init(key: Array, parts: tuple[Network, Network, Likelihood, Prior | ConditionalGaussian | None]) -> Params:
-    """Returns the initial parameters of an encoder, a decoder, the shared numbers of a likelihood, and a prior."""
-    encoder, decoder, likelihood, prior = parts
+Parts = tuple[Network, Network, Likelihood, Prior | ConditionalGaussian | None, Posterior | None]
+
+
+def _init(key: Array, parts: Parts) -> Params:
+    """Returns the initial parameters of an encoder, a decoder, the shared numbers of a likelihood, a prior and a posterior."""
+    encoder, decoder, likelihood, prior, posterior = parts
     params = {
         "encoder": encoder.init(jax.random.fold_in(key, Part.ENCODER)),
         "decoder": decoder.init(jax.random.fold_in(key, Part.DECODER)),
     }
     if likelihood.shared_start:
         params["likelihood"] = jnp.array(likelihood.shared_start, jnp.float32)
-    if prior is not None:
+    if isinstance(prior, ConditionalGaussian) or (prior is not None and prior.part == "prior"):
         params["prior"] = prior.init(jax.random.fold_in(key, Part.PRIOR))
+    if posterior is not None and posterior.init is not None:
+        params["posterior"] = posterior.init(jax.random.fold_in(key, Part.POSTERIOR))
     return params
 
 
@@ -295,10 +356,10 @@ def masked_event(x: Array | Example, mask_input: bool, likelihood: Likelihood) -
     return jnp.concatenate([event, observed], axis=-1)
 
 
-def _whiten(prior: tuple[Array, Array], mean: Array, log_scale: Array) -> tuple[Array, Array]:
+def _whiten(prior: tuple[Array, Array], mean: Array, log_scale: Array, *extra: Array) -> PosteriorParams:
     """Returns the parameters of q(u|x, c), u = (z - m(c)) / s(c), from those of p(z|c) and q(z|x, c)."""
     prior_mean, prior_log_scale = prior
-    return (mean - prior_mean) * jnp.exp(-prior_log_scale), log_scale - prior_log_scale
+    return (mean - prior_mean) * jnp.exp(-prior_log_scale), log_scale - prior_log_scale, *extra
 
 
 def _unwhiten(prior: tuple[Array, Array], u: Array) -> Array:

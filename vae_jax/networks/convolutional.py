@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from vae_jax.networks import conv_ops
 from vae_jax.networks.base import Network
 from vae_jax.networks.linen_modules import adapt_linen
-from vae_jax.networks.mlp import Initializer, check_widths, dense_layer, join_condition, resolve_activation
+from vae_jax.networks.mlp import Initializer, check_widths, dense_layer, join_condition, posterior_heads, resolve_activation
 
 Norm = Literal["none", "group"]
 
@@ -112,9 +112,10 @@ class _Encoder(linen.Module):
     latent_dim: int
     activation: Callable[[Array], Array]
     dtype: str
+    num_extra: int = 0
 
     @linen.compact
-    def __call__(self, x: Array, *condition: Array) -> tuple[Array, Array]:
+    def __call__(self, x: Array, *condition: Array) -> tuple[Array, ...]:
         h = x.astype(self.dtype)
         for channels, size in zip(self.channels, self.kernels, strict=True):
             h = _Conv(channels, size, self.dtype, stride=2)(h)
@@ -126,9 +127,7 @@ class _Encoder(linen.Module):
         # Normalized features are large. With the usual heads the first KL is hundreds of nats, and training escapes it by
         # posterior collapse. Test ELBO on MNIST (3 epochs of 12,800 images): -192 nats, and -133 with heads that start small.
         small = linen.initializers.variance_scaling(0.01, "fan_avg", "uniform") if self.norm == "group" else None
-        heads = dense_layer(2 * self.latent_dim, self.dtype, kernel_init=small)(h)
-        mean, log_scale = jnp.split(heads.astype(jnp.float32), 2)
-        return mean, log_scale
+        return posterior_heads(h, self.latent_dim, self.num_extra, self.dtype, kernel_init=small)
 
 
 class _Decoder(linen.Module):
@@ -244,6 +243,7 @@ def conv_encoder(
     activation: str | Callable[[Array], Array] = "relu",
     dtype: str = "float32",
     condition_dim: int = 0,
+    num_extra: int = 0,
 ) -> Network:
     """Makes an encoder from convolutions of stride 2 followed by dense layers.
 
@@ -266,6 +266,7 @@ def conv_encoder(
       condition_dim: length of the condition c. It scales and shifts the channels after each normalization (or before each
         activation between convolutions, with norm "none"), starting from the identity, and is concatenated to the inputs of
         the first layer after the convolutions. 0: there is none.
+      num_extra: see `mlp_encoder`.
 
     Returns:
       A `Network`. mean and log_scale have shape (latent_dim,), and log_scale is the log of the standard deviation.
@@ -279,7 +280,7 @@ def conv_encoder(
     if len(kernels) != len(channels) or min(kernels) < 1:
         raise ValueError(f"kernels: expected one size >= 1 for each of {len(channels)} layers, got {kernels}.")
     activation = resolve_activation(activation)
-    module = _Encoder(channels, kernels, tuple(dense), num_blocks, norm, latent_dim, activation, dtype)
+    module = _Encoder(channels, kernels, tuple(dense), num_blocks, norm, latent_dim, activation, dtype, num_extra)
     return adapt_linen(module, data_shape, condition_dim=condition_dim)
 
 

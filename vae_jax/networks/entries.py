@@ -43,6 +43,13 @@ DENSE = Setting(
     high=1e6,
     bounds=_WIDTHS,
 )
+GATED = Setting(
+    "gated",
+    bool,
+    False,
+    "Multiply each hidden layer by the sigmoid of a second linear function of its input; with `activation` linear as in the "
+    "VampPrior's paper.",
+)
 NUM_BLOCKS = Setting("num_blocks", int, 1, "Residual blocks at each size of the image or series.", low=1, high=1e8)
 NORM = Setting(
     "norm",
@@ -61,8 +68,10 @@ def _mlp(config: Settings, data: TrainingData) -> "Networks":
         "activation": config.activation,
         "dtype": config.dtype,
         "condition_dim": data.condition_dim,
+        "gated": config.gated,
     }
-    encoder = networks.mlp_encoder(data.input_shape or data.data_shape, latent_dim, hidden=config.hidden, **common)
+    shape = data.input_shape or data.data_shape
+    encoder = networks.mlp_encoder(shape, latent_dim, hidden=config.hidden, num_extra=data.num_extra, **common)
     return encoder, partial(networks.mlp_decoder, latent_dim, data.output_shape or data.data_shape, hidden=hidden, **common)
 
 
@@ -71,7 +80,8 @@ def _conv(config: Settings, data: TrainingData, **blocks: Any) -> "Networks":
 
     options: dict[str, Any] = {"channels": config.channels, "dense": config.dense, "num_blocks": 0, "norm": "none", **blocks}
     options |= {"activation": config.activation, "dtype": config.dtype, "condition_dim": data.condition_dim}
-    encoder = networks.conv_encoder(data.input_shape or data.data_shape, config.latent_dim, **options)
+    shape = data.input_shape or data.data_shape
+    encoder = networks.conv_encoder(shape, config.latent_dim, num_extra=data.num_extra, **options)
     return encoder, partial(networks.conv_decoder, config.latent_dim, data.data_shape, **options)
 
 
@@ -80,7 +90,7 @@ def _resnet(config: Settings, data: TrainingData) -> "Networks":
 
 
 for _entry in (
-    Entry("network", "mlp", "dense layers", _mlp, (HIDDEN,)),
+    Entry("network", "mlp", "dense layers", _mlp, (HIDDEN, GATED)),
     Entry("network", "conv", "images of any sides from 2 x 2, or series (event series)", _conv, (CHANNELS, DENSE)),
     Entry("network", "resnet", "conv with residual blocks", _resnet, (CHANNELS, DENSE, NUM_BLOCKS, NORM)),
 ):

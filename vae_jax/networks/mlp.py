@@ -22,6 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "leaky_relu": jax.nn.leaky_relu,
     "softplus": jax.nn.softplus,
     "sigmoid": jax.nn.sigmoid,
+    "linear": lambda h: h,
 }
 
 
@@ -36,17 +37,38 @@ def dense_layer(
 
 
 class _Hidden(linen.Module):
-    """Dense layers (inputs,) -> (widths[-1],), each followed by the activation."""
+    """Dense layers (inputs,) -> (widths[-1],), each followed by the activation, and by the product with a gate if gated."""
 
     widths: tuple[int, ...]
     activation: Callable[[Array], Array]
     dtype: str
+    gated: bool = False
 
     @linen.compact
     def __call__(self, h: Array) -> Array:
         for width in self.widths:
-            h = self.activation(dense_layer(width, self.dtype)(h))
+            if self.gated:
+                linear, gate = jnp.split(dense_layer(2 * width, self.dtype, linen.initializers.he_normal())(h), 2)
+                h = self.activation(linear) * jax.nn.sigmoid(gate)
+            else:
+                h = self.activation(dense_layer(width, self.dtype)(h))
         return h
+
+
+def posterior_heads(
+    h: Array, latent_dim: int, num_extra: int, dtype: str, kernel_init: Initializer | None = None
+) -> tuple[Array, ...]:
+    """Returns mean, log_scale and, with `num_extra`, the further numbers of a posterior, from the last hidden layer.
+
+    A function of a compact Linen module. The further numbers start near 0, where the posterior is close to a diagonal one.
+    """
+    # One product for both heads. The outputs are float32, because exponentials and sums follow.
+    heads = dense_layer(2 * latent_dim, dtype, kernel_init)(h).astype(jnp.float32)
+    mean, log_scale = jnp.split(heads, 2)
+    if not num_extra:
+        return mean, log_scale
+    small = linen.initializers.variance_scaling(1e-4, "fan_in", "normal")
+    return mean, log_scale, dense_layer(num_extra, dtype, small)(h).astype(jnp.float32)
 
 
 def join_condition(x: Array, *condition: Array) -> Array:
@@ -61,14 +83,13 @@ class _Encoder(linen.Module):
     latent_dim: int
     activation: Callable[[Array], Array]
     dtype: str
+    num_extra: int = 0
+    gated: bool = False
 
     @linen.compact
-    def __call__(self, x: Array, *condition: Array) -> tuple[Array, Array]:
-        h = _Hidden(self.hidden, self.activation, self.dtype)(join_condition(x, *condition).astype(self.dtype))
-        # One product for both heads. The outputs are float32, because exponentials and sums follow.
-        heads = dense_layer(2 * self.latent_dim, self.dtype)(h).astype(jnp.float32)
-        mean, log_scale = jnp.split(heads, 2)
-        return mean, log_scale
+    def __call__(self, x: Array, *condition: Array) -> tuple[Array, ...]:
+        h = _Hidden(self.hidden, self.activation, self.dtype, self.gated)(join_condition(x, *condition).astype(self.dtype))
+        return posterior_heads(h, self.latent_dim, self.num_extra, self.dtype)
 
 
 class _Decoder(linen.Module):
@@ -79,10 +100,11 @@ class _Decoder(linen.Module):
     activation: Callable[[Array], Array]
     dtype: str
     bias_init: Initializer
+    gated: bool = False
 
     @linen.compact
     def __call__(self, z: Array, *condition: Array) -> Array:
-        h = _Hidden(self.hidden, self.activation, self.dtype)(join_condition(z, *condition).astype(self.dtype))
+        h = _Hidden(self.hidden, self.activation, self.dtype, self.gated)(join_condition(z, *condition).astype(self.dtype))
         output = dense_layer(math.prod(self.output_shape), self.dtype, bias_init=self.bias_init)(h)
         return output.astype(jnp.float32).reshape(self.output_shape)
 
@@ -121,6 +143,8 @@ def mlp_encoder(
     activation: str | Callable[[Array], Array] = "relu",
     dtype: str = "float32",
     condition_dim: int = 0,
+    num_extra: int = 0,
+    gated: bool = False,
 ) -> Network:
     """Makes an encoder from dense layers.
 
@@ -133,6 +157,9 @@ def mlp_encoder(
       activation: a name in `ACTIVATIONS`, or an elementwise function.
       dtype: "float32" or "bfloat16", of the arithmetic. Parameters and outputs are float32.
       condition_dim: length of the condition c, which is concatenated to x. 0: there is none.
+      num_extra: numbers to return beyond mean and log_scale, as a third array (see `posteriors.Posterior`).
+      gated: multiply each hidden layer by the sigmoid of a second linear function of its input (Tomczak & Welling 2018, who
+        take the activation "linear"). Kernels are then He-normal.
 
     Returns:
       A `Network`. mean and log_scale have shape (latent_dim,), and log_scale is the log of the standard deviation.
@@ -141,7 +168,7 @@ def mlp_encoder(
       ValueError: for an unknown activation, or a width below 1.
     """
     check_widths(latent_dim, hidden)
-    module = _Encoder(tuple(hidden), latent_dim, resolve_activation(activation), dtype)
+    module = _Encoder(tuple(hidden), latent_dim, resolve_activation(activation), dtype, num_extra, gated)
     return adapt_linen(module, data_shape, condition_dim=condition_dim)
 
 
@@ -155,6 +182,7 @@ def mlp_decoder(
     outputs_per_dim: int = 1,
     output_bias: ArrayLike | None = None,
     condition_dim: int = 0,
+    gated: bool = False,
 ) -> Network:
     """Makes a decoder from dense layers.
 
@@ -169,6 +197,7 @@ def mlp_decoder(
       output_bias: initial bias of the last layer, broadcast to the output's shape, zeros by default.
         `likelihood.output_for_mean(train_mean)` makes training start at the mean of the data.
       condition_dim: length of the condition c, which is concatenated to z. 0: there is none.
+      gated: see `mlp_encoder`.
 
     Returns:
       A `Network`. The output has shape `data_shape`, or (*data_shape, outputs_per_dim) for outputs_per_dim > 1.
@@ -182,7 +211,7 @@ def mlp_decoder(
     if output_bias is not None:
         flat_bias = jnp.broadcast_to(jnp.asarray(output_bias, jnp.float32), output_shape).reshape(-1)
         bias_init = lambda key, shape, dtype=jnp.float32: flat_bias.astype(dtype)  # noqa: E731
-    module = _Decoder(tuple(hidden), output_shape, resolve_activation(activation), dtype, bias_init)
+    module = _Decoder(tuple(hidden), output_shape, resolve_activation(activation), dtype, bias_init, gated)
     return adapt_linen(module, (latent_dim,), condition_dim=condition_dim)
 
 

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Real
 
-from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.errors import check_signature
 from vae_jax.example import Examples
 from vae_jax.likelihoods import DecoderOutput
-from vae_jax.posteriors import Encode, posterior_log_prob, sample_posterior
+from vae_jax.posteriors import DIAGONAL, Encode, Posterior, PosteriorParams, posterior_log_prob
 
 Decode: TypeAlias = Callable[..., DecoderOutput]  # z -> decoder_output (of a batch with conditions: z, example)
 LogProb: TypeAlias = Callable[[DecoderOutput, Examples], Array]  # (decoder_output, x) -> log p(x|z), scalar nats
@@ -51,14 +50,17 @@ class Objective(Protocol):
     Contract:
 
     - `key` is a PRNG key for this example and this step. All randomness must come from it.
-    - `encode(x)` returns (mean, log_scale) of q(z|x), each of shape (latent,). `decode(z)` takes z of shape (latent,) and
-      returns the decoder output. `log_prob(decoder_output, x)` returns log p(x|z), a scalar in nats. All three are functions of
+    - `encode(x)` returns the parameters of q(z|x): (mean, log_scale), each of shape (latent,), for the diagonal Gaussian, and
+      what its functions take for a different `posteriors.Posterior`. `decode(z)` takes z of shape (latent,) and returns the
+      decoder output. `log_prob(decoder_output, x)` returns log p(x|z), a scalar in nats. All three are functions of
       one example that close over the parameters, so gradients flow through them.
     - `x` is one example, floats in the shape of the event, as the likelihood expects it.
     - `hyperparams` is a `config.Hyperparams`, or a NamedTuple of yours. Its fields are traced scalars to which the schedules of
       this step are already applied. Do not branch on their values.
     - The keyword `prior_log_prob`, z -> log p(z) in nats, is passed for models with a learned prior, and only for them.
       Objectives without that keyword assume p(z) = N(0, I).
+    - The keyword `posterior` is passed for models whose q(z|x) is not the diagonal Gaussian, and only for them. Objectives
+      without that keyword assume the diagonal one.
     - The result is `Terms` of scalars in nats, summed over pixels and latent dimensions and never averaged over them. `loss` is
       minimized. `log_likelihood` and `kl` are unweighted, so that their difference is the ELBO at beta = 1.
     - The function is traced inside `jit`, `grad`, `vmap` and `scan`. It keeps no state. An objective that needs the whole batch
@@ -88,7 +90,7 @@ class Objective(Protocol):
         log_prob: LogProb,
         x: Real[Array, "*event"],
         hyperparams: HyperparamsLike,
-        **prior: PriorLogProb,
+        **given: Any,
     ) -> Terms: ...
 
 
@@ -146,10 +148,10 @@ def with_hyperparams(function: Callable[..., Terms], *names: str, **static: obje
         log_prob: LogProb,
         x: Array,
         hyperparams: HyperparamsLike,
-        **prior: PriorLogProb,
+        **given: Any,
     ) -> Terms:
         traced = {name: getattr(hyperparams, name) for name in names}
-        return function(key, encode, decode, log_prob, x, **traced, **static, **prior)
+        return function(key, encode, decode, log_prob, x, **traced, **static, **given)
 
     return objective
 
@@ -184,33 +186,48 @@ def scalar_log_prob(log_prob: LogProb, output: DecoderOutput, x: Real[Array, "*e
 
 def draw(
     key: Key[Array, ""],
-    mean: Float[Array, "latent"],
-    log_scale: Float[Array, "latent"],
+    q: PosteriorParams,
     decode: Decode,
     log_prob: LogProb,
     x: Real[Array, "*event"],
     *,
     stop_q: bool = False,
     prior_log_prob: PriorLogProb | None = None,
+    posterior: Posterior = DIAGONAL,
 ) -> Draw:
     """Draws z from q(z|x) and evaluates the parts of its importance weight.
 
     Args:
       key: a new-style PRNG key.
-      mean, log_scale: parameters of q(z|x), shape (latent,).
+      q: parameters of q(z|x), from `encode`.
       decode: z -> decoder output.
       log_prob: (decoder output, x) -> scalar nats.
       x: one example.
       stop_q: True lets gradients reach log q(z|x) through z alone (Roeder et al. 2017).
       prior_log_prob: z -> log p(z), scalar nats. None: N(0, I).
+      posterior: the family of q(z|x).
 
     Returns:
       The `Draw`.
     """
-    z = sample_posterior(key, mean, log_scale)
-    q = jax.lax.stop_gradient((mean, log_scale)) if stop_q else (mean, log_scale)
-    log_prior = (prior_log_prob or standard_normal_log_prob)(z)
-    return Draw(scalar_log_prob(log_prob, decode(z), x), posterior_log_prob(*q, z) - log_prior)
+    log_prior = prior_log_prob or standard_normal_log_prob
+    if not stop_q and posterior is not DIAGONAL:
+        z, log_q = posterior.sample_and_log_prob(key, q)
+        return Draw(scalar_log_prob(log_prob, decode(z), x), log_q - log_prior(z))
+    z = posterior.sample(key, q)
+    log_prior_z = log_prior(z)
+    q = jax.lax.stop_gradient(q) if stop_q else q
+    return Draw(scalar_log_prob(log_prob, decode(z), x), density_of(posterior)(q, z) - log_prior_z)
+
+
+def density_of(posterior: Posterior) -> Callable[[PosteriorParams, Array], Array]:
+    """Returns `posterior.log_prob`; raises `ValueError` if the density of a given z cannot be computed."""
+    if posterior.log_prob is None:
+        raise ValueError(
+            f"the posterior {posterior.name!r} has the density of its own draws only, and this needs that of a given code. Use "
+            'the estimator "reparam", or a posterior with a density, such as "full" or "iaf".'
+        )
+    return posterior.log_prob
 
 
 def split_k(key: Key[Array, ""], num_samples: int) -> Key[Array, "samples"]:
@@ -225,11 +242,17 @@ def check_num_samples(function: str, **counts: int) -> None:
             raise ValueError(f"{function}: expected {name} >= 1, got {count}.")
 
 
+def closed_kl(posterior: Posterior, prior_log_prob: PriorLogProb | None) -> Callable[[PosteriorParams], Array] | None:
+    """Returns q -> KL(q(z|x) || p(z)) where it has a closed form, which is known for p(z) = N(0, I); else None."""
+    return posterior.kl_to_standard_normal if prior_log_prob is None else None
+
+
 def reported_kl(
-    mean: Float[Array, "latent"],
-    log_scale: Float[Array, "latent"],
+    q: PosteriorParams,
     sampled: Float[Array, "*samples"],
     prior_log_prob: PriorLogProb | None,
+    posterior: Posterior = DIAGONAL,
 ) -> Float[Array, ""]:
-    """Returns the KL to report: in closed form against N(0, I), and as the mean of the draws for a learned prior."""
-    return kl_to_standard_normal(mean, log_scale) if prior_log_prob is None else jnp.mean(sampled)
+    """Returns the KL to report: in closed form where there is one, and else as the mean of the draws."""
+    closed = closed_kl(posterior, prior_log_prob)
+    return jnp.mean(sampled) if closed is None else closed(q)

@@ -1,13 +1,13 @@
 """The evidence lower bound of one example and the objectives that weight its KL: beta, capacity and free bits."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real
 
-from vae_jax.divergences import free_bits_per_dimension, free_bits_per_group, kl_per_dimension, kl_to_standard_normal
+from vae_jax.divergences import free_bits_per_dimension, free_bits_per_group, kl_per_dimension
 from vae_jax.objectives.base import (
     Decode,
     Encode,
@@ -16,13 +16,14 @@ from vae_jax.objectives.base import (
     PriorLogProb,
     Terms,
     check_num_samples,
+    closed_kl,
     draw,
     reported_kl,
     scalar_log_prob,
     split_k,
     with_hyperparams,
 )
-from vae_jax.posteriors import sample_posterior
+from vae_jax.posteriors import DIAGONAL, Posterior, PosteriorParams
 
 Estimator = Literal["reparam", "stl", "dreg"]
 
@@ -38,16 +39,17 @@ def elbo(
     num_samples: int = 1,
     estimator: Estimator = "reparam",
     prior_log_prob: PriorLogProb | None = None,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the two terms of the evidence lower bound of one example, and the beta-VAE loss.
 
         log_likelihood = 1/K sum_k log p(x|z_k),   z_k ~ q(z|x)      (reparameterized)
-        kl             = KL(q(z|x) || p(z))           (closed form for N(0, I), else the mean of log q(z_k|x) - log p(z_k))
+        kl             = KL(q(z|x) || p(z))           (in closed form, or else the mean of log q(z_k|x) - log p(z_k))
         loss           = -(log_likelihood - beta kl)
 
     Args:
       key: a new-style PRNG key for the draws of z.
-      encode: x -> (mean, log_scale) of the diagonal Gaussian q(z|x), each of shape (latent,).
+      encode: x -> parameters of q(z|x): (mean, log_scale), each of shape (latent,), for the diagonal Gaussian.
       decode: z -> decoder output.
       log_prob: (decoder output, x) -> scalar nats, such as `likelihoods.bernoulli_log_prob`.
       x: one example, as the likelihood expects it.
@@ -57,6 +59,8 @@ def elbo(
         loss. Its gradient in the encoder leaves out the score of q, so it vanishes for every draw where q is the true
         posterior. "dreg" equals "stl" for this bound.
       prior_log_prob: z -> log p(z), scalar nats, for a prior other than N(0, I) (see `priors`).
+      posterior: the family of q(z|x). The KL is in closed form for a Gaussian and N(0, I). "stl" and "dreg" need the density of
+        a given z, which "planar" does not have.
 
     Returns:
       `Terms` of scalars in nats. `terms.elbo` is log_likelihood - kl for any beta.
@@ -77,25 +81,44 @@ def elbo(
     """
     check_num_samples("elbo", num_samples=num_samples)
     check_estimator("elbo", estimator)
-    mean, log_scale = encode(x)
-    if estimator == "reparam" and prior_log_prob is None:
-        kl = kl_to_standard_normal(mean, log_scale)
+    q = encode(x)
+    closed = closed_kl(posterior, prior_log_prob)
+    if estimator == "reparam" and closed is not None:
+        kl = closed(q)
 
         def log_likelihood_k(key: Array) -> Array:
-            return scalar_log_prob(log_prob, decode(sample_posterior(key, mean, log_scale)), x)
+            return scalar_log_prob(log_prob, decode(posterior.sample(key, q)), x)
 
         if num_samples == 1:  # an axis of length one would take time
             log_likelihood = log_likelihood_k(key)
         else:
             log_likelihood = jnp.mean(jax.vmap(log_likelihood_k)(split_k(key, num_samples)))
         return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)
-    stop_q = estimator != "reparam"
-    draws = jax.vmap(lambda key: draw(key, mean, log_scale, decode, log_prob, x, stop_q=stop_q, prior_log_prob=prior_log_prob))(
-        split_k(key, num_samples)
-    )
+    keys = split_k(key, num_samples)
+    if estimator == "reparam" and posterior.sample_and_kl is not None:
+        log_likelihood, kls = _draw_layers(keys, q, decode, log_prob, x, posterior)
+        kl = jnp.sum(kls)
+        return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)
+    options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "posterior": posterior}
+    draws = jax.vmap(lambda key: draw(key, q, decode, log_prob, x, stop_q=estimator != "reparam", **options))(keys)
     log_likelihood, sampled_kl = jnp.mean(draws.log_likelihood), jnp.mean(draws.log_ratio)
-    kl = reported_kl(mean, log_scale, sampled_kl, prior_log_prob)
+    kl = reported_kl(q, sampled_kl, prior_log_prob, posterior)
     return Terms(-(log_likelihood - beta * sampled_kl), log_likelihood, kl)
+
+
+def _draw_layers(
+    keys: Array, q: PosteriorParams, decode: Decode, log_prob: LogProb, x: Array, posterior: Posterior
+) -> tuple[Float[Array, ""], Float[Array, "groups"]]:
+    """Returns log p(x|z) of a code of several layers, and the KL of each layer given those above it, as means of the draws."""
+
+    def one(key: Array) -> tuple[Array, Array]:
+        assert posterior.sample_and_kl is not None
+        z, kl = posterior.sample_and_kl(key, q)
+        return scalar_log_prob(log_prob, decode(z), x), kl
+
+    if keys.shape[0] == 1:  # an axis of length one would take time
+        return one(keys[0])
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(one)(keys))
 
 
 def check_estimator(function: str, estimator: str) -> None:

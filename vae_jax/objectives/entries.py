@@ -164,7 +164,16 @@ def _piwae(config: Settings, data: TrainingData) -> "Objective":
 
 
 for _entry in (
-    Entry("objective", "elbo", "with the KL weighted by beta", _elbo, (*BETA, NUM_SAMPLES, ESTIMATOR), check_beta, True),
+    Entry(
+        "objective",
+        "elbo",
+        "with the KL weighted by beta",
+        _elbo,
+        (*BETA, NUM_SAMPLES, ESTIMATOR),
+        check_beta,
+        True,
+        any_posterior=True,
+    ),
     Entry(
         "objective", "capacity", "the KL held at a capacity", _capacity, (CAPACITY, CAPACITY_WARMUP_STEPS, GAMMA, NUM_SAMPLES)
     ),
@@ -176,9 +185,13 @@ for _entry in (
         (*BETA, FREE_BITS, FREE_BITS_PER, NUM_GROUPS, NUM_SAMPLES),
         _check_beta_and_free_bits,
     ),
-    Entry("objective", "iwae", "importance-weighted", _iwae, (NUM_SAMPLES, ESTIMATOR), any_prior=True),
-    Entry("objective", "miwae", "mean of IWAEs", _miwae, (NUM_SAMPLES, NUM_GROUPS, ESTIMATOR), any_prior=True),
-    Entry("objective", "ciwae", "ELBO and IWAE", _ciwae, (NUM_SAMPLES, ELBO_WEIGHT, ESTIMATOR), any_prior=True),
-    Entry("objective", "piwae", "MIWAE for the encoder", _piwae, (NUM_SAMPLES, NUM_GROUPS), any_prior=True),
+    Entry("objective", "iwae", "importance-weighted", _iwae, (NUM_SAMPLES, ESTIMATOR), any_prior=True, any_posterior=True),
+    Entry(
+        "objective", "miwae", "mean of IWAEs", _miwae, (NUM_SAMPLES, NUM_GROUPS, ESTIMATOR), any_prior=True, any_posterior=True
+    ),
+    Entry(
+        "objective", "ciwae", "ELBO and IWAE", _ciwae, (NUM_SAMPLES, ELBO_WEIGHT, ESTIMATOR), any_prior=True, any_posterior=True
+    ),
+    Entry("objective", "piwae", "MIWAE for the encoder", _piwae, (NUM_SAMPLES, NUM_GROUPS), any_prior=True, any_posterior=True),
 ):
     register(_entry)

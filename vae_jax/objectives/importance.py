@@ -1,6 +1,7 @@
 """Importance-weighted bounds of one example (IWAE, MIWAE, CIWAE, PIWAE) and their gradient estimators."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from vae_jax.objectives.base import (
     split_k,
 )
 from vae_jax.objectives.elbo import Estimator, check_estimator
+from vae_jax.posteriors import DIAGONAL, Posterior, PosteriorParams
 
 _TINY = 1e-30  # least weight of a draw in PIWAE's decoder gradient, because the encoder's gradient divides by it
 
@@ -47,16 +49,18 @@ def _scale_gradient(value: Array, factor: Array) -> Array:
     return constant + factor * (value - constant)
 
 
-def _draws(
-    posterior: tuple[Array, Array],
-    keys: Array,
-    decode: Decode,
-    log_prob: LogProb,
-    x: Array,
-    estimator: Estimator,
-    prior_log_prob: PriorLogProb | None,
-    encoder_factor: Callable[[Array], Array] | None,
-) -> Draw:
+class _Model(NamedTuple):
+    """What is needed to draw: the functions of the model at one example, and the parameters of its q(z|x)."""
+
+    q: PosteriorParams
+    decode: Decode
+    log_prob: LogProb
+    x: Array
+    prior_log_prob: PriorLogProb | None
+    posterior: Posterior
+
+
+def _draws(model: _Model, keys: Array, estimator: Estimator, encoder_factor: Callable[[Array], Array] | None = None) -> Draw:
     """Makes a `Draw` for each key.
 
     `encoder_factor` maps the log weights to a factor for each draw, by which its gradient in the encoder is multiplied.
@@ -64,9 +68,9 @@ def _draws(
 
     def evaluate(factor: Array | None) -> Draw:
         def one(key: Array, factor: Array | None) -> Draw:
-            mean, log_scale = posterior if factor is None else (_scale_gradient(p, factor) for p in posterior)
-            stop_q = estimator != "reparam"
-            return draw(key, mean, log_scale, decode, log_prob, x, stop_q=stop_q, prior_log_prob=prior_log_prob)
+            q = model.q if factor is None else jax.tree.map(lambda leaf: _scale_gradient(leaf, factor), model.q)
+            options: dict[str, Any] = {"prior_log_prob": model.prior_log_prob, "posterior": model.posterior}
+            return draw(key, q, model.decode, model.log_prob, model.x, stop_q=estimator != "reparam", **options)
 
         return jax.vmap(one, in_axes=(0, None if factor is None else 0))(keys, factor)
 
@@ -76,8 +80,8 @@ def _draws(
     return evaluate(jax.lax.stop_gradient(encoder_factor(evaluate(None).log_weight)))
 
 
-def _terms(posterior: tuple[Array, Array], draws: Draw, loss: Array, prior_log_prob: PriorLogProb | None) -> Terms:
-    kl = reported_kl(*posterior, draws.log_ratio, prior_log_prob)
+def _terms(model: _Model, draws: Draw, loss: Array) -> Terms:
+    kl = reported_kl(model.q, draws.log_ratio, model.prior_log_prob, model.posterior)
     return Terms(loss, jnp.mean(draws.log_likelihood), kl)
 
 
@@ -91,13 +95,14 @@ def iwae(
     num_samples: int = 1,
     estimator: Estimator = "reparam",
     prior_log_prob: PriorLogProb | None = None,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the importance-weighted bound of one example, which is not below the ELBO and approaches log p(x) as K grows.
 
         loss = -log 1/K sum_k w_k,   w_k = p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x)
 
     Args:
-      key, encode, decode, log_prob, x, prior_log_prob: see `elbo`.
+      key, encode, decode, log_prob, x, prior_log_prob, posterior: see `elbo`.
       num_samples: K >= 1 (static).
       estimator: gradient estimator of the encoder (static), with v_k = w_k / sum w. "reparam" is sum_k v_k d log w_k/d phi.
         "stl" is sum_k v_k (d log w_k/d z_k)(d z_k/d phi), which is biased for K > 1. "dreg" has v_k^2 in place of v_k. It is
@@ -130,6 +135,7 @@ def iwae(
         num_samples=num_samples,
         estimator=estimator,
         prior_log_prob=prior_log_prob,
+        posterior=posterior,
     )
 
 
@@ -144,13 +150,14 @@ def miwae(
     num_samples: int,
     estimator: Estimator = "reparam",
     prior_log_prob: PriorLogProb | None = None,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the mean of M independent importance-weighted bounds of K draws each, for one example.
 
         loss = -1/M sum_m log 1/K sum_k w_mk
 
     Args:
-      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob: see `iwae`.
+      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob, posterior: see `iwae`.
       num_groups: M >= 1 (static). With K = 1 the bound is the ELBO with M draws and a sampled KL.
 
     Returns:
@@ -161,14 +168,13 @@ def miwae(
     """
     check_num_samples("miwae", num_groups=num_groups, num_samples=num_samples)
     check_estimator("miwae", estimator)
-    posterior = encode(x)
+    model = _Model(encode(x), decode, log_prob, x, prior_log_prob, posterior)
     groups = (num_groups, num_samples)
     dreg = lambda log_w: jax.nn.softmax(log_w.reshape(groups)).ravel()  # noqa: E731
     keys = split_k(key, num_groups * num_samples)
-    factor = dreg if estimator == "dreg" else None
-    draws = _draws(posterior, keys, decode, log_prob, x, estimator, prior_log_prob, factor)
+    draws = _draws(model, keys, estimator, dreg if estimator == "dreg" else None)
     bound = jnp.mean(log_mean_exp_k(draws.log_weight.reshape(groups)))
-    return _terms(posterior, draws, -bound, prior_log_prob)
+    return _terms(model, draws, -bound)
 
 
 def ciwae(
@@ -182,13 +188,14 @@ def ciwae(
     num_samples: int,
     estimator: Estimator = "reparam",
     prior_log_prob: PriorLogProb | None = None,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes a mixture of the ELBO and the importance-weighted bound from the same draws, for one example.
 
         loss = -[ elbo_weight 1/K sum_k log w_k + (1 - elbo_weight) log 1/K sum_k w_k ]
 
     Args:
-      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob: see `iwae`.
+      key, encode, decode, log_prob, x, num_samples, estimator, prior_log_prob, posterior: see `iwae`.
       elbo_weight: the paper's beta, in [0, 1]. May be traced. 0 is `iwae`, 1 the ELBO with a sampled KL.
 
     Returns:
@@ -199,17 +206,17 @@ def ciwae(
     """
     check_num_samples("ciwae", num_samples=num_samples)
     check_estimator("ciwae", estimator)
-    posterior, elbo_weight = encode(x), jnp.asarray(elbo_weight)
+    model = _Model(encode(x), decode, log_prob, x, prior_log_prob, posterior)
+    elbo_weight = jnp.asarray(elbo_weight)
 
     def dreg(log_w: Array) -> Array:
         v, even = jax.nn.softmax(log_w), elbo_weight / num_samples
         return (even + (1 - elbo_weight) * jnp.square(v)) / jnp.maximum(even + (1 - elbo_weight) * v, _TINY)
 
-    factor = dreg if estimator == "dreg" else None
-    draws = _draws(posterior, split_k(key, num_samples), decode, log_prob, x, estimator, prior_log_prob, factor)
+    draws = _draws(model, split_k(key, num_samples), estimator, dreg if estimator == "dreg" else None)
     log_w = draws.log_weight
     bound = elbo_weight * jnp.mean(log_w) + (1 - elbo_weight) * log_mean_exp_k(log_w)
-    return _terms(posterior, draws, -bound, prior_log_prob)
+    return _terms(model, draws, -bound)
 
 
 def piwae(
@@ -222,6 +229,7 @@ def piwae(
     num_groups: int,
     num_samples: int,
     prior_log_prob: PriorLogProb | None = None,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes two bounds from the same M K draws, for one example, one for the decoder and one for the encoder.
 
@@ -230,7 +238,7 @@ def piwae(
     The decoder follows `iwae` with all draws, and the encoder follows `miwae` with M groups.
 
     Args:
-      key, encode, decode, log_prob, x, num_groups, num_samples, prior_log_prob: see `miwae`.
+      key, encode, decode, log_prob, x, num_groups, num_samples, prior_log_prob, posterior: see `miwae`.
 
     Returns:
       `Terms` of scalars in nats. `loss` is minus the bound of all draws; `log_likelihood` and `kl` are those of the ELBO.
@@ -239,7 +247,7 @@ def piwae(
       Rainforth et al. (2018).
     """
     check_num_samples("piwae", num_groups=num_groups, num_samples=num_samples)
-    posterior = encode(x)
+    model = _Model(encode(x), decode, log_prob, x, prior_log_prob, posterior)
 
     def decoder_weight(log_w: Array) -> Array:
         return jnp.maximum(jax.nn.softmax(log_w), _TINY)
@@ -249,9 +257,9 @@ def piwae(
         return encoder_weight / decoder_weight(log_w)
 
     keys = split_k(key, num_groups * num_samples)
-    draws = _draws(posterior, keys, decode, log_prob, x, "reparam", prior_log_prob, factor)
+    draws = _draws(model, keys, "reparam", factor)
     log_w = draws.log_weight
     # The value is that of the bound, and the gradient is that of the weighted sum.
     surrogate = jnp.sum(jax.lax.stop_gradient(decoder_weight(log_w)) * log_w)
     bound = jax.lax.stop_gradient(log_mean_exp_k(log_w) - surrogate) + surrogate
-    return _terms(posterior, draws, -bound, prior_log_prob)
+    return _terms(model, draws, -bound)

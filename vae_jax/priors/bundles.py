@@ -133,6 +133,9 @@ class Prior(NamedTuple):
       sample: (params, encode, key) -> one draw of z.
       num_auxiliary: number of dimensions that `model.make_vae` appends to a code. They are N(0, I) under every posterior, and
         the decoder does not see them. `hierarchical` needs them for the noise of its deeper layer.
+      part: the entry of the model's parameters that the functions get. With a different one than "prior", `init` is not called.
+      needs_diagonal: whether the functions unpack what `encode` returns as (mean, log_scale) of a diagonal Gaussian, as the
+        VampPrior does.
 
     Example: a normal distribution with a learned scale.
       >>> normal = Prior(
@@ -152,6 +155,8 @@ class Prior(NamedTuple):
     log_prob: Callable[[Params, Encode, Array], Array]
     sample: Callable[[Params, Encode, Array], Array]
     num_auxiliary: int = 0
+    part: str = "prior"
+    needs_diagonal: bool = False
 
 
 class ConditionalGaussian(NamedTuple):
@@ -228,7 +233,7 @@ def vamp(start: ArrayLike | Callable[[Array], Array]) -> Prior:
         chosen = jax.random.randint(key_component, (), 0, inputs.shape[0])
         return sample_posterior(key_z, *encode(inputs[chosen]))
 
-    return Prior("vamp", init, lambda params, encode, z: vamp_log_prob(z, encode, params), sample)
+    return Prior("vamp", init, lambda params, encode, z: vamp_log_prob(z, encode, params), sample, needs_diagonal=True)
 
 
 def hierarchical(latent_dim: int, deeper_dim: int, infer: ConditionalGaussian, generate: ConditionalGaussian) -> Prior:

@@ -197,6 +197,11 @@ def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
         raise ValueError(
             "expected an objective of one example for a learned prior, because the objectives of a batch assume N(0, I)."
         )
+    if vae.posterior is not None:
+        raise ValueError(
+            f"expected an objective of one example for the posterior {vae.posterior.name!r}, because the objectives of a batch "
+            "assume a diagonal Gaussian."
+        )
 
     def batch_terms(
         keys: Array,
@@ -245,7 +250,7 @@ def _bind_keyed(vae: VAE, params: Params, x: object) -> BoundModel:
 
 def _mapped_over_examples(vae: VAE, objective: Objective) -> BatchTermsFunction:
     """Returns the function of `_batch_terms` for an objective of one example."""
-    check_objective(objective, ("prior_log_prob",) if vae.prior else ())
+    check_objective(objective, ("prior_log_prob",) * bool(vae.prior) + ("posterior",) * bool(vae.posterior))
 
     def batch_terms(
         keys: Array,
@@ -257,8 +262,8 @@ def _mapped_over_examples(vae: VAE, objective: Objective) -> BatchTermsFunction:
     ) -> tuple[Terms, ObjectiveState]:
         def example_terms(key: Array, noise: Array | None, x: Array | Example) -> Terms:
             model = bind(vae, params, x, noise)
-            prior = {"prior_log_prob": model.prior_log_prob} if model.prior_log_prob else {}
-            terms = objective(key, model.encode, model.decode, model.log_prob, model.x, hyperparams, **prior)
+            functions = model.encode, model.decode, model.log_prob
+            terms = objective(key, *functions, model.x, hyperparams, **model.keywords)
             check_terms(terms)
             return terms
 

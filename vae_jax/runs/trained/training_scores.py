@@ -54,10 +54,10 @@ def _scores(built: Built, params: Params, rows: Examples, count: int) -> tuple[A
 
     def score(params: Params, key: Array, x: Examples) -> tuple[Array, Array]:
         model = bind(vae, params, x)
-        posterior, prior = model.encode(model.x), model.prior_log_prob
-        draw_one = lambda key: draw(key, *posterior, model.decode, model.log_prob, model.x, prior_log_prob=prior)  # noqa: E731
+        q = model.encode(model.x)
+        draw_one = lambda key: draw(key, q, model.decode, model.log_prob, model.x, **model.keywords)  # noqa: E731
         draws = jax.vmap(draw_one)(jax.random.split(key, NUM_SAMPLES))
-        elbo = draws.log_likelihood[0] - reported_kl(*posterior, draws.log_ratio[0], prior)
+        elbo = draws.log_likelihood[0] - reported_kl(q, draws.log_ratio[0], model.prior_log_prob, model.posterior)
         return elbo + jacobian, log_mean_exp_k(draws.log_weight) + jacobian
 
     def all_scores(params: Params, rows: Examples) -> tuple[Array, Array]:

@@ -1,7 +1,4 @@
-"""The approximate posterior q(z|x) of one example: reparameterized sampling and log q(z|x)."""
-
-from collections.abc import Callable
-from typing import TypeAlias
+"""The diagonal Gaussian posterior q(z|x) of one example: reparameterized sampling and log q(z|x)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -9,8 +6,6 @@ from jaxtyping import Array, Float, Key
 
 from vae_jax._numerics.threefry import normal
 from vae_jax.likelihoods import gaussian_log_prob
-
-Encode: TypeAlias = Callable[[Array], tuple[Array, Array]]  # x -> (mean, log_scale) of q(z|x), each of shape (latent,)
 
 
 def sample_posterior(

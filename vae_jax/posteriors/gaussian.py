@@ -1,0 +1,89 @@
+"""Gaussian posteriors with correlations between the latent dimensions."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vae_jax._numerics.special import expm1_minus
+from vae_jax._numerics.threefry import normal
+from vae_jax.likelihoods import gaussian_log_prob
+from vae_jax.posteriors.base import Posterior, PosteriorParams
+
+
+def full_cholesky(log_scale: Float[Array, "latent"], extra: Float[Array, "pairs"]) -> Float[Array, "latent latent"]:
+    """Returns the Cholesky factor of the covariance of the `full` posterior.
+
+        L = diag(exp(log_scale)) (I + N),   N strictly lower triangular
+
+    Args:
+      log_scale: log of the diagonal of L, shape (latent,).
+      extra: the entries of N row by row, shape (latent (latent - 1) / 2,).
+
+    Returns:
+      L, shape (latent, latent), with zeros above the diagonal.
+
+    Example:
+      >>> print(full_cholesky(jnp.zeros(2), jnp.array([0.5])))
+      [[1.   0.  ]
+       [0.5  1.  ]]
+    """
+    rows, columns = jnp.tril_indices(log_scale.shape[0], -1)
+    unit = jnp.eye(log_scale.shape[0], dtype=log_scale.dtype).at[rows, columns].set(extra.astype(log_scale.dtype))
+    return jnp.exp(log_scale)[:, None] * unit
+
+
+def full(latent_dim: int) -> Posterior:
+    """Makes the Gaussian posterior with a full covariance.
+
+        q(z|x) = N(mean, L L'),   L = diag(exp(log_scale)) (I + N)
+
+    The encoder returns the latent (latent - 1) / 2 numbers of N besides mean and log_scale. With N = 0 it is the diagonal
+    Gaussian, where training starts if the encoder's last layer starts small.
+
+    Args:
+      latent_dim: number of latent dimensions, >= 1.
+
+    Returns:
+      The `Posterior`. Its KL to N(0, I) is in closed form (`divergences.kl_full_gaussians`), and every estimator of gradients
+      works.
+
+    Example:
+      >>> q = jnp.zeros(2), jnp.zeros(2), jnp.zeros(1)
+      >>> print(full(2).kl_to_standard_normal(q))
+      0.0
+
+    Source:
+      Kingma & Welling (2019), section 2.5.1.
+    """
+
+    def sample(key: Array, q: PosteriorParams) -> Array:
+        mean, log_scale, extra = q
+        return mean + full_cholesky(log_scale, extra) @ normal(key, mean.shape, mean.dtype)
+
+    def log_prob(q: PosteriorParams, z: Array) -> Array:
+        mean, log_scale, extra = q
+        residual = jax.scipy.linalg.solve_triangular(full_cholesky(log_scale, extra), z - mean, lower=True)
+        zeros = jnp.zeros_like(residual)
+        return gaussian_log_prob(zeros, zeros, residual) - jnp.sum(log_scale)
+
+    def sample_and_log_prob(key: Array, q: PosteriorParams) -> tuple[Array, Array]:
+        mean, log_scale, extra = q
+        noise = normal(key, mean.shape, mean.dtype)
+        zeros = jnp.zeros_like(noise)
+        z = mean + full_cholesky(log_scale, extra) @ noise
+        return z, gaussian_log_prob(zeros, zeros, noise) - jnp.sum(log_scale)
+
+    def kl(q: PosteriorParams) -> Array:
+        mean, log_scale, extra = q
+        cholesky = full_cholesky(log_scale, extra)
+        # 1/2 [tr(L L') - d - log det L L' + |mean|^2], sorted as in `kl_to_standard_normal`: each term is >= 0.
+        lower = jnp.tril(cholesky, -1)
+        return 0.5 * (jnp.sum(expm1_minus(2 * log_scale)) + jnp.sum(jnp.square(lower)) + jnp.sum(jnp.square(mean)))
+
+    def moments(key: Array, q: PosteriorParams) -> tuple[Array, Array]:
+        mean, log_scale, extra = q
+        rows = jnp.sum(jnp.square(full_cholesky(jnp.zeros_like(log_scale), extra)), axis=1)
+        return mean, log_scale + 0.5 * jnp.log(rows)
+
+    num_extra = latent_dim * (latent_dim - 1) // 2
+    return Posterior("full", sample, sample_and_log_prob, log_prob, kl, moments, num_extra)
