@@ -128,8 +128,7 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
       posterior: that of z. Its KL to N(0, I) is not kept, because the prior is a different one.
       num_auxiliary: length of e.
     """
-    zeros = jnp.zeros if num_auxiliary else None
-    if zeros is None:
+    if not num_auxiliary:
         return posterior
     dim = -num_auxiliary
 
@@ -162,4 +161,6 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
         log_prob=None if inner is None else log_prob,
         kl_to_standard_normal=None,
         moments=moments,
+        sample_and_kl=None,
+        latent_dim=None if posterior.latent_dim is None else posterior.latent_dim + num_auxiliary,
     )
