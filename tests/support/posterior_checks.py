@@ -170,3 +170,11 @@ def with_log_q(change):
 def gate_at_the_start(num_flows):
     """The factor by which an inverse autoregressive flow with its first weights shrinks the noise, about."""
     return expit(2.0) ** num_flows
+
+
+def jittered(params, size=0.5):
+    """Parameters with draws of N(0, size^2) added."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(11), len(leaves))
+    moved = [leaf + size * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, moved)
