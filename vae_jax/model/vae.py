@@ -233,8 +233,7 @@ def make_vae(
       condition_dim: length of the vector c on which the model is conditioned: q(z|x, c), p(x|z, c). 0: no condition.
       mask_input: give the encoder the mask of the observed entries as well, as ones and zeros behind the numbers of x on the
         last axis. It then takes an event whose last axis is twice as long.
-      posterior: the family of q(z|x) (see `posteriors`). Its `num_extra` numbers are a third array that the encoder returns.
-        None: the diagonal Gaussian.
+      posterior: the family of q(z|x) (see `posteriors`), whose `num_extra` numbers the encoder returns as well. None: diagonal.
 
     Returns:
       A `VAE`, whose codes have `prior.num_auxiliary` more dimensions than the encoder gives. Its params are {"encoder": ...,
@@ -244,8 +243,7 @@ def make_vae(
 
       p(z|c) = N(m(c), s(c)^2): the codes are u = (z - m(c)) / s(c), so `encode` returns the mean and log_scale of q(u|x, c),
       and `decode` computes z = m(c) + s(c) u first. KL(q(u|x, c) || N(0, I)) = KL(q(z|x, c) || p(z|c)), because an invertible
-      map does not change it. So all objectives keep their closed forms. A posterior other than the diagonal one is one of u
-      whose first two parameters are shifted and scaled in this way.
+      map does not change it. So all objectives keep their closed forms. Any other posterior is one of u as well.
 
     Raises:
       ValueError: the parts do not fit. Nothing is computed for this check. Later, at trace time: a function receives a batch in
@@ -290,17 +288,16 @@ def make_vae(
     output = checks.output_shapes(decode, params, inner_dim, latent_dim, condition)
     checks.check_likelihood(likelihood, output, jax.ShapeDtypeStruct(data_shape, jnp.float32))
     options = prior, False, condition_dim, mask_input, given, any(noisy)
-    vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, *options)
-    return _with_posterior(vae, posterior, params, num_auxiliary)
+    return _with_posterior(VAE(init, encode, decode, likelihood, data_shape, latent_dim, *options), posterior, params)
 
 
-def _with_posterior(vae: VAE, posterior: Posterior | None, params: Params, num_auxiliary: int) -> VAE:
+def _with_posterior(vae: VAE, posterior: Posterior | None, params: Params) -> VAE:
     """Returns the model with a posterior other than the diagonal one, after checks of its functions and those of the prior."""
     if vae.prior is not None:
         density_checks.check_prior(vae.prior, lambda params: partial(vae.encode, params), params, vae.latent_dim)
     if posterior is None:
         return vae
-    posterior = with_auxiliary(posterior, num_auxiliary) if num_auxiliary else posterior
+    posterior = posterior if vae.prior is None else with_auxiliary(posterior, vae.prior.num_auxiliary)
     vae = vae._replace(posterior=posterior)
     encode = partial(posterior_params, vae)
     density_checks.check_posterior_functions(posterior, encode, params, example_shapes(vae), vae.latent_dim)

@@ -128,8 +128,7 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
       posterior: that of z. Its KL to N(0, I) is not kept, because the prior is a different one.
       num_auxiliary: length of e.
     """
-    zeros = jnp.zeros if num_auxiliary else None
-    if zeros is None:
+    if not num_auxiliary:
         return posterior
     dim = -num_auxiliary
 
