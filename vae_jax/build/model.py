@@ -201,6 +201,8 @@ def check_densities(config: Config, vae: VAE) -> None:
             field="posterior",
             fix='Use an objective for any posterior, such as `objective="elbo"`.',
         )
+    if vae.posterior is not None and entry is not None:
+        entry.check_posterior(config, vae.posterior)
     if vae.posterior is not None and vae.posterior.log_prob is None and config.estimator != "reparam":
         raise UserError(
             f'`estimator="{config.estimator}"` needs the density of a given code, and the posterior {vae.posterior.name!r} has '
@@ -208,7 +210,8 @@ def check_densities(config: Config, vae: VAE) -> None:
             field="posterior",
             fix='Use `estimator="reparam"`.',
         )
-    if vae.prior is not None and entry is not None and not entry.any_prior:
+    has_layers = vae.posterior is not None and vae.posterior.sample_and_kl is not None  # the KL comes with the draws
+    if vae.prior is not None and entry is not None and not entry.any_prior and not has_layers:
         raise UserError(
             f'`objective="{config.objective}"` assumes N(0, I), and the prior {vae.prior.name!r} is a different one.',
             field="prior",

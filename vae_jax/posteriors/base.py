@@ -49,6 +49,8 @@ class Posterior(NamedTuple):
         given the layers above it, in closed form. The sum of the KLs is an unbiased estimate of KL(q(z|x) || p(z)).
       part: the entry of the model's parameters behind (mean, log_scale, ...) in `q`.
       latent_dim: length of z. None: the length of the encoder's mean.
+      covariance: q -> covariance of a Gaussian q(z|x), shape (latent, latent), whose marginals are then known, with the moments
+        in closed form. None: not a Gaussian. The objectives and diagnostics of the aggregate posterior's marginals need it.
 
     Example: a diagonal Gaussian whose scale does not depend on x.
       >>> def sample(key, q): return sample_posterior(key, q[0], q[2])
@@ -78,6 +80,7 @@ class Posterior(NamedTuple):
     sample_and_kl: Callable[[Array, PosteriorParams], tuple[Array, Array]] | None = None
     part: str = "posterior"
     latent_dim: int | None = None
+    covariance: Callable[[PosteriorParams], Array] | None = None
 
 
 def _sample(key: Array, q: PosteriorParams) -> Array:
@@ -100,7 +103,15 @@ def _moments(key: Array, q: PosteriorParams) -> tuple[Array, Array]:
 
 
 # q(z|x) = N(mean, diag(exp(log_scale)^2)), Kingma & Welling (2014): the posterior of models that name none
-DIAGONAL = Posterior("diagonal", _sample, _sample_and_log_prob, _log_prob, lambda q: kl_to_standard_normal(*q), _moments)
+DIAGONAL = Posterior(
+    "diagonal",
+    _sample,
+    _sample_and_log_prob,
+    _log_prob,
+    lambda q: kl_to_standard_normal(*q),
+    _moments,
+    covariance=lambda q: jnp.diag(jnp.exp(2 * q[1])),
+)
 
 
 def moments_from_draws(
@@ -155,12 +166,19 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
         mean, log_scale = posterior.moments(key, q)
         return jnp.pad(mean, (0, num_auxiliary)), jnp.pad(log_scale, (0, num_auxiliary))
 
+    inner_covariance = posterior.covariance
+
+    def covariance(q: PosteriorParams) -> Array:
+        assert inner_covariance is not None
+        return jax.scipy.linalg.block_diag(inner_covariance(q), jnp.eye(num_auxiliary))
+
     return posterior._replace(
         sample=sample,
         sample_and_log_prob=sample_and_log_prob,
         log_prob=None if inner is None else log_prob,
         kl_to_standard_normal=None,
         moments=moments,
+        covariance=None if inner_covariance is None else covariance,
         sample_and_kl=None,
         latent_dim=None if posterior.latent_dim is None else posterior.latent_dim + num_auxiliary,
     )

@@ -85,5 +85,9 @@ def full(latent_dim: int) -> Posterior:
         rows = jnp.sum(jnp.square(full_cholesky(jnp.zeros_like(log_scale), extra)), axis=1)
         return mean, log_scale + 0.5 * jnp.log(rows)
 
+    def covariance(q: PosteriorParams) -> Array:
+        cholesky = full_cholesky(q[1], q[2])
+        return jnp.matmul(cholesky, cholesky.T, precision=jax.lax.Precision.HIGHEST)
+
     num_extra = latent_dim * (latent_dim - 1) // 2
-    return Posterior("full", sample, sample_and_log_prob, log_prob, kl, moments, num_extra)
+    return Posterior("full", sample, sample_and_log_prob, log_prob, kl, moments, num_extra, covariance=covariance)
