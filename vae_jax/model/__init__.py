@@ -22,4 +22,5 @@ from vae_jax.model.vae import posterior_moments as posterior_moments
 from vae_jax.model.vae import posterior_params as posterior_params
 from vae_jax.model.vae import prior_log_prob as prior_log_prob
 from vae_jax.model.vae import sample_prior as sample_prior
+from vae_jax.model.vae import split_weights as split_weights
 from vae_jax.model.vae import with_weights as with_weights

@@ -117,7 +117,7 @@ def check_posterior_functions(
         ("log_prob", posterior.log_prob, (q, z), [nats]),
         ("kl_to_standard_normal", posterior.kl_to_standard_normal, (q,), [nats]),
         ("moments", posterior.moments, (key, q), [code, code]),
-        ("covariance", posterior.covariance, (q,), [2 * code]),
+        ("factor", posterior.factor, (q,), [2 * code]),
     ]
     for name, function, arguments, expected in calls:
         if function is None:

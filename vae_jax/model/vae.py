@@ -145,6 +145,12 @@ def with_weights(vae: VAE, params: Params, outputs: PosteriorParams) -> Posterio
     return outputs if posterior is None or posterior.part not in params else (*outputs, params[posterior.part])
 
 
+def split_weights(vae: VAE, params: Params, q: PosteriorParams) -> tuple[PosteriorParams, PosteriorParams]:
+    """Splits the parameters of q(z|x) into what `encode` gave and the learned weights, () if there are none."""
+    posterior = vae.posterior
+    return (q, ()) if posterior is None or posterior.part not in params else (q[:-1], q[-1:])
+
+
 def posterior_moments(
     vae: VAE, params: Params, x: Array | Example, key: Array | None = None
 ) -> tuple[Float[Array, "latent"], Float[Array, "latent"]]:

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 def check_gaussian(objective: str, posterior: "Posterior") -> None:
-    """Raises `UserError` unless q(z|x) is a Gaussian whose covariance is known.
+    """Raises `UserError` unless q(z|x) is a Gaussian whose factor is known.
 
     Args:
       objective: its name and what it needs, the subject and the verb of the sentence.
       posterior: the posterior of the model.
     """
-    if posterior.covariance is None or posterior.log_prob is None:
+    if posterior.factor is None or posterior.log_prob is None:
         raise UserError(
             f"{objective}, which are known for a Gaussian q(z|x) only, and the posterior {posterior.name!r} is not one.",
             fix='Use `posterior="diagonal"`, "full" or "householder", or an objective for any posterior, such as "info_vae".',

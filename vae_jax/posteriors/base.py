@@ -49,8 +49,8 @@ class Posterior(NamedTuple):
         given the layers above it, in closed form. The sum of the KLs is an unbiased estimate of KL(q(z|x) || p(z)).
       part: the entry of the model's parameters behind (mean, log_scale, ...) in `q`.
       latent_dim: length of z. None: the length of the encoder's mean.
-      covariance: q -> covariance of a Gaussian q(z|x), shape (latent, latent), whose marginals are then known, with the moments
-        in closed form. None: not a Gaussian. The objectives and diagnostics of the aggregate posterior's marginals need it.
+      factor: q -> A of a Gaussian q(z|x) = N(mean, A A'), shape (latent, latent), whose moments are then in closed form and
+        whose marginals are known. None: not a Gaussian. What compares the marginals of the aggregate posterior needs it.
 
     Example: a diagonal Gaussian whose scale does not depend on x.
       >>> def sample(key, q): return sample_posterior(key, q[0], q[2])
@@ -80,7 +80,7 @@ class Posterior(NamedTuple):
     sample_and_kl: Callable[[Array, PosteriorParams], tuple[Array, Array]] | None = None
     part: str = "posterior"
     latent_dim: int | None = None
-    covariance: Callable[[PosteriorParams], Array] | None = None
+    factor: Callable[[PosteriorParams], Array] | None = None
 
 
 def _sample(key: Array, q: PosteriorParams) -> Array:
@@ -110,7 +110,7 @@ DIAGONAL = Posterior(
     _log_prob,
     lambda q: kl_to_standard_normal(*q),
     _moments,
-    covariance=lambda q: jnp.diag(jnp.exp(2 * q[1])),
+    factor=lambda q: jnp.diag(jnp.exp(q[1])),
 )
 
 
@@ -166,11 +166,11 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
         mean, log_scale = posterior.moments(key, q)
         return jnp.pad(mean, (0, num_auxiliary)), jnp.pad(log_scale, (0, num_auxiliary))
 
-    inner_covariance = posterior.covariance
+    inner_factor = posterior.factor
 
-    def covariance(q: PosteriorParams) -> Array:
-        assert inner_covariance is not None
-        return jax.scipy.linalg.block_diag(inner_covariance(q), jnp.eye(num_auxiliary))
+    def factor(q: PosteriorParams) -> Array:
+        assert inner_factor is not None
+        return jax.scipy.linalg.block_diag(inner_factor(q), jnp.eye(num_auxiliary))
 
     return posterior._replace(
         sample=sample,
@@ -178,7 +178,7 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
         log_prob=None if inner is None else log_prob,
         kl_to_standard_normal=None,
         moments=moments,
-        covariance=None if inner_covariance is None else covariance,
+        factor=None if inner_factor is None else factor,
         sample_and_kl=None,
         latent_dim=None if posterior.latent_dim is None else posterior.latent_dim + num_auxiliary,
     )

@@ -241,9 +241,8 @@ def householder(latent_dim: int, *, num_flows: int = 4) -> Posterior:
     def rotation_matrix(extra: Array) -> Array:
         return jax.vmap(lambda column: rotate(extra, column), out_axes=1)(jnp.eye(latent_dim, dtype=extra.dtype))
 
-    def covariance(q: PosteriorParams) -> Array:
-        factor = rotation_matrix(q[2]) * jnp.exp(q[1])
-        return jnp.matmul(factor, factor.T, precision=jax.lax.Precision.HIGHEST)
+    def factor(q: PosteriorParams) -> Array:
+        return rotation_matrix(q[2]) * jnp.exp(q[1])
 
     def moments(key: Array, q: PosteriorParams) -> tuple[Array, Array]:
         mean, log_scale, extra = q
@@ -256,7 +255,7 @@ def householder(latent_dim: int, *, num_flows: int = 4) -> Posterior:
         return kl_to_standard_normal(q[0], q[1])
 
     num_extra = num_flows * latent_dim
-    return Posterior("householder", sample, sample_and_log_prob, log_prob, kl, moments, num_extra, covariance=covariance)
+    return Posterior("householder", sample, sample_and_log_prob, log_prob, kl, moments, num_extra, factor=factor)
 
 
 def planar_update(

@@ -146,9 +146,9 @@ def forward(
         log_likelihood = log_prob(output, x)
         if kl is None:
             kl = kl_to_standard_normal(*q)
-        moments = q if posterior is DIAGONAL else posterior.moments(jax.random.fold_in(key, 1), q)
-        kept = None if posterior is DIAGONAL or posterior.covariance is None else q
-        return Forward(*moments, z, output, log_likelihood, kl, kept, layer_kl)
+        mean, log_scale = q if posterior is DIAGONAL else posterior.moments(jax.random.fold_in(key, 1), q)
+        kept = None if posterior is DIAGONAL or posterior.factor is None else q
+        return Forward(mean, log_scale, z, output, log_likelihood, kl, kept, layer_kl)
 
     return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
 

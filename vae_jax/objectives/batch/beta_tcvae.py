@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, Real
 from vae_jax.objectives.assumptions import check_gaussian
 from vae_jax.objectives.base import Decode, Encode, LogProb, Terms
 from vae_jax.objectives.batch.base import forward
-from vae_jax.posteriors import DIAGONAL, Posterior, PosteriorParams
+from vae_jax.posteriors import DIAGONAL, Posterior, PosteriorParams, log_prob_at_each
 
 Weights = Literal["stratified", "weighted"]
 
@@ -133,9 +133,7 @@ def _joint_densities(z: Array, q: PosteriorParams | None, posterior: Posterior) 
     """Returns log q(z_i|x_i) and log q(z_i|x_m) of posteriors with correlations; None for the diagonal one."""
     if q is None:
         return None
-    log_prob = posterior.log_prob
-    assert log_prob is not None
-    pairs = jax.vmap(lambda z: jax.vmap(lambda q: log_prob(q, z))(q))(z)
+    pairs = jax.vmap(log_prob_at_each(posterior, q))(z)
     return jnp.diagonal(pairs), pairs
 
 

@@ -12,6 +12,7 @@ from vae_jax.objectives.assumptions import check_gaussian, check_standard_normal
 from vae_jax.objectives.base import Decode, Encode, LogProb, Terms
 from vae_jax.objectives.batch.base import forward, repeat_for_batch
 from vae_jax.posteriors import DIAGONAL, Posterior
+from vae_jax.posteriors import covariances as covariances_of_each
 
 Kernel: TypeAlias = Callable[[Array, Array], Array]  # two codes, each (latent,) -> scalar
 
@@ -98,12 +99,9 @@ def dip_elbo(
     """
     check_gaussian("DIP-VAE matches the mean and the covariance of q(z|x)", posterior)
     codes = forward(key, encode, decode, log_prob, x, posterior)
-    covariances = None
-    if codes.q is not None:
-        assert posterior.covariance is not None
-        covariances = jax.vmap(posterior.covariance)(codes.q)
+    given = None if codes.q is None else covariances_of_each(posterior, codes.q)
     penalty = dip_penalty(
-        codes.mean, codes.log_scale, lambda_od=lambda_od, lambda_d=lambda_d, variant=variant, covariances=covariances
+        codes.mean, codes.log_scale, lambda_od=lambda_od, lambda_d=lambda_d, variant=variant, covariances=given
     )
     penalty = repeat_for_batch(penalty, codes.kl)
     return Terms(-codes.log_likelihood + beta * codes.kl + penalty, codes.log_likelihood, codes.kl, {"dip_penalty": penalty})
