@@ -226,7 +226,10 @@ def _impute(
 
 def _draw(key: Array, model: BoundModel, q: PosteriorParams) -> tuple[Array, Array | None]:
     """Returns z ~ q(z|x) and log q(z|x), which is None for the diagonal posterior, whose density is computed later."""
-    return (sample_posterior(key, *q), None) if model.posterior is DIAGONAL else model.posterior.sample_and_log_prob(key, q)
+    if model.posterior is not DIAGONAL:
+        return model.posterior.sample_and_log_prob(key, q)
+    mean, log_scale = q
+    return sample_posterior(key, mean, log_scale), None
 
 
 def _center(model: BoundModel, q: PosteriorParams) -> Array:
@@ -256,7 +259,7 @@ def _weighted_sums(
         z, log_q = _draw(jax.random.fold_in(key, k), model, posterior)
         output = model.decode(z)
         log_p = model.log_prob(output, model.x) + log_prior(z)
-        log_w = log_p - (posterior_log_prob(*posterior, z) if log_q is None else log_q)
+        log_w = log_p - (posterior_log_prob(posterior[0], posterior[1], z) if log_q is None else log_q)
         # Draws that fill up the last chunk have no weight.
         log_w = jnp.where(k < num_samples, log_w, -jnp.inf)
         return log_w, likelihood.mean(output) - reference, _probabilities(likelihood, output, candidates, reference)

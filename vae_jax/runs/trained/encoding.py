@@ -14,8 +14,8 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.errors import UserError
 from vae_jax.evaluation import DataSlice
 from vae_jax.example import Examples
-from vae_jax.model import VAE, Params
-from vae_jax.posteriors import sample_posterior
+from vae_jax.model import VAE, Params, moments_of, with_weights
+from vae_jax.posteriors import DIAGONAL, PosteriorParams
 from vae_jax.runs.trained.chunks import Report, chunk_rows, encoded_together, joined, map_chunks, over_batches
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.runs.trained.new_data import NewData, Source
@@ -26,7 +26,10 @@ Posteriors: TypeAlias = tuple[Array, Array, Array]  # the fields of `Encoded`, o
 
 @short_repr
 class Encoded(NamedTuple):
-    """The posterior q(z|x) of each row, a diagonal Gaussian.
+    """The posterior q(z|x) of each row.
+
+    A diagonal Gaussian is given by its means and log_scales. Of other posteriors these are the mean and the standard deviation
+    of each dimension, estimated from draws where they have no closed form, and the draws have the correlations.
 
     Attributes:
       means: (rows, latent).
@@ -94,16 +97,23 @@ def encode_chunks(
 def _program(vae: VAE, to_input: Callable[[Examples], Examples], num_draws: int, at_once: int) -> Callable[..., Posteriors]:
     """Returns the compiled program, which files of the same shape share."""
 
-    def draw(key: Array, row: Array, mean: Array, log_scale: Array) -> Array:
+    posterior = DIAGONAL if vae.posterior is None else vae.posterior
+
+    def draw(key: Array, row: Array, q: PosteriorParams) -> Array:
         key_x = jax.random.fold_in(key, row)
-        one = lambda k: sample_posterior(jax.random.fold_in(key_x, k), mean, log_scale)  # noqa: E731
-        return jax.vmap(one)(jnp.arange(num_draws)) if num_draws else jnp.zeros((0, *mean.shape), mean.dtype)
+        one = lambda k: posterior.sample(jax.random.fold_in(key_x, k), q)  # noqa: E731
+        return jax.vmap(one)(jnp.arange(num_draws)) if num_draws else jnp.zeros((0, vae.latent_dim))
 
     def program(params: Params, key: Array, examples: Examples, first: Array, count: Array) -> Posteriors:
         def encode_batch(batch: DataSlice) -> Posteriors:
-            posterior = jax.vmap(lambda x: vae.encode(params, x))(to_input(batch.examples))
+            outputs = jax.vmap(lambda x: vae.encode(params, x))(to_input(batch.examples))
             rows = jnp.asarray(batch.first) + jnp.arange(at_once)
-            return (*posterior, jax.vmap(draw, in_axes=(None, 0, 0, 0))(key, rows, *posterior))
+
+            def moments_and_draws(row: Array, outputs: PosteriorParams) -> Posteriors:
+                q = with_weights(vae, params, outputs)
+                return (*moments_of(vae, q), draw(key, row, q))
+
+            return jax.vmap(moments_and_draws)(rows, outputs)
 
         return over_batches(encode_batch, examples, first, count, at_once)
 
