@@ -95,7 +95,7 @@ def elbo(
             log_likelihood = jnp.mean(jax.vmap(log_likelihood_k)(split_k(key, num_samples)))
         return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)
     keys = split_k(key, num_samples)
-    if estimator == "reparam" and posterior.sample_and_kl is not None:
+    if estimator == "reparam" and prior_log_prob is None and posterior.sample_and_kl is not None:
         log_likelihood, kls = _draw_layers(keys, q, decode, log_prob, x, posterior)
         kl = jnp.sum(kls)
         return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)

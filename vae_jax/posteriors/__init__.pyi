@@ -7,3 +7,4 @@ from .diagonal import posterior_log_prob as posterior_log_prob
 from .diagonal import sample_posterior as sample_posterior
 from .gaussian import full as full
 from .gaussian import full_cholesky as full_cholesky
+from .ladder import ladder as ladder
