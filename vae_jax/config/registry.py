@@ -108,7 +108,7 @@ class Entry(NamedTuple):
     - for a prior a `priors.Prior`, a `priors.ConditionalGaussian` of the condition for p(z|c), or None for N(0, I),
     - for a posterior a `posteriors.Posterior`, or None for the diagonal Gaussian,
     - for a network the encoder, a `networks.Network`, and a function that makes the decoder,
-      (outputs_per_dim=, output_bias=) -> `networks.Network`,
+      (outputs_per_dim=, output_bias=) -> `networks.Network`; or a `networks.Ladder`, with several stochastic layers,
     - for an optimizer a function of the learning rate such as `optax.adam`, a finished optax optimizer, or a
       `training.optimizers.FromHyperparams`.
 

@@ -168,9 +168,7 @@ def posterior_moments(
     return moments_of(vae, posterior_params(vae, params, x), key)
 
 
-def moments_of(
-    vae: VAE, q: PosteriorParams, key: Array | None = None
-) -> tuple[Float[Array, "latent"], Float[Array, "latent"]]:
+def moments_of(vae: VAE, q: PosteriorParams, key: Array | None = None) -> tuple[Float[Array, "latent"], Float[Array, "latent"]]:
     """Returns what `posterior_moments` does from the parameters of q(z|x)."""
     if vae.posterior is None:
         mean, log_scale = q

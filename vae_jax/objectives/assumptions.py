@@ -22,16 +22,6 @@ def check_gaussian(objective: str, posterior: "Posterior") -> None:
         )
 
 
-def check_standard_normal(objective: str, posterior: "Posterior") -> None:
-    """Raises `UserError` for a code of several layers, whose prior is not N(0, I)."""
-    if posterior.sample_and_kl is not None:
-        raise UserError(
-            f"{objective} compares the codes with N(0, I), and the layers of the posterior {posterior.name!r} have priors that "
-            "depend on the layers above them.",
-            fix='Use an objective of log p(x|z) and the KL, such as `objective="elbo"`, "free_bits", "capacity" or "geco".',
-        )
-
-
 def check_free_bits(posterior: "Posterior", num_groups: int | None, num_layers: int | None = None) -> None:
     """Raises `UserError` where the KL does not have the parts that free bits would clip.
 

@@ -96,7 +96,7 @@ def elbo(
             log_likelihood = jnp.mean(jax.vmap(log_likelihood_k)(split_k(key, num_samples)))
         return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)
     keys = split_k(key, num_samples)
-    if estimator == "reparam" and posterior.sample_and_kl is not None:
+    if estimator == "reparam" and prior_log_prob is None and posterior.sample_and_kl is not None:
         log_likelihood, kls = draw_layers(keys, q, decode, log_prob, x, posterior)
         kl = jnp.sum(kls)
         return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)
@@ -209,7 +209,7 @@ def free_bits_elbo(
       Kingma et al. (2016) without its mean over the minibatch.
     """
     q = encode(x)
-    if posterior.sample_and_kl is not None:
+    if posterior.sample_and_kl is not None and prior_log_prob is None:
         check_num_samples("free_bits_elbo", num_samples=num_samples)
         log_likelihood, kls = draw_layers(split_k(key, num_samples), q, decode, log_prob, x, posterior)
         check_free_bits(posterior, num_groups, kls.shape[0])
@@ -217,7 +217,7 @@ def free_bits_elbo(
     options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "posterior": posterior}
     terms = elbo(key, lambda x: q, decode, log_prob, x, num_samples=num_samples, **options)
     if posterior is not DIAGONAL or prior_log_prob is not None:
-        check_free_bits(posterior, num_groups)
+        check_free_bits(posterior._replace(sample_and_kl=None), num_groups)  # the KLs of layers are those to N(0, I)
         return terms._replace(loss=-terms.log_likelihood + beta * jnp.maximum(terms.kl, free_bits))
     kl = kl_per_dimension(*q)
     clipped = free_bits_per_dimension(kl, free_bits) if num_groups is None else free_bits_per_group(kl, free_bits, num_groups)

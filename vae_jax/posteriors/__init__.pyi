@@ -13,3 +13,4 @@ from .gaussian import covariances as covariances
 from .gaussian import full as full
 from .gaussian import full_cholesky as full_cholesky
 from .gaussian import log_prob_at_each as log_prob_at_each
+from .ladder import ladder as ladder

@@ -46,9 +46,10 @@ class Posterior(NamedTuple):
       num_extra: numbers that the encoder returns for each example beyond mean and log_scale, as a third array. 0: none.
       init: key -> learned weights, a pytree of arrays, stored as `params["posterior"]` of the model. None: there are none.
       sample_and_kl: (key, q) -> (z, KLs in nats, shape (groups,)), for a code of several layers, whose KL is that of each layer
-        given the layers above it, in closed form. The sum of the KLs is an unbiased estimate of KL(q(z|x) || p(z)).
+        given the layers above it, in closed form. The sum of the KLs is an unbiased estimate of KL(q(z|x) || N(0, I)).
       part: the entry of the model's parameters behind (mean, log_scale, ...) in `q`.
       latent_dim: length of z. None: the length of the encoder's mean.
+      layers: shape of each layer of a code of several layers, which are flat and one after another in z.
       factor: q -> A of a Gaussian q(z|x) = N(mean, A A'), shape (latent, latent), whose moments are then in closed form and
         whose marginals are known. None: not a Gaussian. What compares the marginals of the aggregate posterior needs it.
 
@@ -80,6 +81,7 @@ class Posterior(NamedTuple):
     sample_and_kl: Callable[[Array, PosteriorParams], tuple[Array, Array]] | None = None
     part: str = "posterior"
     latent_dim: int | None = None
+    layers: tuple[tuple[int, ...], ...] = ()
     factor: Callable[[PosteriorParams], Array] | None = None
 
 

@@ -197,8 +197,7 @@ def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
     """Returns (keys of the examples, keys of their networks or None, params, batch, hyperparams, state) -> (terms, state)."""
     if not isinstance(objective, BatchObjective):
         return _mapped_over_examples(vae, objective)
-    has_layers = vae.posterior is not None and vae.posterior.sample_and_kl is not None
-    if vae.prior is not None and not has_layers:
+    if vae.prior is not None:
         raise ValueError(
             "expected an objective of one example for a learned prior, because the objectives of a batch assume N(0, I)."
         )

@@ -58,8 +58,7 @@ class BatchObjective(NamedTuple):
       do not flow into it. An objective with trained parameters takes its optimization step inside `terms`.
     - Everything is traced inside `jit` and `scan`, and under `vmap` over the members of a sweep. Do not branch on the values of
       arrays.
-    - Models with a learned prior are refused, because these objectives assume p(z) = N(0, I). The exception is the prior of a
-      code of several layers, whose KL comes with its draws (`posteriors.Posterior.sample_and_kl`).
+    - Models with a learned prior are refused, because these objectives assume p(z) = N(0, I).
 
     Attributes:
       terms: computes the terms and the new state (see `BatchTerms`).

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
-from vae_jax.objectives.assumptions import check_gaussian, check_standard_normal
+from vae_jax.objectives.assumptions import check_gaussian
 from vae_jax.objectives.entries import BETA, GAMMA, check_beta
 
 if TYPE_CHECKING:
@@ -126,10 +126,6 @@ def _needs_gaussian(config: Settings, posterior: "Posterior") -> None:
     check_gaussian(f'`objective="{config.objective}"` {needs}', posterior)
 
 
-def _needs_standard_normal(config: Settings, posterior: "Posterior") -> None:
-    check_standard_normal(f'`objective="{config.objective}"`', posterior)
-
-
 _DIP = (*BETA, LAMBDA_OD, LAMBDA_D)
 for _entry in (
     Entry(
@@ -173,7 +169,6 @@ for _entry in (
         (*BETA, MMD_WEIGHT, MMD_KERNEL),
         check_beta,
         any_posterior=True,
-        check_posterior=_needs_standard_normal,
     ),
     Entry(
         "objective",
@@ -182,7 +177,6 @@ for _entry in (
         _factor_vae,
         (GAMMA,),
         any_posterior=True,
-        check_posterior=_needs_standard_normal,
     ),
     Entry(
         "objective",

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from vae_jax._numerics.arrays import Params
-from vae_jax.objectives.assumptions import check_standard_normal
 from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Terms
 from vae_jax.objectives.batch.base import Batch, BatchObjective, forward
 from vae_jax.posteriors import DIAGONAL, Posterior
@@ -119,7 +118,6 @@ def factor(discriminator: Discriminator, optimizer: DiscriminatorOptimizer) -> B
     ) -> tuple[Terms, FactorState]:
         if x.shape[0] < 4:
             raise ValueError(f"factor: expected a batch of at least 4 examples, two halves to shuffle, got {x.shape[0]}.")
-        check_standard_normal("factor_vae", posterior)
         key_codes, key_shuffle = jax.random.split(key)
         codes = forward(key_codes, encode, decode, log_prob, x, posterior)
         logits = jax.vmap(discriminator.apply, in_axes=(None, 0))

@@ -96,7 +96,6 @@ def encode_chunks(
 @functools.lru_cache(maxsize=8)
 def _program(vae: VAE, to_input: Callable[[Examples], Examples], num_draws: int, at_once: int) -> Callable[..., Posteriors]:
     """Returns the compiled program, which files of the same shape share."""
-
     posterior = DIAGONAL if vae.posterior is None else vae.posterior
 
     def draw(key: Array, row: Array, q: PosteriorParams) -> Array:
