@@ -32,18 +32,24 @@ from vae_jax.evaluation import (
     means,
     not_finite_rows,
 )
-from vae_jax.evaluation.kl_decomposition import KLDecomposition, decompose_kl
+from vae_jax.evaluation.annealed_importance import check_start
+from vae_jax.evaluation.dataset_means import encoder_outputs, layer_kls
+from vae_jax.evaluation.kl_decomposition import KLDecomposition, decompose_kl, decompose_posterior_kl
 from vae_jax.evaluation.posterior_collapse import Collapse, active_units, collapse
 from vae_jax.example import condition_of
-from vae_jax.model import Params, prior_log_prob
+from vae_jax.model import Params, prior_log_prob, split_weights, with_weights
 from vae_jax.runs.directory import Run
 from vae_jax.runs.hidden_entries import HiddenEntries, assess_hidden_entries
 from vae_jax.runs.label_accuracy import label_accuracy
 from vae_jax.runs.notation import facts
 from vae_jax.runs.parts import map_parts
+from vae_jax.runs.posterior_facts import describe_posterior, has_kl_parts
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import evaluation_key
+
+# Draws behind the mutual information where a density takes as long as a decoder: the error of its mean is below 1 nat.
+_FEW_DRAWS = 64
 
 Progress = Callable[[str, int, int], None]  # (name of the estimate, examples done, examples in all)
 
@@ -100,6 +106,8 @@ def assess(
       log p(x) if only a lower end is known (see `evaluation.log_px_means`).
     """
     test = run.built.data.test
+    if options.annealing is not None:
+        check_start("assess", run.built.vae, options.annealing)  # before hours of other estimates
     elbo = _evaluate_elbo(run, options)
     log_px = _evaluate_log_px(run, options, progress)
     numbers, examples = _elbo_and_log_px_numbers(run, options, elbo, log_px)
@@ -206,12 +214,22 @@ def _evaluate_code(run: Run, options: EvaluationOptions) -> tuple[JsonObject, np
     vae, data = run.built.vae, run.built.data
     count, log_prior = len(data.test), prior_log_prob(vae, run.params)
 
+    def decompose(params: Params, test: Array, mean: Array, log_scale: Array) -> KLDecomposition | None:
+        key_parts, posterior = _key(run, Stream.KL_DECOMPOSITION), vae.posterior
+        # The aggregate posterior of a single example is its posterior, so the KL has no parts.
+        if count == 1 or (posterior is not None and not has_kl_parts(posterior)):
+            return None
+        if posterior is None:
+            return decompose_kl(key_parts, mean, log_scale, prior_log_prob=log_prior)
+        outputs = encoder_outputs(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
+        weights = split_weights(vae, params, with_weights(vae, params, outputs))[1]
+        num_draws = 2000 if posterior.factor is not None else _FEW_DRAWS
+        return decompose_posterior_kl(key_parts, posterior, outputs, weights, num_draws=num_draws, prior_log_prob=log_prior)
+
     @jax.jit
     def code(params: Params, test: Array) -> tuple[Array, Array, Collapse, KLDecomposition | None]:
         mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
-        key_parts = _key(run, Stream.KL_DECOMPOSITION)
-        # The aggregate posterior of a single example is its posterior, so the KL has no parts.
-        parts = decompose_kl(key_parts, mean, log_scale, prior_log_prob=log_prior) if count > 1 else None
+        parts = decompose(params, test, mean, log_scale)
         kl = jax.vmap(kl_per_dimension)(mean, log_scale)
         return mean, jnp.mean(kl, axis=0), collapse(mean, log_scale), parts
 
@@ -227,9 +245,22 @@ def _evaluate_code(run: Run, options: EvaluationOptions) -> tuple[JsonObject, np
         "collapsed_units": np.flatnonzero(collapsed.collapsed).tolist() if is_standard_normal else None,
     }
     for name in ("mutual_information", "mutual_information_upper", "total_correlation", "dimension_wise_kl"):
-        numbers[name], numbers[f"{name}_standard_error"] = _mean(getattr(parts, name)) if parts else (None, None)
+        values = getattr(parts, name) if parts else None
+        numbers[name], numbers[f"{name}_standard_error"] = (None, None) if values is None else _mean(values)
     numbers |= {"mutual_information_cap": math.log(count), "aggregate_draws": len(parts.kl) if parts else 0}
+    if vae.posterior is not None:
+        numbers["posterior"] = describe_posterior(vae.posterior)
+        if vae.posterior.sample_and_kl is not None and vae.prior is None:
+            numbers["kl_per_layer"] = _layer_kls(run, options).tolist()
     return numbers, np.asarray(posterior_means)
+
+
+def _layer_kls(run: Run, options: EvaluationOptions) -> np.ndarray:
+    """Returns the mean KL of each layer over the test set, from one draw for each example."""
+    vae, data, key = run.built.vae, run.built.data, evaluation_key(run.built.config.test_seed)
+    settings = {"to_input": data.eval_input, "batch_size": options.batch_size}
+    kls = jax.jit(lambda params, test: layer_kls(key, vae, params, test, **settings))(run.params, data.test)
+    return np.asarray(kls, np.float64).mean(axis=0)
 
 
 def _evaluate_annealing(run: Run, annealing: Annealing, part: Array, progress: Progress) -> Annealed:

@@ -1,6 +1,7 @@
 """Test examples for display, and the functions that encode, decode and draw examples on the same scale."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
