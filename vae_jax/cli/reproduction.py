@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from vae_jax.build import PartOptions
     from vae_jax.sweep.directory import Tick
     from vae_jax.sweep.members import Group
     from vae_jax.training import MembersProgress
@@ -91,7 +92,9 @@ def epoch_printer(name: str, epochs: int) -> "Callable[[Group, MembersProgress],
     return print_epoch
 
 
-def train_sweep(members: Sequence[Config], out: Path, *, data_dir: str | None, minutes: float) -> int | None:
+def train_sweep(
+    members: Sequence[Config], out: Path, *, data_dir: str | None, minutes: float, **parts: "Unpack[PartOptions]"
+) -> int | None:
     """Trains the members into a sweep directory, or continues a directory that an earlier call has left unfinished.
 
     Args:
@@ -99,6 +102,7 @@ def train_sweep(members: Sequence[Config], out: Path, *, data_dir: str | None, m
       out: sweep directory.
       data_dir: folder with prepared TFDS data.
       minutes: the training is interrupted after the epoch in which this time has passed.
+      **parts: parts of the user's own for all members (see `build.PartOptions`).
 
     Returns:
       None if all members have ended, else the exit status of the script.
@@ -123,7 +127,7 @@ def train_sweep(members: Sequence[Config], out: Path, *, data_dir: str | None, m
             return interrupt.signal is not None or time.monotonic() - began > 60 * minutes
 
         resume = not is_fresh(out)
-        if run_sweep(members, out, resume=resume, data_dir=data_dir, on_progress=on_progress):
+        if run_sweep(members, out, resume=resume, data_dir=data_dir, on_progress=on_progress, **parts):
             return None
     print(f"saved in {out}; the same command continues", flush=True)
     return interrupt.exit_status if interrupt.signal else 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts
 from vae_jax.cli.disentangle import TITLES
-from vae_jax.cli.reproduction import Row, expect_seeds, train_sweep, with_error, write
+from vae_jax.cli.reproduction import Row, expect_seeds, train_sweep, write
 from vae_jax.cli.script import run_script
 from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
@@ -139,8 +139,8 @@ def cost_text(cost: Mapping[str, Any]) -> str:
     if "full_study_years" in cost:
         lines.append(
             f"Extrapolated, not measured: the protocol's network takes {cost['full_cpu_seconds_per_image'] * 1e3:.1f} CPU "
-            f"milliseconds per image (β-VAE, one epoch), so {STUDY_MODELS:,} models of {PUBLISHED_IMAGES / 1e6:.1f} million images "
-            f"would take {cost['full_study_years']:.0f} years of two cores if every method cost as much as β-VAE. "
+            f"milliseconds per image (β-VAE, one epoch), so {STUDY_MODELS:,} models of {PUBLISHED_IMAGES / 1e6:.1f} million "
+            f"images would take {cost['full_study_years']:.0f} years of two cores if every method cost as much as β-VAE. "
             f"On a P100 it was {PUBLISHED_HOURS * STUDY_MODELS:,.0f} hours."
         )
     return " ".join(lines)
