@@ -204,6 +204,7 @@ def test_every_number_of_a_learned_prior_has_a_gradient(name):
 
 LEARNED = {"mixture": {"prior_components": 5}, "vamp": {"prior_components": 5}}
 LEARNED["hierarchical"] = {"prior_latent_dim": 2, "prior_hidden": (8,)}
+LEARNED["realnvp"] = {"prior_layers": 3, "prior_hidden": (8,)}
 
 
 @pytest.mark.slow
@@ -237,7 +238,7 @@ def test_objectives_that_assume_the_normal_prior_refuse_another():
     for changes, message in (
         ({"objective": "capacity", "prior": "vamp"}, '`objective="capacity"` assumes'),
         ({"prior_components": 3}, "`prior_components` belongs to `prior` mixture or vamp"),
-        ({"prior": "vamp", "prior_hidden": (3,)}, "`prior_hidden` belongs to `prior` conditional or hierarchical"),
+        ({"prior": "vamp", "prior_hidden": (3,)}, "`prior_hidden` belongs to `prior` conditional, hierarchical or realnvp"),
         ({"prior": "hierarchical", "prior_hidden": (0,)}, "prior_hidden: expected widths >= 1"),
         ({"prior": "vamp", "prior_components": 10_000}, "at most the 1438 training examples"),
     ):

@@ -14,11 +14,14 @@ DEEPER_HIDDEN = Setting(
     "prior_hidden",
     tuple[int, ...],
     (100, 100),
-    "Widths of the networks of the prior, which have tanh: the two between the layers, or that of p(z|c).",
+    "Widths of the networks of the prior: the two between the layers or that of p(z|c), which have tanh, or those of realnvp's "
+    "couplings, which have ReLUs.",
     low=1,
     high=1e6,
     bounds="widths >= 1 (and at most 10^6)",
 )
+
+COUPLINGS = Setting("prior_layers", int, 6, "Affine couplings of the flow.", low=1, high=1000)
 
 
 def _mixture(config: Settings, data: TrainingData) -> "Prior":
@@ -76,6 +79,20 @@ def _hierarchical(config: Settings, data: TrainingData) -> "Prior":
     return priors.hierarchical(config.latent_dim, config.prior_latent_dim, *make_layers(config))
 
 
+def _realnvp(config: Settings, data: TrainingData) -> "Prior":
+    from vae_jax import priors
+
+    return priors.realnvp(config.latent_dim, config.prior_layers, config.prior_hidden)
+
+
+def _check_realnvp(config: Settings) -> None:
+    if config.latent_dim < 2:
+        raise UserError(
+            '`prior="realnvp"` transforms one half of the latent dimensions given the other, and `latent_dim` is 1.',
+            fix='Use at least two latent dimensions, or `prior="mixture"`.',
+        )
+
+
 for _entry in (
     Entry("prior", "normal", "N(0, I)", lambda config, data: None),
     Entry("prior", "mixture", "a learned mixture of Gaussians", _mixture, (COMPONENTS,)),
@@ -90,5 +107,13 @@ for _entry in (
         any_objective=True,
     ),
     Entry("prior", "hierarchical", "a second stochastic layer", _hierarchical, (DEEPER_DIM, DEEPER_HIDDEN)),
+    Entry(
+        "prior",
+        "realnvp",
+        "a RealNVP flow, which starts at N(0, I)",
+        _realnvp,
+        (COUPLINGS, DEEPER_HIDDEN),
+        _check_realnvp,
+    ),
 ):
     register(_entry)

@@ -340,6 +340,14 @@ def measure_rate(arguments: Arguments, clock: Clock) -> int | None:
     return status
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    different = "Different setting: an MLP and 1.3 million images per model, and the paper has no table of these scores."
+    planned, done = content["planned"], len(content["models"])
+    partly = "" if done == planned else f" {done} of {planned} models so far."
+    return [f"{different}{partly}" for _ in content["rows"]]
+
+
 def collect(arguments: Arguments) -> None:
     """Prints and writes the results of the models that have scores."""
     scored = [one for seed in arguments.seeds for one in read_scores(arguments, seed).values()]
@@ -365,7 +373,7 @@ def collect(arguments: Arguments) -> None:
     cost = content["cost"]
     seconds = (cost["train_cpu_seconds_per_model"] + cost["metric_cpu_seconds_per_model"]) * len(scored)
     kept = {"schedule": arguments.schedule, "seeds": tuple(seeds), "betas": arguments.betas}
-    write(arguments.out, {**dataclasses.asdict(base), **kept, **score_settings(arguments)}, rows, content, seconds)
+    write(arguments.out, {**dataclasses.asdict(base), **kept, **score_settings(arguments)}, rows, content, seconds, verdicts)
 
 
 def main() -> int:

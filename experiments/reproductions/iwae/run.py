@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts
-from vae_jax.cli.reproduction import Row, expect_seeds, summarize, train_sweep, with_error, write
+from vae_jax.cli.reproduction import Row, expect_seeds, judge, summarize, train_sweep, with_error, write
 from vae_jax.cli.script import run_script
 from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
@@ -41,6 +41,7 @@ LAYERS: dict[int, dict[str, Any]] = {
     1: {"latent_dim": 50},
     2: {"latent_dim": 100, "prior": "hierarchical", "prior_latent_dim": 50, "prior_hidden": (100, 100)},
 }
+MARGIN = 0.1  # nats
 SCHEDULES: dict[str, dict[str, Any]] = {
     "full": {"batch_size": 20, "epochs": 3280, "learning_rate": 1e-3, "learning_rate_schedule": "burda"},
     "short": {"batch_size": 100, "epochs": 600, "learning_rate": 2e-3, "learning_rate_schedule": "cosine"},
@@ -196,6 +197,22 @@ def tables(content: dict[str, Any]) -> str:
     return markdown(("entry", "published", "test NLL", "active units", "seeds"), cells)
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json.
+
+    The margin is that of a published number from one run, whose test images were binarized by another draw.
+    """
+    sentences = []
+    for row, entry in zip(content["rows"], content["entries"].values(), strict=True):
+        passes = entry["epochs"]
+        if row["published"] is None:
+            sentences.append("No published number.")
+        else:
+            reason = f"{passes:,} passes were trained instead of 3,280"
+            sentences.append(judge(row, margin=MARGIN, better="lower", because=reason))
+    return sentences
+
+
 def main() -> int:
     """Trains, evaluates and writes the results."""
     arguments = parse(Arguments)
@@ -238,7 +255,14 @@ def main() -> int:
     print(f"\n{tables({'entries': details})}")
     seconds = sum(one["training_seconds"] for entry in details.values() for one in entry["members"])
     first = next(iter(entries.values()))[0]
-    write(arguments.out, {**dataclasses.asdict(first), **recorded_settings(arguments)}, rows, {"entries": details}, seconds)
+    write(
+        arguments.out,
+        {**dataclasses.asdict(first), **recorded_settings(arguments)},
+        rows,
+        {"entries": details},
+        seconds,
+        verdicts,
+    )
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
-from vae_jax.config import CUSTOM
+from vae_jax.config import CUSTOM, settings_of
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import ImputationSettings, class_values, encode_dataset
 from vae_jax.model import VAE, Params, sample_prior
@@ -207,7 +207,8 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
     )
     kl = "summed over latent dimensions."
     if run.built.vae.prior is not None:
-        components = "" if config.prior == CUSTOM else f" and has {config.prior_components} components"
+        uses_components = "prior_components" in settings_of("prior", config.prior)
+        components = f" and has {config.prior_components} components" if uses_components else ""
         kl = f"where p(z) is learned{components}. It is estimated with the same draws of z as the ELBO."
     rows = [
         Quantity(
