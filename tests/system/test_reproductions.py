@@ -58,6 +58,7 @@ def test_bad_settings_are_one_line(tmp_path):
         ("continuous_bernoulli", ("--epochs", 0), "--epochs: expected a whole number >= 1, got 0."),
         ("iwae", ("--entries", "iwea:5"), "such as iwae:5, got 'iwea:5'"),
         ("sigma", (), "expected --frey-faces FILE.npy or --mnist NAME"),
+        ("sigma_network", ("--variants", "paperr"), "paperr"),
         ("rate_distortion", ("--betas", 1), "--betas: expected at least two different numbers > 0"),
     ):
         done, _ = reproduce(name, *flags, out=tmp_path / "x.json", check=False)
@@ -129,6 +130,19 @@ def test_sigma_in_a_tiny_form(tmp_path):
 
 
 @pytest.mark.slow
+def test_sigma_network_in_a_tiny_form(tmp_path):
+    flags = ("--dataset", "digits", "--seeds", 0, "--epochs", 2, "--runs", tmp_path / "runs")
+    done, found = reproduce("sigma_network", *flags, "--variants", "raw", "sigmoid", "paper", out=tmp_path / "results.json")
+    assert [row["published"] for row in found["rows"]] == [None, None, -896.1]
+    for step in found["steps"].values():
+        assert step["curve"][-1] == step["nll"]["mean"] < step["curve"][0]
+        assert 3 < step["squared_error"]["mean"] < 7  # the variance of the digits is 4.7, and this is hardly trained
+    assert "Squared error per image" in done.stdout
+    _, again = reproduce("sigma_network", *flags, "--collect", out=tmp_path / "again.json")  # all that have ended
+    assert again["steps"] == found["steps"]
+
+
+@pytest.mark.slow
 def test_rate_distortion_in_a_tiny_form(tmp_path):
     flags = ("--dataset", "digits", "--betas", 0.5, 4, "--seeds", 0, 1, "--epochs", 2, "--runs", tmp_path / "runs")
     _, found = reproduce("rate_distortion", *flags, out=tmp_path / "results.json")
@@ -153,15 +167,26 @@ def test_ais_in_a_tiny_form(tmp_path):
 
 @pytest.mark.slow
 def test_disentanglement_in_a_tiny_form(tmp_path):
-    flags = ("--betas", 4, "--seeds", 0, "--epochs", 1, "--metrics", "mig", "--rows", 2000, "--num-points", 300)
-    _, found = reproduce(
-        "disentanglement", *flags, "--num-eval", 100, "--runs", tmp_path / "runs", out=tmp_path / "results.json"
-    )
-    assert [point["objective"] for point in found["points"]] == ["elbo", "beta_tcvae"]
-    hours, mig = found["rows"]
-    assert hours["published"] == 1.75
-    assert 0 < hours["measured"] < 1
+    flags = ("--betas", 4, "--seeds", 0, 1, "--epochs", 1, "--metrics", "mig", "--rows", 2000, "--num-points", 300)
+    flags = (*flags, "--num-eval", 100, "--rate-epochs", 0, "--runs", tmp_path / "runs")
+    done, found = reproduce("disentanglement", *flags, "--collect", out=tmp_path / "results.json", check=False)
+    assert (done.returncode, done.stderr.count("\n"), found) == (2, 1, None)
+    done, found = reproduce("disentanglement", *flags, "--minutes", 0, out=tmp_path / "results.json")
+    assert "the same command continues" in done.stdout
+    _, found = reproduce("disentanglement", *flags, out=tmp_path / "results.json")
+    assert [(point["objective"], point["mig"]["n"]) for point in found["points"]] == [("elbo", 2), ("beta_tcvae", 2)]
+    (mig,) = found["rows"]
     assert mig["measured"] == max(point["mig"]["mean"] for point in found["points"])
+    assert found["cost"]["train_cpu_seconds_per_model"] > found["cost"]["metric_cpu_seconds_per_model"] > 0
+    scores = tmp_path / "runs" / "seed-0001-scores.json"
+    kept = json.loads(scores.read_text())
+    kept["members"].pop("1")
+    scores.write_text(json.dumps(kept))  # as if the command had been stopped
+    done, partial = reproduce("disentanglement", *flags, "--collect", out=tmp_path / "partial.json")
+    assert [point["mig"]["n"] for point in partial["points"]] == [2, 1]
+    assert partial["points"][0] == found["points"][0]
+    assert "Means over 1 to 2 seeds, 3 of 4 planned models." in done.stdout
+    assert partial["rows"][0]["verdict"].endswith("3 of 4 models so far.")
 
 
 @pytest.mark.slow
