@@ -310,8 +310,8 @@ def cost_of(arguments: Arguments, seeds: Sequence[int], scored: Sequence[Mapping
         file = arguments.runs / f"{name}-cost.json"
         return json.loads(file.read_text()) if file.exists() else None
 
-    timed = [cost for seed in seeds if (cost := read(f"seed-{seed:04d}"))]
-    training = sum(cost["cpu_seconds"] for cost in timed) / max(1, sum(cost["models"] for cost in timed))
+    timed = [one for seed in seeds if (one := read(f"seed-{seed:04d}"))]
+    training = sum(one["cpu_seconds"] for one in timed) / max(1, sum(one["models"] for one in timed))
     cost: dict[str, Any] = {
         "images": images,
         "train_cpu_seconds_per_model": training,

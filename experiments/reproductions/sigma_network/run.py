@@ -19,7 +19,7 @@ from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from vae_jax.build.parts import NetworkFactory
+    from vae_jax.build import PartOptions
     from vae_jax.config import Config, TrainingData
     from vae_jax.networks import Network
 
@@ -135,7 +135,7 @@ def sigmoid_network(config: "Config", data: "TrainingData") -> "tuple[Network, N
     return encoder, decoder._replace(apply=lambda params, z: jax.nn.sigmoid(decoder.apply(params, z)))
 
 
-def factory(name: str) -> "dict[str, NetworkFactory]":
+def factory(name: str) -> "PartOptions":
     """Returns the network of a variant as a keyword of a sweep; {} for that of the configuration."""
     if name == "sigmoid":
         return {"network": sigmoid_network}
