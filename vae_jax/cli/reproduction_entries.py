@@ -64,11 +64,14 @@ def train_entries(entries: Entries, runs: Path, *, data_dir: str | None, minutes
     return None
 
 
-def measure_members(folder: Path, members: Sequence[Config], estimate: Callable[[int], JsonObject]) -> list[JsonObject]:
+def measure_members(
+    name: str, folder: Path, members: Sequence[Config], estimate: Callable[[int], JsonObject]
+) -> list[JsonObject]:
     """Returns the numbers of the members of one entry that have finished: those of training and those of `estimate`.
 
     Args:
-      folder: sweep directory of the entry.
+      name: of the entry, for messages.
+      folder: its sweep directory.
       members: some of its members.
       estimate: returns further numbers of the member with this number.
     """
@@ -82,12 +85,12 @@ def measure_members(folder: Path, members: Sequence[Config], estimate: Callable[
     for config in members:
         row = rows[numbers[identity(config)]]
         if row["status"] not in DONE:
-            print(f"note: {folder.name}, seed {config.seed}: {row['status']}, left out", file=sys.stderr)
+            print(f"note: {name}, seed {config.seed}: {row['status']}, left out", file=sys.stderr)
             continue
         began = time.monotonic()
         numbers_of_training = {"test_elbo": row["test_elbo"], "test_kl": row["test_kl"], "epochs": row["epochs"]}
         one = {"seed": config.seed, **estimate(row["member"]), **numbers_of_training, "training_seconds": row["wall_seconds"]}
-        print(f"{folder.name}, seed {config.seed}: evaluated in {time.monotonic() - began:.0f} s", flush=True)
+        print(f"{name}, seed {config.seed}: evaluated in {time.monotonic() - began:.0f} s", flush=True)
         measured.append(one)
     return measured
 

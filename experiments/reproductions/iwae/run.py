@@ -249,7 +249,7 @@ def main() -> int:
             count, data_dir = arguments.num_samples, arguments.data_dir
             return member_nll(folder, number, num_samples=count, data_dir=data_dir, split=split)
 
-        measured = measure_members(folder, entry.members, estimate)
+        measured = measure_members(entry.key, folder, entry.members, estimate)
         if measured:
             nll, published = summarize([one["nll"] for one in measured]), published_nll(arguments, entry.name)
             details[entry.key] = {"members": measured, "nll": nll, "published": published, "epochs": entry.epochs}

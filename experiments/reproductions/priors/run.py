@@ -22,10 +22,9 @@ from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from vae_jax.evaluation.refitting import Kind
-
     from vae_jax.build import Built
     from vae_jax.config import Config
+    from vae_jax.evaluation.refitting import Kind
     from vae_jax.model import Params
 
 FOLDER = Path(__file__).parent
@@ -203,7 +202,7 @@ def measure(arguments: Arguments, entry: Entry) -> list[dict[str, Any]]:
 
         return kept(folder / "evaluation" / f"{number}-{count}-{entry.row}.json", compute)
 
-    return measure_members(folder, entry.members, refitted if entry.row in REFITTED else trained)
+    return measure_members(entry.key, folder, entry.members, refitted if entry.row in REFITTED else trained)
 
 
 def refit(built: "Built", params: "Params", kind: "Kind", folder: Path) -> "tuple[Built, Params, dict[str, Any]]":
@@ -285,7 +284,7 @@ def verdicts(content: dict[str, Any]) -> list[str]:
             sentence = judge(row, margin=MARGIN, better="lower", because=SHORT_OF[name])
         if name != "normal" and better is not None:
             side = "better" if better["mean"] > 0 else "worse"
-            amount = with_error({**better, "mean": abs(better["mean"])})
+            amount = with_error({"mean": abs(better["mean"]), "standard_error": better["standard_error"]})
             sentence += f" It is {amount} nats {side} than N(0, I)."
         sentences.append(sentence)
     return sentences
