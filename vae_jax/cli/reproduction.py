@@ -139,6 +139,15 @@ def epoch_printer(name: str, epochs: int) -> "Callable[[Group, MembersProgress],
     return print_epoch
 
 
+def use_cpu_devices(num_members: int) -> None:
+    """Sets up one CPU device for each core that a sweep of this many members can use, unless JAX has started already."""
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # a backend that is running already keeps its devices
+        jax.config.update("jax_num_cpu_devices", max(1, min(8, cores, num_members)))
+
+
 def train_sweep(
     members: Sequence[Config], out: Path, *, data_dir: str | None, minutes: float, **parts: "Unpack[PartOptions]"
 ) -> int | None:
@@ -154,11 +163,7 @@ def train_sweep(
     Returns:
       None if all members have ended, else the exit status of the script.
     """
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):  # a backend that is running already keeps its devices
-        jax.config.update("jax_num_cpu_devices", max(1, min(8, cores, len(members))))
+    use_cpu_devices(len(members))
     from vae_jax.storage.cache import enable_compilation_cache
     from vae_jax.storage.directories import is_fresh
     from vae_jax.sweep.directory import run_sweep

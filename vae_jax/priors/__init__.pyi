@@ -9,3 +9,5 @@ from .bundles import vamp_log_prob as vamp_log_prob
 from .flows import realnvp as realnvp
 from .flows import realnvp_forward as realnvp_forward
 from .flows import realnvp_inverse as realnvp_inverse
+from .full_mixture import full_mixture as full_mixture
+from .full_mixture import full_mixture_log_prob as full_mixture_log_prob

@@ -1,6 +1,6 @@
 """The registry's entries of the priors. Their factories import jax and flax; this module does not."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
@@ -8,7 +8,7 @@ from vae_jax.errors import UserError
 if TYPE_CHECKING:
     from vae_jax.priors.bundles import ConditionalGaussian, Prior
 
-COMPONENTS = Setting("prior_components", int, 50, "Components of the mixture.", low=1, high=1e8)
+COMPONENTS = Setting("prior_components", int, 50, "Components of the mixture; with refit the most that are tried.", low=1, high=1e8)
 DEEPER_DIM = Setting("prior_latent_dim", int, 50, "Latent dimensions of the second layer, which is N(0, I).", low=1, high=1e8)
 DEEPER_HIDDEN = Setting(
     "prior_hidden",
@@ -22,6 +22,12 @@ DEEPER_HIDDEN = Setting(
 )
 
 COUPLINGS = Setting("prior_layers", int, 6, "Affine couplings of the flow.", low=1, high=1000)
+REFIT_KIND = Setting(
+    "refit_kind",
+    Literal["mixture", "realnvp"],
+    "mixture",
+    "Family of the prior that is fitted after training: a mixture of Gaussians with full covariances, or a RealNVP.",
+)
 
 
 def _mixture(config: Settings, data: TrainingData) -> "Prior":
@@ -93,6 +99,14 @@ def _check_realnvp(config: Settings) -> None:
         )
 
 
+def _check_refit(config: Settings) -> None:
+    if config.refit_kind == "realnvp" and config.latent_dim < 2:
+        raise UserError(
+            '`refit_kind="realnvp"` transforms one half of the latent dimensions given the other, and `latent_dim` is 1.',
+            fix='Use at least two latent dimensions, or `refit_kind="mixture"`.',
+        )
+
+
 for _entry in (
     Entry("prior", "normal", "N(0, I)", lambda config, data: None),
     Entry("prior", "mixture", "a learned mixture of Gaussians", _mixture, (COMPONENTS,)),
@@ -114,6 +128,15 @@ for _entry in (
         _realnvp,
         (COUPLINGS, DEEPER_HIDDEN),
         _check_realnvp,
+    ),
+    Entry(
+        "prior",
+        "refit",
+        "N(0, I) while training, and then a mixture or a RealNVP fitted to the codes of the training set",
+        lambda config, data: None,
+        (REFIT_KIND, COMPONENTS, COUPLINGS, DEEPER_HIDDEN),
+        _check_refit,
+        any_objective=True,
     ),
 ):
     register(_entry)
