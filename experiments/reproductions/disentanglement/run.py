@@ -146,15 +146,9 @@ def cost_text(cost: Mapping[str, Any]) -> str:
     return " ".join(lines)
 
 
-class Clock:
-    """Time left for the command, and CPU seconds of this process."""
-
-    def __init__(self, minutes: float) -> None:
-        self.end = time.monotonic() + 60 * minutes
-
-    def minutes_left(self) -> float:
-        """Returns the minutes until the command should stop; 0 if they have passed."""
-        return max(0.0, (self.end - time.monotonic()) / 60)
+def minutes_left(end: float) -> float:
+    """Returns the minutes until a time of the monotonic clock; 0 if it has passed."""
+    return max(0.0, (end - time.monotonic()) / 60)
 
 
 def seed_folder(arguments: Arguments, seed: int) -> Path:
@@ -184,7 +178,7 @@ def members_of(arguments: Arguments, seed: int) -> "list[Config]":
     ]
 
 
-def train(members: "list[Config]", folder: Path, arguments: Arguments, clock: Clock) -> int | None:
+def train(members: "list[Config]", folder: Path, arguments: Arguments, end: float) -> int | None:
     """Trains members into a sweep directory, and writes the CPU seconds beside it unless the training was interrupted.
 
     CPU seconds do not depend on what else the machine is doing, as wall time does.
@@ -194,7 +188,7 @@ def train(members: "list[Config]", folder: Path, arguments: Arguments, clock: Cl
     """
     cost_file, fresh = folder.with_name(f"{folder.name}-cost.json"), not folder.exists()
     began = time.process_time()
-    status = train_sweep(members, folder, data_dir=arguments.data_dir, minutes=clock.minutes_left())
+    status = train_sweep(members, folder, data_dir=arguments.data_dir, minutes=minutes_left(end))
     if status is None and fresh:
         write_json(cost_file, {"cpu_seconds": time.process_time() - began, "models": len(members)})
     return status
@@ -217,7 +211,7 @@ def read_scores(arguments: Arguments, seed: int) -> dict[str, dict[str, Any]]:
     return content["members"] if content["settings"] == score_settings(arguments) else {}
 
 
-def score(arguments: Arguments, seed: int, clock: Clock) -> int | None:
+def score(arguments: Arguments, seed: int, end: float) -> int | None:
     """Scores the members of a seed that have no scores yet. Returns None if all have, else the exit status."""
     from vae_jax.disentanglement import PUBLISHED
     from vae_jax.runs.codes_and_factors import disentanglement_scores
@@ -232,7 +226,7 @@ def score(arguments: Arguments, seed: int, clock: Clock) -> int | None:
     sizes = {"num_points": arguments.num_points, "num_eval": arguments.num_eval}
     sizes["num_variance_points"] = min(arguments.rows, PUBLISHED.num_variance_points)
     for row in waiting:
-        if clock.minutes_left() == 0:
+        if minutes_left(end) == 0:
             print(f"saved in {arguments.runs}; the same command continues", flush=True)
             return 0
         (built, params), began = loaded[row["member"]], time.process_time()
@@ -250,10 +244,10 @@ def is_complete(arguments: Arguments, seed: int) -> bool:
     from vae_jax.sweep.results import load_sweep
     from vae_jax.sweep.statistics import DONE
 
-    folder = seed_folder(arguments, seed)
-    if not (folder / "sweep.json").exists():
+    scores = read_scores(arguments, seed)
+    if not scores:  # a sweep of which no member has ended cannot be loaded
         return False
-    results, scores = load_sweep(folder), read_scores(arguments, seed)
+    results = load_sweep(seed_folder(arguments, seed))
     ended = len(results.rows) == len(results.members)
     return ended and all(str(row["member"]) in scores for row in results.rows if row["status"] in DONE)
 
@@ -325,13 +319,13 @@ def cost_of(arguments: Arguments, seeds: Sequence[int], scored: Sequence[Mapping
     return cost
 
 
-def measure_rate(arguments: Arguments, clock: Clock) -> int | None:
+def measure_rate(arguments: Arguments, end: float) -> int | None:
     """Trains the protocol's network for `rate_epochs` and records its CPU seconds and images, unless that was done before."""
     folder, cost_file = arguments.runs / "rate", arguments.runs / "rate-cost.json"
     if arguments.rate_epochs < 1 or (cost_file.exists() and "images" in json.loads(cost_file.read_text())):
         return None
     config = dataclasses.replace(base_config(arguments, "full"), epochs=arguments.rate_epochs)
-    status = train([config], folder, arguments, clock)
+    status = train([config], folder, arguments, end)
     if status is None and cost_file.exists():
         from vae_jax.sweep.results import load_sweep
 
@@ -385,16 +379,16 @@ def main() -> int:
     if not arguments.objectives or not all(beta > 0 for beta in arguments.betas):
         raise UserError("`objectives` and `betas`: expected at least one objective, and strengths > 0.")
     if not arguments.collect:
-        clock = Clock(arguments.minutes)
+        end = time.monotonic() + 60 * arguments.minutes
         for seed in arguments.seeds:
             if is_complete(arguments, seed):
                 continue
-            status = train(members_of(arguments, seed), seed_folder(arguments, seed), arguments, clock)
+            status = train(members_of(arguments, seed), seed_folder(arguments, seed), arguments, end)
             if status is None:
-                status = score(arguments, seed, clock)
+                status = score(arguments, seed, end)
             if status is not None:
                 return status
-        status = measure_rate(arguments, clock)
+        status = measure_rate(arguments, end)
         if status is not None:
             return status
     collect(arguments)

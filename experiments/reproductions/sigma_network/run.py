@@ -77,7 +77,7 @@ class Arguments:
     minutes: float = float("inf")
     """Stop after this time. The same command continues."""
     collect: bool = False
-    """Train nothing, and write the results of the steps and seeds that have ended so far, with their numbers of epochs."""
+    """Train nothing, and write the results after the epochs so far."""
     runs: Path = Path("runs/sigma_network")
     """Folder with a sweep directory for each step and seed. Unfinished ones are continued."""
     out: Path = FOLDER / "results.json"
@@ -150,11 +150,12 @@ def measure(name: str, seed: int, arguments: Arguments) -> "dict[str, Any] | int
     """Trains one variant with one seed and returns its numbers.
 
     Returns:
-      The numbers, or the exit status if the training was interrupted. With `collect` None if the training has not ended.
+      The numbers after the last epoch, or the exit status if the training was interrupted. With `collect` the numbers after
+      the epochs so far, or None without any.
     """
     from vae_jax.build import build
     from vae_jax.config import Config
-    from vae_jax.sweep.results import load_sweep
+    from vae_jax.runs.metrics_file import read_metrics
 
     variant = VARIANTS[name]
     shared = {
@@ -170,17 +171,16 @@ def measure(name: str, seed: int, arguments: Arguments) -> "dict[str, Any] | int
         status = train_sweep([config], folder, data_dir=arguments.data_dir, minutes=arguments.minutes, **parts)
         if status is not None:
             return status
-    results = load_sweep(folder) if (folder / "sweep.json").exists() else None
-    if results is None or not results.rows:
+    lines = [line for block in sorted((folder / "blocks").glob("*")) for line in read_metrics(block)]
+    if not lines:
         return None
     jacobian = build(config, data_dir=arguments.data_dir, **parts).data.log_jacobian
-    (row,) = results.rows
-    curve = [jacobian - line["test_elbo"] for line in results.curves]
-    kl, num_dims = row["test_kl"], NUM_PIXELS if arguments.dataset != "digits" else 64
+    curve = [jacobian - line["test_elbo"] for line in lines]
+    kl, num_dims = lines[-1]["test_kl"], NUM_PIXELS if arguments.dataset != "digits" else 64
     variance = None if variant.scale == "shared" else float(variant.scale) ** 2
     error = implied_squared_error(curve[-1], kl, variance, num_dims)
     numbers = {"nll": curve[-1], "kl": kl, "squared_error": error, "curve": curve}
-    return {**numbers, "epochs": row["epochs"], "seconds": row["wall_seconds"]}
+    return {**numbers, "epochs": len(curve), "seconds": sum(line["seconds"] for line in lines)}
 
 
 def tables(content: dict[str, Any]) -> str:
@@ -264,7 +264,7 @@ def main() -> int:
             print(f"{VARIANTS[name].title}, seed {seed}: −ELBO {numbers['nll']:.1f}", flush=True)
     steps = {name: summarize_step(VARIANTS[name].title, ones) for name, ones in measured.items() if ones}
     if not steps:
-        raise UserError(f"{arguments.runs}: no training has ended yet.", fix="Leave out --collect.")
+        raise UserError(f"{arguments.runs}: no epoch of these steps and seeds has ended yet.", fix="Leave out --collect.")
     rows = []
     for name, step in steps.items():
         published = PUBLISHED[ROWS[name]][0] if name in ROWS else None
