@@ -202,8 +202,8 @@ def tables(content: dict[str, Any]) -> str:
     left = [(f"{beta:g}", *(f"{svhn_constants(ratio)[beta]:.0f}" for ratio in (1.0, 0.5))) for beta in PUBLISHED_SVHN]
     rising = [
         f"{step['title']}: −ELBO {', '.join(f'{value:.0f}' for value in step['curve'])} after each epoch."
-        for step in content["steps"].values()
-        if step["title"].startswith(PAPER)
+        for name, step in content["steps"].items()
+        if name == "sigmoid" or name.startswith("paper")
     ]
     return "\n\n".join(
         [
