@@ -49,11 +49,8 @@ def _lines(script: Path) -> list[tuple[str, ...]]:
     """Returns the lines of one reproduction in the table of all."""
     name, content = script.parent.name, _content(script)
     link = f"[`{name}`](experiments/reproductions/{name}/README.md)"
-    pending = [
-        ("", what, _numbers(published), "", "", "Not yet measured on a GPU.")
-        for what, published in getattr(load(script), "ON_A_GPU", ())
-        if content is None or all(row["what"] != what for row in content["rows"])
-    ]
+    waiting = getattr(load(script), "waiting", lambda content: [])  # numbers that need a GPU, where a reproduction has any
+    pending = [("", what, _numbers(published), "", "", "Not yet measured on a GPU.") for what, published in waiting(content)]
     if content is None:
         return [(link, *(pending[0][1:] if pending else ("", "", "", "", "Not yet measured."))), *pending[1:]]
     seconds, lines = content["wall_seconds"], []

@@ -51,7 +51,7 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "fashion_mnist": {"normal": (228.70, 0.15), "vamp": (227.35, 0.05), "hierarchical": (227.37, 0.1)},
 }
 MARGIN = 0.3  # nats, for the optimizer and the binarization of the test images, which differ from the published ones
-ON_A_GPU = (("mnist, two stochastic layers: test NLL", 82.39),)
+GPU_SEEDS = 3  # of the rows that two cores take hours for
 SHORT_OF = {
     "normal": "the optimizer and the clipping of log σ differ from the published ones",
     "vamp": "pseudo-inputs start at training images, and the optimizer differs from the published one",
@@ -288,6 +288,14 @@ def verdicts(content: dict[str, Any]) -> list[str]:
             sentence += f" It is {amount} nats {side} than N(0, I)."
         sentences.append(sentence)
     return sentences
+
+
+def waiting(content: dict[str, Any] | None) -> list[tuple[str, float | None]]:
+    """Returns the numbers that need a GPU and are not among the results: title and published number."""
+    entries = {} if content is None else content["entries"]
+    seeds = {key: len(entry["members"]) for key, entry in entries.items()}
+    missing = [row for row in ("vamp", "hierarchical") if seeds.get(f"mnist {row}", 0) < GPU_SEEDS]
+    return [(f"mnist, {TITLES[row]}: test NLL of {GPU_SEEDS} seeds", PUBLISHED["mnist"][row][0]) for row in missing]
 
 
 def main() -> int:
