@@ -167,9 +167,9 @@ def verdicts(content: dict[str, Any]) -> list[str]:
     texts = ["Different setting: another network, and no published number for this k." for _ in content["estimates"]]
     published = "published, on another network with 100,000 samples and all test images: 0.84"
     texts[-2] = f"Different setting: {above:.2f} nats above AIS ({published})."
-    texts[-1] = "The lowest estimate, as published; another network, so its value cannot be compared."
+    texts[-1] = "Different setting: the lowest estimate, as published, but of another network."
     if above < 0:
-        texts[-1] = "Not the lowest estimate, as it was in the published experiment with another network."
+        texts[-1] = "Different setting: not the lowest estimate, as it was with the published network."
     return [*texts, "Different setting: the published gaps are those of continuous images."]
 
 

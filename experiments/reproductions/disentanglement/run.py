@@ -336,10 +336,12 @@ def measure_rate(arguments: Arguments, end: float) -> int | None:
 
 def verdicts(content: dict[str, Any]) -> list[str]:
     """Returns the verdict on each row of results.json."""
-    different = "Different setting: an MLP and 1.3 million images per model, and the paper has no table of these scores."
     planned, done = content["planned"], len(content["models"])
-    partly = "" if done == planned else f" {done} of {planned} models so far."
-    return [f"{different}{partly}" for _ in content["rows"]]
+    partly = "" if done == planned else f", and {done} of {planned} models so far"
+    text = (
+        f"Different setting: an MLP, {content['cost']['images'] / 1e6:.1f} million images per model and other images{partly}."
+    )
+    return [text for _ in content["rows"]]
 
 
 def collect(arguments: Arguments) -> None:

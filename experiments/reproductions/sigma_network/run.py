@@ -234,7 +234,7 @@ def verdicts(content: dict[str, Any]) -> list[str]:
     """Returns the verdict on each row of results.json."""
     texts = []
     for row, step in zip(content["rows"], content["steps"].values(), strict=True):
-        reason = f"{step['epochs']} of the {EPOCHS} epochs of the reference code are trained so far"
+        reason = f"only {step['epochs']} of the {EPOCHS} epochs of the reference code are trained so far"
         if step["epochs"] >= EPOCHS:
             reason = "the paper gives neither its network for MNIST nor its number of epochs, and ours are those of its code"
         judged = judge(row, because=reason, margin=MARGIN, better="lower") if row["published"] is not None else ""
