@@ -366,8 +366,7 @@ def collect(arguments: Arguments) -> None:
         unit = "" if "nats" in TITLES[name] else " (no nats)"
         label = f"best {TITLES[name].removesuffix(' (nats)')}{unit}: {title(best)}"
         rows.append(Row(label, None, best[name]["mean"], best[name]["standard_error"], best[name]["n"]))
-    cost = content["cost"]
-    seconds = (cost["train_cpu_seconds_per_model"] + cost["metric_cpu_seconds_per_model"]) * len(scored)
+    seconds = sum(content["cost"][f"{part}_cpu_seconds_per_model"] for part in ("train", "metric")) * len(scored)
     kept = {"schedule": arguments.schedule, "seeds": tuple(seeds), "betas": arguments.betas}
     write(arguments.out, {**dataclasses.asdict(base), **kept, **score_settings(arguments)}, rows, content, seconds, verdicts)
 
