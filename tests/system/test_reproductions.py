@@ -245,7 +245,7 @@ def test_disentanglement_in_a_tiny_form(tmp_path):
     (mig,) = found["rows"]
     assert mig["measured"] == max(point["mig"]["mean"] for point in found["points"])
     assert found["cost"]["train_cpu_seconds_per_model"] > found["cost"]["metric_cpu_seconds_per_model"] > 0
-    scores = tmp_path / "runs" / "seed-0001-scores.json"
+    scores = tmp_path / "runs" / "seed-0001-scores-mig.json"
     kept = json.loads(scores.read_text())
     kept["members"].pop("1")
     scores.write_text(json.dumps(kept))  # as if the command had been stopped

@@ -202,9 +202,15 @@ def score_settings(arguments: Arguments) -> dict[str, Any]:
     return {"metrics": metrics, **{name: getattr(arguments, name) for name in ("rows", "num_points", "num_eval")}}
 
 
+def scores_file(arguments: Arguments, seed: int) -> Path:
+    """Returns the file with the scores of a seed, one for each choice of metrics."""
+    chosen = f"-{'-'.join(arguments.metrics)}" if arguments.metrics else ""
+    return arguments.runs / f"seed-{seed:04d}-scores{chosen}.json"
+
+
 def read_scores(arguments: Arguments, seed: int) -> dict[str, dict[str, Any]]:
     """Returns the scores of a seed's members by number, as far as they were computed with these settings."""
-    file = seed_folder(arguments, seed).with_name(f"seed-{seed:04d}-scores.json")
+    file = scores_file(arguments, seed)
     if not file.exists():
         return {}
     content = json.loads(file.read_text())
@@ -234,7 +240,7 @@ def score(arguments: Arguments, seed: int, end: float) -> int | None:
         seconds = time.process_time() - began
         known = {"objective": built.config.objective, "beta": row["beta"], "seed": seed, "test_elbo": row["test_elbo"]}
         scores[str(row["member"])] = {**known, "steps": row["steps"], "cpu_seconds": seconds, "scores": values}
-        write_json(folder.with_name(f"{folder.name}-scores.json"), {"settings": settings, "members": scores})
+        write_json(scores_file(arguments, seed), {"settings": settings, "members": scores})
         print(f"seed {seed}: {title(known)} scored in {seconds:.0f} CPU seconds", flush=True)
     return None
 
