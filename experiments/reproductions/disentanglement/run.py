@@ -132,10 +132,12 @@ def tables(content: dict[str, Any]) -> str:
 
 def cost_text(cost: Mapping[str, Any]) -> str:
     """Returns the measured and the extrapolated cost as sentences."""
-    lines = [
-        f"Measured: a model takes {cost['train_cpu_seconds_per_model']:.0f} CPU seconds to train on {cost['images'] / 1e6:.1f} "
-        f"million images, and {cost['metric_cpu_seconds_per_model']:.0f} to score."
-    ]
+    training = ""
+    if "train_cpu_seconds_per_model" in cost:
+        training = (
+            f"{cost['train_cpu_seconds_per_model']:.0f} CPU seconds to train on {cost['images'] / 1e6:.1f} million images and "
+        )
+    lines = [f"Measured: a model takes {training}{cost['metric_cpu_seconds_per_model']:.0f} CPU seconds to score."]
     if "full_study_years" in cost:
         lines.append(
             f"Extrapolated, not measured: the protocol's network takes {cost['full_cpu_seconds_per_image'] * 1e3:.1f} CPU "
@@ -311,12 +313,13 @@ def cost_of(arguments: Arguments, seeds: Sequence[int], scored: Sequence[Mapping
         return json.loads(file.read_text()) if file.exists() else None
 
     timed = [one for seed in seeds if (one := read(f"seed-{seed:04d}"))]
-    training = sum(one["cpu_seconds"] for one in timed) / max(1, sum(one["models"] for one in timed))
     cost: dict[str, Any] = {
         "images": images,
-        "train_cpu_seconds_per_model": training,
         "metric_cpu_seconds_per_model": sum(one["cpu_seconds"] for one in scored) / len(scored),
     }
+    if timed:
+        models = sum(one["models"] for one in timed)
+        cost["train_cpu_seconds_per_model"] = sum(one["cpu_seconds"] for one in timed) / models
     full = read("rate")
     if full is not None:
         per_image = full["cpu_seconds"] / full["images"]
@@ -372,7 +375,8 @@ def collect(arguments: Arguments) -> None:
         unit = "" if "nats" in TITLES[name] else " (no nats)"
         label = f"best {TITLES[name].removesuffix(' (nats)')}{unit}: {title(best)}"
         rows.append(Row(label, None, best[name]["mean"], best[name]["standard_error"], best[name]["n"]))
-    seconds = sum(content["cost"][f"{part}_cpu_seconds_per_model"] for part in ("train", "metric")) * len(scored)
+    per_model = (content["cost"].get(f"{part}_cpu_seconds_per_model", 0.0) for part in ("train", "metric"))
+    seconds = sum(per_model) * len(scored)
     kept = {"schedule": arguments.schedule, "seeds": tuple(seeds), "betas": arguments.betas}
     write(arguments.out, {**dataclasses.asdict(base), **kept, **score_settings(arguments)}, rows, content, seconds, verdicts)
 
