@@ -1,5 +1,6 @@
 """Fits a prior to draws from the aggregate posterior of a trained model, with the number of components or of epochs chosen on
-held-out draws."""
+held-out draws.
+"""
 
 import warnings
 from collections.abc import Callable

@@ -8,7 +8,7 @@ from vae_jax.errors import UserError
 if TYPE_CHECKING:
     from vae_jax.priors.bundles import ConditionalGaussian, Prior
 
-COMPONENTS = Setting("prior_components", int, 50, "Components of the mixture; with refit the most that are tried.", low=1, high=1e8)
+COMPONENTS = Setting("prior_components", int, 50, "Components of the mixture; for refit the most to try.", low=1, high=1e8)
 DEEPER_DIM = Setting("prior_latent_dim", int, 50, "Latent dimensions of the second layer, which is N(0, I).", low=1, high=1e8)
 DEEPER_HIDDEN = Setting(
     "prior_hidden",
