@@ -93,10 +93,9 @@ def fit_mixture(
         best = model
     progress("mixture of Gaussians", len(sizes), len(sizes))
     assert best is not None
-    with np.errstate(divide="ignore"):
-        logits = np.log(best.weights_)
-    arrays = {"logits": logits, "means": best.means_, "precisions_cholesky": best.precisions_cholesky_}
+    arrays = {"logits": best.weights_, "means": best.means_, "precisions_cholesky": best.precisions_cholesky_}
     params = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+    params["logits"] = jnp.log(params["logits"])
     size = int(best.n_components)
     return FittedPrior(full_mixture(latent_dim, size), params, size, held_out)
 
@@ -167,5 +166,5 @@ def split_draws(codes: Float[np.ndarray, "examples draws latent"], seed: int = 0
         raise UserError("codes of the training set are not finite, so no prior can be fitted to them.")
     order = np.random.default_rng(seed).permutation(count)
     num_held_out = max(1, round(share * count))
-    parts = codes[order[num_held_out:]], codes[order[:num_held_out]]
-    return AggregateDraws(*(part.reshape(-1, codes.shape[2]) for part in parts), codes.shape[1])
+    fitted, held_out = (codes[part].reshape(-1, codes.shape[2]) for part in (order[num_held_out:], order[:num_held_out]))
+    return AggregateDraws(fitted, held_out, codes.shape[1])
