@@ -14,10 +14,9 @@ from paths import PACKAGE
 from vae_jax import divergences, likelihoods, objectives, posteriors, priors
 from vae_jax.objectives import batch
 
-FOLDERS = ("likelihoods", "objectives", "priors")
+FOLDERS = ("likelihoods", "objectives", "posteriors", "priors")
 MODULES = [
     PACKAGE / "divergences.py",
-    PACKAGE / "posteriors.py",
     *(p for name in FOLDERS for p in (PACKAGE / name).rglob("*.py")),
 ]
 BARE = {"Array", "ArrayLike"}

@@ -16,7 +16,7 @@ from vae_jax._numerics.keys import Part, Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.example import Example, Examples, condition_of, event_of, mask_of, with_event
 from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob, mixed, observed_log_prob
-from vae_jax.model import checks, key_checks
+from vae_jax.model import checks, density_checks, key_checks
 from vae_jax.networks import Network
 from vae_jax.posteriors import DIAGONAL, Encode, Posterior, PosteriorParams, with_auxiliary
 from vae_jax.priors import ConditionalGaussian, Prior
@@ -233,8 +233,7 @@ def make_vae(
       condition_dim: length of the vector c on which the model is conditioned: q(z|x, c), p(x|z, c). 0: no condition.
       mask_input: give the encoder the mask of the observed entries as well, as ones and zeros behind the numbers of x on the
         last axis. It then takes an event whose last axis is twice as long.
-      posterior: the family of q(z|x) (see `posteriors`). Its `num_extra` numbers are a third array that the encoder returns.
-        None: the diagonal Gaussian.
+      posterior: the family of q(z|x) (see `posteriors`), whose `num_extra` numbers the encoder returns as well. None: diagonal.
 
     Returns:
       A `VAE`, whose codes have `prior.num_auxiliary` more dimensions than the encoder gives. Its params are {"encoder": ...,
@@ -244,19 +243,16 @@ def make_vae(
 
       p(z|c) = N(m(c), s(c)^2): the codes are u = (z - m(c)) / s(c), so `encode` returns the mean and log_scale of q(u|x, c),
       and `decode` computes z = m(c) + s(c) u first. KL(q(u|x, c) || N(0, I)) = KL(q(z|x, c) || p(z|c)), because an invertible
-      map does not change it. So all objectives keep their closed forms. A posterior other than the diagonal one is one of u
-      whose first two parameters are shifted and scaled in this way.
+      map does not change it. So all objectives keep their closed forms. Any other posterior is one of u as well.
 
     Raises:
       ValueError: the parts do not fit. Nothing is computed for this check. Later, at trace time: a function receives a batch in
         place of one example, `encode` receives stored integers, or a condition or a mask is missing or has a wrong shape.
     """
     condition_dim = _check_parts(encoder, decoder, prior, condition_dim)
-    checks.check_posterior(posterior, prior)
-    posterior = None if posterior is DIAGONAL else posterior
+    posterior = density_checks.check_posterior(posterior, prior)
     likelihood = likelihood if isinstance(likelihood, Likelihood) else from_log_prob(likelihood)
-    data_shape = tuple(data_shape)
-    likelihood = likelihood._replace(log_prob=checks.checked_log_prob(likelihood, data_shape))
+    likelihood = likelihood._replace(log_prob=checks.checked_log_prob(likelihood, data_shape := tuple(data_shape)))
     given, prior = (prior, None) if isinstance(prior, ConditionalGaussian) else (None, prior)
 
     noisy = networks.takes_key(encoder), networks.takes_key(decoder)
@@ -288,17 +284,23 @@ def make_vae(
 
     key_checks.check_with_keys(encoder, decoder, params, (x, jax.ShapeDtypeStruct((inner_dim,), jnp.float32)), condition)
     if given is not None:
-        checks.check_conditional_prior(given, params["prior"], condition, inner_dim)
+        density_checks.check_conditional_prior(given, params["prior"], condition, inner_dim)
     output = checks.output_shapes(decode, params, inner_dim, latent_dim, condition)
     checks.check_likelihood(likelihood, output, jax.ShapeDtypeStruct(data_shape, jnp.float32))
     options = prior, False, condition_dim, mask_input, given, any(noisy)
-    vae = VAE(init, encode, decode, likelihood, data_shape, latent_dim, *options)
-    if posterior is not None:
-        posterior = with_auxiliary(posterior, num_auxiliary) if num_auxiliary else posterior
-        vae = vae._replace(posterior=posterior)
-        checks.check_posterior_functions(posterior, partial(posterior_params, vae), params, example_shapes(vae), latent_dim)
-    if prior is not None:
-        checks.check_prior(prior, lambda params: lambda x: encode(params, x), params, latent_dim)
+    return _with_posterior(VAE(init, encode, decode, likelihood, data_shape, latent_dim, *options), posterior, params)
+
+
+def _with_posterior(vae: VAE, posterior: Posterior | None, params: Params) -> VAE:
+    """Returns the model with a posterior other than the diagonal one, after checks of its functions and those of the prior."""
+    if vae.prior is not None:
+        density_checks.check_prior(vae.prior, lambda params: partial(vae.encode, params), params, vae.latent_dim)
+    if posterior is None:
+        return vae
+    posterior = posterior if vae.prior is None else with_auxiliary(posterior, vae.prior.num_auxiliary)
+    vae = vae._replace(posterior=posterior)
+    encode = partial(posterior_params, vae)
+    density_checks.check_posterior_functions(posterior, encode, params, example_shapes(vae), vae.latent_dim)
     return vae
 
 
@@ -308,7 +310,7 @@ def _check_parts(encoder: Network, decoder: Network, prior: object, condition_di
     networks.check_network("decoder", decoder)
     condition_dim = networks.check_condition_dim(condition_dim)
     checks.check_signatures(encoder, decoder, condition_dim)
-    checks.check_prior_type(prior, condition_dim)
+    density_checks.check_prior_type(prior, condition_dim)
     return condition_dim
 
 

@@ -1,11 +1,11 @@
 """`Posterior`: the approximate posterior q(z|x) as a bundle of pure functions of one example."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Key, PyTree
 
 from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_to_standard_normal
@@ -13,7 +13,7 @@ from vae_jax.posteriors.diagonal import posterior_log_prob, sample_posterior
 
 # (mean, log_scale), each (latent,), for the diagonal Gaussian. Others have further arrays behind them: what the encoder returns
 # besides, and the learned weights of a flow.
-PosteriorParams: TypeAlias = tuple[Any, ...]
+PosteriorParams: TypeAlias = tuple[PyTree, ...]
 Encode: TypeAlias = Callable[[Array], PosteriorParams]  # x -> parameters of q(z|x)
 
 
@@ -104,8 +104,8 @@ DIAGONAL = Posterior("diagonal", _sample, _sample_and_log_prob, _log_prob, lambd
 
 
 def moments_from_draws(
-    key: Array, sample: Callable[[Array, PosteriorParams], Array], q: PosteriorParams, num_draws: int = 64
-) -> tuple[Array, Array]:
+    key: Key[Array, ""], sample: Callable[[Array, PosteriorParams], Array], q: PosteriorParams, num_draws: int = 64
+) -> tuple[Float[Array, "latent"], Float[Array, "latent"]]:
     """Estimates mean and log standard deviation of each dimension of q(z|x) from draws, for `Posterior.moments`.
 
     Args:
@@ -128,8 +128,7 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
       posterior: that of z. Its KL to N(0, I) is not kept, because the prior is a different one.
       num_auxiliary: length of e.
     """
-    zeros = jnp.zeros if num_auxiliary else None
-    if zeros is None:
+    if not num_auxiliary:
         return posterior
     dim = -num_auxiliary
 
