@@ -22,6 +22,7 @@ Kind = Literal["mixture", "realnvp"]
 Progress = Callable[[str, int, int], None]  # (what is fitted, steps done, steps in all)
 
 _COMPONENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_MIXTURE_DRAWS = 20_000  # most draws to which a mixture is fitted, because EM takes time in proportion
 _BATCH_SIZE, _LEARNING_RATE, _PATIENCE = 256, 1e-3, 5
 
 
@@ -75,17 +76,18 @@ def fit_mixture(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    count, latent_dim = draws.fitted.shape
+    codes = draws.fitted[:_MIXTURE_DRAWS].astype(np.float64)  # their order is random
+    count, latent_dim = codes.shape
     # A component needs about as many draws as its covariance has rows.
     largest = max(1, min(max_components, count // (latent_dim + 1)))
     sizes = [size for size in _COMPONENTS if size < largest] + [largest]
     held_out: dict[int, float] = {}
     best = None
     for done, size in enumerate(sizes, start=1):
-        model = GaussianMixture(size, random_state=seed, max_iter=200, reg_covar=1e-6)
+        model = GaussianMixture(size, random_state=seed, max_iter=100, reg_covar=1e-6)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out likelihood is what counts
-            model.fit(draws.fitted.astype(np.float64))
+            model.fit(codes)
         held_out[size] = float(model.score(draws.held_out.astype(np.float64)))
         progress("mixture of Gaussians", done, len(sizes))
         if best is not None and held_out[size] <= held_out[best.n_components]:

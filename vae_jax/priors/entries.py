@@ -22,6 +22,7 @@ DEEPER_HIDDEN = Setting(
 )
 
 COUPLINGS = Setting("prior_layers", int, 6, "Affine couplings of the flow.", low=1, high=1000)
+DEGREES = Setting("prior_df", float, 5.0, "Degrees of freedom of Student's t at the start of training.", low=0.1, high=1e6)
 REFIT_KIND = Setting(
     "refit_kind",
     Literal["mixture", "realnvp"],
@@ -91,6 +92,12 @@ def _realnvp(config: Settings, data: TrainingData) -> "Prior":
     return priors.realnvp(config.latent_dim, config.prior_layers, config.prior_hidden)
 
 
+def _student_t(config: Settings, data: TrainingData) -> "Prior":
+    from vae_jax import priors
+
+    return priors.student_t(config.latent_dim, config.prior_df)
+
+
 def _check_realnvp(config: Settings) -> None:
     if config.latent_dim < 2:
         raise UserError(
@@ -129,6 +136,7 @@ for _entry in (
         (COUPLINGS, DEEPER_HIDDEN),
         _check_realnvp,
     ),
+    Entry("prior", "student_t", "Student's t with learned degrees of freedom", _student_t, (DEGREES,)),
     Entry(
         "prior",
         "refit",

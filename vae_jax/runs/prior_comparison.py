@@ -36,8 +36,8 @@ def compare_priors(
       num_draws: draws of z for each test example, for the ELBO.
 
     Returns:
-      Means in nats with their standard errors: those of log p(x) and of the ELBO are over the test examples, those of the marginal
-      KL over draws.
+      Means in nats with their standard errors. Those of log p(x) and of the ELBO are over the test examples, and those of the
+      marginal KL over draws.
     """
     assert run.refitted is not None
     before, after = (np.asarray(values, np.float64) for values in log_px)
