@@ -59,7 +59,7 @@ def kl_to_the_exact_posterior(mean, factor, exact_mean):
 
 
 def mean_gap(vae, params):
-    """log p(x) - ELBO, which is KL(q(z|x) || p(z|x)), as a mean over the examples."""
+    """The gap log p(x) - ELBO, which is KL(q(z|x) || p(z|x)), as a mean over the examples."""
     outputs = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))(params, jnp.asarray(X, jnp.float32))
     gaps = []
     for exact_mean, mean, log_scale, *extra in zip(MEANS, *(np.asarray(o, np.float64) for o in outputs), strict=True):

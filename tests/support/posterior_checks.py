@@ -47,7 +47,7 @@ def random_weights(posterior, key, size=1.0):
 
 
 def parameters(posterior, contexts=CONTEXTS, latent=LATENT, seed=0):
-    """q of several inputs: (stacked outputs of an encoder, weights or ())."""
+    """Parameters q of several inputs: (stacked outputs of an encoder, weights or ())."""
     rng = np.random.default_rng(seed)
     outputs = [rng.normal(size=(contexts, latent)), rng.uniform(-1, 0.5, (contexts, latent))]
     outputs += [rng.normal(size=(contexts, posterior.num_extra))] * bool(posterior.num_extra)
