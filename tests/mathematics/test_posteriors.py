@@ -151,7 +151,7 @@ def test_moments_without_a_closed_form_are_those_of_draws():
 @every_posterior
 def test_values_and_gradients_are_finite_at_extreme_inputs(name):
     posterior = {"full": posteriors.full(3), "householder": posteriors.householder(3), "planar": posteriors.planar(3)}.get(
-        name, posteriors.DIAGONAL if name == "diagonal" else posteriors.iaf(3, num_flows=2, hidden=(4,), context_dim=3)
+        name, posteriors.DIAGONAL if name == "diagonal" else posteriors.iaf(3, num_flows=1, hidden=(4,), context_dim=3)
     )
     weights = (checks.random_weights(posterior, jax.random.key(0), size=5.0),) if posterior.init else ()
 

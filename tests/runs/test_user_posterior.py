@@ -43,8 +43,6 @@ SMALL = ("--hidden", 8, "--latent-dim", 2, "--batch-size", 128, "--no-report")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user_posterior")
     (folder / "mine.py").write_text(MODULE)
-    posterior = ("--posterior", f"{folder / 'mine.py'}:make")
-    assert command("train", "--dataset", "digits", "--epochs", 2, *SMALL, *posterior, "--out", folder / "run") == 0
     return folder
 
 
@@ -52,8 +50,10 @@ def command(*arguments):
     return run_command([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_posterior_of_a_file_is_trained_evaluated_and_encodes(folder):
     posterior, run = ("--posterior", f"{folder / 'mine.py'}:make"), folder / "run"
+    assert command("train", "--dataset", "digits", "--epochs", 2, *SMALL, *posterior, "--out", run) == 0
     trained = runs.load_run(run, posterior=load(folder).make)
     scale = trained.params["posterior"]
     assert scale.shape == (2,)

@@ -17,8 +17,8 @@ MADE = {
     "diagonal": posteriors.DIAGONAL,
     "full": posteriors.full(LATENT),
     "householder": posteriors.householder(LATENT, num_flows=4),
-    "planar": posteriors.planar(LATENT, num_flows=3),
-    "iaf": posteriors.iaf(LATENT, num_flows=3, hidden=(6, 5), context_dim=4),
+    "planar": posteriors.planar(LATENT, num_flows=2),
+    "iaf": posteriors.iaf(LATENT, num_flows=2, hidden=(6, 5), context_dim=4),
 }
 GAUSSIAN = ("diagonal", "full", "householder")
 
