@@ -69,7 +69,7 @@ def mean_gap(vae, params):
     return np.mean(gaps)
 
 
-def test_the_full_posterior_reaches_log_px_and_the_diagonal_one_stays_short_by_the_exact_amount():
+def test_full_reaches_log_px_and_diagonal_stays_short_by_the_exact_amount():
     assert SHORTFALL > 0.5
     vae = make(posteriors.full(LATENT))
     params = trained(vae, objectives.beta_elbo(estimator="stl"))
