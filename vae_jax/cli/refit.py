@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ from vae_jax.errors import UserError
 
 if TYPE_CHECKING:
     from vae_jax.evaluation.refitting import Progress
+    from vae_jax.storage.atomic import JsonObject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Arguments(PartArguments):
             raise UserError(field="hidden", expected="widths from 1 to 1,000,000", got=self.hidden)
 
 
-def summary_line(record: dict[str, Any]) -> str:
+def summary_line(record: "JsonObject") -> str:
     """Returns the result of a refit in one line, for a run's output."""
     size = (
         f"a mixture of {record['num_components']} Gaussians with full covariances"

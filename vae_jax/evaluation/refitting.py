@@ -1,5 +1,6 @@
 """Fits a prior to draws from the aggregate posterior of a trained model, with the number of components or of epochs chosen on
-held-out draws."""
+held-out draws.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ Kind = Literal["mixture", "realnvp"]
 Progress = Callable[[str, int, int], None]  # (what is fitted, steps done, steps in all)
 
 _COMPONENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_MIXTURE_DRAWS = 20_000  # most draws to which a mixture is fitted, because EM takes time in proportion
 _BATCH_SIZE, _LEARNING_RATE, _PATIENCE = 256, 1e-3, 5
 
 
@@ -74,17 +76,18 @@ def fit_mixture(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    count, latent_dim = draws.fitted.shape
+    codes = draws.fitted[:_MIXTURE_DRAWS].astype(np.float64)  # their order is random
+    count, latent_dim = codes.shape
     # A component needs about as many draws as its covariance has rows.
     largest = max(1, min(max_components, count // (latent_dim + 1)))
     sizes = [size for size in _COMPONENTS if size < largest] + [largest]
     held_out: dict[int, float] = {}
     best = None
     for done, size in enumerate(sizes, start=1):
-        model = GaussianMixture(size, random_state=seed, max_iter=200, reg_covar=1e-6)
+        model = GaussianMixture(size, random_state=seed, max_iter=100, reg_covar=1e-6)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out likelihood is what counts
-            model.fit(draws.fitted.astype(np.float64))
+            model.fit(codes)
         held_out[size] = float(model.score(draws.held_out.astype(np.float64)))
         progress("mixture of Gaussians", done, len(sizes))
         if best is not None and held_out[size] <= held_out[best.n_components]:
@@ -92,10 +95,9 @@ def fit_mixture(
         best = model
     progress("mixture of Gaussians", len(sizes), len(sizes))
     assert best is not None
-    with np.errstate(divide="ignore"):
-        logits = np.log(best.weights_)
-    arrays = {"logits": logits, "means": best.means_, "precisions_cholesky": best.precisions_cholesky_}
+    arrays = {"logits": best.weights_, "means": best.means_, "precisions_cholesky": best.precisions_cholesky_}
     params = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+    params["logits"] = jnp.log(params["logits"])
     size = int(best.n_components)
     return FittedPrior(full_mixture(latent_dim, size), params, size, held_out)
 
@@ -166,5 +168,5 @@ def split_draws(codes: Float[np.ndarray, "examples draws latent"], seed: int = 0
         raise UserError("codes of the training set are not finite, so no prior can be fitted to them.")
     order = np.random.default_rng(seed).permutation(count)
     num_held_out = max(1, round(share * count))
-    parts = codes[order[num_held_out:]], codes[order[:num_held_out]]
-    return AggregateDraws(*(part.reshape(-1, codes.shape[2]) for part in parts), codes.shape[1])
+    fitted, held_out = (codes[part].reshape(-1, codes.shape[2]) for part in (order[num_held_out:], order[:num_held_out]))
+    return AggregateDraws(fitted, held_out, codes.shape[1])

@@ -11,3 +11,4 @@ from .flows import realnvp_forward as realnvp_forward
 from .flows import realnvp_inverse as realnvp_inverse
 from .full_mixture import full_mixture as full_mixture
 from .full_mixture import full_mixture_log_prob as full_mixture_log_prob
+from .heavy_tails import student_t as student_t

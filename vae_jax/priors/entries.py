@@ -8,7 +8,7 @@ from vae_jax.errors import UserError
 if TYPE_CHECKING:
     from vae_jax.priors.bundles import ConditionalGaussian, Prior
 
-COMPONENTS = Setting("prior_components", int, 50, "Components of the mixture; with refit the most that are tried.", low=1, high=1e8)
+COMPONENTS = Setting("prior_components", int, 50, "Components of the mixture; for refit the most to try.", low=1, high=1e8)
 DEEPER_DIM = Setting("prior_latent_dim", int, 50, "Latent dimensions of the second layer, which is N(0, I).", low=1, high=1e8)
 DEEPER_HIDDEN = Setting(
     "prior_hidden",
@@ -22,6 +22,7 @@ DEEPER_HIDDEN = Setting(
 )
 
 COUPLINGS = Setting("prior_layers", int, 6, "Affine couplings of the flow.", low=1, high=1000)
+DEGREES = Setting("prior_df", float, 5.0, "Degrees of freedom of Student's t at the start of training.", low=0.1, high=1e6)
 REFIT_KIND = Setting(
     "refit_kind",
     Literal["mixture", "realnvp"],
@@ -91,6 +92,12 @@ def _realnvp(config: Settings, data: TrainingData) -> "Prior":
     return priors.realnvp(config.latent_dim, config.prior_layers, config.prior_hidden)
 
 
+def _student_t(config: Settings, data: TrainingData) -> "Prior":
+    from vae_jax import priors
+
+    return priors.student_t(config.latent_dim, config.prior_df)
+
+
 def _check_realnvp(config: Settings) -> None:
     if config.latent_dim < 2:
         raise UserError(
@@ -129,6 +136,7 @@ for _entry in (
         (COUPLINGS, DEEPER_HIDDEN),
         _check_realnvp,
     ),
+    Entry("prior", "student_t", "Student's t with learned degrees of freedom", _student_t, (DEGREES,)),
     Entry(
         "prior",
         "refit",

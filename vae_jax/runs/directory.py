@@ -21,9 +21,9 @@ from vae_jax.model import Params
 from vae_jax.runs.checkpoints import Checkpoints, RecordedElbo, Restored
 from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, check_moments, check_recorded_parts, read_config
 from vae_jax.runs.metrics_file import read_metrics
-from vae_jax.runs.trained.refitted_file import Refitted, with_refitted
 from vae_jax.runs.summary_file import read_summary
 from vae_jax.runs.trained.initial import recorded_init
+from vae_jax.runs.trained.refitted_file import Refitted, with_refitted
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Progress, TrainState
@@ -102,8 +102,8 @@ def load_run(
 ) -> Run:
     """Reads a run directory: configuration, data, model, the parameters to evaluate, and the metrics.
 
-    A run that is unfinished, or whose last checkpoint is damaged, is read at its last good checkpoint, which `notes` reports. The
-    model has the prior that `refit_prior` fitted to it, if there is one.
+    A run that is unfinished, or whose last checkpoint is damaged, is read at its last good checkpoint, which `notes` reports.
+    The model has the prior that `refit_prior` fitted to it, if there is one.
 
     Args:
       path: the run directory.

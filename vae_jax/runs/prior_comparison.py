@@ -36,12 +36,15 @@ def compare_priors(
       num_draws: draws of z for each test example, for the ELBO.
 
     Returns:
-      Means in nats with their standard errors: over the test examples for log p(x) and the ELBO, over draws for the marginal KL.
+      Means in nats with their standard errors. Those of log p(x) and of the ELBO are over the test examples, and those of the
+      marginal KL over draws.
     """
     assert run.refitted is not None
     before, after = (np.asarray(values, np.float64) for values in log_px)
     numbers: JsonObject = {name: run.refitted.record.get(name) for name in ("kind", "num_components", "num_layers", "epoch")}
     numbers = {name: value for name, value in numbers.items() if value is not None}
+    # Held-out examples of the training set. A report recognizes by this number the prior that was evaluated.
+    numbers["training_gain"] = run.refitted.record["marginal_kl_gain"]
     numbers |= _with_error("log_px_mean_before", before) | _with_error("log_px_gain", after - before)
     numbers |= _with_error("elbo_gain", _elbo_gains(run, num_draws))
     if parts is not None:

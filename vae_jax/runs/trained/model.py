@@ -14,8 +14,8 @@ from vae_jax.build.model import make_likelihood
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.model import VAE, Params
-from vae_jax.runs.trained.refitted_file import Refitted, with_refitted
 from vae_jax.runs.trained.model_file import NAME, read_params
+from vae_jax.runs.trained.refitted_file import Refitted, with_refitted
 from vae_jax.runs.trained.sweep_members import locate_model
 from vae_jax.storage.atomic import JsonObject, read_json
 from vae_jax.storage.directories import PathLike, as_path

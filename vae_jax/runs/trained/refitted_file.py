@@ -7,7 +7,7 @@ belongs to the parameters that are read.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def read_refitted(path: Path) -> tuple[JsonObject, Params] | None:
         if not file_path.is_file():  # reading a pipe may never end
             raise ValueError("it is not a regular file")
         with safetensors.safe_open(file_path, "numpy") as file:  # pyright: ignore[reportAttributeAccessIssue]
-            record: dict[str, Any] = json.loads(file.metadata()["vae_jax"])
+            record: JsonObject = json.loads(file.metadata()["vae_jax"])
             arrays: dict[str, np.ndarray] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if record["format"] != _FORMAT:
             raise ValueError("it was written by a different version")
