@@ -224,6 +224,12 @@ def tables(content: dict[str, Any]) -> str:
     return "\n".join(lines).strip()
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    different = "Different setting: the paper does not dequantize, and does not describe its network in full."
+    return ["No published number." if row["published"] is None else different for row in content["rows"]]
+
+
 def main() -> int:
     """Trains, compares and writes the results."""
     arguments = parse(Arguments)
@@ -245,7 +251,7 @@ def main() -> int:
         rows, total = rows + comparison.rows, total + comparison.seconds
     print(tables(content))
     kept = {"seeds": arguments.seeds, "betas": arguments.betas, "twin_epochs": arguments.twin_epochs}
-    write(arguments.out, {**SETTINGS, **kept, "epochs": arguments.epochs}, rows, content, total)
+    write(arguments.out, {**SETTINGS, **kept, "epochs": arguments.epochs}, rows, content, total, verdicts)
     return 0
 
 
