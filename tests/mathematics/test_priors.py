@@ -252,7 +252,7 @@ def test_objectives_that_assume_the_normal_prior_refuse_another():
     for changes, message in (
         ({"objective": "capacity", "prior": "vamp"}, '`objective="capacity"` assumes'),
         ({"prior_components": 3}, "`prior_components` belongs to `prior` mixture, vamp or refit"),
-        ({"prior": "vamp", "prior_hidden": (3,)}, "`prior_hidden` belongs to `prior` conditional, hierarchical, realnvp or ref"),
+        (
             {"prior": "vamp", "prior_hidden": (3,)},
             "`prior_hidden` belongs to `prior` conditional, hierarchical, realnvp or refit",
         ),
