@@ -252,7 +252,10 @@ def test_objectives_that_assume_the_normal_prior_refuse_another():
     for changes, message in (
         ({"objective": "capacity", "prior": "vamp"}, '`objective="capacity"` assumes'),
         ({"prior_components": 3}, "`prior_components` belongs to `prior` mixture, vamp or refit"),
-        ({"prior": "vamp", "prior_hidden": (3,)}, "`prior_hidden` belongs to `prior` conditional, hierarchical, realnvp or refit"),
+        (
+            {"prior": "vamp", "prior_hidden": (3,)},
+            "`prior_hidden` belongs to `prior` conditional, hierarchical, realnvp or refit",
+        ),
         ({"prior": "hierarchical", "prior_hidden": (0,)}, "prior_hidden: expected widths >= 1"),
         ({"prior": "vamp", "prior_components": 10_000}, "at most the 1438 training examples"),
     ):
