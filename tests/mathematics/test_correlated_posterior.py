@@ -59,7 +59,7 @@ def kl_to_the_exact_posterior(mean, factor, exact_mean):
 
 
 def mean_gap(vae, params):
-    """log p(x) - ELBO, which is KL(q(z|x) || p(z|x)), as a mean over the examples."""
+    """The gap log p(x) - ELBO, which is KL(q(z|x) || p(z|x)), as a mean over the examples."""
     outputs = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))(params, jnp.asarray(X, jnp.float32))
     gaps = []
     for exact_mean, mean, log_scale, *extra in zip(MEANS, *(np.asarray(o, np.float64) for o in outputs), strict=True):
@@ -69,7 +69,7 @@ def mean_gap(vae, params):
     return np.mean(gaps)
 
 
-def test_the_full_posterior_reaches_log_px_and_the_diagonal_one_stays_short_by_the_exact_amount():
+def test_full_reaches_log_px_and_diagonal_stays_short_by_the_exact_amount():
     assert SHORTFALL > 0.5
     vae = make(posteriors.full(LATENT))
     params = trained(vae, objectives.beta_elbo(estimator="stl"))

@@ -67,7 +67,7 @@ def test_a_full_posterior_is_whitened_by_the_prior_of_the_condition():
 
 
 def two_layers(params, infer, generate, z):
-    """log p(z1, z2) - log q(z2|z1) by SciPy, and the density of the noise is not in it."""
+    """The log-weight log p(z1, z2) - log q(z2|z1) of the upper layer, by SciPy."""
     z1, noise = np.split(np.asarray(z), [LATENT])
     mean, log_scale = infer.apply(params["infer"], np.float32(z1))
     z2 = mean + np.exp(log_scale) * noise

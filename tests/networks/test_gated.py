@@ -1,5 +1,7 @@
 """Gated dense layers and further outputs of encoders, against NumPy, and encoders of the user with a third output."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ from flax import linen, nnx
 from scipy.special import expit
 
 from vae_jax import likelihoods, model, networks, posteriors
-from vae_jax.config import Config
 from vae_jax.build import build
+from vae_jax.config import Config
 
 SHAPE, LATENT, HIDDEN = (3, 2, 1), 2, (5, 4)
 KEY = jax.random.key(0)
@@ -20,7 +22,7 @@ def dense(layer, h):
 
 
 def gated_by_hand(layers, h, activation):
-    """h <- activation(h A + a) * sigmoid(h B + b), with (A B) in one kernel."""
+    """Each layer is activation(h A + a) * sigmoid(h B + b), with (A B) in one kernel."""
     for layer in layers:
         linear, gate = np.split(dense(layer, h), 2)
         h = activation(linear) * expit(gate)
@@ -65,7 +67,7 @@ def test_the_published_network_of_the_vamp_prior_has_its_number_of_weights():
     vae = build(Config(dataset="digits", **settings)).vae
     params = jax.eval_shape(vae.init, KEY)
     widths = [64, 300, 300]
-    gates = sum(2 * (a * b + b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+    gates = sum(2 * (a * b + b) for a, b in itertools.pairwise(widths))
     assert sum(leaf.size for leaf in jax.tree.leaves(params["encoder"])) == gates + 2 * (300 * 40 + 40)
 
 

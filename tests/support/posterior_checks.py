@@ -17,8 +17,8 @@ MADE = {
     "diagonal": posteriors.DIAGONAL,
     "full": posteriors.full(LATENT),
     "householder": posteriors.householder(LATENT, num_flows=4),
-    "planar": posteriors.planar(LATENT, num_flows=3),
-    "iaf": posteriors.iaf(LATENT, num_flows=3, hidden=(6, 5), context_dim=4),
+    "planar": posteriors.planar(LATENT, num_flows=2),
+    "iaf": posteriors.iaf(LATENT, num_flows=2, hidden=(6, 5), context_dim=4),
 }
 GAUSSIAN = ("diagonal", "full", "householder")
 
@@ -47,7 +47,7 @@ def random_weights(posterior, key, size=1.0):
 
 
 def parameters(posterior, contexts=CONTEXTS, latent=LATENT, seed=0):
-    """q of several inputs: (stacked outputs of an encoder, weights or ())."""
+    """Parameters q of several inputs: (stacked outputs of an encoder, weights or ())."""
     rng = np.random.default_rng(seed)
     outputs = [rng.normal(size=(contexts, latent)), rng.uniform(-1, 0.5, (contexts, latent))]
     outputs += [rng.normal(size=(contexts, posterior.num_extra))] * bool(posterior.num_extra)

@@ -1,10 +1,12 @@
 """Posteriors by normalizing flows: inverse autoregressive, Householder and planar."""
 
+import itertools
+import math
+from functools import partial
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax._numerics.special import exp_finite
@@ -14,12 +16,12 @@ from vae_jax.likelihoods import gaussian_log_prob
 from vae_jax.posteriors.base import Posterior, PosteriorParams, moments_from_draws
 
 Weights: TypeAlias = dict[str, Array]  # of one masked network
-Masks: TypeAlias = tuple[np.ndarray, ...]  # of its layers, shapes (inputs, outputs)
+Masks: TypeAlias = tuple[Array, ...]  # of its layers, shapes (inputs, outputs)
 
 # sigmoid(2) = 0.88: a new inverse autoregressive flow hardly changes z (Kingma et al. 2016, section 4).
 _FORGET_BIAS = 2.0
 _SMALL = 0.01  # factor on the first weights of the last layer
-_LOG_E_MINUS_1 = float(np.log(np.e - 1))  # softplus of it is 1
+_LOG_E_MINUS_1 = math.log(math.e - 1)  # softplus of it is 1
 _LEAST_SQUARED = 1e-12  # squared length of a vector whose direction counts
 
 
@@ -51,11 +53,11 @@ def autoregressive_masks(latent_dim: int, hidden: tuple[int, ...]) -> Masks:
     Source:
       Germain et al. (2015), MADE, with degrees in order as in Papamakarios et al. (2017).
     """
-    outputs = np.arange(1, latent_dim + 1)
-    degrees = [outputs, *(np.arange(width) % latent_dim for width in hidden)]
-    inner = [a[:, None] <= b[None, :] for a, b in zip(degrees[:-1], degrees[1:], strict=True)]
-    last = degrees[-1][:, None] < np.tile(outputs, 2)[None, :]
-    return tuple(mask.astype(np.float32) for mask in (*inner, last))
+    outputs = jnp.arange(1, latent_dim + 1)
+    degrees = [outputs, *(jnp.arange(width) % latent_dim for width in hidden)]
+    inner = [a[:, None] <= b[None, :] for a, b in itertools.pairwise(degrees)]
+    last = degrees[-1][:, None] < jnp.tile(outputs, 2)[None, :]
+    return tuple(mask.astype(jnp.float32) for mask in (*inner, last))
 
 
 def _init_masked(key: Array, masks: Masks, context_dim: int) -> Weights:
@@ -63,7 +65,7 @@ def _init_masked(key: Array, masks: Masks, context_dim: int) -> Weights:
     weights: Weights = {}
     for i, mask in enumerate(masks):
         factor = _SMALL if i == len(masks) - 1 else 1.0
-        deviation = factor / np.sqrt(np.maximum(mask.sum(0), 1))
+        deviation = factor / jnp.sqrt(jnp.maximum(mask.sum(0), 1))
         weights[f"kernel_{i}"] = jax.random.normal(jax.random.fold_in(key, i), mask.shape, jnp.float32) * mask * deviation
         weights[f"bias_{i}"] = jnp.zeros(mask.shape[1], jnp.float32)
     factor = _SMALL if len(masks) == 1 else 1.0
@@ -145,13 +147,15 @@ def iaf(latent_dim: int, *, num_flows: int = 4, hidden: tuple[int, ...] = (128, 
     """
     _check("iaf", latent_dim=latent_dim, num_flows=num_flows, context_dim=context_dim)
     _check("iaf", **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
-    masks = autoregressive_masks(latent_dim, tuple(hidden))
+    make_masks = partial(autoregressive_masks, latent_dim, tuple(hidden))  # called in each trace: a bundle holds no arrays
 
     def init(key: Array) -> dict[str, Weights]:
+        masks = make_masks()
         return {f"flow_{t}": _init_masked(jax.random.fold_in(key, t), masks, context_dim) for t in range(num_flows)}
 
     def sample_and_log_prob(key: Array, q: PosteriorParams) -> tuple[Array, Array]:
         mean, log_scale, context, weights = q
+        masks = make_masks()
         noise = normal(key, mean.shape, mean.dtype)
         z, log_q = mean + jnp.exp(log_scale) * noise, _noise_log_prob(noise, log_scale)
         for t in range(num_flows):
@@ -164,6 +168,7 @@ def iaf(latent_dim: int, *, num_flows: int = 4, hidden: tuple[int, ...] = (128, 
 
     def log_prob(q: PosteriorParams, z: Array) -> Array:
         mean, log_scale, context, weights = q
+        masks = make_masks()
         total = jnp.zeros((), z.dtype)
         for t in reversed(range(num_flows)):
             flow = weights[f"flow_{t}"]
@@ -179,7 +184,7 @@ def iaf(latent_dim: int, *, num_flows: int = 4, hidden: tuple[int, ...] = (128, 
 
 
 def _directions(extra: Array) -> Array:
-    """Returns vectors of any length, shape (num_flows, latent), around unit vectors, so that none starts without a direction."""
+    """Returns vectors (num_flows, latent) relative to unit vectors, so that none starts without a direction."""
     return extra + jnp.eye(extra.shape[1], dtype=extra.dtype)[jnp.arange(extra.shape[0]) % extra.shape[1]]
 
 

@@ -44,6 +44,7 @@ from vae_jax.runs.label_accuracy import label_accuracy
 from vae_jax.runs.notation import facts
 from vae_jax.runs.parts import map_parts
 from vae_jax.runs.posterior_facts import describe_posterior, has_kl_parts
+from vae_jax.runs.prior_comparison import compare_priors
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import evaluation_key
@@ -113,6 +114,8 @@ def assess(
     numbers, examples = _elbo_and_log_px_numbers(run, options, elbo, log_px)
     code_numbers, posterior_means = _evaluate_code(run, options)
     numbers |= code_numbers | label_accuracy(run, posterior_means, options.probe_codes)
+    if run.refitted is not None:
+        numbers["refit"] = _compare_priors(run, options, log_px, progress)
     if len(bad := not_finite_rows(elbo.log_likelihood, elbo.kl, log_px.log_px)):
         numbers["not_finite_examples"] = bad.tolist()
 
@@ -212,24 +215,12 @@ def _elbo_and_log_px_numbers(run: Run, options: EvaluationOptions, elbo: Evaluat
 def _evaluate_code(run: Run, options: EvaluationOptions) -> tuple[JsonObject, np.ndarray]:
     """Measures active units, posterior collapse and the parts of the KL on the test set; returns the posterior means too."""
     vae, data = run.built.vae, run.built.data
-    count, log_prior = len(data.test), prior_log_prob(vae, run.params)
-
-    def decompose(params: Params, test: Array, mean: Array, log_scale: Array) -> KLDecomposition | None:
-        key_parts, posterior = _key(run, Stream.KL_DECOMPOSITION), vae.posterior
-        # The aggregate posterior of a single example is its posterior, so the KL has no parts.
-        if count == 1 or (posterior is not None and not has_kl_parts(posterior)):
-            return None
-        if posterior is None:
-            return decompose_kl(key_parts, mean, log_scale, prior_log_prob=log_prior)
-        outputs = encoder_outputs(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
-        weights = split_weights(vae, params, with_weights(vae, params, outputs))[1]
-        num_draws = 2000 if posterior.factor is not None else _FEW_DRAWS
-        return decompose_posterior_kl(key_parts, posterior, outputs, weights, num_draws=num_draws, prior_log_prob=log_prior)
+    count, key_parts = len(data.test), _key(run, Stream.KL_DECOMPOSITION)
 
     @jax.jit
     def code(params: Params, test: Array) -> tuple[Array, Array, Collapse, KLDecomposition | None]:
         mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
-        parts = decompose(params, test, mean, log_scale)
+        parts = kl_parts(key_parts, vae, params, (test, data.eval_input), (mean, log_scale), options.batch_size)
         kl = jax.vmap(kl_per_dimension)(mean, log_scale)
         return mean, jnp.mean(kl, axis=0), collapse(mean, log_scale), parts
 
@@ -261,6 +252,29 @@ def _layer_kls(run: Run, options: EvaluationOptions) -> np.ndarray:
     settings = {"to_input": data.eval_input, "batch_size": options.batch_size}
     kls = jax.jit(lambda params, test: layer_kls(key, vae, params, test, **settings))(run.params, data.test)
     return np.asarray(kls, np.float64).mean(axis=0)
+
+
+def _decompose(run: Run, options: EvaluationOptions) -> KLDecomposition | None:
+    """Decomposes the KL of the test set. The draws of z do not depend on the prior."""
+    vae, data = run.built.vae, run.built.data
+
+    @jax.jit
+    def parts(params: Params, test: Array) -> KLDecomposition | None:
+        moments = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
+        key = _key(run, Stream.KL_DECOMPOSITION)
+        return kl_parts(key, vae, params, (test, data.eval_input), moments, options.batch_size)
+
+    return parts(run.params, data.test)
+
+
+def _compare_priors(run: Run, options: EvaluationOptions, log_px: LogPx, progress: Progress) -> JsonObject:
+    """Compares the refitted prior with that of the training, on the same draws of z."""
+    before = run.as_trained()
+    report: Progress = lambda name, done, total: progress(f"{name} under the prior of the training", done, total)  # noqa: E731
+    log_px_before = _evaluate_log_px(before, options, report)
+    count = len(run.built.data.test)
+    parts = [_decompose(one, options) for one in (before, run)]
+    return compare_priors(run, (log_px_before.log_px, log_px.log_px), parts, options.elbo_samples)
 
 
 def _evaluate_annealing(run: Run, annealing: Annealing, part: Array, progress: Progress) -> Annealed:
