@@ -27,6 +27,13 @@ class KLDecomposition(NamedTuple):
     dimension_wise_kl: Float[Array, "draws"] | None
     mutual_information_upper: Float[Array, "draws"]  # the example itself left out of q(z): too high on average
 
+    @property
+    def marginal_kl(self) -> Float[Array, "draws"]:
+        """KL(q(z) || p(z)), the part of the KL that a better prior can remove (Hoffman & Johnson 2016)."""
+        if self.total_correlation is None or self.dimension_wise_kl is None:
+            return self.kl - self.mutual_information
+        return self.total_correlation + self.dimension_wise_kl
+
 
 def _examples_of_draws(key: Array, count: int, num_draws: int) -> Array:
     """Returns the example behind each draw: different ones in random order until all have been used."""

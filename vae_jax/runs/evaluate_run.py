@@ -33,24 +33,22 @@ from vae_jax.evaluation import (
     not_finite_rows,
 )
 from vae_jax.evaluation.annealed_importance import check_start
-from vae_jax.evaluation.dataset_means import encoder_outputs, layer_kls
-from vae_jax.evaluation.kl_decomposition import KLDecomposition, decompose_kl, decompose_posterior_kl
+from vae_jax.evaluation.dataset_means import layer_kls
+from vae_jax.evaluation.kl_decomposition import KLDecomposition
 from vae_jax.evaluation.posterior_collapse import Collapse, active_units, collapse
 from vae_jax.example import condition_of
-from vae_jax.model import Params, prior_log_prob, split_weights, with_weights
+from vae_jax.model import Params, prior_log_prob
 from vae_jax.runs.directory import Run
 from vae_jax.runs.hidden_entries import HiddenEntries, assess_hidden_entries
+from vae_jax.runs.kl_parts import kl_parts
 from vae_jax.runs.label_accuracy import label_accuracy
 from vae_jax.runs.notation import facts
 from vae_jax.runs.parts import map_parts
-from vae_jax.runs.posterior_facts import describe_posterior, has_kl_parts
+from vae_jax.runs.posterior_facts import describe_posterior
 from vae_jax.runs.prior_comparison import compare_priors
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import evaluation_key
-
-# Draws behind the mutual information where a density takes as long as a decoder: the error of its mean is below 1 nat.
-_FEW_DRAWS = 64
 
 Progress = Callable[[str, int, int], None]  # (name of the estimate, examples done, examples in all)
 
@@ -216,11 +214,13 @@ def _evaluate_code(run: Run, options: EvaluationOptions) -> tuple[JsonObject, np
     """Measures active units, posterior collapse and the parts of the KL on the test set; returns the posterior means too."""
     vae, data = run.built.vae, run.built.data
     count, key_parts = len(data.test), _key(run, Stream.KL_DECOMPOSITION)
+    log_prior = prior_log_prob(vae, run.params)
 
     @jax.jit
     def code(params: Params, test: Array) -> tuple[Array, Array, Collapse, KLDecomposition | None]:
         mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
-        parts = kl_parts(key_parts, vae, params, (test, data.eval_input), (mean, log_scale), options.batch_size)
+        settings = options.batch_size, log_prior
+        parts = kl_parts(key_parts, vae, params, (test, data.eval_input), (mean, log_scale), *settings)
         kl = jax.vmap(kl_per_dimension)(mean, log_scale)
         return mean, jnp.mean(kl, axis=0), collapse(mean, log_scale), parts
 
@@ -262,7 +262,8 @@ def _decompose(run: Run, options: EvaluationOptions) -> KLDecomposition | None:
     def parts(params: Params, test: Array) -> KLDecomposition | None:
         moments = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
         key = _key(run, Stream.KL_DECOMPOSITION)
-        return kl_parts(key, vae, params, (test, data.eval_input), moments, options.batch_size)
+        log_prior = prior_log_prob(vae, params)
+        return kl_parts(key, vae, params, (test, data.eval_input), moments, options.batch_size, log_prior)
 
     return parts(run.params, data.test)
 
@@ -273,7 +274,8 @@ def _compare_priors(run: Run, options: EvaluationOptions, log_px: LogPx, progres
     report: Progress = lambda name, done, total: progress(f"{name} under the prior of the training", done, total)  # noqa: E731
     log_px_before = _evaluate_log_px(before, options, report)
     count = len(run.built.data.test)
-    parts = [_decompose(one, options) for one in (before, run)]
+    old, new = (_decompose(one, options) for one in (before, run))
+    parts = None if old is None or new is None else [old, new]
     return compare_priors(run, (log_px_before.log_px, log_px.log_px), parts, options.elbo_samples)
 
 
