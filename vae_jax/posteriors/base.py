@@ -51,7 +51,8 @@ class Posterior(NamedTuple):
       latent_dim: length of z. None: the length of the encoder's mean.
       layers: shape of each layer of a code of several layers, which are flat and one after another in z.
       factor: q -> A of a Gaussian q(z|x) = N(mean, A A'), shape (latent, latent), whose moments are then in closed form and
-        whose marginals are known. None: not a Gaussian. What compares the marginals of the aggregate posterior needs it.
+        whose marginals are known. None: not a Gaussian. What compares the marginals of the aggregate posterior needs it. A
+        record that is made from a different one replaces it as well.
 
     Example: a diagonal Gaussian whose scale does not depend on x.
       >>> def sample(key, q): return sample_posterior(key, q[0], q[2])

@@ -273,7 +273,6 @@ def _compare_priors(run: Run, options: EvaluationOptions, log_px: LogPx, progres
     before = run.as_trained()
     report: Progress = lambda name, done, total: progress(f"{name} under the prior of the training", done, total)  # noqa: E731
     log_px_before = _evaluate_log_px(before, options, report)
-    count = len(run.built.data.test)
     old, new = (_decompose(one, options) for one in (before, run))
     parts = None if old is None or new is None else [old, new]
     return compare_priors(run, (log_px_before.log_px, log_px.log_px), parts, options.elbo_samples)
