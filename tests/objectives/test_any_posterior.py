@@ -19,6 +19,7 @@ from vae_jax.config import Config, Hyperparams
 from vae_jax.errors import UserError
 from vae_jax.networks import Network
 from vae_jax.objectives import batch as batch_objectives
+from vae_jax.training import make_train_step
 
 KEY, FULL = jax.random.key(0), families.full(LATENT)
 IAF = families.iaf(LATENT, num_flows=1, hidden=(4,), context_dim=2)
@@ -136,7 +137,7 @@ def of_layers(function, **options):
 
 
 def test_free_bits_of_a_code_of_several_layers_are_those_of_its_layers():
-    z, kls = jax.jit(LAYERS.sample_and_kl)(KEY, Q)
+    _, kls = jax.jit(LAYERS.sample_and_kl)(KEY, Q)
     kls = np.asarray(kls, np.float64)
     assert kls[0] > 0.3 > kls[1]  # the allowance lies between the two
     terms = of_layers(objectives.free_bits_elbo, free_bits=0.3, beta=2.0, num_groups=1)
@@ -190,7 +191,6 @@ def test_a_batch_objective_without_the_keyword_is_refused():
         raise AssertionError
 
     mine = batch_objectives.BatchObjective(terms)
+    vae = build(Config(latent_dim=2, hidden=(4,), posterior="full")).vae
     with pytest.raises(UserError, match="with the keyword posterior"):
-        from vae_jax.training import make_train_step
-
-        make_train_step(build(Config(latent_dim=2, hidden=(4,), posterior="full")).vae, objective=mine)
+        make_train_step(vae, objective=mine)

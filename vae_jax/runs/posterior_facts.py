@@ -48,6 +48,6 @@ def about_dimensions(record: JsonObject) -> str:
         return ""
     taken = "" if posterior["marginals"] == "exact" else ", taken as Gaussians with the mean and the variance of draws"
     return (
-        f" The posterior ({posterior['name']}) is not a diagonal Gaussian: these are KLs of the marginals q(z_j|x){taken}. They "
-        "do not add up to KL(q(z|x) ‖ p(z))."
+        f" The posterior ({posterior['name']}) is not a diagonal Gaussian: these are KLs of the marginals q(z_j|x){taken}. "
+        "They do not add up to KL(q(z|x) ‖ p(z))."
     )
