@@ -53,9 +53,7 @@ class Linear:
             return gain @ event + shift, log_scale, extra
 
         shape = (DATA_DIM,)
-        return VAE(
-            lambda key: {}, encode, lambda params, z: w @ z, likelihoods.gaussian(SIGMA), shape, LATENT, posterior=FULL
-        )
+        return VAE(lambda key: {}, encode, lambda params, z: w @ z, likelihoods.gaussian(SIGMA), shape, LATENT, posterior=FULL)
 
 
 LINEAR = Linear()
@@ -153,7 +151,9 @@ def test_the_parts_of_the_kl_of_full_gaussians_are_those_of_a_dense_mixture():
     index, z, _ = draws_behind(FULL, outputs, (), COUNT)
     factors = np.asarray(jax.vmap(FULL.factor)(outputs), np.float64)
     covariance, mean = factors @ np.swapaxes(factors, 1, 2), np.asarray(outputs[0], np.float64)
-    dense = np.array([[stats.multivariate_normal(m, c).logpdf(one) for m, c in zip(mean, covariance, strict=True)] for one in z])
+    dense = np.array(
+        [[stats.multivariate_normal(m, c).logpdf(one) for m, c in zip(mean, covariance, strict=True)] for one in z]
+    )
     log_q, log_p = logsumexp(dense, axis=1) - math.log(COUNT), stats.norm.logpdf(z).sum(axis=1)
     deviation = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     marginals = stats.norm.logpdf(z[:, None], mean[None], deviation[None])

@@ -12,6 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MANY_PARAMETERS = {
     "data/in_memory.py:from_arrays",
     "data/loading.py:load",
+    "evaluation/gaps.py:gaps",
     "model/architectures.py:assemble_vae",
     "model/architectures.py:conv_vae",
     "model/architectures.py:mlp_vae",
@@ -19,7 +20,10 @@ MANY_PARAMETERS = {
     "networks/convolutional.py:conv_encoder",
     "networks/mlp.py:mlp_decoder",
     "networks/mlp.py:mlp_encoder",
+    "objectives/batch/beta_tcvae.py:beta_tc_elbo",
     "objectives/batch/dip_info_vae.py:dip_elbo",
+    "objectives/batch/dip_info_vae.py:info_elbo",
+    "objectives/elbo.py:capacity_elbo",
     "objectives/elbo.py:elbo",
     "objectives/elbo.py:free_bits_elbo",
     "objectives/importance.py:ciwae",

@@ -57,8 +57,8 @@ def test_a_family_is_trained_evaluated_reported_and_used(family, tmp_path):
 def check_codes(run, rows, folder):
     """Codes, draws, scores and the exported encoder agree with the posterior of the model."""
     assert command("encode", run, "--data", rows, "--num-draws", 200, "--out", folder / "codes.npz") == 0
-    codes = np.load(folder / "codes.npz")
-    means, deviations, draws = codes["means"], np.exp(codes["log_scales"]), codes["draws"]
+    with np.load(folder / "codes.npz") as codes:
+        means, deviations, draws = codes["means"], np.exp(codes["log_scales"]), codes["draws"]
     error = 6 * deviations * (1 / 200**0.5 + 1 / 64**0.5)  # moments of flows are those of 64 draws
     assert np.all(np.abs(draws.mean(axis=1) - means) < error)
     assert np.all(np.abs(draws.std(axis=1) / deviations - 1) < 6 * (1 / 400**0.5 + 1 / 128**0.5))

@@ -3,7 +3,7 @@
 The approximation gap is due to the family of q, the amortization gap to the encoder.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -199,8 +199,7 @@ def gaps(
     if settings.num_evaluation_samples < 2:
         raise ValueError(f"gaps: expected num_evaluation_samples >= 2, got {settings.num_evaluation_samples}.")
     key_fit, key_choice, key_report = jax.random.split(key, 3)
-    options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "family": family}
-    fitted = fit_posterior(key_fit, posterior, decode, log_prob, x, settings, **options)
+    fitted = fit_posterior(key_fit, posterior, decode, log_prob, x, settings, prior_log_prob=prior_log_prob, family=family)
 
     def elbo_k(key: Array, posterior: PosteriorParams) -> Array:
         return _elbo_k(key, posterior, (decode, log_prob, x), prior_log_prob, settings, family)

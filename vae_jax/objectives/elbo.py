@@ -108,7 +108,12 @@ def elbo(
 
 
 def draw_layers(
-    keys: Array, q: PosteriorParams, decode: Decode, log_prob: LogProb, x: Array, posterior: Posterior
+    keys: Key[Array, "samples"],
+    q: PosteriorParams,
+    decode: Decode,
+    log_prob: LogProb,
+    x: Real[Array, "*event"],
+    posterior: Posterior,
 ) -> tuple[Float[Array, ""], Float[Array, "groups"]]:
     """Returns log p(x|z) of a code of several layers, and the KL of each layer given those above it, as means of the draws."""
 
@@ -165,8 +170,7 @@ def capacity_elbo(
     Source:
       Burgess et al. (2018).
     """
-    options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "posterior": posterior}
-    terms = elbo(key, encode, decode, log_prob, x, num_samples=num_samples, **options)
+    terms = elbo(key, encode, decode, log_prob, x, num_samples=num_samples, prior_log_prob=prior_log_prob, posterior=posterior)
     return terms._replace(loss=-terms.log_likelihood + gamma * jnp.abs(terms.kl - capacity))
 
 
@@ -214,8 +218,9 @@ def free_bits_elbo(
         log_likelihood, kls = draw_layers(split_k(key, num_samples), q, decode, log_prob, x, posterior)
         check_free_bits(posterior, num_groups, kls.shape[0])
         return Terms(-log_likelihood + beta * free_bits_per_dimension(kls, free_bits), log_likelihood, jnp.sum(kls))
-    options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "posterior": posterior}
-    terms = elbo(key, lambda x: q, decode, log_prob, x, num_samples=num_samples, **options)
+    terms = elbo(
+        key, lambda x: q, decode, log_prob, x, num_samples=num_samples, prior_log_prob=prior_log_prob, posterior=posterior
+    )
     if posterior is not DIAGONAL or prior_log_prob is not None:
         check_free_bits(posterior._replace(sample_and_kl=None), num_groups)  # the KLs of layers are those to N(0, I)
         return terms._replace(loss=-terms.log_likelihood + beta * jnp.maximum(terms.kl, free_bits))
