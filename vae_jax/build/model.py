@@ -208,7 +208,8 @@ def make_posterior(config: Config, facts: TrainingData, custom: Posterior | Post
 def check_densities(config: Config, vae: VAE) -> None:
     """Raises `UserError` where the objective that the configuration names does not fit a prior or a posterior of the user."""
     entry = config.entry("objective")
-    if vae.posterior is not None and entry is not None and not entry.any_posterior:
+    takes_layers = entry is not None and entry.any_layers and vae.posterior is not None and bool(vae.posterior.layers)
+    if vae.posterior is not None and entry is not None and not entry.any_posterior and not takes_layers:
         raise UserError(
             f'`objective="{config.objective}"` assumes a diagonal Gaussian q(z|x), and the posterior {vae.posterior.name!r} '
             "is a different one.",

@@ -291,9 +291,7 @@ def ladder(
     return Ladder(Network(init_encoder, encode), make_decoder, infer, layout.shapes)
 
 
-def _top_down(
-    parts: _Parts, data_shape: tuple[int, ...], outputs_per_dim: int, output_bias: ArrayLike | None
-) -> _TopDown:
+def _top_down(parts: _Parts, data_shape: tuple[int, ...], outputs_per_dim: int, output_bias: ArrayLike | None) -> _TopDown:
     output_shape = data_shape if outputs_per_dim == 1 else (*data_shape, outputs_per_dim)
     bias_init, bias_shape = linen.initializers.zeros_init(), None
     if output_bias is not None:  # for each pixel, such as the mean image

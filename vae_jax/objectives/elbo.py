@@ -175,6 +175,7 @@ def free_bits_elbo(
     beta: Float[ArrayLike, ""] = 1.0,
     num_groups: int | None = None,
     num_samples: int = 1,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the terms of the ELBO and a loss with an allowance of KL that costs nothing, for one example.
 
@@ -187,6 +188,8 @@ def free_bits_elbo(
       free_bits: allowance in nats, >= 0. May be traced.
       num_groups: number of groups of neighboring dimensions with one allowance each (static). 1 is the whole code, and None
         gives each dimension its allowance. The variant with the mean over the batch is `batch.free_bits_batch_mean_elbo`.
+      posterior: the diagonal Gaussian, or a posterior of several layers (`Posterior.sample_and_kl`), whose groups are the layers
+        for any `num_groups`. The allowance of a layer holds for the mean of its KL over the draws.
 
     Returns:
       `Terms` of scalars in nats. `kl` is the KL itself, not clipped.
@@ -194,8 +197,15 @@ def free_bits_elbo(
     Source:
       Kingma et al. (2016) without its mean over the minibatch.
     """
-    posterior = encode(x)
-    terms = elbo(key, lambda x: posterior, decode, log_prob, x, num_samples=num_samples)
-    kl = kl_per_dimension(*posterior)
+    q = encode(x)
+    if posterior.sample_and_kl is not None:
+        check_num_samples("free_bits_elbo", num_samples=num_samples)
+        log_likelihood, kl = _draw_layers(split_k(key, num_samples), q, decode, log_prob, x, posterior)
+        clipped = free_bits_per_dimension(kl, free_bits)
+        return Terms(-log_likelihood + beta * clipped, log_likelihood, jnp.sum(kl))
+    if posterior is not DIAGONAL:
+        raise ValueError(f"free_bits_elbo: expected the diagonal posterior, or one of several layers, got {posterior.name!r}.")
+    terms = elbo(key, lambda x: q, decode, log_prob, x, num_samples=num_samples)
+    kl = kl_per_dimension(*q)
     clipped = free_bits_per_dimension(kl, free_bits) if num_groups is None else free_bits_per_group(kl, free_bits, num_groups)
     return terms._replace(loss=-terms.log_likelihood + beta * clipped)

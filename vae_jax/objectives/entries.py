@@ -87,7 +87,8 @@ FREE_BITS_PER = Setting(
     "free_bits_per",
     Literal["dimension", "group", "batch_mean"],
     "dimension",
-    "Clip each dimension of each example, each group of them of each example, or each dimension's mean over the batch.",
+    "Clip each dimension of each example, each group of them of each example (each layer of a ladder), or each dimension's mean "
+    "over the batch.",
 )
 ELBO_WEIGHT = Setting("elbo_weight", float, 0.5, "Share of the ELBO, from 0 (iwae) to 1.", low=0, high=1, traced=True)
 
@@ -121,6 +122,12 @@ def _check_free_bits(config: Settings) -> None:
         raise UserError('`num_groups` groups latent dimensions with `free_bits_per="group"` only. Add that, or leave it out.')
     if config.free_bits_per == "batch_mean" and config.num_samples != 1:
         raise UserError(field="num_samples", message='`free_bits_per="batch_mean"` takes one draw of z.', fix="Leave it out.")
+    if config.network == "ladder" and (config.free_bits_per != "group" or config.num_groups != 1):
+        raise UserError(
+            '`network="ladder"` has one allowance for each stochastic layer. Pass `free_bits_per="group"` and leave `num_groups` '
+            "out.",
+            field="free_bits_per",
+        )
     if config.free_bits_per == "group" and config.latent_dim % config.num_groups:
         raise UserError(field="num_groups", expected=f"a divisor of `latent_dim={config.latent_dim}`", got=config.num_groups)
 
@@ -184,6 +191,7 @@ for _entry in (
         _free_bits,
         (*BETA, FREE_BITS, FREE_BITS_PER, NUM_GROUPS, NUM_SAMPLES),
         _check_beta_and_free_bits,
+        any_layers=True,
     ),
     Entry("objective", "iwae", "importance-weighted", _iwae, (NUM_SAMPLES, ESTIMATOR), any_prior=True, any_posterior=True),
     Entry(
