@@ -11,12 +11,12 @@ standardized latents as the code. It has the prior N(0, I), so everything that d
 pass through the network, and no variance of the prior can be divided by.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen
 from jax import Array
@@ -79,11 +79,11 @@ def ladder_layout(
     if not halvings:
         halvings = [most - layer * most // count for layer in range(count)]
     halvings = tuple(halvings)
-    is_descending = all(a >= b for a, b in zip(halvings, halvings[1:], strict=False))
+    is_descending = all(a >= b for a, b in itertools.pairwise(halvings))
     if len(halvings) != count or not is_descending or halvings[0] != most or halvings[-1] < 1:
         raise ValueError(
-            f"layer_halvings: expected {count} numbers from {most} (the halvings of the {most} channels, where the top layer is) "
-            f"down to at least 1, none above the one before, got {halvings}."
+            f"layer_halvings: expected {count} numbers from {most} (one halving for each of the channels, where the top layer "
+            f"is) down to at least 1, none above the one before, got {halvings}."
         )
     sides = data_shape[:-1]
     shapes = tuple((*halved(sides, times), width) for times, width in zip(halvings, latent_channels, strict=True))

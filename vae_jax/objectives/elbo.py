@@ -188,8 +188,8 @@ def free_bits_elbo(
       free_bits: allowance in nats, >= 0. May be traced.
       num_groups: number of groups of neighboring dimensions with one allowance each (static). 1 is the whole code, and None
         gives each dimension its allowance. The variant with the mean over the batch is `batch.free_bits_batch_mean_elbo`.
-      posterior: the diagonal Gaussian, or a posterior of several layers (`Posterior.sample_and_kl`), whose groups are the layers
-        for any `num_groups`. The allowance of a layer holds for the mean of its KL over the draws.
+      posterior: the diagonal Gaussian, or a posterior of several layers (`Posterior.sample_and_kl`), whose layers are the
+        groups. The allowance of a layer holds for the mean of its KL over the draws.
 
     Returns:
       `Terms` of scalars in nats. `kl` is the KL itself, not clipped.

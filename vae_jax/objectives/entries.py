@@ -87,8 +87,8 @@ FREE_BITS_PER = Setting(
     "free_bits_per",
     Literal["dimension", "group", "batch_mean"],
     "dimension",
-    "Clip each dimension of each example, each group of them of each example (each layer of a ladder), or each dimension's mean "
-    "over the batch.",
+    "Clip each dimension of each example, each group of them of each example (each layer of a ladder), or each dimension's "
+    "mean over the batch.",
 )
 ELBO_WEIGHT = Setting("elbo_weight", float, 0.5, "Share of the ELBO, from 0 (iwae) to 1.", low=0, high=1, traced=True)
 
@@ -124,8 +124,8 @@ def _check_free_bits(config: Settings) -> None:
         raise UserError(field="num_samples", message='`free_bits_per="batch_mean"` takes one draw of z.', fix="Leave it out.")
     if config.network == "ladder" and (config.free_bits_per != "group" or config.num_groups != 1):
         raise UserError(
-            '`network="ladder"` has one allowance for each stochastic layer. Pass `free_bits_per="group"` and leave `num_groups` '
-            "out.",
+            '`network="ladder"` has one allowance for each stochastic layer. Pass `free_bits_per="group"` and leave '
+            "`num_groups` out.",
             field="free_bits_per",
         )
     if config.free_bits_per == "group" and config.latent_dim % config.num_groups:

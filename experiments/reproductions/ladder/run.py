@@ -115,9 +115,8 @@ def train(arguments: Arguments, configs: dict[str, Any]) -> int | None:
 
     enable_compilation_cache()
     built = {name: build(config, data_dir=arguments.data_dir) for name, config in configs.items()}
-    used = {
-        name: sum(read_curve(arguments.runs / name)[-1][:1]) if read_curve(arguments.runs / name) else 0.0 for name in built
-    }
+    curves = {name: read_curve(arguments.runs / name) for name in built}
+    used = {name: curve[-1][0] if curve else 0.0 for name, curve in curves.items()}
     with Interrupt() as interrupt:
         while interrupt.signal is None:
             name = min(used, key=used.__getitem__)
