@@ -11,6 +11,7 @@ if __name__ == "__main__":
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +125,7 @@ def train(arguments: Arguments, configs: dict[str, Any]) -> int | None:
                 return None
             end = min(used[name] + 60 * arguments.turn_minutes, 60 * arguments.minutes)
 
-            def on_epoch(metrics: dict[str, Any], name: str = name, end: float = end) -> bool:
+            def on_epoch(metrics: Mapping[str, float], name: str = name, end: float = end) -> bool:
                 used[name] += metrics["seconds"]
                 print(f"{name}  epoch {metrics['epoch']}  {used[name]:.0f} s  test ELBO {metrics['test_elbo']:.2f}", flush=True)
                 return interrupt.signal is not None or used[name] >= end
