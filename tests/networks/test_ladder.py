@@ -26,7 +26,7 @@ def make(shape=SHAPE, likelihood=None, condition_dim=0, **settings):
     return make_vae(parts.encoder, decoder, likelihood, shape, condition_dim=condition_dim, posterior=posterior)
 
 
-def perturbed(vae, seed=0, scale=0.3):
+def perturbed(vae, seed=0, scale=0.1):
     """Parameters of which no head is zero."""
     leaves, tree = jax.tree.flatten(jax.jit(vae.init)(jax.random.key(seed)))
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
@@ -74,10 +74,13 @@ def test_moments_are_those_of_draws():
     vae, params, x, q = small()
     mean, log_scale = posterior_moments(vae, params, x)
     z = jax.jit(jax.vmap(vae.posterior.sample, in_axes=(0, None)))(jax.random.split(jax.random.key(1), 4000), q)
-    np.testing.assert_allclose(mean, np.mean(z, axis=0), atol=0.35)
+    z = np.asarray(z, np.float64)
+    deviation = np.std(z, axis=0)
+    assert np.all(np.abs(mean - np.mean(z, axis=0)) < 6 * deviation / 4)  # 16 draws
+    assert np.all(np.abs(log_scale - np.log(deviation)) < 0.8)
     top = int(np.prod(vae.posterior.layers[0]))
     for i in range(top):  # exact
-        accept_mean(np.asarray(z[:, i]), float(mean[i]), float(np.exp(log_scale[i])))
+        accept_mean(z[:, i], float(mean[i]), float(np.exp(log_scale[i])))
 
 
 @pytest.fixture(scope="module")
@@ -115,23 +118,51 @@ def test_importance_sampling_through_all_layers_reaches_exact_log_px(linear):
     assert np.all(np.mean(bound, axis=1) < exact)
 
 
-def test_objectives_are_finite_and_remat_changes_nothing():
+def test_remat_changes_nothing():
     vae, params, x, _ = small()
-    again = make(remat=True)
 
-    def losses(vae):
-        def loss(params):
-            m = bind(vae, params, x)
-            arguments = (jax.random.key(5), m.encode, m.decode, m.log_prob, m.x)
-            free = free_bits_elbo(*arguments, free_bits=0.1, num_samples=2, **m.keywords)
-            dreg = iwae(*arguments, num_samples=2, estimator="dreg", **m.keywords)
-            return elbo(*arguments, **m.keywords).loss + free.loss + dreg.loss
+    def loss(vae, params):
+        m = bind(vae, params, x)
+        return elbo(jax.random.key(5), m.encode, m.decode, m.log_prob, m.x, **m.keywords).loss
 
-        return jax.jit(jax.value_and_grad(loss))(params)
-
-    for ours, theirs in zip(jax.tree.leaves(losses(vae)), jax.tree.leaves(losses(again)), strict=True):
+    made = [jax.jit(jax.value_and_grad(functools.partial(loss, one)))(params) for one in (vae, make(remat=True))]
+    for ours, theirs in zip(*map(jax.tree.leaves, made), strict=True):
         assert np.isfinite(ours).all()
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.abs(ours).max())
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6 * np.abs(ours).max())
+
+
+def test_remat_keeps_less_for_the_gradient():
+    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+
+    def kept(vae):
+        def loss(params, x):
+            m = bind(vae, params, x)
+            return elbo(jax.random.key(5), m.encode, m.decode, m.log_prob, m.x, **m.keywords).loss
+
+        params = jax.eval_shape(vae.init, jax.random.key(0))
+        residuals = jax.eval_shape(lambda params, x: jax.vjp(lambda p: loss(p, x), params)[1], params, x)
+        return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(residuals))
+
+    assert kept(make(remat=True, num_blocks=3)) < 0.7 * kept(make(num_blocks=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bound", "estimator"), [(elbo, "stl"), (iwae, "dreg")])
+def test_gradients_without_the_score_have_the_same_mean(bound, estimator, linear):
+    vae, params, (x, *_), _ = linear
+    direction = perturbed(vae, seed=7)
+
+    def slope(estimator, key):
+        def loss(step):
+            m = bind(vae, jax.tree.map(lambda leaf, change: leaf + step * change, params, direction), x)
+            arguments = (key, m.encode, m.decode, m.log_prob, m.x)
+            return bound(*arguments, num_samples=2, estimator=estimator, **m.keywords).loss
+
+        return jax.jvp(loss, (0.0,), (1.0,))[1]
+
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    slopes = [jax.jit(jax.vmap(functools.partial(slope, name)))(keys) for name in (estimator, "reparam")]
+    accept_mean(np.subtract(*(np.asarray(values, np.float64) for values in slopes)), 0.0)
 
 
 def test_free_bits_are_an_allowance_for_each_layer():
