@@ -22,7 +22,7 @@ def test_every_command_takes_a_ladder(tmp_path):
     assert evaluation["log_px_mean"] > evaluation["test_elbo"] - 1e-3
     assert len(evaluation["kl_per_dimension"]) == 48
     scripts.run("report.py", run)
-    scripts.run("encode.py", run, "digits", "--out", codes)
+    scripts.run("encode.py", run, "--data", "digits", "--out", codes)
     scripts.run("sample.py", run, "--num", 8, "--out", samples)
     scripts.run("interpolate.py", run, "--out", between)
 
