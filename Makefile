@@ -8,11 +8,11 @@ INPUTS := pyproject.toml constraints.txt
 NAME ?=
 REPRODUCTIONS = $(patsubst experiments/reproductions/%/run.py,%,$(wildcard experiments/reproductions/*/run.py))
 
-.PHONY: help train test test-slow lint types bench reproduce clean
+.PHONY: help train test test-slow lint types bench reproduce reproduce-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 	@echo
 	@echo '  ARGS="..." is passed on to train.py or pytest; OUT=runs/name chooses the run directory;'
 	@echo '  PYTHON=python3.12 VENV=.venv-312 chooses another interpreter (3.11 or newer).'
@@ -39,6 +39,9 @@ bench: $(VENV)/.bench ## compare speed and test ELBO with PyTorch, NumPyro, ... 
 reproduce: $(VENV)/.base ## reproduce a published result: NAME=linear, or any other folder of experiments/reproductions/
 	@test -f "experiments/reproductions/$(NAME)/run.py" || { echo "error: NAME: expected one of $(REPRODUCTIONS), got '$(NAME)'" >&2; exit 2; }
 	$(PY) experiments/reproductions/$(NAME)/run.py $(ARGS)
+
+reproduce-gpu: $(VENV)/.base ## reproduce on a GPU, within 15 minutes, what is too long for two cores (ARGS="--dataset FOLDER")
+	$(PY) experiments/reproductions/gpu.py $(ARGS)
 
 clean: ## remove the virtual environment and caches, but not runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from budget import accept_mean
+from budget import accept, accept_mean
 from scipy import integrate, stats
 
 from vae_jax import evaluation, likelihoods, model, networks, posteriors, priors, runs, training
@@ -63,6 +63,19 @@ def test_samplers_fit_their_density(name):
     assert pdf(0.5) == pytest.approx(values[380], rel=1e-4)
     for power in (1, 2):
         accept_mean(np.asarray(draws, np.float64) ** power, integrate.trapezoid(values * grid**power, grid))
+
+
+def test_student_t_has_the_density_and_the_samples_of_scipy():
+    df = np.array([0.7, 3.0, 1e5])
+    prior = priors.student_t(3, 3.0)
+    np.testing.assert_allclose(prior.init(jax.random.key(0))["log_df"], math.log(3), rtol=1e-6)
+    params = {"log_df": jnp.log(jnp.asarray(df, jnp.float32))}
+    z = np.random.default_rng(0).standard_t(2, (50, 3)).astype(np.float32)
+    log_prob = jax.jit(jax.vmap(lambda z: prior.log_prob(params, None, z)))
+    np.testing.assert_allclose(log_prob(z), stats.t.logpdf(z.astype(np.float64), df).sum(axis=1), rtol=1e-5, atol=1e-5)
+    draws = jax.jit(jax.vmap(lambda key: prior.sample(params, None, key)))(jax.random.split(jax.random.key(1), 20_000))
+    for j in range(3):
+        accept(stats.kstest(np.asarray(draws, np.float64)[:, j], stats.t(df[j]).cdf).pvalue)
 
 
 def test_with_a_learned_prior_the_elbo_is_still_a_bound_and_exact_at_the_posterior():
@@ -204,6 +217,8 @@ def test_every_number_of_a_learned_prior_has_a_gradient(name):
 
 LEARNED = {"mixture": {"prior_components": 5}, "vamp": {"prior_components": 5}}
 LEARNED["hierarchical"] = {"prior_latent_dim": 2, "prior_hidden": (8,)}
+LEARNED["student_t"] = {}
+LEARNED["realnvp"] = {"prior_layers": 3, "prior_hidden": (8,)}
 
 
 @pytest.mark.slow
@@ -236,8 +251,11 @@ def test_objectives_that_assume_the_normal_prior_refuse_another():
         training.make_train_step(built.vae, objective=_own)
     for changes, message in (
         ({"objective": "capacity", "prior": "vamp"}, '`objective="capacity"` assumes'),
-        ({"prior_components": 3}, "`prior_components` belongs to `prior` mixture or vamp"),
-        ({"prior": "vamp", "prior_hidden": (3,)}, "`prior_hidden` belongs to `prior` conditional or hierarchical"),
+        ({"prior_components": 3}, "`prior_components` belongs to `prior` mixture, vamp or refit"),
+        (
+            {"prior": "vamp", "prior_hidden": (3,)},
+            "`prior_hidden` belongs to `prior` conditional, hierarchical, realnvp or refit",
+        ),
         ({"prior": "hierarchical", "prior_hidden": (0,)}, "prior_hidden: expected widths >= 1"),
         ({"prior": "vamp", "prior_components": 10_000}, "at most the 1438 training examples"),
     ):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_softmax, sigmoid
 from jax.scipy.special import gammaln, logsumexp
+from posterior_checks import with_log_q
 
 from vae_jax import likelihoods
 
@@ -309,4 +310,48 @@ MASK_MUTANTS = {
     "examples with missing entries left out": lambda bundle, output, x, mask: jnp.where(
         jnp.all(mask), bundle.log_prob(output, _filled(bundle, x, mask)), 0.0
     ),
+}
+
+
+def _log_prob_of(change):
+    """A posterior whose density takes other parameters than its draws."""
+    return lambda posterior: posterior._replace(log_prob=lambda q, z: posterior.log_prob(change(q), z))
+
+
+def _kl_of(change):
+    return lambda posterior: posterior._replace(kl_to_standard_normal=lambda q: change(posterior.kl_to_standard_normal, q))
+
+
+def _swapped_flows(q):
+    return (*q[:3], q[3] | {"flow_0": q[3]["flow_1"], "flow_1": q[3]["flow_0"]})
+
+
+def _flipped(extra):
+    """The vectors of four reflections of two dimensions in the reverse order."""
+    around = jnp.tile(jnp.eye(2), (2, 1))
+    return (jnp.flip(extra.reshape(4, 2) + around, 0) - around).reshape(-1)
+
+
+_NO_EXTRA = _log_prob_of(lambda q: (*q[:2], jnp.zeros_like(q[2]), *q[3:]))
+# Broken copies of posteriors, and checks of `posterior_checks` that they fail.
+POSTERIOR_MUTANTS = {
+    "full: no log-determinant": ("full", with_log_q(lambda log_q, start, size: log_q - start)),
+    "full: density of the diagonal one": ("full", _NO_EXTRA),
+    "full: log-variance for log-scale": ("full", _log_prob_of(lambda q: (q[0], q[1] / 2, q[2]))),
+    "full: KL of the diagonal one": ("full", _kl_of(lambda kl, q: kl((*q[:2], jnp.zeros_like(q[2]))))),
+    "full: KL without the half": ("full", _kl_of(lambda kl, q: 2 * kl(q))),
+    "full: moments of the diagonal one": ("full", lambda p: p._replace(moments=lambda key, q: q[:2])),
+    "householder: reflections in the same order backward": (
+        "householder",
+        _log_prob_of(lambda q: (*q[:2], _flipped(q[2]))),
+    ),
+    "householder: density of the diagonal one": ("householder", _NO_EXTRA),
+    "householder: moments of the diagonal one": ("householder", lambda p: p._replace(moments=lambda key, q: q[:2])),
+    "planar: no log-determinants": ("planar", with_log_q(lambda log_q, start, size: start)),
+    "planar: sign of the log-determinants": ("planar", with_log_q(lambda log_q, start, size: 2 * start - log_q)),
+    "planar: mean for sum": ("planar", with_log_q(lambda log_q, start, size: log_q / size)),
+    "iaf: no log-determinants": ("iaf", with_log_q(lambda log_q, start, size: start)),
+    "iaf: sign of the log-determinants": ("iaf", with_log_q(lambda log_q, start, size: 2 * start - log_q)),
+    "iaf: density without the context": ("iaf", _NO_EXTRA),
+    "iaf: flows in the same order backward": ("iaf", _log_prob_of(_swapped_flows)),
 }

@@ -50,6 +50,8 @@ class Stream(enum.IntEnum):
     CODES = 0x10041  # seed of an encoding: draws of z for new data, draw k of row i from fold_in(fold_in(stream, i), k)
     RECONSTRUCTIONS = 0x10042  # seed of a reconstruction: draws of p(x|z) for new data, row i from fold_in(stream, i)
     MOMENTS = 0x10050  # seed 0: draws for the mean and the standard deviation of a posterior without a closed form
+    REFIT = 0x10060  # seed of the run: inputs and draws of z of the training examples to whose codes a prior is fitted
+    PRIOR_GAIN = 0x10061  # test seed: draws of z at which a refitted prior is compared, example i from fold_in(stream, i)
     SAMPLES = 0x10043  # seed of samples: z and x of example i from fold_in(stream, i)
 
 

@@ -216,6 +216,13 @@ def check_densities(config: Config, vae: VAE) -> None:
             field="posterior",
             fix='Use an objective for any posterior, such as `objective="elbo"`.',
         )
+    if vae.posterior is not None and vae.posterior.log_prob is None and config.estimator != "reparam":
+        raise UserError(
+            f'`estimator="{config.estimator}"` needs the density of a given code, and the posterior {vae.posterior.name!r} has '
+            "that of its own draws only.",
+            field="posterior",
+            fix='Use `estimator="reparam"`.',
+        )
     if vae.prior is not None and entry is not None and not entry.any_prior:
         raise UserError(
             f'`objective="{config.objective}"` assumes N(0, I), and the prior {vae.prior.name!r} is a different one.',

@@ -183,6 +183,17 @@ def evaluate_run(path: Path, arguments: Arguments, parts: "PartOptions") -> Numb
     return assessment.numbers
 
 
+def _refit_line(refit: Numbers) -> str:
+    """Returns the line about a prior that was fitted after training."""
+    pairs = {name: (refit.get(name), refit.get(f"{name}_standard_error")) for name in refit}
+    before, gain, elbo = (with_error(*pairs[name]) for name in ("log_px_mean_before", "log_px_gain", "elbo_gain"))
+    line = f"refitted prior ({refit['kind']}): log p(x) {before} under the prior of the training gains {gain}, the ELBO {elbo}"
+    if "marginal_kl" not in refit:
+        return line
+    old, new, fall = (with_error(*pairs[name]) for name in ("marginal_kl_before", "marginal_kl", "marginal_kl_gain"))
+    return f"{line}; KL(q(z) || p(z)) falls from {old} to {new}, by {fall}"
+
+
 def details(numbers: Numbers) -> list[str]:
     """Returns the lines below the table about a run: the numbers for which the table has no column."""
     from vae_jax.runs.in_words import interval_of
@@ -198,6 +209,8 @@ def details(numbers: Numbers) -> list[str]:
         f"{interval}{numbers['num_samples']} samples worth {number(numbers['effective_sample_size'], 0)}; mutual information "
         f"{lower} to {upper} (cap {cap}), total correlation {correlation}, dimension-wise KL {dimension_wise}"
     ]
+    if "refit" in numbers:
+        lines.append(_refit_line(numbers["refit"]))
     if "knn_accuracy" in numbers:
         accuracies = {
             f"{numbers['knn_neighbors']} nearest neighbors": "knn_accuracy",

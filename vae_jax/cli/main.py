@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a VAE and write a run directory",
     "sweep": "train many settings and seeds as one program and write a sweep directory",
     "evaluate": "estimate log p(x), the ELBO and the information in the code of trained runs",
+    "refit": "fit a prior to the codes of trained runs, for better log p(x) and samples",
     "impute": "fill in the missing entries of a file by a trained run",
     "encode": "write the codes of new data under a trained model",
     "reconstruct": "write the reconstructions of new data by a trained model",

@@ -9,6 +9,7 @@ SCRIPTS = {  # command -> the script in experiments/ that does the same
     "train": "train.py",
     "sweep": "sweep.py",
     "evaluate": "evaluate.py",
+    "refit": "refit.py",
     "impute": "impute.py",
     "encode": "encode.py",
     "reconstruct": "reconstruct.py",

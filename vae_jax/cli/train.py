@@ -306,6 +306,10 @@ def print_summary(fit: "Fit", summary: Mapping[str, Any], out: Path) -> None:
     notation = Notation.read(dict(summary))
     if notation != Notation():
         print(notation.translate("the ELBO is a bound of log p(x)"), flush=True)
+    if "refit" in summary:
+        from vae_jax.cli.refit import summary_line
+
+        print(summary_line(summary["refit"]), flush=True)
     num_collapsed = len(summary.get("collapsed_units", ()))
     collapse = describe_collapse(num_collapsed, summary["latent_dim"], summary["test_kl"])
     if collapse:

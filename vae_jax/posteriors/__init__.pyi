@@ -2,9 +2,13 @@ from .base import DIAGONAL as DIAGONAL
 from .base import Encode as Encode
 from .base import Posterior as Posterior
 from .base import PosteriorParams as PosteriorParams
+from .base import moments_from_draws as moments_from_draws
 from .base import with_auxiliary as with_auxiliary
 from .diagonal import posterior_log_prob as posterior_log_prob
 from .diagonal import sample_posterior as sample_posterior
+from .flows import householder as householder
+from .flows import iaf as iaf
+from .flows import planar as planar
 from .gaussian import full as full
 from .gaussian import full_cholesky as full_cholesky
 from .ladder import ladder as ladder

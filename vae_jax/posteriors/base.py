@@ -163,4 +163,6 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
         log_prob=None if inner is None else log_prob,
         kl_to_standard_normal=None,
         moments=moments,
+        sample_and_kl=None,
+        latent_dim=None if posterior.latent_dim is None else posterior.latent_dim + num_auxiliary,
     )

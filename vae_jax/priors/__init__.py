@@ -1,4 +1,4 @@
-"""Learned priors p(z): mixtures of Gaussians, the VampPrior, and a second stochastic layer, as bundles for a `VAE`."""
+"""Learned priors p(z): mixtures of Gaussians, the VampPrior, a second stochastic layer, and RealNVP, as bundles for a `VAE`."""
 
 import lazy_loader
 

@@ -6,3 +6,9 @@ from .bundles import hierarchical as hierarchical
 from .bundles import kl_to_prior as kl_to_prior
 from .bundles import vamp as vamp
 from .bundles import vamp_log_prob as vamp_log_prob
+from .flows import realnvp as realnvp
+from .flows import realnvp_forward as realnvp_forward
+from .flows import realnvp_inverse as realnvp_inverse
+from .full_mixture import full_mixture as full_mixture
+from .full_mixture import full_mixture_log_prob as full_mixture_log_prob
+from .heavy_tails import student_t as student_t

@@ -11,6 +11,8 @@ from vae_jax.runs.metrics_file import rewrite_metrics as rewrite_metrics
 from vae_jax.runs.metrics_file import to_epoch as to_epoch
 from vae_jax.runs.metrics_file import to_line as to_line
 from vae_jax.runs.recorded_training import train as train
+from vae_jax.runs.refit import RefitOptions as RefitOptions
+from vae_jax.runs.refit import refit_prior as refit_prior
 from vae_jax.runs.trained import NewData as NewData
 from vae_jax.runs.trained import TrainedModel as TrainedModel
 from vae_jax.runs.trained import best as best

@@ -23,6 +23,7 @@ from vae_jax.runs.config_file import check_dataset_given, check_fingerprint, che
 from vae_jax.runs.metrics_file import read_metrics
 from vae_jax.runs.summary_file import read_summary
 from vae_jax.runs.trained.initial import recorded_init
+from vae_jax.runs.trained.refitted_file import Refitted, with_refitted
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.storage.directories import PathLike, as_path
 from vae_jax.training import Progress, TrainState
@@ -39,6 +40,13 @@ class Run(NamedTuple):
     summary: JsonObject | None  # None while the run is unfinished
     metrics: list[JsonObject]  # lines of metrics.jsonl up to the checkpoint that was read
     notes: list[str]  # for the user: checkpoints that were skipped, a run that is unfinished
+    refitted: Refitted | None = None  # the prior of `built.vae`, where it was fitted after training
+
+    def as_trained(self) -> "Run":
+        """Returns the run with the prior of its training."""
+        if self.refitted is None:
+            return self
+        return self._replace(built=self.built._replace(vae=self.refitted.trained_vae), refitted=None)
 
 
 def initial_progress(built: Built) -> Progress:
@@ -95,6 +103,7 @@ def load_run(
     """Reads a run directory: configuration, data, model, the parameters to evaluate, and the metrics.
 
     A run that is unfinished, or whose last checkpoint is damaged, is read at its last good checkpoint, which `notes` reports.
+    The model has the prior that `refit_prior` fitted to it, if there is one.
 
     Args:
       path: the run directory.
@@ -114,7 +123,9 @@ def load_run(
     params = jax.jit(lambda state, best: training.params_to_evaluate(state, built.objective, best))(restored.state, best)
     epoch = restored.epoch if best is None else int(best.epoch) or restored.epoch
     metrics = [line for line in read_metrics(path) if line["epoch"] <= restored.epoch]
-    return Run(path, built, epoch, params, summary, metrics, [*changes, *restored.complaints, *notes])
+    vae, params, refitted, about_prior = with_refitted(path, built.vae, params, epoch)
+    notes = [*changes, *restored.complaints, *notes, *about_prior]
+    return Run(path, built._replace(vae=vae), epoch, params, summary, metrics, notes, refitted)
 
 
 def _restore(path: Path, built: Built) -> Restored:

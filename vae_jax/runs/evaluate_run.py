@@ -41,6 +41,7 @@ from vae_jax.runs.hidden_entries import HiddenEntries, assess_hidden_entries
 from vae_jax.runs.label_accuracy import label_accuracy
 from vae_jax.runs.notation import facts
 from vae_jax.runs.parts import map_parts
+from vae_jax.runs.prior_comparison import compare_priors
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
 from vae_jax.training import evaluation_key
@@ -105,6 +106,8 @@ def assess(
     numbers, examples = _elbo_and_log_px_numbers(run, options, elbo, log_px)
     code_numbers, posterior_means = _evaluate_code(run, options)
     numbers |= code_numbers | label_accuracy(run, posterior_means, options.probe_codes)
+    if run.refitted is not None:
+        numbers["refit"] = _compare_priors(run, options, log_px, progress)
     if len(bad := not_finite_rows(elbo.log_likelihood, elbo.kl, log_px.log_px)):
         numbers["not_finite_examples"] = bad.tolist()
 
@@ -230,6 +233,29 @@ def _evaluate_code(run: Run, options: EvaluationOptions) -> tuple[JsonObject, np
         numbers[name], numbers[f"{name}_standard_error"] = _mean(getattr(parts, name)) if parts else (None, None)
     numbers |= {"mutual_information_cap": math.log(count), "aggregate_draws": len(parts.kl) if parts else 0}
     return numbers, np.asarray(posterior_means)
+
+
+def _decompose(run: Run, options: EvaluationOptions) -> KLDecomposition:
+    """Decomposes the KL of the test set. The draws of z do not depend on the prior."""
+    vae, data = run.built.vae, run.built.data
+
+    @jax.jit
+    def parts(params: Params, test: Array) -> KLDecomposition:
+        mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
+        log_prior = prior_log_prob(vae, params)
+        return decompose_kl(_key(run, Stream.KL_DECOMPOSITION), mean, log_scale, prior_log_prob=log_prior)
+
+    return parts(run.params, data.test)
+
+
+def _compare_priors(run: Run, options: EvaluationOptions, log_px: LogPx, progress: Progress) -> JsonObject:
+    """Compares the refitted prior with that of the training, on the same draws of z."""
+    before = run.as_trained()
+    report: Progress = lambda name, done, total: progress(f"{name} under the prior of the training", done, total)  # noqa: E731
+    log_px_before = _evaluate_log_px(before, options, report)
+    count = len(run.built.data.test)
+    parts = [_decompose(one, options) for one in (before, run)] if count > 1 else None
+    return compare_priors(run, (log_px_before.log_px, log_px.log_px), parts, options.elbo_samples)
 
 
 def _evaluate_annealing(run: Run, annealing: Annealing, part: Array, progress: Progress) -> Annealed:

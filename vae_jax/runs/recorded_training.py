@@ -22,6 +22,7 @@ from vae_jax.runs.directory import initial_progress, recorded_elbos
 from vae_jax.runs.length import record_length, settings_of_length
 from vae_jax.runs.metrics_file import append_metrics, read_metrics, rewrite_metrics, sync_metrics, to_epoch, to_line
 from vae_jax.runs.postmortem import examine
+from vae_jax.runs.refit import RefitOptions, refit_model
 from vae_jax.runs.summary_file import summarize
 from vae_jax.runs.trained.initial import check_same_init, write_initial
 from vae_jax.runs.trained.model_file import NAME as MODEL_FILE
@@ -280,8 +281,12 @@ def _finish(built: Built, out: Path, fit: Fit, recorder: _Recorder) -> JsonObjec
     if fit.status != "diverged":  # an earlier attempt may have diverged, on a different device or with a different function
         (out / "diverged.json").unlink(missing_ok=True)
         remove(out / "last_good")
+    refit: JsonObject = {}
     if fit.epoch and fit.status != "diverged":
+        if built.config.prior == "refit":
+            record = refit_model(out, built, fit.params, fit.epoch, RefitOptions.from_config(built.config))
+            refit = {"refit": {name: value for name, value in record.items() if name not in ("scores", "versions")}}
         write_model(out, built, fit.params, fit.epoch, training_scores(built, fit.params))
-    summary = {**summarize(built, fit, recorder.num_used, recorder.wall_seconds), "devices": recorder.devices}
+    summary = {**summarize(built, fit, recorder.num_used, recorder.wall_seconds), "devices": recorder.devices, **refit}
     write_json(out / "summary.json", summary)
     return summary

@@ -234,6 +234,12 @@ def check_members(members: Sequence[Config]) -> None:
         raise UserError(expected="at least one member to sweep", got="none")
     for member in members:
         member.validate()
+    if any(member.prior == "refit" for member in members):
+        raise UserError(
+            '`prior="refit"` fits a prior at the end of a run, and the members of a sweep keep theirs.',
+            fix='Sweep with `prior="normal"`, which trains the same networks. Then train the best member as a run with '
+            '`prior="refit"`.',
+        )
     for name in SHARED:
         if len(values := dict.fromkeys(getattr(member, name) for member in members)) > 1:
             texts = " and ".join(repr(value) for value in values)

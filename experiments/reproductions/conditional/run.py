@@ -217,6 +217,20 @@ def draw_figure(arguments: Arguments, config: Any, path: Path) -> None:
     pyplot.imsave(path, np.kron(picture, np.ones((2, 2))), cmap="gray", vmin=0, vmax=1)
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    plain, *conditional = content["models"].values()
+    sentences = ["No published number. The other models are compared with this one."]
+    for model in conditional:
+        for name in ("log_px_given_c", "log_px"):
+            above = model[name]["mean"] - plain["log_px"]["mean"]
+            sentences.append(f"No published number. {above:+.2f} nats against the unconditional log p(x).")
+        most, gain = content["label_information"], model["gain"]["mean"]
+        side = "below its bound" if gain <= most else "above its bound, so an estimate is biased"
+        sentences.append(f"No published number. It is {side}, the entropy of the label, {most:.2f} nats.")
+    return sentences
+
+
 def main() -> int:
     """Trains, evaluates and writes the results."""
     arguments = parse(Arguments)
@@ -248,7 +262,7 @@ def main() -> int:
             rows.append(Row(f"{name}: {title}", None, *_number(models[name][key]), len(arguments.seeds)))
     seconds = sum(model["wall_seconds"]["mean"] * len(arguments.seeds) for model in models.values())
     kept = {key: value for key, value in dataclasses.asdict(arguments).items() if key not in ("runs", "minutes")}
-    write(arguments.out, {**dataclasses.asdict(base), **kept}, rows, content, seconds)
+    write(arguments.out, {**dataclasses.asdict(base), **kept}, rows, content, seconds, verdicts)
     draw_figure(arguments, members["conditional, prior p(z|c)"][0], arguments.out.with_suffix(".png"))
     return 0
 

@@ -115,6 +115,18 @@ def measure(config: "Config", arguments: Arguments) -> tuple[dict[str, dict[str,
     return per_seed, reported
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    sentences = []
+    for name in content["numbers"]:
+        if name == "continuous_bernoulli":
+            sentences.append("No published number: the table of the paper was not available.")
+        else:
+            price = with_error(content["price_of_bce"][name], 0)
+            sentences.append(f"No published number. Cross-entropy costs {price} nats against the continuous Bernoulli.")
+    return sentences
+
+
 def main() -> int:
     """Trains, evaluates and writes the results."""
     arguments = parse(Arguments)
@@ -154,7 +166,7 @@ def main() -> int:
         "what_training_reports": reported,
     }
     print(f"{tables(details)}\n\n{details['unit']}; ± is the standard error over the seeds")
-    write(arguments.out, {**dataclasses.asdict(config), **dataclasses.asdict(arguments)}, rows, details, seconds)
+    write(arguments.out, {**dataclasses.asdict(config), **dataclasses.asdict(arguments)}, rows, details, seconds, verdicts)
     return 0
 
 

@@ -30,7 +30,7 @@ from vae_jax import data
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts
-from vae_jax.cli.reproduction import Number, Row, expect_seeds, summarize, with_error, write
+from vae_jax.cli.reproduction import Number, Row, expect_seeds, judge, summarize, with_error, write
 from vae_jax.cli.script import run_script
 from vae_jax.cli.tables import markdown
 from vae_jax.config import Config
@@ -190,6 +190,15 @@ def tables(content: dict[str, Any]) -> str:
     return markdown(("model", "exposure", "test log p(x)", "test ELBO", "over the simulating model"), lines)
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    exact = content["truth"]["observed"]["mean"]
+    peers = [model["log_px"]["mean"] for model in content["models"] if model["name"].startswith("SCVI")]
+    learned = f"a model learned from {0.72 * content['settings']['cells']:,.0f} cells stays below the one that simulated them"
+    peer = f" (SCVI, exposure observed: by {exact - max(peers):.1f})" if peers else ""
+    return [judge(row, better="higher", because=learned + peer) for row in content["rows"]]
+
+
 def main() -> int:
     """Simulates, trains, compares and writes the results."""
     arguments = parse(Arguments)
@@ -240,7 +249,7 @@ def main() -> int:
     settings = {**dataclasses.asdict(arguments), "factors": FACTORS}
     for name in ("scvi", "save_counts"):
         settings.pop(name)
-    write(arguments.out, settings, rows, content, seconds)
+    write(arguments.out, settings, rows, content, seconds, verdicts)
     return 0
 
 

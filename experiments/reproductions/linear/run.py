@@ -25,7 +25,7 @@ import optax
 from vae_jax import likelihoods, model, networks, training
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts
-from vae_jax.cli.reproduction import Row, expect_seeds, summarize, write
+from vae_jax.cli.reproduction import Row, expect_seeds, judge, summarize, write
 from vae_jax.cli.script import run_script
 from vae_jax.cli.tables import markdown
 from vae_jax.config import Hyperparams
@@ -226,6 +226,12 @@ def measure_all(
     return [[measure(vae, member(i, j), x) for j in range(len(arguments.seeds))] for i in range(len(betas))]
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    reason = "the noise of the gradient at the end of the schedule is larger than a hundredth of a nat"
+    return [judge(row, margin=0.01, because=reason) for row in content["rows"]]
+
+
 def main() -> int:
     """Trains, compares and writes the results."""
     arguments = parse(Arguments)
@@ -261,7 +267,7 @@ def main() -> int:
         title = "ELBO against log p(x) of probabilistic PCA, worst difference"
         summary.append(Row(title, 0.0, worst(components), None, len(arguments.seeds)))
     settings = {**dataclasses.asdict(arguments), "eigenvalues": EIGENVALUES.tolist(), "examples": COUNT}
-    write(arguments.out, settings, summary, content, seconds)
+    write(arguments.out, settings, summary, content, seconds, verdicts)
     if curves:
         draw(curves, arguments.out.with_suffix(".png"))
     return 0

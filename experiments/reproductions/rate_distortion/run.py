@@ -68,6 +68,17 @@ def tables(content: dict[str, Any]) -> str:
     return f"{table}\n\nWithin a nat of ELBO, with the rates furthest apart: β = {pair}." if pair else table
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    sentences = ["No published number: the paper shows its curves as figures only."]
+    pair = [next(point for point in content["points"] if point["beta"] == beta) for beta in content["within_a_nat"]]
+    for point, other in zip(pair, reversed(pair), strict=True):
+        elbo, rate = (point[name]["mean"] - other[name]["mean"] for name in ("test_elbo", "rate"))
+        sentences.append(f"No published number. {elbo:+.2f} nats against β = {other['beta']:g}, so the ELBO hardly differs.")
+        sentences.append(f"No published number. {rate:+.2f} nats against β = {other['beta']:g}, so the codes differ.")
+    return sentences
+
+
 def main() -> int:
     """Sweeps, prints the table and writes the results."""
     arguments = parse(Arguments)
@@ -112,7 +123,7 @@ def main() -> int:
     write_sweep_report(results)
     seconds = sum(row["wall_seconds"] for row in results.rows)
     kept = {"betas": arguments.betas, "seeds": arguments.seeds, "epochs": arguments.epochs}
-    write(arguments.out, {**dataclasses.asdict(base), **kept, "out": arguments.out}, rows, details, seconds)
+    write(arguments.out, {**dataclasses.asdict(base), **kept, "out": arguments.out}, rows, details, seconds, verdicts)
     shutil.copyfile(arguments.runs / "rate_distortion.png", arguments.out.with_suffix(".png"))
     return 0
 

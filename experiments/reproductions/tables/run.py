@@ -169,6 +169,17 @@ def tables(content: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    sentences = []
+    for models in content["tables"].values():
+        for model in ("VAE, gaussian", "VAE, student_t"):
+            differences = models[model]["difference"]
+            full, factors = (with_error(differences[name], 1) for name in ("full-covariance Gaussian", "factor analysis"))
+            sentences.append(f"No published number. {full} over a full-covariance Gaussian, {factors} over factor analysis.")
+    return sentences
+
+
 def main() -> int:
     """Trains, compares and writes the results."""
     arguments = parse(Arguments)
@@ -184,7 +195,7 @@ def main() -> int:
             number = models[model]["difference"]["diagonal Gaussian"]
             title = f"{name}: {model}, test log p(x) over that of the diagonal Gaussian"
             rows.append(Row(title, None, number["mean"], number["standard_error"], len(arguments.seeds)))
-    write(arguments.out, dataclasses.asdict(arguments), rows, content, seconds)
+    write(arguments.out, dataclasses.asdict(arguments), rows, content, seconds, verdicts)
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
-from vae_jax.config import CUSTOM
+from vae_jax.config import CUSTOM, settings_of
 from vae_jax.divergences import kl_per_dimension
 from vae_jax.evaluation import ImputationSettings, class_values, encode_dataset
 from vae_jax.model import VAE, Params, sample_prior
@@ -206,8 +206,9 @@ def _test_results(run: Run, summary: Record) -> list[Quantity]:
         else f"± is the standard error over {count} test examples."
     )
     kl = "summed over latent dimensions."
-    if run.built.vae.prior is not None:
-        components = "" if config.prior == CUSTOM else f" and has {config.prior_components} components"
+    if run.as_trained().built.vae.prior is not None:
+        uses_components = "prior_components" in settings_of("prior", config.prior)
+        components = f" and has {config.prior_components} components" if uses_components else ""
         kl = f"where p(z) is learned{components}. It is estimated with the same draws of z as the ELBO."
     rows = [
         Quantity(
@@ -280,12 +281,23 @@ def _columns(run: Run) -> str:
     return "columns" if displayed_kind(run.built.dataset.data_shape) == "vector" else "channels"
 
 
+def _refitted(run: Run) -> str:
+    """Returns a remark on the prior that was fitted after training, or "" where there is none."""
+    if run.refitted is None:
+        return ""
+    kind = "mixture of Gaussians" if run.refitted.record["kind"] == "mixture" else "RealNVP"
+    return (
+        f"A {kind} was fitted to the codes of the training set after training. Samples come from it. The test ELBO above is "
+        "that of the prior of the training."
+    )
+
+
 def _training(run: Run, summary: Record) -> list[Quantity]:
     config, records = run.built.config, run.built.parts.records()
     rows = [
         Quantity("objective", describe_objective(config, records)),
         Quantity("likelihood", describe_part(config, "likelihood", records)),
-        Quantity("prior", describe_prior(config, records)),
+        Quantity("prior", describe_prior(config, records), "", _refitted(run)),
         *([Quantity("optimizer", describe_part(config, "optimizer", records))] if config.optimizer == CUSTOM else []),
         Quantity("seed", str(config.seed)),
         Quantity("status", str(summary["status"])),

@@ -12,11 +12,13 @@ _NATS = "nats per example"
 
 
 def _read(run: Run) -> Record | None:
-    """Returns evaluation.json if it belongs to the parameters of the run, else None."""
+    """Returns evaluation.json if it belongs to the parameters and the prior of the run, else None."""
+    refitted = None if run.refitted is None else run.refitted.record["marginal_kl_gain"]
     try:
         numbers = json.loads((run.path / "evaluation.json").read_text())
-        return numbers if numbers["evaluated_epoch"] == run.epoch and "log_px_mean" in numbers else None
-    except (OSError, ValueError, KeyError, TypeError):
+        is_current = numbers["evaluated_epoch"] == run.epoch and numbers.get("refit", {}).get("training_gain") == refitted
+        return numbers if is_current and "log_px_mean" in numbers else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -56,6 +58,8 @@ def _with_error(numbers: Record, name: str) -> str:
 
 def _quantities(numbers: Record) -> list[Quantity]:
     rows = [*_log_px(numbers), *_elbo(numbers)]
+    if "refit" in numbers:
+        rows.append(_refit(numbers["refit"]))
     if "ais" in numbers:
         rows.append(_annealing(numbers["ais"]))
     if "bdmc" in numbers:
@@ -68,6 +72,19 @@ def _quantities(numbers: Record) -> list[Quantity]:
     if "gaps" in numbers:
         rows += _gaps(numbers["gaps"])
     return [*rows, *_code(numbers), *_labels(numbers)]
+
+
+def _refit(refit: Record) -> Quantity:
+    remark = (
+        f"By so much log p(x) is higher than under the prior of the training, with which it is "
+        f"{_with_error(refit, 'log_px_mean_before')}. The ELBO gains {_with_error(refit, 'elbo_gain')}."
+    )
+    if "marginal_kl" in refit:
+        remark += (
+            f" The marginal KL(q(z) ‖ p(z)) falls from {_with_error(refit, 'marginal_kl_before')} to "
+            f"{_with_error(refit, 'marginal_kl')}, by {_with_error(refit, 'marginal_kl_gain')}."
+        )
+    return Quantity("gain of the refitted prior", _with_error(refit, "log_px_gain"), _NATS, remark)
 
 
 def _simulated(numbers: Record) -> str:

@@ -14,8 +14,8 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.errors import UserError
 from vae_jax.evaluation import DataSlice
 from vae_jax.example import Examples
-from vae_jax.model import VAE, Params
-from vae_jax.posteriors import sample_posterior
+from vae_jax.model import VAE, Params, with_weights
+from vae_jax.posteriors import DIAGONAL, PosteriorParams
 from vae_jax.runs.trained.chunks import Report, chunk_rows, encoded_together, joined, map_chunks, over_batches
 from vae_jax.runs.trained.model import TrainedModel
 from vae_jax.runs.trained.new_data import NewData, Source
@@ -26,11 +26,11 @@ Posteriors: TypeAlias = tuple[Array, Array, Array]  # the fields of `Encoded`, o
 
 @short_repr
 class Encoded(NamedTuple):
-    """The posterior q(z|x) of each row, a diagonal Gaussian.
+    """The posterior q(z|x) of each row: its moments, which determine a diagonal Gaussian, and draws.
 
     Attributes:
       means: (rows, latent).
-      log_scales: natural log of the standard deviations, (rows, latent).
+      log_scales: natural log of the standard deviations of each dimension, (rows, latent).
       draws: z ~ q(z|x), (rows, num_draws, latent).
     """
 
@@ -93,17 +93,22 @@ def encode_chunks(
 @functools.lru_cache(maxsize=8)
 def _program(vae: VAE, to_input: Callable[[Examples], Examples], num_draws: int, at_once: int) -> Callable[..., Posteriors]:
     """Returns the compiled program, which files of the same shape share."""
+    posterior = vae.posterior or DIAGONAL
 
-    def draw(key: Array, row: Array, mean: Array, log_scale: Array) -> Array:
+    def draw(key: Array, row: Array, q: PosteriorParams) -> Array:
         key_x = jax.random.fold_in(key, row)
-        one = lambda k: sample_posterior(jax.random.fold_in(key_x, k), mean, log_scale)  # noqa: E731
-        return jax.vmap(one)(jnp.arange(num_draws)) if num_draws else jnp.zeros((0, *mean.shape), mean.dtype)
+        one = lambda k: posterior.sample(jax.random.fold_in(key_x, k), q)  # noqa: E731
+        return jax.vmap(one)(jnp.arange(num_draws)) if num_draws else jnp.zeros((0, vae.latent_dim), jnp.float32)
+
+    def moments(params: Params, outputs: PosteriorParams) -> tuple[Array, Array]:
+        return posterior.moments(stream(0, Stream.MOMENTS), with_weights(vae, params, outputs))
 
     def program(params: Params, key: Array, examples: Examples, first: Array, count: Array) -> Posteriors:
         def encode_batch(batch: DataSlice) -> Posteriors:
-            posterior = jax.vmap(lambda x: vae.encode(params, x))(to_input(batch.examples))
+            outputs = jax.vmap(lambda x: vae.encode(params, x))(to_input(batch.examples))
             rows = jnp.asarray(batch.first) + jnp.arange(at_once)
-            return (*posterior, jax.vmap(draw, in_axes=(None, 0, 0, 0))(key, rows, *posterior))
+            drawn = jax.vmap(lambda row, outputs: draw(key, row, with_weights(vae, params, outputs)))(rows, outputs)
+            return (*jax.vmap(functools.partial(moments, params))(outputs), drawn)
 
         return over_batches(encode_batch, examples, first, count, at_once)
 

@@ -15,6 +15,7 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.model import VAE, Params
 from vae_jax.runs.trained.model_file import NAME, read_params
+from vae_jax.runs.trained.refitted_file import Refitted, with_refitted
 from vae_jax.runs.trained.sweep_members import locate_model
 from vae_jax.storage.atomic import JsonObject, read_json
 from vae_jax.storage.directories import PathLike, as_path
@@ -34,6 +35,7 @@ class TrainedModel(NamedTuple):
       member: number of the model in a sweep; None for a run.
       scores: quantiles of the scores of training examples; {} if there are none.
       notes: sentences for the user.
+      refitted: the prior of `vae`, where it was fitted after training.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class TrainedModel(NamedTuple):
     member: int | None = None
     scores: JsonObject = {}  # noqa: RUF012 (never changed)
     notes: tuple[str, ...] = ()
+    refitted: Refitted | None = None
 
 
 def expect_model(model: object) -> None:
@@ -92,9 +95,12 @@ def load_model(path: PathLike, *, member: int | None = None, **parts: Unpack[Par
     params = read_params(folder, template, index)
     params = jax.tree.map(jnp.asarray, params)
     scores = record.scores[entry] if record.scores else {}
+    epoch, refitted = record.epochs[entry], None
     if index is None:
-        notes = [*notes, *_notes_on_end(path, record.epochs[0], config)]
-    return TrainedModel(path, config, record.description, vae, params, record.epochs[entry], member, scores, tuple(notes))
+        vae, params, refitted, about_prior = with_refitted(folder, vae, params, epoch)
+        scores = scores if refitted is None else refitted.record.get("scores", {})
+        notes = [*notes, *_notes_on_end(path, epoch, config), *about_prior]
+    return TrainedModel(path, config, record.description, vae, params, epoch, member, scores, tuple(notes), refitted)
 
 
 def _notes_on_end(path: Path, epoch: int, config: Config) -> list[str]:
