@@ -18,7 +18,7 @@ from typing import Any, Literal
 from vae_jax.cli.arguments import parse
 from vae_jax.cli.checks import expect_counts
 from vae_jax.cli.progress import Interrupt
-from vae_jax.cli.reproduction import Row, write
+from vae_jax.cli.reproduction import Row, judge, write
 from vae_jax.cli.script import run_script
 from vae_jax.cli.tables import markdown
 from vae_jax.errors import UserError
@@ -201,7 +201,7 @@ def main() -> int:
         cells.append(("conv - ladder", "", "", "{mean:.2f} ± {standard_error:.2f}".format(**details["difference"])))
     print("\n" + markdown(("network", "epochs", "-ELBO", "test NLL"), cells))
     settings = {**dataclasses.asdict(configs["ladder"]), **recorded_settings(arguments)}
-    write(arguments.out, settings, rows, {"entries": details}, seconds)
+    write(arguments.out, settings, rows, {"entries": details}, seconds, verdicts)
     return 0
 
 
@@ -211,6 +211,22 @@ def difference(arguments: Arguments) -> dict[str, float]:
 
     gained = np.subtract(*(evaluate(arguments, name)["log_px"] for name in ("ladder", "conv")))
     return {"mean": float(np.mean(gained)), "standard_error": float(np.std(gained, ddof=1) / len(gained) ** 0.5)}
+
+
+def verdicts(content: dict[str, Any]) -> list[str]:
+    """Returns the verdict on each row of results.json."""
+    entries, texts = content["entries"], []
+    for row, name in zip(content["rows"], [name for name in entries if name != "difference"], strict=True):
+        if row["published"] is not None:
+            texts.append(judge(row, because="its blocks have neither gates nor dropout", margin=0.2, better="lower"))
+        elif name == "ladder" and (gain := entries.get("difference")):
+            side = "better" if gain["mean"] > 0 else "worse"
+            amount = f"{abs(gain['mean']):.2f} ± {gain['standard_error']:.2f} nats"
+            aim = "the aim is 3 nats" if gain["mean"] < 3 else "more than the 3 nats that are the aim"
+            texts.append(f"Different setting: {amount} {side} than the one-layer network at equal training time; {aim}.")
+        else:
+            texts.append("Different setting: a network and a training time of our own.")
+    return texts
 
 
 def recorded_settings(arguments: Arguments) -> dict[str, Any]:
