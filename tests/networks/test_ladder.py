@@ -86,7 +86,7 @@ def test_moments_are_those_of_draws():
 @pytest.fixture(scope="module")
 def linear():
     """A ladder that is linear in its code, with its exact log p(x) of a few examples."""
-    vae = make(likelihood=likelihoods.gaussian(0.7), activation="linear", num_blocks=0)
+    vae = make(likelihood=likelihoods.gaussian(1.5), activation="linear", num_blocks=0)
     params = perturbed(vae)
     for layer, (*_, width) in enumerate(vae.posterior.layers):  # constant scales of p(z_l|z_<l)
         head = params["decoder"][f"prior_{layer}"]
@@ -94,9 +94,10 @@ def linear():
     zero = jnp.zeros(vae.latent_dim)
     loading = np.asarray(jax.jacfwd(lambda u: vae.decode(params, u).reshape(-1))(zero), np.float64)
     offset = np.asarray(vae.decode(params, zero), np.float64).reshape(-1)
-    x = offset + np.random.default_rng(0).normal(size=(4, len(offset)))
-    covariance = loading @ loading.T + 0.49 * np.eye(len(offset))
-    exact = stats.multivariate_normal(offset, covariance).logpdf(x)
+    covariance = loading @ loading.T + 2.25 * np.eye(len(offset))
+    marginal = stats.multivariate_normal(offset, covariance)
+    x = marginal.rvs(4, random_state=0)
+    exact = marginal.logpdf(x)
     return vae, params, jnp.asarray(x.reshape(-1, *SHAPE), jnp.float32), exact
 
 
