@@ -10,6 +10,9 @@ from budget import accept_mean
 from scipy import stats
 
 from vae_jax import likelihoods, networks, posteriors
+from vae_jax.build import build
+from vae_jax.config import Config
+from vae_jax.errors import UserError
 from vae_jax.evaluation import importance_log_px, log_px_means
 from vae_jax.model import bind, make_vae, posterior_moments, posterior_params
 from vae_jax.objectives import elbo, free_bits_elbo, iwae
@@ -91,6 +94,8 @@ def linear():
     for layer, (*_, width) in enumerate(vae.posterior.layers):  # constant scales of p(z_l|z_<l)
         head = params["decoder"][f"prior_{layer}"]
         head["kernel"] = head["kernel"].at[..., width:].set(0)
+        q = params["decoder"][f"posterior_{layer}"]["heads"]  # wide and not far from the prior, so that weights are even
+        q["kernel"], q["bias"] = 0.05 * q["kernel"], 0.5 * q["bias"]
     zero = jnp.zeros(vae.latent_dim)
     loading = np.asarray(jax.jacfwd(lambda u: vae.decode(params, u).reshape(-1))(zero), np.float64)
     offset = np.asarray(vae.decode(params, zero), np.float64).reshape(-1)
@@ -207,3 +212,33 @@ def test_any_shape_and_number_of_layers(shape, settings, layers):
 def test_layers_that_do_not_fit_are_refused(settings, problem):
     with pytest.raises(ValueError, match=problem):
         make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"latent_channels": (2,)}, "latent_channels"),
+        ({"latent_dim": 7}, "latent_dim"),
+        ({"layer_halvings": (1, 2, 1)}, "layer_halvings"),
+        ({"posterior": "full"}, "posterior"),
+        ({"prior": "vamp"}, "prior"),
+        ({"objective": "capacity"}, "objective"),
+        ({"objective": "free_bits"}, "free_bits_per"),
+    ],
+)
+def test_settings_that_do_not_fit_a_ladder_are_refused(settings, field):
+    with pytest.raises(UserError) as raised:
+        build(Config(network="ladder", **settings))
+    assert field in str(raised.value)
+
+
+def test_a_ladder_is_built_from_settings_and_a_users_networks():
+    named = build(Config(network="ladder", objective="free_bits", free_bits_per="group"))
+    assert (named.config.layer_halvings, named.config.latent_dim) == ((1, 1, 1), 224)
+    assert build(named.config).config == named.config  # as a run directory records it
+
+    def my_networks(config, data):
+        return networks.ladder(data.data_shape, latent_channels=(2, 1), channels=(3, 3))
+
+    mine = build(Config(latent_dim=24), network=my_networks)
+    assert mine.vae.posterior.layers == ((2, 2, 2), (4, 4, 1))
