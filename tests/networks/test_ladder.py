@@ -222,7 +222,7 @@ def test_layers_that_do_not_fit_are_refused(settings, problem):
         ({"layer_halvings": (1, 2, 1)}, "layer_halvings"),
         ({"posterior": "full"}, "posterior"),
         ({"prior": "vamp"}, "prior"),
-        ({"objective": "capacity"}, "objective"),
+        ({"objective": "beta_tcvae"}, "posterior"),
         ({"objective": "free_bits"}, "free_bits_per"),
     ],
 )

@@ -208,14 +208,15 @@ def make_posterior(config: Config, facts: TrainingData, custom: Posterior | Post
 def check_densities(config: Config, vae: VAE) -> None:
     """Raises `UserError` where the objective that the configuration names does not fit a prior or a posterior of the user."""
     entry = config.entry("objective")
-    takes_layers = entry is not None and entry.any_layers and vae.posterior is not None and bool(vae.posterior.layers)
-    if vae.posterior is not None and entry is not None and not entry.any_posterior and not takes_layers:
+    if vae.posterior is not None and entry is not None and not entry.any_posterior:
         raise UserError(
             f'`objective="{config.objective}"` assumes a diagonal Gaussian q(z|x), and the posterior {vae.posterior.name!r} '
             "is a different one.",
             field="posterior",
             fix='Use an objective for any posterior, such as `objective="elbo"`.',
         )
+    if vae.posterior is not None and entry is not None:
+        entry.check_posterior(config, vae.posterior)
     if vae.posterior is not None and vae.posterior.log_prob is None and config.estimator != "reparam":
         raise UserError(
             f'`estimator="{config.estimator}"` needs the density of a given code, and the posterior {vae.posterior.name!r} has '

@@ -129,8 +129,9 @@ class Entry(NamedTuple):
     settings: tuple[Setting, ...] = ()
     check: Callable[[Settings], None] = lambda config: None  # raises UserError for settings that do not fit each other
     any_prior: bool = False  # an objective that does not need the KL to N(0, I) in closed form
-    any_posterior: bool = False  # an objective that does not need q(z|x) to be a diagonal Gaussian
-    any_layers: bool = False  # an objective that takes the KLs of the layers of a `networks.Ladder`, with N(0, I)
+    any_posterior: bool = False  # an objective that does not need q(z|x) to be a diagonal Gaussian, with the exceptions of:
+    # (config, `posteriors.Posterior` other than the diagonal one) raises UserError for posteriors that do not fit an objective
+    check_posterior: Callable[..., None] = lambda config, posterior: None
     any_objective: bool = False  # a prior under which the codes are N(0, I), so that every objective takes it
 
 

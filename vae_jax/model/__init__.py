@@ -19,9 +19,11 @@ from vae_jax.model.vae import decode_given as decode_given
 from vae_jax.model.vae import encoder_shape as encoder_shape
 from vae_jax.model.vae import example_shapes as example_shapes
 from vae_jax.model.vae import make_vae as make_vae
+from vae_jax.model.vae import moments_of as moments_of
 from vae_jax.model.vae import num_parameters as num_parameters
 from vae_jax.model.vae import posterior_moments as posterior_moments
 from vae_jax.model.vae import posterior_params as posterior_params
 from vae_jax.model.vae import prior_log_prob as prior_log_prob
 from vae_jax.model.vae import sample_prior as sample_prior
+from vae_jax.model.vae import split_weights as split_weights
 from vae_jax.model.vae import with_weights as with_weights

@@ -123,6 +123,7 @@ def check_posterior_functions(
         ("kl_to_standard_normal", posterior.kl_to_standard_normal, (q,), [nats]),
         ("moments", posterior.moments, (key, q), [code, code]),
         ("sample_and_kl", posterior.sample_and_kl, (key, q), [code, (len(posterior.layers),)] if posterior.layers else []),
+        ("factor", posterior.factor, (q,), [2 * code]),
     ]
     for name, function, arguments, expected in calls:
         if function is None:

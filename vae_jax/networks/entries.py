@@ -154,7 +154,7 @@ def _check_ladder(config: Settings) -> None:
             "Leave `prior` out: the layers learn theirs.",
             field="prior",
         )
-    if objective is not None and not objective.any_posterior and not objective.any_layers:
+    if objective is not None and not objective.any_posterior:
         raise UserError(
             f'`network="ladder"`: `objective="{config.objective}"` assumes a diagonal Gaussian posterior. '
             'Use one for any posterior, such as `objective="elbo"`.',

@@ -62,6 +62,7 @@ class Part(NamedTuple):
     has_learned_prior: bool
     settings: list[Setting]
     members: dict[int, Member]
+    has_diagonal_posterior: bool = True
 
     @property
     def static(self) -> dict[str, str]:
@@ -164,8 +165,9 @@ def summarize(results: Results) -> Overview:
         if settings:
             config = group.configs[0]
             # A prior p(z|c) of the user, whose codes are N(0, I), shows in this entry.
+            is_diagonal = config.posterior == "diagonal" and config.network != "ladder"
             is_learned = has_learned_prior(config) and "codes" not in results.description["data"]
-            parts.append(Part(_program_label(group.label), _unit(config), is_learned, settings, members))
+            parts.append(Part(_program_label(group.label), _unit(config), is_learned, settings, members, is_diagonal))
     return Overview(names, parts)
 
 

@@ -75,6 +75,8 @@ def _shared_settings(config: Config, varied: Sequence[str], parts: JsonObject) -
         shared.append(f"{describe_part(config, 'likelihood', parts)} likelihood")
     if config.prior == CUSTOM:
         shared.append(f"prior {describe_part(config, 'prior', parts)}")
+    if "posterior" not in varied and config.posterior != "diagonal":
+        shared.append(f"posterior {describe_part(config, 'posterior', parts)}")
     if config.optimizer == CUSTOM:
         shared.append(f"optimizer {describe_part(config, 'optimizer', parts)}")
     if "objective" not in varied:
