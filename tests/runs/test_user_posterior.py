@@ -31,10 +31,11 @@ def make(config, data):
         kl_to_standard_normal=lambda q: inner.kl_to_standard_normal(merged(q)),
         moments=lambda key, q: inner.moments(key, merged(q)),
         init=lambda key: jnp.zeros(config.latent_dim),
+        factor=lambda q: inner.factor(merged(q)),
     )
 
 def make_without_density(config, data):
-    return make(config, data)._replace(log_prob=None, kl_to_standard_normal=None)
+    return make(config, data)._replace(log_prob=None, kl_to_standard_normal=None, factor=None)
 """
 SMALL = ("--hidden", 8, "--latent-dim", 2, "--batch-size", 128, "--no-report")
 

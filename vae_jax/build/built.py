@@ -68,7 +68,8 @@ def build(
         functions: it records "custom" with the name and the file of each, and `runs.load_run` wants them again.
 
     Returns:
-      `Built`. Its configuration is the given one, with the channels of a convolutional network filled in.
+      `Built`. Its configuration is the given one, with the channels of a convolutional network and the layers of
+      a ladder filled in.
 
     Raises:
       UserError: settings that are wrong, that do not fit each other, or that do not fit the data.
@@ -189,4 +190,24 @@ def _with_channels(config: Config, data_shape: tuple[int, ...]) -> Config:
         if len(data_shape) == 1:
             fix = 'Use `network="mlp"` for vectors. For series, use `event="series"` and save (examples, time[, channels]).'
         raise UserError(f'`network="{config.network}"`: {error} {fix}') from None
-    return dataclasses.replace(config, channels=channels)
+    config = dataclasses.replace(config, channels=channels)
+    return _with_layers(config, data_shape) if "latent_channels" in settings_of("network", config.network) else config
+
+
+def _with_layers(config: Config, data_shape: tuple[int, ...]) -> Config:
+    """Returns the configuration of a ladder with the length of its code, which follows from the sizes of its layers.
+
+    Raises:
+      UserError: layers that do not fit the data, or a different length.
+    """
+    try:
+        layout = networks.ladder_layout(data_shape, config.latent_channels, config.channels, config.layer_halvings)
+    except ValueError as error:
+        raise UserError(f'`network="{config.network}"`: {error}') from None
+    if config.latent_dim not in (Config().latent_dim, layout.latent_dim):
+        raise UserError(
+            f'`network="{config.network}"` has {layout.latent_dim} latent dimensions, those of its layers.',
+            field="latent_dim",
+            fix="Leave `latent_dim` out, and choose `latent_channels`.",
+        )
+    return dataclasses.replace(config, layer_halvings=layout.halvings, latent_dim=layout.latent_dim)

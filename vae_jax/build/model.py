@@ -20,9 +20,9 @@ from vae_jax.config import Config, TrainingData
 from vae_jax.errors import UserError, check_signature
 from vae_jax.likelihoods import Likelihood, from_log_prob
 from vae_jax.model import VAE, assemble_vae, decoder_shape, encoder_shape
-from vae_jax.networks import Network, adapt_module, check_network
+from vae_jax.networks import Ladder, Network, adapt_module, check_network
 from vae_jax.objectives.batch import AnyObjective
-from vae_jax.posteriors import Posterior
+from vae_jax.posteriors import Posterior, ladder
 from vae_jax.priors import ConditionalGaussian, Prior
 from vae_jax.training import optimizers
 from vae_jax.training.optimizers import Optimizer
@@ -98,7 +98,8 @@ def make_model(
     )
     posterior = make_posterior(config, facts, parts.posterior)
     facts = facts._replace(num_extra=0 if posterior is None else posterior.num_extra)
-    encoder, decoder = make_networks(config, facts, parts.network)
+    encoder, decoder, *layers = make_networks(config, facts, parts.network)
+    posterior = _posterior_of_layers(config, posterior, layers) if layers else posterior
     prior = make_prior(config, facts, parts.prior)
     try:
         vae = assemble_vae(
@@ -129,14 +130,16 @@ def make_model(
 
 
 def make_networks(config: Config, facts: TrainingData, custom: Networks | NetworkFactory | None) -> Any:
-    """Returns the encoder, and the function (outputs_per_dim=, output_bias=) -> decoder."""
+    """Returns the encoder, and the function (outputs_per_dim=, output_bias=) -> decoder, or a whole `networks.Ladder`."""
     if custom is None:
         return _make("network", config, facts)
     expected = "a function (config, data) -> (encoder, decoder), or such a pair of networks.Network"
     pair: Any = custom
-    if not _is_pair(custom):
+    if not _is_pair(custom) and not isinstance(custom, Ladder):
         _expect_function("network", custom, expected, 2)
         pair = custom(config, facts)  # pyright: ignore
+    if isinstance(pair, Ladder):
+        return pair
     if not _is_pair(pair):
         raise UserError(field="network", expected=expected, got=f"{type(pair).__name__} of {custom!r:.60}")
     shapes = {"encoder": facts.input_shape or facts.data_shape, "decoder": (config.latent_dim,)}
@@ -157,6 +160,17 @@ def make_networks(config: Config, facts: TrainingData, custom: Networks | Networ
             fix="Leave `output_bias` out, or return a function (outputs_per_dim, output_bias) -> decoder.",
         )
     return encoder, lambda outputs_per_dim, output_bias: decoder
+
+
+def _posterior_of_layers(config: Config, posterior: Posterior | None, layers: Sequence[Any]) -> Posterior:
+    """Returns the posterior of the rest of a `Ladder`, (infer, layers). Raises `UserError` if a different one is named."""
+    if posterior is not None:
+        raise UserError(
+            f"the network has a posterior of several layers, and {posterior.name!r} is a different one.",
+            field="posterior",
+            fix="Leave `posterior` out.",
+        )
+    return ladder(*layers)
 
 
 def _is_pair(value: object) -> bool:
@@ -201,6 +215,8 @@ def check_densities(config: Config, vae: VAE) -> None:
             field="posterior",
             fix='Use an objective for any posterior, such as `objective="elbo"`.',
         )
+    if vae.posterior is not None and entry is not None:
+        entry.check_posterior(config, vae.posterior)
     if vae.posterior is not None and vae.posterior.log_prob is None and config.estimator != "reparam":
         raise UserError(
             f'`estimator="{config.estimator}"` needs the density of a given code, and the posterior {vae.posterior.name!r} has '

@@ -14,7 +14,7 @@ from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import CUSTOM, Config, TrainingData
 from vae_jax.errors import UserError
 from vae_jax.likelihoods import Likelihood
-from vae_jax.networks import Network
+from vae_jax.networks import Ladder, Network
 from vae_jax.objectives.batch import AnyObjective
 from vae_jax.posteriors import Posterior
 from vae_jax.priors import ConditionalGaussian, Prior
@@ -22,7 +22,7 @@ from vae_jax.storage.atomic import JsonObject
 from vae_jax.training.optimizers import Optimizer
 
 AnyPrior: TypeAlias = Prior | ConditionalGaussian
-Networks: TypeAlias = tuple[Network, Network | Callable[..., Network]]
+Networks: TypeAlias = tuple[Network, Network | Callable[..., Network]] | Ladder
 NetworkFactory: TypeAlias = Callable[[Config, TrainingData], Networks]
 PriorFactory: TypeAlias = Callable[[Config, TrainingData], AnyPrior]
 PosteriorFactory: TypeAlias = Callable[[Config, TrainingData], Posterior]
@@ -50,6 +50,7 @@ class PartOptions(TypedDict, total=False):
       network: a function (config, data) -> (encoder, decoder), or the pair itself. Both are `networks.Network`s, such as
         `networks.from_linen` and `networks.from_nnx` make, or Linen modules. `data` is a `config.TrainingData`, whose
         `input_shape`, `output_shape`, `outputs_per_dim`, `condition_dim` and `num_extra` say what they take and return.
+        For several stochastic layers, a `networks.Ladder`.
       prior: a `priors.Prior`, a `priors.ConditionalGaussian`, or a function (config, data) -> one of them.
       posterior: a `posteriors.Posterior`, or a function (config, data) -> one.
       objective: a function (key, encode, decode, log_prob, x, hyperparams) -> `Terms` of one example, or a `BatchObjective`.

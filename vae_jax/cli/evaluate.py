@@ -248,6 +248,8 @@ def details(numbers: Numbers) -> list[str]:
             with_error(gaps[name], gaps[f"{name}_standard_error"]) for name in ("approximation_gap", "amortization_gap")
         )
         lines.append(f"gaps ({gaps['num_examples']} examples): approximation {approximation}, amortization {amortization}")
+    if "kl_per_layer" in numbers:
+        lines.append(f"KL of the layers, top layer first: {', '.join(number(kl, 2) for kl in numbers['kl_per_layer'])}")
     translate = Notation.read(numbers).translate
     lines = [translate(line) for line in lines]
     if "conditioned_on" in numbers:

@@ -108,7 +108,7 @@ class Entry(NamedTuple):
     - for a prior a `priors.Prior`, a `priors.ConditionalGaussian` of the condition for p(z|c), or None for N(0, I),
     - for a posterior a `posteriors.Posterior`, or None for the diagonal Gaussian,
     - for a network the encoder, a `networks.Network`, and a function that makes the decoder,
-      (outputs_per_dim=, output_bias=) -> `networks.Network`,
+      (outputs_per_dim=, output_bias=) -> `networks.Network`; or a `networks.Ladder`, with several stochastic layers,
     - for an optimizer a function of the learning rate such as `optax.adam`, a finished optax optimizer, or a
       `training.optimizers.FromHyperparams`.
 
@@ -129,7 +129,9 @@ class Entry(NamedTuple):
     settings: tuple[Setting, ...] = ()
     check: Callable[[Settings], None] = lambda config: None  # raises UserError for settings that do not fit each other
     any_prior: bool = False  # an objective that does not need the KL to N(0, I) in closed form
-    any_posterior: bool = False  # an objective that does not need q(z|x) to be a diagonal Gaussian
+    any_posterior: bool = False  # an objective that does not need q(z|x) to be a diagonal Gaussian, with the exceptions of:
+    # (config, `posteriors.Posterior` other than the diagonal one) raises UserError for posteriors that do not fit an objective
+    check_posterior: Callable[..., None] = lambda config, posterior: None
     any_objective: bool = False  # a prior under which the codes are N(0, I), so that every objective takes it
 
 

@@ -1,7 +1,7 @@
 """Annealed importance sampling of log p(x), and bidirectional Monte Carlo, which bounds log p(x) from both sides."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
+from vae_jax.errors import UserError
 from vae_jax.evaluation.annealing import DEFAULT, Annealing, Start, check_annealing
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput, map_examples
 from vae_jax.evaluation.hmc import (
@@ -23,10 +24,10 @@ from vae_jax.evaluation.hmc import (
     point_at,
 )
 from vae_jax.example import Example, condition_of, with_event
-from vae_jax.model import VAE, Params, bind, decode_given, sample_prior
+from vae_jax.model import VAE, BoundModel, Params, bind, decode_given, sample_prior
 from vae_jax.objectives import log_mean_exp_k
 from vae_jax.objectives.base import scalar_log_prob, standard_normal_log_prob
-from vae_jax.posteriors import posterior_log_prob, sample_posterior
+from vae_jax.posteriors import DIAGONAL, posterior_log_prob, sample_posterior
 
 
 @short_repr
@@ -52,6 +53,9 @@ class Bounds(NamedTuple):
         return self.upper.log_px - self.lower.log_px
 
 
+LogDensity: TypeAlias = Callable[[Array], Array]  # z -> nats
+
+
 class _Problem(NamedTuple):
     """Annealing path of one example, sampler of its initial distribution, and scale of the momenta."""
 
@@ -71,6 +75,8 @@ def _problem(vae: VAE, params: Params, x: Array | Example, start: Start) -> _Pro
         code = jax.eval_shape(lambda key: sample_prior(vae, params, key), stream(0, Stream.CHECK))
         scale = jnp.ones(code.shape, code.dtype)
         return _Problem(Path(log_prior, log_likelihood), lambda key: sample_prior(vae, params, key), scale)
+    if model.posterior is not DIAGONAL:
+        return _problem_from(model, log_likelihood, log_prior)
     mean, log_scale = model.encode(model.x)
 
     def log_q(z: Array) -> Array:
@@ -79,6 +85,28 @@ def _problem(vae: VAE, params: Params, x: Array | Example, start: Start) -> _Pro
     path = Path(log_q, lambda z: log_likelihood(z) + log_prior(z) - log_q(z))
     # With five dimensions of standard deviation 0.05 and five of 1, the scales of q reduce the gap from 0.05 nats to 0.02.
     return _Problem(path, lambda key: sample_posterior(key, mean, log_scale), jnp.exp(log_scale))
+
+
+def _problem_from(model: BoundModel, log_likelihood: LogDensity, log_prior: LogDensity) -> _Problem:
+    """Returns the path from q(z|x) of any posterior with a density. The momenta have the scales of its dimensions."""
+    posterior, q = model.posterior, model.encode(model.x)
+    log_prob = posterior.log_prob
+    assert log_prob is not None
+    log_q = lambda z: log_prob(q, z)  # noqa: E731
+    _, log_scale = posterior.moments(stream(0, Stream.MOMENTS), q)
+    path = Path(log_q, lambda z: log_likelihood(z) + log_prior(z) - log_q(z))
+    return _Problem(path, lambda key: posterior.sample(key, q), jnp.exp(log_scale))
+
+
+def check_start(function: str, vae: VAE, settings: Annealing) -> None:
+    """Raises `UserError` for settings out of range, and for chains from a posterior without a density."""
+    check_annealing(function, settings)
+    if settings.start == "posterior" and vae.posterior is not None and vae.posterior.log_prob is None:
+        raise UserError(
+            f"annealing from the encoder needs the density q(z|x) of a given z, and the posterior {vae.posterior.name!r} has "
+            "that of its own draws only.",
+            fix='Start from the prior by `ais_start="prior"`, in Python Annealing(start="prior").',
+        )
 
 
 def _chain_keys(key: Array, num_chains: int) -> Key[Array, "chains"]:
@@ -206,11 +234,15 @@ def ais(key: Key[Array, ""], vae: VAE, params: Params, x: Shaped[Array, "..."], 
       key: a new-style PRNG key. It is split, one part for the preliminary pass. Chain c folds c into the other part.
       vae, params: the model.
       x: one example, as floats that the likelihood and the encoder take.
-      settings: `Annealing` (static). From the posterior, momenta are scaled to the standard deviations of q. From the prior
+      settings: `Annealing` (static). From the posterior, momenta are scaled to the standard deviations of q (of each
+        dimension, without correlations; those of flows are estimated from draws). From the prior
         they are not, so that the encoder has no influence.
 
     Returns:
       `Annealed`: log_px in nats, its standard error over the chains, effective sample size and acceptance rate.
+
+    Raises:
+      UserError: chains from a posterior without a density of a given z, such as "planar".
 
     Numerics:
       If q is the true posterior, every weight is p(x) for all settings. The sums of log weights are compensated: after
@@ -227,7 +259,7 @@ def ais(key: Key[Array, ""], vae: VAE, params: Params, x: Shaped[Array, "..."], 
     Source:
       Neal (2001). Wu et al. (2017) apply it to decoders; the default chains, leapfrog steps and acceptance rate are theirs.
     """
-    check_annealing("ais", settings)
+    check_start("ais", vae, settings)
     problem = _problem(vae, params, x, settings.start)
     key_adapt, key = jax.random.split(key)
     step_sizes = _adapt(key_adapt, problem, settings)
@@ -262,7 +294,7 @@ def bdmc(
     Source:
       Grosse, Ghahramani & Adams (2015); Wu et al. (2017).
     """
-    check_annealing("bdmc", settings)
+    check_start("bdmc", vae, settings)
     problem = _problem(vae, params, x, settings.start)
     key_adapt, key_forward, key_reverse = jax.random.split(key, 3)
     step_sizes = _adapt(key_adapt, problem, settings)
@@ -304,7 +336,7 @@ def ais_dataset(
     Returns:
       `Annealed` of per-example values, each (examples,). Compute their means on the host in float64.
     """
-    check_annealing("ais_dataset", settings)
+    check_start("ais_dataset", vae, settings)
 
     def one(index: Array, x: Array) -> Annealed:
         estimate = ais(jax.random.fold_in(key, index), vae, params, x, settings)
@@ -333,7 +365,7 @@ def bdmc_simulated(
     Returns:
       `Bounds` of per-example values, each (num_examples,). Wu et al. (2017) report the mean gap over the examples.
     """
-    check_annealing("bdmc_simulated", settings)
+    check_start("bdmc_simulated", vae, settings)
 
     def one(index: Array, given: Array | Example) -> Bounds:
         key_z, key_x, key_chains = jax.random.split(jax.random.fold_in(key, index), 3)

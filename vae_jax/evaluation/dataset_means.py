@@ -17,6 +17,7 @@ from vae_jax.example import Example, Examples
 from vae_jax.model import VAE, Params, bind, posterior_moments
 from vae_jax.objectives import Terms, elbo
 from vae_jax.objectives.base import closed_kl
+from vae_jax.posteriors import PosteriorParams
 
 ToInput = Callable[[Examples], Examples]  # a batch as stored -> the floats that the likelihood and the encoder take
 Result = TypeVar("Result")
@@ -221,6 +222,42 @@ def encode_dataset(
         raise ValueError("encode_dataset: `split` and `key` choose within prepared data. Pass what data.prepare returned.")
     encode = lambda index, x: posterior_moments(vae, params, x)  # noqa: E731
     return map_examples(encode, data, to_input or (lambda x: x), effective_batch_size(batch_size))
+
+
+def encoder_outputs(
+    vae: VAE, params: Params, data: Shaped[Array, "examples ..."] | Example, *, to_input: ToInput, batch_size: int = 1000
+) -> PosteriorParams:
+    """Returns what the encoder gives for every example as stored, each array with a leading axis. Jit it at the call site."""
+    encode = lambda index, x: vae.encode(params, x)  # noqa: E731
+    return map_examples(encode, data, to_input, effective_batch_size(batch_size))
+
+
+def layer_kls(
+    key: Key[Array, ""],
+    vae: VAE,
+    params: Params,
+    data: Shaped[Array, "examples ..."] | Example,
+    *,
+    to_input: ToInput,
+    batch_size: int = 1000,
+) -> Float[Array, "examples layers"]:
+    """Computes the KL of each layer of a code of several layers, given one draw of the layers above. Jit it at the call site.
+
+    Args:
+      key, vae, params, data, to_input, batch_size: as for `evaluate`, with the same draws.
+
+    Returns:
+      (examples, layers), nats. The posterior has `sample_and_kl`, and the prior is N(0, I).
+    """
+    assert vae.posterior is not None
+    sample_and_kl = vae.posterior.sample_and_kl
+    assert sample_and_kl is not None
+
+    def one(index: Array, x: Array | Example) -> Array:
+        model = bind(vae, params, x)
+        return sample_and_kl(jax.random.fold_in(jax.random.fold_in(key, index), 0), model.encode(model.x))[1]
+
+    return map_examples(one, data, to_input, effective_batch_size(batch_size))
 
 
 def _split_examples(prepared: Prepared, split: str, key: Array | None) -> tuple[Array, ToInput]:

@@ -3,22 +3,22 @@
 The approximation gap is due to the family of q, the amortization gap to the encoder.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, Shaped
 
+from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput, as_slice, map_examples
 from vae_jax.example import Example
-from vae_jax.model import VAE, Params, bind
+from vae_jax.model import VAE, Params, bind, split_weights
 from vae_jax.objectives import elbo
 from vae_jax.objectives.base import Decode, LogProb, PriorLogProb, check_num_samples, draw
-
-Posterior = tuple[Float[Array, "latent"], Float[Array, "latent"]]  # (mean, log_scale) of a diagonal Gaussian
+from vae_jax.posteriors import DIAGONAL, Posterior, PosteriorParams
 
 
 class GapSettings(NamedTuple):
@@ -34,9 +34,16 @@ class GapSettings(NamedTuple):
 DEFAULT = GapSettings()
 
 
+class Family(NamedTuple):
+    """A family of posteriors, of which the outputs of the encoder choose one."""
+
+    posterior: Posterior = DIAGONAL
+    weights: PosteriorParams = ()  # learned weights behind the outputs, as in `q` of `Posterior`
+
+
 @short_repr
 class Gaps(NamedTuple):
-    """The ELBO of the encoder's q and of the best diagonal Gaussian q*, for one example, in nats at beta = 1.
+    """The ELBO of the encoder's q and of the best posterior q* of its family, for one example, in nats at beta = 1.
 
     Results for a data set have a leading axis of examples. Both ELBOs use the same draws, which makes their difference less
     noisy than either.
@@ -48,12 +55,12 @@ class Gaps(NamedTuple):
     best_elbo: Float[Array, "*examples"]  # L[q*]
     best_elbo_standard_error: Float[Array, "*examples"]
     amortization_gap_standard_error: Float[Array, "*examples"]
-    mean: Float[Array, "*examples latent"]  # parameters of q*
-    log_scale: Float[Array, "*examples latent"]
+    mean: Float[Array, "*examples latent"]  # of q*
+    log_scale: Float[Array, "*examples latent"]  # log of the standard deviation of each dimension of q*
 
     @property
     def approximation_gap(self) -> Float[Array, "*examples"]:
-        """Log p(x) - L[q*] in nats, which no diagonal Gaussian can close. It is too small if log_px is a lower bound."""
+        """Log p(x) - L[q*] in nats, which no posterior of this family can close. It is too small if log_px is a lower bound."""
         return self.log_px - self.best_elbo
 
     @property
@@ -64,27 +71,29 @@ class Gaps(NamedTuple):
 
 def fit_posterior(
     key: Key[Array, ""],
-    posterior: Posterior,
+    posterior: PosteriorParams,
     decode: Decode,
     log_prob: LogProb,
     x: Shaped[Array, "..."],
     settings: GapSettings = DEFAULT,
     *,
     prior_log_prob: PriorLogProb | None = None,
-) -> Posterior:
-    """Fits the diagonal Gaussian with the highest ELBO for one example by stochastic gradients.
+    family: Family = Family(),  # noqa: B008 (a NamedTuple cannot be changed)
+) -> PosteriorParams:
+    """Fits the posterior with the highest ELBO for one example, of one family, by stochastic gradients.
 
-        maximize L[q] = E_q[log p(x|z)] - KL(q || p(z))   over (mean, log_scale),   with new draws of z at every step
+        maximize L[q] = E_q[log p(x|z)] - KL(q || p(z))   over the encoder's outputs,   with new draws of z at every step
 
     Args:
       key: a new-style PRNG key.
-      posterior: (mean, log_scale) to start from, each (latent,), usually the encoder's output.
+      posterior: what to start from, usually the encoder's output: (mean, log_scale), each (latent,), for the diagonal Gaussian.
       decode, log_prob, x, prior_log_prob: see `elbo`.
+      family: of q(z|x), with its learned weights, which are kept. The diagonal Gaussian by default.
       settings: num_steps, num_samples and learning_rate are used. The learning rate falls to 0 along half a cosine, so that
         the last steps settle.
 
     Returns:
-      (mean, log_scale), each (latent,).
+      The outputs, in the shapes of `posterior`.
 
     Example: the posterior of z ~ N(0, 1), x ~ N(z, 1) at x = 1 is N(1/2, 1/2).
       >>> from vae_jax.likelihoods import gaussian_log_prob
@@ -100,21 +109,23 @@ def fit_posterior(
     check_num_samples("fit_posterior", num_steps=settings.num_steps, num_samples=settings.num_samples)
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.num_steps))
 
-    def loss(posterior: Posterior, key: Array) -> Array:
+    def loss(posterior: PosteriorParams, key: Array) -> Array:
         terms = elbo(
             key,
-            lambda x: posterior,
+            lambda x: (*posterior, *family.weights),
             decode,
             log_prob,
             x,
             num_samples=settings.num_samples,
-            # At an exact posterior, if the family contained it, this gradient would have no noise.
-            estimator="stl",
+            # At an exact posterior, if the family contained it, this gradient would have no noise. It needs the density of a
+            # given z, which costs a flow far more than its draws, and which some posteriors do not have.
+            estimator="reparam" if family.posterior.factor is None else "stl",
             prior_log_prob=prior_log_prob,
+            posterior=family.posterior,
         )
         return terms.loss
 
-    def step(carry: tuple[Posterior, optax.OptState], i: Array) -> tuple[tuple[Posterior, optax.OptState], None]:
+    def step(carry: tuple[PosteriorParams, optax.OptState], i: Array) -> tuple[tuple[PosteriorParams, optax.OptState], None]:
         posterior, state = carry
         gradient = jax.grad(loss)(posterior, jax.random.fold_in(key, i))
         update, state = optimizer.update(gradient, state)
@@ -127,18 +138,20 @@ def fit_posterior(
 
 def _elbo_k(
     key: Array,
-    posterior: Posterior,
-    decode: Decode,
-    log_prob: LogProb,
-    x: Array,
+    posterior: PosteriorParams,
+    model: tuple[Decode, LogProb, Array],
     prior_log_prob: PriorLogProb | None,
     settings: GapSettings,
+    family: Family,
 ) -> Float[Array, "draws"]:
     """Returns single-draw estimates of L[q]. Draw k uses fold_in(key, k) for every posterior."""
-    kl = kl_to_standard_normal(*posterior)
+    kl = kl_to_standard_normal(*posterior) if family.posterior is DIAGONAL else None
+    q, options = (*posterior, *family.weights), {"prior_log_prob": prior_log_prob, "posterior": family.posterior}
 
     def one(k: Array) -> Array:
-        drawn = draw(jax.random.fold_in(key, k), posterior, decode, log_prob, x, prior_log_prob=prior_log_prob)
+        if kl is None:
+            return elbo(jax.random.fold_in(key, k), lambda x: q, *model, **options).elbo
+        drawn = draw(jax.random.fold_in(key, k), posterior, *model, prior_log_prob=prior_log_prob)
         return drawn.log_likelihood - kl if prior_log_prob is None else drawn.log_weight
 
     num_draws = settings.num_evaluation_samples
@@ -151,7 +164,7 @@ def _standard_error(values: Array) -> Array:
 
 def gaps(
     key: Key[Array, ""],
-    posterior: Posterior,
+    posterior: PosteriorParams,
     decode: Decode,
     log_prob: LogProb,
     x: Shaped[Array, "..."],
@@ -159,17 +172,19 @@ def gaps(
     settings: GapSettings = DEFAULT,
     *,
     prior_log_prob: PriorLogProb | None = None,
+    family: Family = Family(),  # noqa: B008 (a NamedTuple cannot be changed)
 ) -> Gaps:
     """Computes the two gaps between log p(x) and the ELBO of the encoder, for one example.
 
         log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]) = approximation gap + amortization gap
 
-    where q* is the diagonal Gaussian of `fit_posterior`, or q itself if the fit is not better. The choice between them and
+    where q* is the posterior of `fit_posterior`, or q itself if the fit is not better. Learned weights of the family, such as
+    those of a flow, are the same for both. The choice between them and
     their reported ELBOs use separate draws, so that the choice does not bias the report.
 
     Args:
       key: a new-style PRNG key.
-      posterior, decode, log_prob, x, prior_log_prob: see `fit_posterior`.
+      posterior, decode, log_prob, x, prior_log_prob, family: see `fit_posterior`.
       log_px: best available estimate of log p(x) in nats: the larger of the annealed and the importance-weighted one, both of
         which are lower bounds. Its shortfall is missing from the approximation gap.
       settings: `GapSettings` (static). batch_size is not used.
@@ -184,14 +199,19 @@ def gaps(
     if settings.num_evaluation_samples < 2:
         raise ValueError(f"gaps: expected num_evaluation_samples >= 2, got {settings.num_evaluation_samples}.")
     key_fit, key_choice, key_report = jax.random.split(key, 3)
-    fitted = fit_posterior(key_fit, posterior, decode, log_prob, x, settings, prior_log_prob=prior_log_prob)
+    options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "family": family}
+    fitted = fit_posterior(key_fit, posterior, decode, log_prob, x, settings, **options)
 
-    def elbo_k(key: Array, posterior: Posterior) -> Array:
-        return _elbo_k(key, posterior, decode, log_prob, x, prior_log_prob, settings)
+    def elbo_k(key: Array, posterior: PosteriorParams) -> Array:
+        return _elbo_k(key, posterior, (decode, log_prob, x), prior_log_prob, settings, family)
 
     is_better = jnp.mean(elbo_k(key_choice, fitted)) > jnp.mean(elbo_k(key_choice, posterior))
     best = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), fitted, posterior)
     encoder_elbo_k, best_elbo_k = elbo_k(key_report, posterior), elbo_k(key_report, best)
+    if family.posterior is DIAGONAL:
+        mean, log_scale = best
+    else:
+        mean, log_scale = family.posterior.moments(stream(0, Stream.MOMENTS), (*best, *family.weights))
     return Gaps(
         log_px=log_px,
         elbo=jnp.mean(encoder_elbo_k),
@@ -199,8 +219,8 @@ def gaps(
         best_elbo=jnp.mean(best_elbo_k),
         best_elbo_standard_error=_standard_error(best_elbo_k),
         amortization_gap_standard_error=_standard_error(best_elbo_k - encoder_elbo_k),
-        mean=best[0],
-        log_scale=best[1],
+        mean=mean,
+        log_scale=log_scale,
     )
 
 
@@ -236,15 +256,17 @@ def gaps_dataset(
 
     def one(index: Array, x: Array | Example) -> Gaps:
         model = bind(vae, params, x)
+        outputs, weights = split_weights(vae, params, model.encode(model.x))
         result = gaps(
             jax.random.fold_in(key, index),
-            model.encode(model.x),
+            outputs,
             model.decode,
             model.log_prob,
             model.x,
             log_px[index - data.first],
             settings,
             prior_log_prob=model.prior_log_prob,
+            family=Family(model.posterior, weights),
         )
         return result._replace(elbo=result.elbo + log_jacobian, best_elbo=result.best_elbo + log_jacobian)
 

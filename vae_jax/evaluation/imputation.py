@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
+from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.errors import UserError
 from vae_jax.evaluation.dataset_means import DataSlice, ToInput, map_examples
@@ -16,7 +17,7 @@ from vae_jax.example import Example, mask_of
 from vae_jax.likelihoods import DecoderOutput, Likelihood, check_factorizes
 from vae_jax.model import VAE, BoundModel, Params, bind
 from vae_jax.objectives.base import standard_normal_log_prob
-from vae_jax.posteriors import posterior_log_prob, sample_posterior
+from vae_jax.posteriors import DIAGONAL, PosteriorParams, posterior_log_prob, sample_posterior
 
 _ARRAYS_PER_DRAW = 6  # of the shape of the event that a draw needs beside its decoding
 
@@ -190,10 +191,11 @@ def _impute(
     def complete(values: Array, observed: Array) -> Array:
         return jnp.broadcast_to(observed, values.shape) if mask is None else jnp.where(mask, observed, values)
 
-    mean, error = _mean_and_error(sums, likelihood.mean(model.decode(posterior[0])), settings.num_samples)
+    mean, error = _mean_and_error(sums, likelihood.mean(model.decode(_center(model, posterior))), settings.num_samples)
 
     def resample(key: Array, k: Array) -> Array:
-        z = sample_posterior(jax.random.fold_in(key_draws, k), *posterior)  # draw k of the importance samples once more
+        # draw k of the importance samples once more
+        z, _ = _draw(jax.random.fold_in(key_draws, k), model, posterior)
         return likelihood.sample(key, model.decode(z)).astype(mean.dtype)
 
     keys = jax.random.split(key_resampled, settings.num_imputations + 1)
@@ -222,6 +224,19 @@ def _impute(
     )
 
 
+def _draw(key: Array, model: BoundModel, q: PosteriorParams) -> tuple[Array, Array | None]:
+    """Returns z ~ q(z|x) and log q(z|x), which is None for the diagonal posterior, whose density is computed later."""
+    if model.posterior is not DIAGONAL:
+        return model.posterior.sample_and_log_prob(key, q)
+    mean, log_scale = q
+    return sample_posterior(key, mean, log_scale), None
+
+
+def _center(model: BoundModel, q: PosteriorParams) -> Array:
+    """Returns a code in the middle of q(z|x), about which sums are taken."""
+    return q[0] if model.posterior is DIAGONAL else model.posterior.moments(stream(0, Stream.MOMENTS), q)[0]
+
+
 def _mean_and_error(sums: _Sums, reference: Array, num_samples: int) -> tuple[Array, Array]:
     """Returns the weighted mean of E[x|z] and its standard error, from sums about a reference."""
     shift = sums.mean / sums.weights
@@ -231,19 +246,20 @@ def _mean_and_error(sums: _Sums, reference: Array, num_samples: int) -> tuple[Ar
 
 
 def _weighted_sums(
-    key: Array, likelihood: Likelihood, model: BoundModel, posterior: tuple[Array, Array], settings: ImputationSettings
+    key: Array, likelihood: Likelihood, model: BoundModel, posterior: PosteriorParams, settings: ImputationSettings
 ) -> tuple[_Sums, Array]:
     """Decodes all draws, a few at a time, and returns the weighted sums and the log weights, (num_samples,)."""
     num_samples, candidates = settings.num_samples, settings.candidates
     at_once = min(num_samples, settings.draws_at_once or num_samples)
     index = jnp.arange(-(-num_samples // at_once) * at_once).reshape(-1, at_once)
-    reference = likelihood.mean(model.decode(posterior[0]))
+    reference = likelihood.mean(model.decode(_center(model, posterior)))
     log_prior = model.prior_log_prob or standard_normal_log_prob
 
     def draw(k: Array) -> tuple[Array, Array, Array | None]:
-        z = sample_posterior(jax.random.fold_in(key, k), *posterior)
+        z, log_q = _draw(jax.random.fold_in(key, k), model, posterior)
         output = model.decode(z)
-        log_w = model.log_prob(output, model.x) + log_prior(z) - posterior_log_prob(*posterior, z)
+        log_p = model.log_prob(output, model.x) + log_prior(z)
+        log_w = log_p - (posterior_log_prob(posterior[0], posterior[1], z) if log_q is None else log_q)
         # Draws that fill up the last chunk have no weight.
         log_w = jnp.where(k < num_samples, log_w, -jnp.inf)
         return log_w, likelihood.mean(output) - reference, _probabilities(likelihood, output, candidates, reference)

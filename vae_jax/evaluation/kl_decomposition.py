@@ -10,7 +10,9 @@ from jaxtyping import Array, Float, Key
 
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.divergences import kl_per_dimension
-from vae_jax.posteriors import posterior_log_prob, sample_posterior
+from vae_jax.errors import UserError
+from vae_jax.objectives.base import closed_kl, standard_normal_log_prob
+from vae_jax.posteriors import Posterior, PosteriorParams, log_prob_at_each, posterior_log_prob, sample_posterior
 
 
 @short_repr
@@ -19,9 +21,25 @@ class KLDecomposition(NamedTuple):
 
     kl: Float[Array, "draws"]  # KL of the example behind each draw: the sum of the next three
     mutual_information: Float[Array, "draws"]  # I(x; z) if x is uniform on the given examples: at most log N on average
-    total_correlation: Float[Array, "draws"]  # KL(q(z) || prod_j q(z_j))
-    dimension_wise_kl: Float[Array, "draws"]  # KL(prod_j q(z_j) || p(z)); sum_j KL(q(z_j) || p(z_j)) if p(z) factorizes
+    # KL(q(z) || prod_j q(z_j)); None where the marginals of q(z|x) are not known
+    total_correlation: Float[Array, "draws"] | None
+    # KL(prod_j q(z_j) || p(z)); sum_j KL(q(z_j) || p(z_j)) if p(z) factorizes; None likewise
+    dimension_wise_kl: Float[Array, "draws"] | None
     mutual_information_upper: Float[Array, "draws"]  # the example itself left out of q(z): too high on average
+
+    @property
+    def marginal_kl(self) -> Float[Array, "draws"]:
+        """KL(q(z) || p(z)), the part of the KL that a better prior can remove (Hoffman & Johnson 2016)."""
+        if self.total_correlation is None or self.dimension_wise_kl is None:
+            return self.kl - self.mutual_information
+        return self.total_correlation + self.dimension_wise_kl
+
+
+def _examples_of_draws(key: Array, count: int, num_draws: int) -> Array:
+    """Returns the example behind each draw: different ones in random order until all have been used."""
+    rounds = -(-num_draws // count)
+    orders = jax.vmap(lambda key: jax.random.permutation(key, count))(jax.random.split(key, rounds))
+    return orders.reshape(-1)[:num_draws]
 
 
 def decompose_kl(
@@ -69,9 +87,7 @@ def decompose_kl(
         )
     count = mean.shape[0]
     key_order, key_z = jax.random.split(key)
-    rounds = -(-num_draws // count)
-    orders = jax.vmap(lambda key: jax.random.permutation(key, count))(jax.random.split(key_order, rounds))
-    index = orders.reshape(-1)[:num_draws]
+    index = _examples_of_draws(key_order, count, num_draws)
     precision = jnp.exp(-log_scale)
 
     def one(drawn: tuple[Array, Array]) -> KLDecomposition:
@@ -89,5 +105,76 @@ def decompose_kl(
             log_p = prior_log_prob(z)
             kl = joint[m] - log_p
         return KLDecomposition(kl, kl - (log_q - log_p), log_q - log_product, log_product - log_p, kl - (others - log_p))
+
+    return jax.lax.map(one, (index, jax.random.split(key_z, num_draws)), batch_size=draws_at_once)
+
+
+def decompose_posterior_kl(
+    key: Key[Array, ""],
+    posterior: Posterior,
+    outputs: PosteriorParams,
+    weights: PosteriorParams = (),
+    *,
+    num_draws: int = 2000,
+    prior_log_prob: Callable[[Array], Array] | None = None,
+    draws_at_once: int = 8,
+) -> KLDecomposition:
+    """Decomposes the KL of any posterior that has a density, see `decompose_kl`.
+
+    The marginals q(z_j|x) of a Gaussian are known, and with them all parts. The mutual information is known for every
+    posterior with a density. For those that are not Gaussian, total correlation and dimension-wise KL are None: their sum,
+    KL(q(z) || p(z)), is kl - mutual_information.
+
+    Args:
+      key, prior_log_prob, draws_at_once: see `decompose_kl`.
+      posterior: the family of q(z|x).
+      outputs: what the encoder gave for all N >= 2 examples, each array with a leading axis.
+      weights: the learned weights of the posterior, as `model.split_weights` returns them.
+      num_draws: number M of draws of z, which costs M N densities.
+
+    Returns:
+      `KLDecomposition`, with fields (M,).
+
+    Raises:
+      UserError: the posterior has no density of a given z.
+    """
+    if posterior.log_prob is None:
+        raise UserError(
+            f"the aggregate posterior needs the density q(z|x) of a given z, and the posterior {posterior.name!r} has that of "
+            "its own draws only.",
+            fix='Use a posterior with a density, such as "full" or "iaf".',
+        )
+    leaves = jax.tree.leaves(outputs)
+    count = leaves[0].shape[0]
+    if count < 2:
+        raise ValueError(f"decompose_posterior_kl: expected the outputs of >= 2 examples, got {count}.")
+    log_prob, is_gaussian = posterior.log_prob, posterior.factor is not None
+    key_order, key_z = jax.random.split(key)
+    index = _examples_of_draws(key_order, count, num_draws)
+    closed = closed_kl(posterior, prior_log_prob)
+    log_prior = prior_log_prob or standard_normal_log_prob
+    log_prob_each = (
+        log_prob_at_each(posterior, outputs, weights)
+        if is_gaussian
+        else lambda z: jax.vmap(lambda row: log_prob((*row, *weights), z))(outputs)
+    )
+    moments = jax.vmap(lambda row: posterior.moments(key, (*row, *weights)))(outputs) if is_gaussian else None
+
+    def one(drawn: tuple[Array, Array]) -> KLDecomposition:
+        m, key = drawn
+        q = (*jax.tree.map(lambda leaf: leaf[m], outputs), *weights)
+        z, log_q_given_x = posterior.sample_and_log_prob(key, q)
+        # The density of the draw itself is the more accurate one.
+        joint = jnp.where(jnp.arange(count) == m, log_q_given_x, log_prob_each(z))
+        log_q, log_p = jax.nn.logsumexp(joint) - math.log(count), log_prior(z)
+        others = jax.nn.logsumexp(jnp.where(jnp.arange(count) == m, -jnp.inf, joint)) - math.log(count - 1)
+        kl = log_q_given_x - log_p if closed is None else closed(q)
+        correlation = dimension_wise = None
+        if moments is not None:
+            mean, log_scale = moments
+            pairs = -0.5 * jnp.square((z - mean) * jnp.exp(-log_scale)) - log_scale - 0.5 * math.log(2 * math.pi)
+            log_product = jnp.sum(jax.nn.logsumexp(pairs, axis=0) - math.log(count))
+            correlation, dimension_wise = log_q - log_product, log_product - log_p
+        return KLDecomposition(kl, kl - (log_q - log_p), correlation, dimension_wise, kl - (others - log_p))
 
     return jax.lax.map(one, (index, jax.random.split(key_z, num_draws)), batch_size=draws_at_once)

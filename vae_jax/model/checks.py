@@ -179,6 +179,7 @@ def infer_latent_dim(
         + (f" Its second argument is the condition, of shape {condition[0].shape}." if condition else ""),
     )
     if posterior is not None and posterior.latent_dim is not None:
+        _check_floats(jax.tree.leaves(q))
         return posterior.latent_dim
     num_extra, name = (0, "diagonal") if posterior is None else (posterior.num_extra, posterior.name)
     returned = list(q) if isinstance(q, tuple | list) else []
@@ -196,11 +197,15 @@ def infer_latent_dim(
             f"make_vae: expected the encoder to return {expected} for one example of shape {x.shape}, got {got}. The network "
             f"sees ONE example, without a batch axis: flatten by x.reshape(-1), for example.{advice}"
         )
+    _check_floats(returned)
+    return shapes[0][0]
+
+
+def _check_floats(returned: list[jax.ShapeDtypeStruct]) -> None:
     if wrong := [str(leaf.dtype) for leaf in returned if not jnp.issubdtype(leaf.dtype, jnp.floating)]:
         raise ValueError(
             f"make_vae: expected the encoder to return floats, got {wrong[0]}. Return (mean, log_scale) in float32."
         )
-    return shapes[0][0]
 
 
 def _and_condition(condition: tuple[jax.ShapeDtypeStruct, ...]) -> str:

@@ -83,6 +83,11 @@ def check_posterior(posterior: Posterior | None, prior: object) -> Posterior | N
         )
     if posterior is None or posterior is DIAGONAL:
         return None
+    if posterior.latent_dim is not None and isinstance(prior, ConditionalGaussian):
+        raise ValueError(
+            "make_vae: a prior p(z|c) standardizes the mean and the log_scale of the encoder, and the encoder of the posterior "
+            f"{posterior.name!r} returns something else. Leave the prior out, or use a posterior of the encoder's mean."
+        )
     if not isinstance(prior, Prior) or not prior.needs_diagonal:
         return posterior
     raise ValueError(
@@ -117,13 +122,15 @@ def check_posterior_functions(
         ("log_prob", posterior.log_prob, (q, z), [nats]),
         ("kl_to_standard_normal", posterior.kl_to_standard_normal, (q,), [nats]),
         ("moments", posterior.moments, (key, q), [code, code]),
+        ("sample_and_kl", posterior.sample_and_kl, (key, q), [code, (len(posterior.layers),)] if posterior.layers else []),
+        ("factor", posterior.factor, (q,), [2 * code]),
     ]
     for name, function, arguments, expected in calls:
         if function is None:
             continue
         problem = f"make_vae: {name} of the posterior {posterior.name!r} fails on the parameters of one example."
         shapes = [leaf.shape for leaf in jax.tree.leaves(evaluate_shapes(function, *arguments, problem=problem))]
-        if shapes != expected:
+        if expected and shapes != expected:
             listed = " and ".join(map(str, expected))
             got = " and ".join(map(str, shapes))
             raise ValueError(f"make_vae: expected {name} of the posterior {posterior.name!r} to return {listed}, got {got}.")

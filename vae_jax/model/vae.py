@@ -145,6 +145,12 @@ def with_weights(vae: VAE, params: Params, outputs: PosteriorParams) -> Posterio
     return outputs if posterior is None or posterior.part not in params else (*outputs, params[posterior.part])
 
 
+def split_weights(vae: VAE, params: Params, q: PosteriorParams) -> tuple[PosteriorParams, PosteriorParams]:
+    """Splits the parameters of q(z|x) into what `encode` gave and the learned weights, () if there are none."""
+    posterior = vae.posterior
+    return (q, ()) if posterior is None or posterior.part not in params else (q[:-1], q[-1:])
+
+
 def posterior_moments(
     vae: VAE, params: Params, x: Array | Example, key: Array | None = None
 ) -> tuple[Float[Array, "latent"], Float[Array, "latent"]]:
@@ -159,11 +165,15 @@ def posterior_moments(
     Returns:
       (mean, log_scale), each (latent,). For the diagonal posterior they are what `vae.encode` returns.
     """
+    return moments_of(vae, posterior_params(vae, params, x), key)
+
+
+def moments_of(vae: VAE, q: PosteriorParams, key: Array | None = None) -> tuple[Float[Array, "latent"], Float[Array, "latent"]]:
+    """Returns what `posterior_moments` does from the parameters of q(z|x)."""
     if vae.posterior is None:
-        mean, log_scale = vae.encode(params, x)
+        mean, log_scale = q
         return mean, log_scale
-    key = stream(0, Stream.MOMENTS) if key is None else key
-    return vae.posterior.moments(key, posterior_params(vae, params, x))
+    return vae.posterior.moments(stream(0, Stream.MOMENTS) if key is None else key, q)
 
 
 def decode_given(vae: VAE, params: Params, z: Array, condition: Array | None, key: Array | None = None) -> DecoderOutput:

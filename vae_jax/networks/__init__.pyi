@@ -10,6 +10,11 @@ from .convolutional import check_image as check_image
 from .convolutional import conv_decoder as conv_decoder
 from .convolutional import conv_encoder as conv_encoder
 from .convolutional import default_channels as default_channels
+from .ladder import Ladder as Ladder
+from .ladder import LadderLayout as LadderLayout
+from .ladder import ladder as ladder
+from .ladder import ladder_layout as ladder_layout
+from .ladder import split_layers as split_layers
 from .linen_modules import from_linen as from_linen
 from .mlp import ACTIVATIONS as ACTIVATIONS
 from .mlp import mlp_decoder as mlp_decoder

@@ -101,6 +101,10 @@ class _Blocks(linen.Module):
         return h
 
 
+# For other modules. The classes keep their names, which are names of parameters in checkpoints.
+Conv, Normalized, ResidualBlocks = _Conv, _Normalized, _Blocks
+
+
 class _Encoder(linen.Module):
     """x (*sides, channels) -> (mean, log_scale), each (latent_dim,), float32."""
 
@@ -148,7 +152,7 @@ class _Decoder(linen.Module):
     def __call__(self, z: Array, *condition: Array) -> Array:
         sides, emitted = self.output_shape[: self.num_sides], self.output_shape[self.num_sides :]
         # Sizes of the inputs of the encoder's layers, first to last, and of the output of the last one.
-        *sizes, smallest = [_halved(sides, times) for times in range(len(self.channels) + 1)]
+        *sizes, smallest = [halved(sides, times) for times in range(len(self.channels) + 1)]
         h = join_condition(z, *condition).astype(self.dtype)
         for units in reversed(self.dense):
             h = self.activation(dense_layer(units, self.dtype)(h))
@@ -162,7 +166,7 @@ class _Decoder(linen.Module):
         return h.astype(jnp.float32).reshape(self.output_shape)
 
 
-def _halved(sides: tuple[int, ...], times: int) -> tuple[int, ...]:
+def halved(sides: tuple[int, ...], times: int) -> tuple[int, ...]:
     """Returns the sides after `times` convolutions of stride 2, each of which rounds up."""
     return tuple(-(-n // 2**times) for n in sides)
 
@@ -188,7 +192,7 @@ def default_channels(data_shape: tuple[int, ...]) -> tuple[int, ...]:
     """
     check_convolved(data_shape, 1)
     halvings = 1
-    while min(_halved(data_shape[:-1], halvings)) >= 8:
+    while min(halved(data_shape[:-1], halvings)) >= 8:
         halvings += 1
     first = -(-halvings // 2)
     return (32,) * first + (64,) * (halvings - first)
@@ -218,7 +222,7 @@ def check_convolved(data_shape: tuple[int, ...], halvings: int) -> None:
 check_image = check_convolved  # the name when only images could be convolved
 
 
-def _checked_settings(
+def checked_settings(
     data_shape: tuple[int, ...], channels: tuple[int, ...] | None, num_blocks: int, norm: str
 ) -> tuple[tuple[int, ...], Norm]:
     """Returns (channels, norm), with the default channels for None. Raises `ValueError` for settings out of range."""
@@ -275,7 +279,7 @@ def conv_encoder(
       ValueError: for data that are vectors, or too small to be halved once per layer, or settings out of range.
     """
     check_widths(latent_dim, dense)
-    channels, norm = _checked_settings(data_shape, channels, num_blocks, norm)
+    channels, norm = checked_settings(data_shape, channels, num_blocks, norm)
     kernels = tuple(4 if i < 2 else 2 for i in range(len(channels))) if kernels is None else tuple(kernels)
     if len(kernels) != len(channels) or min(kernels) < 1:
         raise ValueError(f"kernels: expected one size >= 1 for each of {len(channels)} layers, got {kernels}.")
@@ -323,7 +327,7 @@ def conv_decoder(
       ValueError: for data that are vectors, or too small to be halved once per layer, or settings out of range.
     """
     check_widths(latent_dim, dense)
-    channels, norm = _checked_settings(data_shape, channels, num_blocks, norm)
+    channels, norm = checked_settings(data_shape, channels, num_blocks, norm)
     output_shape = data_shape if outputs_per_dim == 1 else (*data_shape, outputs_per_dim)
     bias_init, bias_shape = linen.initializers.zeros_init(), None
     if output_bias is not None:  # for each pixel, such as the mean image

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real
 
 from vae_jax.divergences import free_bits_per_dimension, free_bits_per_group, kl_per_dimension
+from vae_jax.objectives.assumptions import check_free_bits
 from vae_jax.objectives.base import (
     Decode,
     Encode,
@@ -95,8 +96,8 @@ def elbo(
             log_likelihood = jnp.mean(jax.vmap(log_likelihood_k)(split_k(key, num_samples)))
         return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)
     keys = split_k(key, num_samples)
-    if estimator == "reparam" and posterior.sample_and_kl is not None:
-        log_likelihood, kls = _draw_layers(keys, q, decode, log_prob, x, posterior)
+    if estimator == "reparam" and prior_log_prob is None and posterior.sample_and_kl is not None:
+        log_likelihood, kls = draw_layers(keys, q, decode, log_prob, x, posterior)
         kl = jnp.sum(kls)
         return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)
     options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "posterior": posterior}
@@ -106,7 +107,7 @@ def elbo(
     return Terms(-(log_likelihood - beta * sampled_kl), log_likelihood, kl)
 
 
-def _draw_layers(
+def draw_layers(
     keys: Array, q: PosteriorParams, decode: Decode, log_prob: LogProb, x: Array, posterior: Posterior
 ) -> tuple[Float[Array, ""], Float[Array, "groups"]]:
     """Returns log p(x|z) of a code of several layers, and the KL of each layer given those above it, as means of the draws."""
@@ -142,13 +143,17 @@ def capacity_elbo(
     capacity: Float[ArrayLike, ""],
     gamma: Float[ArrayLike, ""] = 1000.0,
     num_samples: int = 1,
+    prior_log_prob: PriorLogProb | None = None,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the terms of the ELBO and a loss that holds the KL at a capacity, for one example.
 
         loss = -log_likelihood + gamma |kl - capacity|
 
     Args:
-      key, encode, decode, log_prob, x, num_samples: see `elbo`.
+      key, encode, decode, log_prob, x, num_samples, prior_log_prob, posterior: see `elbo`. Where the KL has no closed form, it
+        is the mean over the draws, whose distance from the capacity is on average larger than that of the KL. More draws
+        reduce this.
       capacity: C in nats, >= 0. May be traced. It usually increases linearly from 0, in the paper to 25 nats over 100,000
         steps.
       gamma: weight of the distance, >= 0. May be traced.
@@ -160,7 +165,8 @@ def capacity_elbo(
     Source:
       Burgess et al. (2018).
     """
-    terms = elbo(key, encode, decode, log_prob, x, num_samples=num_samples)
+    options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "posterior": posterior}
+    terms = elbo(key, encode, decode, log_prob, x, num_samples=num_samples, **options)
     return terms._replace(loss=-terms.log_likelihood + gamma * jnp.abs(terms.kl - capacity))
 
 
@@ -175,6 +181,8 @@ def free_bits_elbo(
     beta: Float[ArrayLike, ""] = 1.0,
     num_groups: int | None = None,
     num_samples: int = 1,
+    prior_log_prob: PriorLogProb | None = None,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the terms of the ELBO and a loss with an allowance of KL that costs nothing, for one example.
 
@@ -183,19 +191,34 @@ def free_bits_elbo(
     The allowance is a remedy for posterior collapse.
 
     Args:
-      key, encode, decode, log_prob, x, beta, num_samples: see `elbo`.
+      key, encode, decode, log_prob, x, beta, num_samples, prior_log_prob, posterior: see `elbo`.
       free_bits: allowance in nats, >= 0. May be traced.
       num_groups: number of groups of neighboring dimensions with one allowance each (static). 1 is the whole code, and None
         gives each dimension its allowance. The variant with the mean over the batch is `batch.free_bits_batch_mean_elbo`.
+        A diagonal posterior and N(0, I) have a KL of each dimension. A code of several layers (`Posterior.sample_and_kl`) has
+        one of each layer: the groups are the layers, and num_groups is 1 or their number. Elsewhere num_groups is 1, which
+        clips the KL of the whole code, the mean of the draws where it has no closed form.
 
     Returns:
       `Terms` of scalars in nats. `kl` is the KL itself, not clipped.
 
+    Raises:
+      UserError: the KL has no such parts.
+
     Source:
       Kingma et al. (2016) without its mean over the minibatch.
     """
-    posterior = encode(x)
-    terms = elbo(key, lambda x: posterior, decode, log_prob, x, num_samples=num_samples)
-    kl = kl_per_dimension(*posterior)
+    q = encode(x)
+    if posterior.sample_and_kl is not None and prior_log_prob is None:
+        check_num_samples("free_bits_elbo", num_samples=num_samples)
+        log_likelihood, kls = draw_layers(split_k(key, num_samples), q, decode, log_prob, x, posterior)
+        check_free_bits(posterior, num_groups, kls.shape[0])
+        return Terms(-log_likelihood + beta * free_bits_per_dimension(kls, free_bits), log_likelihood, jnp.sum(kls))
+    options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "posterior": posterior}
+    terms = elbo(key, lambda x: q, decode, log_prob, x, num_samples=num_samples, **options)
+    if posterior is not DIAGONAL or prior_log_prob is not None:
+        check_free_bits(posterior._replace(sample_and_kl=None), num_groups)  # the KLs of layers are those to N(0, I)
+        return terms._replace(loss=-terms.log_likelihood + beta * jnp.maximum(terms.kl, free_bits))
+    kl = kl_per_dimension(*q)
     clipped = free_bits_per_dimension(kl, free_bits) if num_groups is None else free_bits_per_group(kl, free_bits, num_groups)
     return terms._replace(loss=-terms.log_likelihood + beta * clipped)

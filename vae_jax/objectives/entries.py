@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING, Literal
 
 from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
+from vae_jax.objectives.assumptions import check_batch_free_bits, check_free_bits
 
 if TYPE_CHECKING:
     from vae_jax.objectives.base import Objective
     from vae_jax.objectives.batch.base import BatchObjective
+    from vae_jax.posteriors.base import Posterior
 
 _LARGEST_STEPS = 2**31 - 1
 _LARGEST = 1e30  # beyond it float32 overflows somewhere in a loss or an update
@@ -87,7 +89,8 @@ FREE_BITS_PER = Setting(
     "free_bits_per",
     Literal["dimension", "group", "batch_mean"],
     "dimension",
-    "Clip each dimension of each example, each group of them of each example, or each dimension's mean over the batch.",
+    "Clip each dimension of each example, each group of them of each example, or each dimension's mean over the batch. With a "
+    "posterior other than the diagonal one, group is the whole code or each layer.",
 )
 ELBO_WEIGHT = Setting("elbo_weight", float, 0.5, "Share of the ELBO, from 0 (iwae) to 1.", low=0, high=1, traced=True)
 
@@ -123,6 +126,13 @@ def _check_free_bits(config: Settings) -> None:
         raise UserError(field="num_samples", message='`free_bits_per="batch_mean"` takes one draw of z.', fix="Leave it out.")
     if config.free_bits_per == "group" and config.latent_dim % config.num_groups:
         raise UserError(field="num_groups", expected=f"a divisor of `latent_dim={config.latent_dim}`", got=config.num_groups)
+
+
+def _check_free_bits_posterior(config: Settings, posterior: "Posterior") -> None:
+    if config.free_bits_per == "batch_mean":
+        check_batch_free_bits(posterior)
+    else:
+        check_free_bits(posterior, config.num_groups if config.free_bits_per == "group" else None)
 
 
 def check_beta(config: Settings) -> None:
@@ -175,7 +185,12 @@ for _entry in (
         any_posterior=True,
     ),
     Entry(
-        "objective", "capacity", "the KL held at a capacity", _capacity, (CAPACITY, CAPACITY_WARMUP_STEPS, GAMMA, NUM_SAMPLES)
+        "objective",
+        "capacity",
+        "the KL held at a capacity",
+        _capacity,
+        (CAPACITY, CAPACITY_WARMUP_STEPS, GAMMA, NUM_SAMPLES),
+        any_posterior=True,
     ),
     Entry(
         "objective",
@@ -184,6 +199,8 @@ for _entry in (
         _free_bits,
         (*BETA, FREE_BITS, FREE_BITS_PER, NUM_GROUPS, NUM_SAMPLES),
         _check_beta_and_free_bits,
+        any_posterior=True,
+        check_posterior=_check_free_bits_posterior,
     ),
     Entry("objective", "iwae", "importance-weighted", _iwae, (NUM_SAMPLES, ESTIMATOR), any_prior=True, any_posterior=True),
     Entry(

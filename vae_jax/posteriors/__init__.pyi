@@ -9,5 +9,8 @@ from .diagonal import sample_posterior as sample_posterior
 from .flows import householder as householder
 from .flows import iaf as iaf
 from .flows import planar as planar
+from .gaussian import covariances as covariances
 from .gaussian import full as full
 from .gaussian import full_cholesky as full_cholesky
+from .gaussian import log_prob_at_each as log_prob_at_each
+from .ladder import ladder as ladder

@@ -46,9 +46,13 @@ class Posterior(NamedTuple):
       num_extra: numbers that the encoder returns for each example beyond mean and log_scale, as a third array. 0: none.
       init: key -> learned weights, a pytree of arrays, stored as `params["posterior"]` of the model. None: there are none.
       sample_and_kl: (key, q) -> (z, KLs in nats, shape (groups,)), for a code of several layers, whose KL is that of each layer
-        given the layers above it, in closed form. The sum of the KLs is an unbiased estimate of KL(q(z|x) || p(z)).
+        given the layers above it, in closed form. The sum of the KLs is an unbiased estimate of KL(q(z|x) || N(0, I)).
       part: the entry of the model's parameters behind (mean, log_scale, ...) in `q`.
       latent_dim: length of z. None: the length of the encoder's mean.
+      layers: shape of each layer of a code of several layers, which are flat and one after another in z.
+      factor: q -> A of a Gaussian q(z|x) = N(mean, A A'), shape (latent, latent), whose moments are then in closed form and
+        whose marginals are known. None: not a Gaussian. What compares the marginals of the aggregate posterior needs it. A
+        record that is made from a different one replaces it as well.
 
     Example: a diagonal Gaussian whose scale does not depend on x.
       >>> def sample(key, q): return sample_posterior(key, q[0], q[2])
@@ -78,6 +82,8 @@ class Posterior(NamedTuple):
     sample_and_kl: Callable[[Array, PosteriorParams], tuple[Array, Array]] | None = None
     part: str = "posterior"
     latent_dim: int | None = None
+    layers: tuple[tuple[int, ...], ...] = ()
+    factor: Callable[[PosteriorParams], Array] | None = None
 
 
 def _sample(key: Array, q: PosteriorParams) -> Array:
@@ -100,7 +106,15 @@ def _moments(key: Array, q: PosteriorParams) -> tuple[Array, Array]:
 
 
 # q(z|x) = N(mean, diag(exp(log_scale)^2)), Kingma & Welling (2014): the posterior of models that name none
-DIAGONAL = Posterior("diagonal", _sample, _sample_and_log_prob, _log_prob, lambda q: kl_to_standard_normal(*q), _moments)
+DIAGONAL = Posterior(
+    "diagonal",
+    _sample,
+    _sample_and_log_prob,
+    _log_prob,
+    lambda q: kl_to_standard_normal(*q),
+    _moments,
+    factor=lambda q: jnp.diag(jnp.exp(q[1])),
+)
 
 
 def moments_from_draws(
@@ -155,12 +169,19 @@ def with_auxiliary(posterior: Posterior, num_auxiliary: int) -> Posterior:
         mean, log_scale = posterior.moments(key, q)
         return jnp.pad(mean, (0, num_auxiliary)), jnp.pad(log_scale, (0, num_auxiliary))
 
+    inner_factor = posterior.factor
+
+    def factor(q: PosteriorParams) -> Array:
+        assert inner_factor is not None
+        return jax.scipy.linalg.block_diag(inner_factor(q), jnp.eye(num_auxiliary))
+
     return posterior._replace(
         sample=sample,
         sample_and_log_prob=sample_and_log_prob,
         log_prob=None if inner is None else log_prob,
         kl_to_standard_normal=None,
         moments=moments,
+        factor=None if inner_factor is None else factor,
         sample_and_kl=None,
         latent_dim=None if posterior.latent_dim is None else posterior.latent_dim + num_auxiliary,
     )

@@ -243,9 +243,15 @@ def householder(latent_dim: int, *, num_flows: int = 4) -> Posterior:
         mean, log_scale, extra = q
         return gaussian_log_prob(jnp.zeros_like(mean), log_scale, rotate(extra, z - mean, reverse=True))
 
+    def rotation_matrix(extra: Array) -> Array:
+        return jax.vmap(lambda column: rotate(extra, column), out_axes=1)(jnp.eye(latent_dim, dtype=extra.dtype))
+
+    def factor(q: PosteriorParams) -> Array:
+        return rotation_matrix(q[2]) * jnp.exp(q[1])
+
     def moments(key: Array, q: PosteriorParams) -> tuple[Array, Array]:
         mean, log_scale, extra = q
-        rotation = jax.vmap(lambda column: rotate(extra, column), out_axes=1)(jnp.eye(latent_dim, dtype=mean.dtype))
+        rotation = rotation_matrix(extra)
         largest = jnp.max(log_scale)
         variance = jnp.sum(jnp.square(rotation * jnp.exp(log_scale - largest)), axis=1)
         return mean, largest + 0.5 * jnp.log(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny))
@@ -253,7 +259,8 @@ def householder(latent_dim: int, *, num_flows: int = 4) -> Posterior:
     def kl(q: PosteriorParams) -> Array:
         return kl_to_standard_normal(q[0], q[1])
 
-    return Posterior("householder", sample, sample_and_log_prob, log_prob, kl, moments, num_flows * latent_dim)
+    num_extra = num_flows * latent_dim
+    return Posterior("householder", sample, sample_and_log_prob, log_prob, kl, moments, num_extra, factor=factor)
 
 
 def planar_update(

@@ -1,5 +1,7 @@
 """Gaussian posteriors with correlations between the latent dimensions."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,6 +10,8 @@ from vae_jax._numerics.special import expm1_minus
 from vae_jax._numerics.threefry import normal
 from vae_jax.likelihoods import gaussian_log_prob
 from vae_jax.posteriors.base import Posterior, PosteriorParams
+
+_PRECISE = jax.lax.Precision.HIGHEST
 
 
 def full_cholesky(log_scale: Float[Array, "latent"], extra: Float[Array, "pairs"]) -> Float[Array, "latent latent"]:
@@ -85,5 +89,50 @@ def full(latent_dim: int) -> Posterior:
         rows = jnp.sum(jnp.square(full_cholesky(jnp.zeros_like(log_scale), extra)), axis=1)
         return mean, log_scale + 0.5 * jnp.log(rows)
 
+    def factor(q: PosteriorParams) -> Array:
+        return full_cholesky(q[1], q[2])
+
     num_extra = latent_dim * (latent_dim - 1) // 2
-    return Posterior("full", sample, sample_and_log_prob, log_prob, kl, moments, num_extra)
+    return Posterior("full", sample, sample_and_log_prob, log_prob, kl, moments, num_extra, factor=factor)
+
+
+def log_prob_at_each(
+    posterior: Posterior, outputs: PosteriorParams, weights: PosteriorParams = ()
+) -> Callable[[Float[Array, "latent"]], Float[Array, "examples"]]:
+    """Returns the function z -> log q(z|x_n) of every example n, nats, for a Gaussian posterior.
+
+    The factors are inverted once, so that a density of N examples takes N products of a matrix and a vector.
+
+    Args:
+      posterior: with a `factor`, such as `full`.
+      outputs: what the encoder gave, each array with a leading axis of examples.
+      weights: the learned weights of the posterior, or ().
+
+    Example:
+      >>> q = jnp.zeros((3, 2)), jnp.zeros((3, 2)), jnp.zeros((3, 1))
+      >>> print(log_prob_at_each(full(2), q)(jnp.zeros(2)))
+      [-1.84 -1.84 -1.84]
+    """
+    factor, log_prob = posterior.factor, posterior.log_prob
+    if factor is None or log_prob is None:
+        raise ValueError(f"log_prob_at_each: expected a Gaussian posterior with a factor, got {posterior.name!r}.")
+
+    def prepare(row: PosteriorParams) -> tuple[Array, Array, Array]:
+        q = (*row, *weights)
+        mean, _ = posterior.moments(jax.random.key(0), q)
+        return mean, jnp.linalg.inv(factor(q)), log_prob(q, mean)
+
+    mean, whitening, at_mean = jax.vmap(prepare)(outputs)
+
+    def at_each(z: Array) -> Array:
+        residual = jnp.einsum("nij,nj->ni", whitening, z - mean, precision=_PRECISE)
+        return at_mean - 0.5 * jnp.sum(jnp.square(residual), axis=1)
+
+    return at_each
+
+
+def covariances(posterior: Posterior, q: PosteriorParams) -> Float[Array, "examples latent latent"]:
+    """Returns Cov[z|x_n] of every example of a Gaussian posterior, whose parameters have a leading axis of examples."""
+    assert posterior.factor is not None
+    factors = jax.vmap(posterior.factor)(q)
+    return jnp.einsum("nik,njk->nij", factors, factors, precision=_PRECISE)

@@ -32,15 +32,19 @@ from vae_jax.evaluation import (
     means,
     not_finite_rows,
 )
-from vae_jax.evaluation.kl_decomposition import KLDecomposition, decompose_kl
+from vae_jax.evaluation.annealed_importance import check_start
+from vae_jax.evaluation.dataset_means import layer_kls
+from vae_jax.evaluation.kl_decomposition import KLDecomposition
 from vae_jax.evaluation.posterior_collapse import Collapse, active_units, collapse
 from vae_jax.example import condition_of
 from vae_jax.model import Params, prior_log_prob
 from vae_jax.runs.directory import Run
 from vae_jax.runs.hidden_entries import HiddenEntries, assess_hidden_entries
+from vae_jax.runs.kl_parts import kl_parts
 from vae_jax.runs.label_accuracy import label_accuracy
 from vae_jax.runs.notation import facts
 from vae_jax.runs.parts import map_parts
+from vae_jax.runs.posterior_facts import describe_posterior
 from vae_jax.runs.prior_comparison import compare_priors
 from vae_jax.runs.summary_file import test_bits_per_dim
 from vae_jax.storage.atomic import JsonObject, as_json
@@ -101,6 +105,8 @@ def assess(
       log p(x) if only a lower end is known (see `evaluation.log_px_means`).
     """
     test = run.built.data.test
+    if options.annealing is not None:
+        check_start("assess", run.built.vae, options.annealing)  # before hours of other estimates
     elbo = _evaluate_elbo(run, options)
     log_px = _evaluate_log_px(run, options, progress)
     numbers, examples = _elbo_and_log_px_numbers(run, options, elbo, log_px)
@@ -207,14 +213,14 @@ def _elbo_and_log_px_numbers(run: Run, options: EvaluationOptions, elbo: Evaluat
 def _evaluate_code(run: Run, options: EvaluationOptions) -> tuple[JsonObject, np.ndarray]:
     """Measures active units, posterior collapse and the parts of the KL on the test set; returns the posterior means too."""
     vae, data = run.built.vae, run.built.data
-    count, log_prior = len(data.test), prior_log_prob(vae, run.params)
+    count, key_parts = len(data.test), _key(run, Stream.KL_DECOMPOSITION)
+    log_prior = prior_log_prob(vae, run.params)
 
     @jax.jit
     def code(params: Params, test: Array) -> tuple[Array, Array, Collapse, KLDecomposition | None]:
         mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
-        key_parts = _key(run, Stream.KL_DECOMPOSITION)
-        # The aggregate posterior of a single example is its posterior, so the KL has no parts.
-        parts = decompose_kl(key_parts, mean, log_scale, prior_log_prob=log_prior) if count > 1 else None
+        settings = options.batch_size, log_prior
+        parts = kl_parts(key_parts, vae, params, (test, data.eval_input), (mean, log_scale), *settings)
         kl = jax.vmap(kl_per_dimension)(mean, log_scale)
         return mean, jnp.mean(kl, axis=0), collapse(mean, log_scale), parts
 
@@ -230,20 +236,34 @@ def _evaluate_code(run: Run, options: EvaluationOptions) -> tuple[JsonObject, np
         "collapsed_units": np.flatnonzero(collapsed.collapsed).tolist() if is_standard_normal else None,
     }
     for name in ("mutual_information", "mutual_information_upper", "total_correlation", "dimension_wise_kl"):
-        numbers[name], numbers[f"{name}_standard_error"] = _mean(getattr(parts, name)) if parts else (None, None)
+        values = getattr(parts, name) if parts else None
+        numbers[name], numbers[f"{name}_standard_error"] = (None, None) if values is None else _mean(values)
     numbers |= {"mutual_information_cap": math.log(count), "aggregate_draws": len(parts.kl) if parts else 0}
+    if vae.posterior is not None:
+        numbers["posterior"] = describe_posterior(vae.posterior)
+        if vae.posterior.sample_and_kl is not None and vae.prior is None:
+            numbers["kl_per_layer"] = _layer_kls(run, options).tolist()
     return numbers, np.asarray(posterior_means)
 
 
-def _decompose(run: Run, options: EvaluationOptions) -> KLDecomposition:
+def _layer_kls(run: Run, options: EvaluationOptions) -> np.ndarray:
+    """Returns the mean KL of each layer over the test set, from one draw for each example."""
+    vae, data, key = run.built.vae, run.built.data, evaluation_key(run.built.config.test_seed)
+    settings = {"to_input": data.eval_input, "batch_size": options.batch_size}
+    kls = jax.jit(lambda params, test: layer_kls(key, vae, params, test, **settings))(run.params, data.test)
+    return np.asarray(kls, np.float64).mean(axis=0)
+
+
+def _decompose(run: Run, options: EvaluationOptions) -> KLDecomposition | None:
     """Decomposes the KL of the test set. The draws of z do not depend on the prior."""
     vae, data = run.built.vae, run.built.data
 
     @jax.jit
-    def parts(params: Params, test: Array) -> KLDecomposition:
-        mean, log_scale = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
+    def parts(params: Params, test: Array) -> KLDecomposition | None:
+        moments = encode_dataset(vae, params, test, to_input=data.eval_input, batch_size=options.batch_size)
+        key = _key(run, Stream.KL_DECOMPOSITION)
         log_prior = prior_log_prob(vae, params)
-        return decompose_kl(_key(run, Stream.KL_DECOMPOSITION), mean, log_scale, prior_log_prob=log_prior)
+        return kl_parts(key, vae, params, (test, data.eval_input), moments, options.batch_size, log_prior)
 
     return parts(run.params, data.test)
 
@@ -253,8 +273,8 @@ def _compare_priors(run: Run, options: EvaluationOptions, log_px: LogPx, progres
     before = run.as_trained()
     report: Progress = lambda name, done, total: progress(f"{name} under the prior of the training", done, total)  # noqa: E731
     log_px_before = _evaluate_log_px(before, options, report)
-    count = len(run.built.data.test)
-    parts = [_decompose(one, options) for one in (before, run)] if count > 1 else None
+    old, new = (_decompose(one, options) for one in (before, run))
+    parts = None if old is None or new is None else [old, new]
     return compare_priors(run, (log_px_before.log_px, log_px.log_px), parts, options.elbo_samples)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.build import PART_NAMES, Initial
+from vae_jax.build import PART_NAMES, Built, Initial
 from vae_jax.build.parts import recorded_source
 from vae_jax.config import CUSTOM, Config, settings_of
 from vae_jax.config.registry import settings as registered_settings
@@ -23,7 +23,7 @@ def describe_part(config: Config, kind: str, records: JsonObject) -> str:
 
     Args:
       config: the settings.
-      kind: "network", "likelihood", "prior", "objective" or "optimizer".
+      kind: "network", "likelihood", "prior", "posterior", "objective" or "optimizer".
       records: the entry "parts" of config.json or sweep.json.
     """
     if (name := getattr(config, kind)) != CUSTOM:
@@ -38,6 +38,12 @@ def describe_network(config: Config, records: JsonObject | None = None) -> str:
     joined = lambda *widths: "-".join(map(str, widths))  # noqa: E731
     if config.network == "mlp":
         return f"mlp {joined(*config.hidden, config.latent_dim)}"
+    if config.network == "ladder":
+        layers = joined(*config.latent_channels)
+        if config.layer_halvings:
+            places = zip(config.latent_channels, config.layer_halvings, strict=True)
+            layers = ", ".join(f"{width} at 1/{2**times}" for width, times in places)
+        return f"ladder {joined(*config.channels) or 'by size'}, latent channels from the top: {layers}"
     blocks = "" if config.network == "conv" else f" ({config.num_blocks} residual at each size, norm {config.norm})"
     return f"{config.network} {joined(*config.channels) or 'by size'}{blocks}, dense {joined(*config.dense, config.latent_dim)}"
 
@@ -90,6 +96,19 @@ def describe_prior(config: Config, records: JsonObject | None = None) -> str:
     if not config.condition or (entry is not None and entry.any_objective):
         return config.prior
     return f"{config.prior} (does not depend on the condition)"
+
+
+def describe_posterior_part(config: Config, built: Built, records: JsonObject | None = None) -> str:
+    """Returns the name of a posterior (see `describe_part`), such as that of a network with several layers.
+
+    Args:
+      config: the settings.
+      built: the model, with a posterior other than the diagonal one.
+      records: the entry "parts" of config.json or sweep.json.
+    """
+    if config.posterior == CUSTOM:
+        return describe_part(config, "posterior", records or {})
+    return config.posterior if built.vae.posterior is None else built.vae.posterior.name
 
 
 def has_learned_prior(config: Config) -> bool:
@@ -211,6 +230,8 @@ def remarks(numbers: JsonObject) -> list[str]:
         collapsed = len(numbers["collapsed_units"] or ())
         texts.append(describe_collapse(collapsed, numbers["latent_dim"], numbers["test_kl"]))
     texts.append(_explain_open_interval(numbers))
+    if missing := numbers.get("posterior", {}).get("missing"):
+        texts.append(f"posterior {numbers['posterior']['name']}: {missing}.")
     if numbers.get("labels_in_condition"):
         texts.append(
             "the labels follow from the condition, so kNN and the linear probe measure what z still has of the labels beside "

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from vae_jax.build import Built
 from vae_jax.config import Config, Hyperparams
 from vae_jax.example import condition_of, event_of
-from vae_jax.model import Params, decode_given
+from vae_jax.model import Params, decode_given, posterior_moments
 from vae_jax.objectives import Terms
 from vae_jax.storage.atomic import JsonObject
 from vae_jax.training import evaluated_params, named_optimizers, transformations
@@ -154,7 +154,7 @@ def _make_parts(built: Built, state: TrainState, step: _Step) -> Callable[[Param
         mean_loss = jnp.mean(terms.loss)
         update = make_step(built.optimizer, step.peak, step.hyperparams, state.step, lambda params: loss(params)[0])
         x = to_input(jax.random.split(key, batch.shape[0] + 1)[0], batch)
-        mean, log_scale = jax.vmap(lambda x: vae.encode(params, x))(x)
+        mean, log_scale = jax.vmap(lambda x: posterior_moments(vae, params, x))(x)
         decode = lambda z, x: decode_given(vae, params, z, condition_of(x))  # noqa: E731
         return {
             "parameters": params,

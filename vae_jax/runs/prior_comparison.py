@@ -48,7 +48,7 @@ def compare_priors(
     numbers |= _with_error("log_px_mean_before", before) | _with_error("log_px_gain", after - before)
     numbers |= _with_error("elbo_gain", _elbo_gains(run, num_draws))
     if parts is not None:
-        old, new = (np.asarray(one.total_correlation + one.dimension_wise_kl, np.float64) for one in parts)
+        old, new = (np.asarray(one.marginal_kl, np.float64) for one in parts)
         numbers |= _with_error("marginal_kl_before", old) | _with_error("marginal_kl", new)
         numbers |= _with_error("marginal_kl_gain", old - new)
     return numbers

@@ -12,8 +12,9 @@ from jax import Array
 from vae_jax._numerics.keys import Part, StepKey
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.config import Hyperparams
+from vae_jax.errors import check_signature
 from vae_jax.example import Example, Examples, condition_of, event_of, mask_of
-from vae_jax.model import VAE, BoundModel, Params, bind, decode_given, keep_scaling
+from vae_jax.model import VAE, BoundModel, Params, bind, decode_given, keep_scaling, posterior_params
 from vae_jax.objectives import Objective, Terms, beta_elbo, check_objective, check_terms
 from vae_jax.objectives.batch import AnyObjective, BatchObjective, ObjectiveState
 from vae_jax.training import optimizers
@@ -189,6 +190,9 @@ def _without_skipped(metrics: StepMetrics, is_skipped: Array) -> StepMetrics:
     return metrics._replace(extra={**(metrics.extra or {}), SKIPPED_STEPS: is_skipped.astype(jnp.float32)})
 
 
+_BATCH_TERMS = "terms of a batch objective (key, encode, decode, log_prob, x, hyperparams, state) -> (Terms, state)"
+
+
 def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
     """Returns (keys of the examples, keys of their networks or None, params, batch, hyperparams, state) -> (terms, state)."""
     if not isinstance(objective, BatchObjective):
@@ -197,11 +201,9 @@ def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
         raise ValueError(
             "expected an objective of one example for a learned prior, because the objectives of a batch assume N(0, I)."
         )
-    if vae.posterior is not None:
-        raise ValueError(
-            f"expected an objective of one example for the posterior {vae.posterior.name!r}, because the objectives of a batch "
-            "assume a diagonal Gaussian."
-        )
+    given = {} if vae.posterior is None else {"posterior": vae.posterior}
+    if given:
+        check_signature(objective.terms, 7, f"{_BATCH_TERMS} with the keyword posterior", given)
 
     def batch_terms(
         keys: Array,
@@ -212,14 +214,14 @@ def _batch_terms(vae: VAE, objective: AnyObjective) -> BatchTermsFunction:
         state: ObjectiveState,
     ) -> tuple[Terms, ObjectiveState]:
         # Each function takes one element of `x`, which has its condition, its mask and its key.
-        encode = lambda x: vae.encode(params, x)  # noqa: E731
+        encode = lambda x: posterior_params(vae, params, x)  # noqa: E731
         decode = lambda z, x=None: decode_given(vae, params, z, condition_of(x))  # noqa: E731
         if noise is not None:
             x = _KeyedExample(event_of(x), condition_of(x), mask_of(x), noise)
             encode = lambda x: _bind_keyed(vae, params, x).encode(event_of(x))  # noqa: E731
             decode = lambda z, x=None: _bind_keyed(vae, params, x).decode(z)  # noqa: E731
         log_prob = lambda output, x: bind(vae, params, x).log_prob(output, event_of(x))  # noqa: E731
-        terms, state = objective.terms(keys[0], encode, decode, log_prob, x, hyperparams, state)
+        terms, state = objective.terms(keys[0], encode, decode, log_prob, x, hyperparams, state, **given)
         check_terms(terms, x.shape[:1])
         return terms, state
 

@@ -11,8 +11,8 @@ from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import kl_to_standard_normal
 from vae_jax.example import Example, Examples
 from vae_jax.likelihoods import DecoderOutput
-from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Objective, Terms
-from vae_jax.posteriors import sample_posterior
+from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Objective, Terms, standard_normal_log_prob
+from vae_jax.posteriors import DIAGONAL, Posterior, PosteriorParams, sample_posterior
 
 Batch: TypeAlias = Real[Array, "batch *event"] | Example  # an `Example` for models with conditions, missing values or dropout
 ObjectiveState: TypeAlias = PyTree[Array]  # () where there is nothing to remember
@@ -25,6 +25,9 @@ class BatchTerms(Protocol):
     leading axis. For models with conditions, missing values or dropout it is an `Example` of arrays with that axis, of which
     `encode(x)` and `log_prob(output, x)` take one element, and so does `decode(z, x)` as a second argument; `forward` does all
     this. The result is `Terms` with fields of shape (batch,), in nats, and the new state.
+
+    The keyword `posterior` is passed for models whose q(z|x) is not the diagonal Gaussian, and only for them. Functions without
+    it are refused for these models.
     """
 
     def __call__(
@@ -36,6 +39,8 @@ class BatchTerms(Protocol):
         x: Batch,
         hyperparams: HyperparamsLike,
         state: ObjectiveState,
+        *,
+        posterior: Posterior = DIAGONAL,
     ) -> tuple[Terms, ObjectiveState]: ...
 
 
@@ -61,8 +66,8 @@ class BatchObjective(NamedTuple):
       evaluation_params: (params, state) -> the parameters to evaluate, for objectives whose state sets some of them.
 
     Example: the ELBO, with a weight of the KL that grows by 1 % with every step.
-      >>> def terms(key, encode, decode, log_prob, x, hyperparams, weight):
-      ...     batch = forward(key, encode, decode, log_prob, x)
+      >>> def terms(key, encode, decode, log_prob, x, hyperparams, weight, **given):
+      ...     batch = forward(key, encode, decode, log_prob, x, **given)
       ...     loss = -batch.log_likelihood + weight * batch.kl
       ...     extra = {"weight": repeat_for_batch(weight, batch.kl)}
       ...     return Terms(loss, batch.log_likelihood, batch.kl, extra), 1.01 * weight
@@ -107,9 +112,10 @@ def stateless(function: Callable[..., Terms], *names: str, **static: object) -> 
         x: Batch,
         hyperparams: HyperparamsLike,
         state: ObjectiveState,
+        **given: Posterior,
     ) -> tuple[Terms, ObjectiveState]:
         options = {name: getattr(hyperparams, name) for name in names}
-        return function(key, encode, decode, log_prob, x, **options, **static), state
+        return function(key, encode, decode, log_prob, x, **options, **static, **given), state
 
     return BatchObjective(terms)
 
@@ -117,24 +123,46 @@ def stateless(function: Callable[..., Terms], *names: str, **static: object) -> 
 class Forward(NamedTuple):
     """One pass of a batch through the model, with one draw of z for each example."""
 
-    mean: Float[Array, "batch latent"]
-    log_scale: Float[Array, "batch latent"]
+    mean: Float[Array, "batch latent"]  # of q(z|x), estimated from draws where it has no closed form
+    log_scale: Float[Array, "batch latent"]  # log of the standard deviation of each dimension, likewise
     z: Float[Array, "batch latent"]
     output: DecoderOutput  # with a leading axis
     log_likelihood: Float[Array, "batch"]  # nats
-    kl: Float[Array, "batch"]  # nats, in closed form against N(0, I)
+    kl: Float[Array, "batch"]  # nats, in closed form against N(0, I), or else estimated from the draw
+    q: PosteriorParams | None = None  # parameters of a Gaussian posterior other than the diagonal one
+    layer_kl: Float[Array, "batch layers"] | None = None  # KL of each layer of a code of several layers
 
 
-def forward(key: Key[Array, ""], encode: Encode, decode: Decode, log_prob: LogProb, x: Batch) -> Forward:
+def forward(
+    key: Key[Array, ""], encode: Encode, decode: Decode, log_prob: LogProb, x: Batch, posterior: Posterior = DIAGONAL
+) -> Forward:
     """Encodes a batch, draws one code for each example, decodes the codes and evaluates both terms of the ELBO."""
 
     def one(key: Array, x: Examples) -> Forward:
-        mean, log_scale = encode(x)
-        z = sample_posterior(key, mean, log_scale)
+        q = encode(x)
+        z, kl, layer_kl = _draw(key, q, posterior)
         output = decode(z, x) if isinstance(x, Example) else decode(z)
-        return Forward(mean, log_scale, z, output, log_prob(output, x), kl_to_standard_normal(mean, log_scale))
+        log_likelihood = log_prob(output, x)
+        if kl is None:
+            kl = kl_to_standard_normal(*q)
+        mean, log_scale = q if posterior is DIAGONAL else posterior.moments(jax.random.fold_in(key, 1), q)
+        kept = None if posterior is DIAGONAL or posterior.factor is None else q
+        return Forward(mean, log_scale, z, output, log_likelihood, kl, kept, layer_kl)
 
     return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
+
+
+def _draw(key: Array, q: PosteriorParams, posterior: Posterior) -> tuple[Array, Array | None, Array | None]:
+    """Returns z, its KL and the KL of each layer. The KL is None for the diagonal posterior, whose KL is computed later."""
+    if posterior is DIAGONAL:
+        return sample_posterior(key, *q), None, None
+    if posterior.sample_and_kl is not None:
+        z, layer_kl = posterior.sample_and_kl(key, q)
+        return z, jnp.sum(layer_kl), layer_kl
+    if posterior.kl_to_standard_normal is not None:
+        return posterior.sample(key, q), posterior.kl_to_standard_normal(q), None
+    z, log_q = posterior.sample_and_log_prob(key, q)
+    return z, log_q - standard_normal_log_prob(z), None
 
 
 def repeat_for_batch(value: Float[Array, ""], like: Float[Array, "batch"]) -> Float[Array, "batch"]:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real
 
+from vae_jax.objectives.assumptions import check_gaussian
 from vae_jax.objectives.base import Decode, Encode, LogProb, Terms
 from vae_jax.objectives.batch.base import forward
+from vae_jax.posteriors import DIAGONAL, Posterior, PosteriorParams, log_prob_at_each
 
 Weights = Literal["stratified", "weighted"]
 
@@ -78,6 +80,7 @@ def kl_parts(
     log_scale: Float[ArrayLike, "batch latent"],
     num_examples: int,
     weights: Weights = "stratified",
+    joint: tuple[Float[Array, "batch"], Float[Array, "batch batch"]] | None = None,
 ) -> KLParts:
     """Estimates mutual information, total correlation and dimension-wise KL from a batch of codes.
 
@@ -92,6 +95,8 @@ def kl_parts(
       log_scale: natural logs of their standard deviations, same shape.
       num_examples: size of the training set that the batch is from.
       weights: weights of the examples in the aggregate posterior (see `log_importance_weights`).
+      joint: log q(z_i|x_i) and log q(z_i|x_m), shapes (batch,) and (batch, batch), of Gaussian posteriors with correlations,
+        whose marginals have these means and log_scales. None: the posteriors are diagonal.
 
     Returns:
       `KLParts` of shape (batch,), nats. Their sum is exactly log q(z|x) - log p(z) with any weights. With the whole data set as
@@ -113,11 +118,23 @@ def kl_parts(
         )
     log_w = log_importance_weights(z.shape[0], num_examples, weights).astype(z.dtype)
     pairs = _log_density(z[:, None, :], mean[None, :, :], log_scale[None, :, :])  # (batch, batch, latent)
-    log_q_given_x = jnp.sum(_log_density(z, mean, log_scale), axis=1)
-    log_q = jax.nn.logsumexp(log_w + jnp.sum(pairs, axis=2), axis=1)
+    if joint is None:
+        log_q_given_x = jnp.sum(_log_density(z, mean, log_scale), axis=1)
+        log_q = jax.nn.logsumexp(log_w + jnp.sum(pairs, axis=2), axis=1)
+    else:
+        log_q_given_x = joint[0]
+        log_q = jax.nn.logsumexp(log_w + joint[1], axis=1)
     log_product = jnp.sum(jax.nn.logsumexp(log_w[:, :, None] + pairs, axis=1), axis=1)
     log_p = jnp.sum(_log_density(z, jnp.zeros_like(z), jnp.zeros_like(z)), axis=1)
     return KLParts(log_q_given_x - log_q, log_q - log_product, log_product - log_p)
+
+
+def _joint_densities(z: Array, q: PosteriorParams | None, posterior: Posterior) -> tuple[Array, Array] | None:
+    """Returns log q(z_i|x_i) and log q(z_i|x_m) of posteriors with correlations; None for the diagonal one."""
+    if q is None:
+        return None
+    pairs = jax.vmap(log_prob_at_each(posterior, q))(z)
+    return jnp.diagonal(pairs), pairs
 
 
 def beta_tc_elbo(
@@ -130,6 +147,7 @@ def beta_tc_elbo(
     beta: Float[ArrayLike, ""],
     num_examples: int,
     weights: Weights = "stratified",
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the beta-TCVAE objective of a batch, the ELBO with beta on the total correlation alone.
 
@@ -142,6 +160,7 @@ def beta_tc_elbo(
       beta: weight of the total correlation, >= 0. May be traced. 1 is the ELBO with a sampled KL.
       num_examples: size of the training set (static).
       weights: weights of the examples in the aggregate posterior (static, see `log_importance_weights`).
+      posterior: the family of q(z|x), a Gaussian, because the densities of its dimensions are needed.
 
     Returns:
       `Terms` of shape (batch,), nats. `kl` is in closed form, and `extra` has the three parts.
@@ -149,7 +168,9 @@ def beta_tc_elbo(
     Source:
       Chen et al. (2018) with alpha = gamma = 1.
     """
-    codes = forward(key, encode, decode, log_prob, x)
-    parts = kl_parts(codes.z, codes.mean, codes.log_scale, num_examples, weights)
+    check_gaussian("beta_tcvae compares the densities of single dimensions of q(z|x)", posterior)
+    codes = forward(key, encode, decode, log_prob, x, posterior)
+    joint = _joint_densities(codes.z, codes.q, posterior)
+    parts = kl_parts(codes.z, codes.mean, codes.log_scale, num_examples, weights, joint)
     loss = -codes.log_likelihood + parts.mutual_information + beta * parts.total_correlation + parts.dimension_wise_kl
     return Terms(loss, codes.log_likelihood, codes.kl, parts._asdict())

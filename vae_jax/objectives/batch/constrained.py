@@ -11,8 +11,10 @@ from jaxtyping import Array, Bool, Float, Key, Real
 from vae_jax._numerics.arrays import Params
 from vae_jax.divergences import free_bits_per_dimension, kl_per_dimension
 from vae_jax.example import event_of, mask_of
+from vae_jax.objectives.assumptions import check_batch_free_bits
 from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Terms
 from vae_jax.objectives.batch.base import Batch, BatchObjective, forward, repeat_for_batch
+from vae_jax.posteriors import DIAGONAL, Posterior
 
 _MAX_LOG = math.log(1e6)  # bounds the multiplier, because a target that cannot be met must not drive the loss to infinity
 
@@ -92,8 +94,9 @@ def optimal_scale(
         x: Batch,
         hyperparams: HyperparamsLike,
         state: ScaleState,
+        posterior: Posterior = DIAGONAL,
     ) -> tuple[Terms, ScaleState]:
-        codes = forward(key, encode, decode, log_prob, x)
+        codes = forward(key, encode, decode, log_prob, x, posterior)
         # The last axis of the learned numbers has one entry for a shared scale, and several for a scale of each column.
         if not isinstance(codes.output, tuple) or codes.output[0].shape != x.shape or codes.output[1].shape[-1] != 1:
             raise ValueError("optimal_scale: expected a VAE with likelihoods.gaussian('shared'), whose decoder emits the mean.")
@@ -158,8 +161,9 @@ def geco(*, step_size: float = 1e-3, max_step: float = 0.01, decay: float = 0.99
         x: Batch,
         hyperparams: HyperparamsLike,
         state: GecoState,
+        posterior: Posterior = DIAGONAL,
     ) -> tuple[Terms, GecoState]:
-        codes = forward(key, encode, decode, log_prob, x)
+        codes = forward(key, encode, decode, log_prob, x, posterior)
         excess = -codes.log_likelihood - hyperparams.target_distortion
         multiplier = jnp.exp(state.log_multiplier)
         now = jax.lax.stop_gradient(jnp.mean(excess))
@@ -212,6 +216,7 @@ def free_bits_batch_mean_elbo(
     *,
     free_bits: Float[ArrayLike, ""],
     beta: Float[ArrayLike, ""] = 1.0,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the terms of the ELBO of a batch, and a loss with an allowance for the batch mean of the KL.
 
@@ -221,13 +226,24 @@ def free_bits_batch_mean_elbo(
       key, encode, decode, log_prob, x: see `beta_tc_elbo`.
       free_bits: allowance of each dimension in nats, >= 0. May be traced.
       beta: weight of the KL, >= 0. May be traced.
+      posterior: the family of q(z|x): the diagonal Gaussian, or a code of several layers, each of which has the allowance in
+        place of a dimension.
 
     Returns:
       `Terms` of shape (batch,), nats. `kl` is the KL itself, not clipped.
 
+    Raises:
+      UserError: for other posteriors, which do not have a KL of each dimension or layer.
+
     Source:
       Kingma et al. (2016).
     """
-    codes = forward(key, encode, decode, log_prob, x)
-    clipped = free_bits_batch_mean(jax.vmap(kl_per_dimension)(codes.mean, codes.log_scale), free_bits)
+    codes = forward(key, encode, decode, log_prob, x, posterior)
+    if posterior is DIAGONAL:
+        kl = jax.vmap(kl_per_dimension)(codes.mean, codes.log_scale)
+    else:
+        check_batch_free_bits(posterior)
+        assert codes.layer_kl is not None
+        kl = codes.layer_kl
+    clipped = free_bits_batch_mean(kl, free_bits)
     return Terms(-codes.log_likelihood + beta * repeat_for_batch(clipped, codes.kl), codes.log_likelihood, codes.kl)

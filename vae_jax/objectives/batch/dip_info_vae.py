@@ -8,8 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real
 
+from vae_jax.objectives.assumptions import check_gaussian
 from vae_jax.objectives.base import Decode, Encode, LogProb, Terms
 from vae_jax.objectives.batch.base import forward, repeat_for_batch
+from vae_jax.posteriors import DIAGONAL, Posterior
+from vae_jax.posteriors import covariances as covariances_of_each
 
 Kernel: TypeAlias = Callable[[Array, Array], Array]  # two codes, each (latent,) -> scalar
 
@@ -21,11 +24,12 @@ def dip_penalty(
     lambda_od: Float[ArrayLike, ""],
     lambda_d: Float[ArrayLike, ""],
     variant: Literal["i", "ii"],
+    covariances: Float[ArrayLike, "batch latent latent"] | None = None,
 ) -> Float[Array, ""]:
     """Computes a squared distance of the covariance of the aggregate posterior from the identity, for a batch of posteriors.
 
         lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
-        variant "i":  C = Cov_x[mean]            variant "ii":  C = Cov_x[mean] + E_x[diag(exp(log_scale)^2)]
+        variant "i":  C = Cov_x[mean]            variant "ii":  C = Cov_x[mean] + E_x[Cov[z|x]]
 
     Args:
       mean: posterior means, shape (batch, latent).
@@ -33,6 +37,7 @@ def dip_penalty(
       lambda_od, lambda_d: weights off and on the diagonal, >= 0. May be traced. The authors take lambda_d = 10 lambda_od for
         variant I and lambda_d = lambda_od for variant II.
       variant: the covariance (static). Both variants divide by the batch size.
+      covariances: Cov[z|x] of posteriors with correlations. None: diag(exp(log_scale)^2).
 
     Returns:
       Scalar, >= 0.
@@ -54,7 +59,10 @@ def dip_penalty(
     centered = mean - jnp.mean(mean, axis=0, keepdims=True)
     covariance = centered.T @ centered / mean.shape[0]
     if variant == "ii":
-        covariance = covariance + jnp.diag(jnp.mean(jnp.exp(2 * log_scale), axis=0))
+        if covariances is None:
+            covariance = covariance + jnp.diag(jnp.mean(jnp.exp(2 * log_scale), axis=0))
+        else:
+            covariance = covariance + jnp.mean(jnp.asarray(covariances), axis=0)
     diagonal = jnp.diagonal(covariance)
     off_diagonal = jnp.sum(jnp.square(covariance)) - jnp.sum(jnp.square(diagonal))
     return lambda_od * off_diagonal + lambda_d * jnp.sum(jnp.square(diagonal - 1))
@@ -71,6 +79,7 @@ def dip_elbo(
     lambda_d: Float[ArrayLike, ""],
     variant: Literal["i", "ii"],
     beta: Float[ArrayLike, ""] = 1.0,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the DIP-VAE objective of a batch.
 
@@ -80,6 +89,7 @@ def dip_elbo(
       key, encode, decode, log_prob, x: see `beta_tc_elbo`.
       lambda_od, lambda_d, variant: see `dip_penalty`.
       beta: weight of the KL, >= 0, 1 in the paper. May be traced.
+      posterior: the family of q(z|x), a Gaussian.
 
     Returns:
       `Terms` of shape (batch,), nats. `extra` has the penalty.
@@ -87,8 +97,12 @@ def dip_elbo(
     Source:
       Kumar et al. (2018).
     """
-    codes = forward(key, encode, decode, log_prob, x)
-    penalty = dip_penalty(codes.mean, codes.log_scale, lambda_od=lambda_od, lambda_d=lambda_d, variant=variant)
+    check_gaussian("DIP-VAE matches the mean and the covariance of q(z|x)", posterior)
+    codes = forward(key, encode, decode, log_prob, x, posterior)
+    given = None if codes.q is None else covariances_of_each(posterior, codes.q)
+    penalty = dip_penalty(
+        codes.mean, codes.log_scale, lambda_od=lambda_od, lambda_d=lambda_d, variant=variant, covariances=given
+    )
     penalty = repeat_for_batch(penalty, codes.kl)
     return Terms(-codes.log_likelihood + beta * codes.kl + penalty, codes.log_likelihood, codes.kl, {"dip_penalty": penalty})
 
@@ -155,6 +169,7 @@ def info_elbo(
     mmd_weight: Float[ArrayLike, ""],
     beta: Float[ArrayLike, ""] = 1.0,
     kernel: Kernel = gaussian_kernel,
+    posterior: Posterior = DIAGONAL,
 ) -> Terms:
     """Computes the InfoVAE objective of a batch, with MMD as the divergence of the aggregate posterior from the prior.
 
@@ -165,6 +180,7 @@ def info_elbo(
       mmd_weight: alpha + lambda - 1 of the paper. May be traced.
       beta: 1 - alpha of the paper. May be traced. 0 with a large `mmd_weight` is WAE-MMD with a random encoder.
       kernel: positive definite function of two codes (static, see `mmd`).
+      posterior: the family of q(z|x). Where the KL has no closed form, it is that of the draw.
 
     Returns:
       `Terms` of shape (batch,), nats. `extra` has the squared MMD.
@@ -173,7 +189,7 @@ def info_elbo(
       Zhao et al. (2019).
     """
     key_codes, key_prior = jax.random.split(key)
-    codes = forward(key_codes, encode, decode, log_prob, x)
+    codes = forward(key_codes, encode, decode, log_prob, x, posterior)
     distance = repeat_for_batch(mmd(codes.z, jax.random.normal(key_prior, codes.z.shape, codes.z.dtype), kernel), codes.kl)
     loss = -codes.log_likelihood + beta * codes.kl + mmd_weight * distance
     return Terms(loss, codes.log_likelihood, codes.kl, {"mmd": distance})

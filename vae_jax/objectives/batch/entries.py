@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Literal
 
 from vae_jax.config.registry import Entry, Setting, Settings, TrainingData, register
 from vae_jax.errors import UserError
+from vae_jax.objectives.assumptions import check_gaussian
 from vae_jax.objectives.entries import BETA, GAMMA, check_beta
 
 if TYPE_CHECKING:
     from vae_jax.objectives.batch.base import BatchObjective
+    from vae_jax.posteriors.base import Posterior
 
 _LARGEST = 1e30  # beyond it float32 overflows somewhere in a loss or an update
 TARGET_DISTORTION = Setting(
@@ -119,14 +121,71 @@ def _check_optimal_sigma(config: Settings) -> None:
         )
 
 
+def _needs_gaussian(config: Settings, posterior: "Posterior") -> None:
+    needs = "compares the densities of single dimensions" if config.objective == "beta_tcvae" else "matches mean and covariance"
+    check_gaussian(f'`objective="{config.objective}"` {needs}', posterior)
+
+
 _DIP = (*BETA, LAMBDA_OD, LAMBDA_D)
 for _entry in (
-    Entry("objective", "geco", "a distortion held by a multiplier", _geco, (TARGET_DISTORTION,), _check_geco),
-    Entry("objective", "beta_tcvae", "the total correlation weighted by beta", _beta_tcvae, (*BETA, TC_WEIGHTS), check_beta),
-    Entry("objective", "dip_vae_i", "covariances of the means", _dip_vae, _DIP, check_beta),
-    Entry("objective", "dip_vae_ii", "covariances of the codes", _dip_vae, _DIP, check_beta),
-    Entry("objective", "info_vae", "MMD to the prior", _info_vae, (*BETA, MMD_WEIGHT, MMD_KERNEL), check_beta),
-    Entry("objective", "factor_vae", "total correlation by a discriminator", _factor_vae, (GAMMA,)),
-    Entry("objective", "optimal_sigma", "gaussian, its scale set by each batch", _optimal_sigma, BETA, _check_optimal_sigma),
+    Entry(
+        "objective", "geco", "a distortion held by a multiplier", _geco, (TARGET_DISTORTION,), _check_geco, any_posterior=True
+    ),
+    Entry(
+        "objective",
+        "beta_tcvae",
+        "the total correlation weighted by beta",
+        _beta_tcvae,
+        (*BETA, TC_WEIGHTS),
+        check_beta,
+        any_posterior=True,
+        check_posterior=_needs_gaussian,
+    ),
+    Entry(
+        "objective",
+        "dip_vae_i",
+        "covariances of the means",
+        _dip_vae,
+        _DIP,
+        check_beta,
+        any_posterior=True,
+        check_posterior=_needs_gaussian,
+    ),
+    Entry(
+        "objective",
+        "dip_vae_ii",
+        "covariances of the codes",
+        _dip_vae,
+        _DIP,
+        check_beta,
+        any_posterior=True,
+        check_posterior=_needs_gaussian,
+    ),
+    Entry(
+        "objective",
+        "info_vae",
+        "MMD to the prior",
+        _info_vae,
+        (*BETA, MMD_WEIGHT, MMD_KERNEL),
+        check_beta,
+        any_posterior=True,
+    ),
+    Entry(
+        "objective",
+        "factor_vae",
+        "total correlation by a discriminator",
+        _factor_vae,
+        (GAMMA,),
+        any_posterior=True,
+    ),
+    Entry(
+        "objective",
+        "optimal_sigma",
+        "gaussian, its scale set by each batch",
+        _optimal_sigma,
+        BETA,
+        _check_optimal_sigma,
+        any_posterior=True,
+    ),
 ):
     register(_entry)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from vae_jax._numerics.arrays import Params
 from vae_jax.objectives.base import Decode, Encode, HyperparamsLike, LogProb, Terms
 from vae_jax.objectives.batch.base import Batch, BatchObjective, forward
+from vae_jax.posteriors import DIAGONAL, Posterior
 
 
 class Discriminator(Protocol):
@@ -113,11 +114,12 @@ def factor(discriminator: Discriminator, optimizer: DiscriminatorOptimizer) -> B
         x: Batch,
         hyperparams: HyperparamsLike,
         state: FactorState,
+        posterior: Posterior = DIAGONAL,
     ) -> tuple[Terms, FactorState]:
         if x.shape[0] < 4:
             raise ValueError(f"factor: expected a batch of at least 4 examples, two halves to shuffle, got {x.shape[0]}.")
         key_codes, key_shuffle = jax.random.split(key)
-        codes = forward(key_codes, encode, decode, log_prob, x)
+        codes = forward(key_codes, encode, decode, log_prob, x, posterior)
         logits = jax.vmap(discriminator.apply, in_axes=(None, 0))
         total_correlation = logits(state.params, codes.z)
         if total_correlation.shape != x.shape[:1]:

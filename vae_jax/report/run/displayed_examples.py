@@ -1,6 +1,7 @@
 """Test examples for display, and the functions that encode, decode and draw examples on the same scale."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.build import Built
 from vae_jax.example import condition_of, event_of, mask_of
-from vae_jax.model import VAE, Params, decode_given
+from vae_jax.model import VAE, Params, decode_given, posterior_moments
 from vae_jax.report.run.events.panels import displayed_kind, displayed_shape
 
 NUM_SHOWN = 24  # test examples with their reconstructions
@@ -58,7 +59,7 @@ def views(built: Built, count: int = NUM_SHOWN, first: Sequence[int] = ()) -> Vi
     index = np.array([*first, *spread], int)
     inputs = data.eval_input(data.test[index])
     x, conditions, observed = event_of(inputs), condition_of(inputs), mask_of(inputs)
-    encode = jax.jit(jax.vmap(vae.encode, in_axes=(None, 0)))
+    encode = jax.jit(jax.vmap(partial(posterior_moments, vae), in_axes=(None, 0)))
     mean, sample, means_like, samples_like = _decoders(vae, x, conditions)
 
     def means(params: Params, z: jax.Array, c: jax.Array | None = None) -> np.ndarray:

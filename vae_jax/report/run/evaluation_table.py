@@ -70,7 +70,7 @@ def _quantities(numbers: Record) -> list[Quantity]:
         )
         rows.append(Quantity("error of annealing", _with_error(numbers["bdmc"], "gap"), _NATS, remark))
     if "gaps" in numbers:
-        rows += _gaps(numbers["gaps"])
+        rows += _gaps(numbers["gaps"], numbers.get("posterior"))
     return [*rows, *_code(numbers), *_labels(numbers)]
 
 
@@ -166,12 +166,13 @@ def _annealing(ais: Record) -> Quantity:
     return Quantity("log p(x), annealed", _value(ais["log_px_mean"], ais["log_px_standard_error"]), _NATS, remark)
 
 
-def _gaps(gaps: Record) -> list[Quantity]:
+def _gaps(gaps: Record, posterior: Record | None) -> list[Quantity]:
+    best = "diagonal Gaussian" if posterior is None else f"{posterior['name']} posterior with the weights of this model"
     approximation = (
-        "The approximation gap is the best estimate of log p(x) minus the ELBO of the best diagonal Gaussian, over the first "
+        f"The approximation gap is the best estimate of log p(x) minus the ELBO of the best {best}, over the first "
         f"{gaps['num_examples']} examples. It is too small by the bias of that estimate."
     )
-    amortization = "The amortization gap is the ELBO of the best diagonal Gaussian minus that of the encoder."
+    amortization = f"The amortization gap is the ELBO of the best {best} minus that of the encoder."
     return [
         Quantity("approximation gap", _with_error(gaps, "approximation_gap"), _NATS, approximation),
         Quantity("amortization gap", _with_error(gaps, "amortization_gap"), _NATS, amortization),
@@ -217,7 +218,13 @@ def _code(numbers: Record) -> list[Quantity]:
             " q(z) is the mean of q(z|x) over the test examples with their conditions, so this and the next two terms take x "
             "together with c, and include what z says about c."
         )
+    layers = []
+    if "kl_per_layer" in numbers:
+        values = ", ".join(_value(value, digits=2) for value in numbers["kl_per_layer"])
+        remark = "The KL of each layer given the layers above it, the top layer first, from one draw for each example."
+        layers.append(Quantity("KL of the layers", values, _NATS, remark))
     return [
+        *layers,
         Quantity(
             "active units",
             f"{numbers['active_units']} of {numbers['latent_dim']}",

@@ -18,9 +18,10 @@ from vae_jax.report.run.events.panels import displayed_kind
 from vae_jax.report.run.events.table_sections import table_sections
 from vae_jax.report.run.latent import PriorShape
 from vae_jax.runs import Run, read_config
-from vae_jax.runs.in_words import describe_network, describe_part, repeat_command
+from vae_jax.runs.in_words import describe_network, describe_part, describe_posterior_part, repeat_command
 from vae_jax.runs.length import describe_lengths
 from vae_jax.runs.notation import Notation
+from vae_jax.runs.posterior_facts import about_dimensions, posterior_facts
 from vae_jax.runs.trained.initial import describe_lineage
 
 _SPAN = 3  # of traversals, in prior standard deviations
@@ -33,7 +34,11 @@ def write_report(run: Run) -> Path:
     dataset, notation = Path(run.built.dataset.name).name, Notation.of(run.built)
     parts = description.get("parts", {})
     likelihood = describe_part(config, "likelihood", parts)
-    network = f"{describe_network(config, parts)}, {likelihood} likelihood. {num_parameters(run.built.vae):,} parameters."
+    is_diagonal = run.built.vae.posterior is None
+    posterior = "" if is_diagonal else f", {describe_posterior_part(config, run.built, parts)} posterior"
+    network = (
+        f"{describe_network(config, parts)}, {likelihood} likelihood{posterior}. {num_parameters(run.built.vae):,} parameters."
+    )
     origin = [describe_lineage(description.get("init_from")), describe_lengths(description)]
     lead = " ".join(filter(None, [html.describe_data(dataset, description["data"]), network, *origin]))
     more = {"records": parts, "init": run.built.init, "devices": description.get("devices", 1)}
@@ -140,7 +145,7 @@ def _kl_section(run: Run, kl: np.ndarray) -> Section:
     against = "" if run.built.vae.prior is None else " to N(0, I), not to the learned prior"
     caption = (
         f"The KL{against}, averaged over the test set. The sum is {kl.sum():z.2f} nats{_share_of_largest(kl)}. A dimension "
-        "near 0 is not used."
+        f"near 0 is not used.{about_dimensions(posterior_facts(run.built.vae))}"
     )
     return Section("kl_per_dimension", "KL per latent dimension", caption, figures.kl_per_dimension(kl))
 
@@ -211,10 +216,14 @@ def _aggregate_section(run: Run, pictures: Pictures, prior: PriorShape) -> Secti
             "between the two curves. Their difference is the mutual information of z_j and x."
         )
     chosen = f"The {len(shown)} of {len(kl)} dimensions with the most KL are shown." if len(shown) < len(kl) else ""
+    evaluated = "evaluated exactly rather than from draws of z"
+    if (posterior := run.built.vae.posterior) is not None and posterior.factor is None:
+        evaluated = f"each taken as a Gaussian with the mean and the variance of draws from the {posterior.name} posterior"
+        about_kl = about_kl.replace("is the mutual", "is about the mutual")
     caption = (
-        f"Filled is q(z_j) = 1/N Σ q(z_j|x_n) over the {len(pictures.posterior_means)} test examples, evaluated exactly rather "
-        f"than from draws of z. Dashed is {prior_name}. Where the two differ, codes drawn from the prior are unlike those of "
-        f"data. {about_kl} Each panel has its own scales. {chosen or 'The largest KL comes first.'}"
+        f"Filled is q(z_j) = 1/N Σ q(z_j|x_n) over the {len(pictures.posterior_means)} test examples, {evaluated}. Dashed is "
+        f"{prior_name}. Where the two differ, codes drawn from the prior are unlike those of data. {about_kl} Each panel has "
+        f"its own scales. {chosen or 'The largest KL comes first.'}"
     )
     names = [latent_figures.panel_name(j, kl, value) for j, value in zip(shown, aggregate_kl, strict=True)]
     figure = latent_figures.aggregate_panels(aggregate, names, prior_name)

@@ -118,6 +118,15 @@ def _elbo(overview: Overview) -> Iterator[Section]:
     yield Section("elbo_against_beta", f"ELBO against {axis}", caption, figure)
 
 
+def _about_posteriors(overview: Overview) -> str:
+    if all(part.has_diagonal_posterior for part in overview.parts):
+        return ""
+    return (
+        " Where the posterior is not a diagonal Gaussian, these are KLs of Gaussians with the mean and the variance of each "
+        "q(z_j|x), which do not add up to KL(q(z|x) ‖ p(z))."
+    )
+
+
 def _kl_per_dimension(overview: Overview) -> Iterator[Section]:
     num_rows = sum(len(kl_rows(part)) for part in overview.parts)
     if not num_rows:
@@ -126,7 +135,7 @@ def _kl_per_dimension(overview: Overview) -> Iterator[Section]:
     against = " to N(0, I), even where the prior is learned" if learned else ""
     caption = (
         f"The KL{against}, averaged over the test set, sorted within each member, and then averaged over seeds. A dimension "
-        f"near 0 is not used.{_subset(_MAX_ROWS, num_rows, 'settings')}"
+        f"near 0 is not used.{_about_posteriors(overview)}{_subset(_MAX_ROWS, num_rows, 'settings')}"
     )
     yield Section("kl_per_dimension", "KL per latent dimension", caption, figures.kl_per_dimension(overview, _MAX_ROWS))
 

@@ -15,7 +15,7 @@ from vae_jax.data import Condition, is_image
 from vae_jax.errors import UserError
 from vae_jax.evaluation import map_examples
 from vae_jax.example import Example, Examples, condition_of, event_of
-from vae_jax.model import VAE, Params, bind, decode_given, sample_prior
+from vae_jax.model import VAE, Params, bind, decode_given, moments_of, posterior_moments, sample_prior
 from vae_jax.runs.trained.chunks import Report, chunk_rows, joined, map_chunks, over_batches
 from vae_jax.runs.trained.model import TrainedModel, expect_model
 from vae_jax.runs.trained.new_data import NewData, Source
@@ -92,7 +92,7 @@ def _reconstruction(
     def program(params: Params, key: Array, examples: Examples, first: Array, count: Array) -> Array:
         def one(row: Array, x: Array | Example) -> Array:
             bound = bind(vae, params, x)
-            decoded = bound.decode(bound.encode(bound.x)[0])
+            decoded = bound.decode(moments_of(vae, bound.encode(bound.x))[0])
             if output.draw and draw_given is not None:  # with the total of x
                 made = draw_given(jax.random.fold_in(key, row), decoded, bound.x)
             elif output.draw:
@@ -296,7 +296,7 @@ def interpolation_codes(model: TrainedModel, data: NewData, first: int, last: in
     if steps < 2:
         raise UserError(field="steps", expected="a whole number >= 2", got=steps)
     rows = jax.tree.map(jnp.asarray, data.examples[np.array([first, last])])
-    encode = jax.jit(lambda params, rows: jax.vmap(lambda x: model.vae.encode(params, x)[0])(data.to_input(rows)))
+    encode = jax.jit(lambda params, rows: jax.vmap(lambda x: posterior_moments(model.vae, params, x)[0])(data.to_input(rows)))
     start, end = np.asarray(encode(model.params, rows), np.float64)
     t = np.linspace(0, 1, steps)[:, None]
     if spherical:

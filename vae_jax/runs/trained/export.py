@@ -16,7 +16,7 @@ from jax import Array, export
 from vae_jax.errors import UserError
 from vae_jax.example import Example
 from vae_jax.likelihoods import DecoderOutput
-from vae_jax.model import Params
+from vae_jax.model import Params, posterior_moments
 from vae_jax.model.scaling import SCALING
 from vae_jax.model.vae import decode_given
 from vae_jax.runs.trained.export_record import describe_export, read_format, takes_mask
@@ -34,6 +34,8 @@ Function: TypeAlias = Callable[..., Array | tuple[Array, Array] | DecoderOutput]
 def encoder_function(model: TrainedModel, params: Params | None = None) -> Function:
     """Returns (x, condition, mask) -> (mean, log_scale) of a batch in the unit of the stored data.
 
+    Of a posterior other than the diagonal Gaussian these are the moments of each dimension (`model.posterior_moments`).
+
     Args:
       model: the trained model. Without a condition, or without missing entries, the function does not take these arguments.
       params: in place of those of the model.
@@ -48,7 +50,7 @@ def encoder_function(model: TrainedModel, params: Params | None = None) -> Funct
         mask = rest.pop(0) if rest else None
         event = to_input(x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype)))
         batch = event if condition is None and mask is None else Example(event, condition, mask)
-        return jax.vmap(partial(vae.encode, params))(batch)
+        return jax.vmap(partial(posterior_moments, vae, params))(batch)
 
     return encode
 
@@ -114,6 +116,7 @@ def export_model(model: TrainedModel, out: PathLike, *, overwrite: bool = False)
     out = as_path(out)
     _check_out(out, overwrite)
     with_prior = ("prior",) if model.vae.conditional_prior is not None else ()
+    with_posterior = () if model.vae.posterior is None else (model.vae.posterior.part,)
     batch = export.symbolic_shape("batch")
     x = _shape(batch, model.vae.data_shape)
     condition = () if model.description.condition is None else (_shape(batch, (len(model.description.condition.columns),)),)
@@ -121,7 +124,7 @@ def export_model(model: TrainedModel, out: PathLike, *, overwrite: bool = False)
     z = _shape(batch, (model.vae.latent_dim,))
     decoder = ("decoder", "likelihood", *with_prior)
     plans = {
-        "encode": ("encoder", encoder_function, ("encoder", *with_prior), (x, *condition, *mask)),
+        "encode": ("encoder", encoder_function, ("encoder", *with_prior, *with_posterior), (x, *condition, *mask)),
         "decode": ("decoder", decoder_function, decoder, (z, *condition)),
         "mean": ("mean", mean_function, decoder, (z, *condition)),
     }

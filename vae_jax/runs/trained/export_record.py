@@ -142,7 +142,8 @@ def _describe_function(
             argument["columns"] = [column.name for column in condition.columns]
             argument["num_categories"] = [column.categories and len(column.categories) for column in condition.columns]
     results = {
-        "encode": "(mean, log_scale) of q(z|x), each (batch, latent_dim); log_scale is the log of the standard deviation",
+        "encode": "(mean, log_scale) of q(z|x), each (batch, latent_dim); log_scale is the log of the standard deviation"
+        + _describe_moments(model),
         "decode": "the decoder's outputs for the likelihood, with a leading batch axis (see likelihood)",
         "mean": f"E[x|z] in the unit of the stored data, (batch, *data_shape){_describe_mean(model)}",
     }
@@ -154,6 +155,17 @@ def _describe_codes(model: TrainedModel) -> str:
     if model.vae.conditional_prior is not None:
         return "u = (z - m(c)) / s(c), which are N(0, I) under the learned prior p(z|c)."
     return "The prior is N(0, I)." if prior is None else f"The prior is learned ({prior.name}); it is not exported."
+
+
+def _describe_moments(model: TrainedModel) -> str:
+    """Says what of a posterior other than the diagonal Gaussian is not exported; "" for the diagonal one."""
+    if (posterior := model.vae.posterior) is None:
+        return ""
+    estimated = "" if posterior.factor is not None else ", estimated from the same draws each time"
+    return (
+        f" of each dimension. The posterior {posterior.name!r} is not a diagonal Gaussian: these are its moments{estimated}, "
+        "without correlations, and draws from it are not exported"
+    )
 
 
 def _describe_mean(model: TrainedModel) -> str:
