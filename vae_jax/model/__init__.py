@@ -4,7 +4,9 @@ from vae_jax._numerics.arrays import Params as Params
 from vae_jax.model.architectures import assemble_vae as assemble_vae
 from vae_jax.model.architectures import conv_vae as conv_vae
 from vae_jax.model.architectures import decoder_shape as decoder_shape
+from vae_jax.model.architectures import ladder_vae as ladder_vae
 from vae_jax.model.architectures import mlp_vae as mlp_vae
+from vae_jax.model.architectures import split_layers as split_layers
 from vae_jax.model.scaling import FROM_DATA as FROM_DATA
 from vae_jax.model.scaling import SCALING as SCALING
 from vae_jax.model.scaling import Standardize as Standardize

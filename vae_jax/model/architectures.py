@@ -1,12 +1,13 @@
-"""`mlp_vae` and `conv_vae`: models with the built-in networks."""
+"""`mlp_vae`, `conv_vae` and `ladder_vae`: models with the built-in networks."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from vae_jax import networks
 from vae_jax.data.moments import Moments
@@ -14,7 +15,7 @@ from vae_jax.likelihoods import DecoderOutput, Likelihood, from_log_prob
 from vae_jax.model.scaling import FROM_DATA, Standardize, move_location, scale_by_constants, scale_by_params
 from vae_jax.model.vae import VAE, encoder_shape, make_vae
 from vae_jax.networks import Network
-from vae_jax.posteriors import Posterior
+from vae_jax.posteriors import Posterior, ladder
 from vae_jax.priors import ConditionalGaussian, Prior
 
 
@@ -148,6 +149,85 @@ def conv_vae(
         mask_input=mask_input,
         posterior=posterior,
     )
+
+
+def ladder_vae(
+    data_shape: tuple[int, ...],
+    likelihood: Likelihood | Callable[[DecoderOutput, Array], Array],
+    *,
+    latent_channels: Sequence[int] = (8, 4, 2),
+    channels: tuple[int, ...] | None = None,
+    halvings: Sequence[int] | None = None,
+    num_blocks: int = 1,
+    norm: networks.Norm = "none",
+    activation: str | Callable[[Array], Array] = "relu",
+    dtype: str = "float32",
+    remat: bool = False,
+    train_mean: ArrayLike | None = None,
+    standardize: Standardize = FROM_DATA,
+    condition_dim: int = 0,
+    mask_input: bool = False,
+) -> VAE:
+    """Makes a convolutional VAE with 2 to 6 stochastic layers, whose code is that of all layers, one after another.
+
+    Args:
+      data_shape, likelihood, train_mean, standardize, condition_dim, mask_input: see `mlp_vae`.
+      latent_channels, channels, halvings, num_blocks, norm, activation, dtype, remat: see `networks.ladder`.
+
+    Returns:
+      The `VAE`, with the prior N(0, I) of the standardized latents and the posterior `posteriors.ladder`. `split_layers` gives
+      the layers of a code.
+
+    Example:
+      >>> import jax
+      >>> from vae_jax import likelihoods
+      >>> vae = ladder_vae((28, 28, 1), likelihoods.bernoulli())
+      >>> [layer.shape for layer in split_layers(vae, jnp.zeros(vae.latent_dim))]
+      [(7, 7, 8), (7, 7, 4), (14, 14, 2)]
+    """
+    parts = networks.ladder(
+        data_shape,
+        latent_channels=latent_channels,
+        channels=channels,
+        halvings=halvings,
+        num_blocks=num_blocks,
+        norm=norm,
+        activation=activation,
+        dtype=dtype,
+        remat=remat,
+        condition_dim=condition_dim,
+        input_shape=encoder_shape(data_shape, mask_input),
+    )
+    return assemble_vae(
+        parts.encoder,
+        parts.make_decoder,
+        data_shape,
+        likelihood,
+        train_mean,
+        standardize,
+        None,
+        condition_dim=condition_dim,
+        mask_input=mask_input,
+        posterior=ladder(parts.infer, parts.layers),
+    )
+
+
+def split_layers(vae: VAE, z: Float[Array, "*batch latent"]) -> tuple[Array, ...]:
+    """Splits codes of a model with several stochastic layers into their layers, top layer first.
+
+    The layers are standardized: each is N(0, I) under the prior, given the layers above it.
+
+    Args:
+      vae: the model.
+      z: codes, shape (..., latent_dim). Auxiliary dimensions of the prior, at their end, are left out.
+
+    Returns:
+      An array for each layer, of shape (..., *layer), such as (..., height, width, channels). Of a model with one layer: z.
+    """
+    layers = () if vae.posterior is None else vae.posterior.layers
+    if not layers:
+        return (z,)
+    return networks.split_layers(z[..., : sum(map(math.prod, layers))], layers)
 
 
 def decoder_shape(data_shape: tuple[int, ...], likelihood: Likelihood) -> tuple[int, ...]:

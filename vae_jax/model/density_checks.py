@@ -85,8 +85,8 @@ def check_posterior(posterior: Posterior | None, prior: object) -> Posterior | N
         return None
     if posterior.latent_dim is not None and isinstance(prior, ConditionalGaussian):
         raise ValueError(
-            f"make_vae: a prior p(z|c) standardizes the mean and the log_scale that the encoder returns, and the encoder of the "
-            f"posterior {posterior.name!r} returns something else. Leave the prior out, or use a posterior of the encoder's mean."
+            "make_vae: a prior p(z|c) standardizes the mean and the log_scale of the encoder, and the encoder of the posterior "
+            f"{posterior.name!r} returns something else. Leave the prior out, or use a posterior of the encoder's mean."
         )
     if not isinstance(prior, Prior) or not prior.needs_diagonal:
         return posterior

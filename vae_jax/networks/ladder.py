@@ -11,18 +11,18 @@ standardized latents as the code. It has the prior N(0, I), so everything that d
 pass through the network, and no variance of the prior can be divided by.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen
 from jax import Array
 from jax.typing import ArrayLike
 
-from vae_jax.networks.base import Network, Params, check_condition_dim
+from vae_jax.networks.base import Network, Output, Params, check_condition_dim
 from vae_jax.networks.convolutional import Conv, Norm, Normalized, ResidualBlocks, checked_settings, halved
 from vae_jax.networks.mlp import Initializer, resolve_activation
 
@@ -79,11 +79,11 @@ def ladder_layout(
     if not halvings:
         halvings = [most - layer * most // count for layer in range(count)]
     halvings = tuple(halvings)
-    is_descending = all(a >= b for a, b in zip(halvings, halvings[1:], strict=False))
+    is_descending = all(a >= b for a, b in itertools.pairwise(halvings))
     if len(halvings) != count or not is_descending or halvings[0] != most or halvings[-1] < 1:
         raise ValueError(
-            f"layer_halvings: expected {count} numbers from {most} (the halvings of the {most} channels, where the top layer is) "
-            f"down to at least 1, none above the one before, got {halvings}."
+            f"layer_halvings: expected {count} numbers from {most} (one halving for each of the channels, where the top layer "
+            f"is) down to at least 1, none above the one before, got {halvings}."
         )
     sides = data_shape[:-1]
     shapes = tuple((*halved(sides, times), width) for times, width in zip(halvings, latent_channels, strict=True))
@@ -105,7 +105,7 @@ class _Parts(NamedTuple):
         make = linen.remat(ResidualBlocks) if self.remat else ResidualBlocks
         return make(self.num_blocks, self.norm, self.activation, self.dtype, name=name)
 
-    def normalized(self, name: str) -> Normalized:
+    def normalized(self, name: str) -> linen.Module:
         """Returns the activation after the normalization."""
         return Normalized(self.norm, self.activation, self.dtype, name=name)
 
@@ -167,7 +167,7 @@ class _TopDown(linen.Module):
     @linen.compact
     def __call__(
         self, code: Array, *condition: Array, features: tuple[Array, ...] = (), is_noise: bool = False, everything: bool = False
-    ) -> Any:
+    ) -> Output:
         parts, (channels, halvings, shapes) = self.parts, self.parts.layout
         sides = self.output_shape[: self.num_sides]
         merge = linen.remat(_Merge) if parts.remat else _Merge
@@ -201,10 +201,20 @@ class _TopDown(linen.Module):
         sides, emitted = self.output_shape[: self.num_sides], self.output_shape[self.num_sides :]
         channels, dtype = self.parts.layout.channels, self.parts.dtype
         width = channels[level - 2] if level > 1 else math.prod(emitted)
-        last: dict[str, Any] = {"bias_init": self.bias_init, "bias_shape": self.bias_shape} if level == 1 else {}
+        zeros = linen.initializers.zeros_init()
+        bias_init, bias_shape = (self.bias_init, self.bias_shape) if level == 1 else (zeros, None)
         h = self.parts.normalized(f"up_norm_{level}")(h, *condition)
-        name = f"up_{level}"
-        return Conv(width, 4, dtype, stride=2, transpose=True, crop=halved(sides, level - 1), name=name, **last)(h)
+        return Conv(
+            width,
+            4,
+            dtype,
+            stride=2,
+            transpose=True,
+            bias_init=bias_init,
+            bias_shape=bias_shape,
+            crop=halved(sides, level - 1),
+            name=f"up_{level}",
+        )(h)
 
 
 class Ladder(NamedTuple):
@@ -278,14 +288,14 @@ def ladder(
     def init_encoder(key: Array) -> Params:
         return down.init(key, jnp.zeros(x_shape), *condition)["params"]
 
-    def encode(params: Params, x: Array, *condition: Array) -> tuple[Array, ...]:
+    def encode(params: Params, x: Array, *condition: Array) -> Output:
         return down.apply({"params": params}, x, *condition)
 
     make_decoder = partial(_make_decoder, parts, tuple(data_shape), condition_dim)
     top_down = _top_down(parts, tuple(data_shape), 1, None)
     layers = len(layout.shapes)
 
-    def infer(params: Params, q: tuple[Array, ...], code: Array, is_noise: bool) -> tuple[Array, Array, Array]:
+    def infer(params: Params, q: tuple[Array, ...], code: Array, is_noise: bool) -> Output:
         return top_down.apply({"params": params}, code, *q[layers:], features=tuple(q[:layers]), is_noise=is_noise)
 
     return Ladder(Network(init_encoder, encode), make_decoder, infer, layout.shapes)
@@ -320,7 +330,7 @@ def _make_decoder(
         code = jnp.zeros(layout.latent_dim)
         return module.init(key, code, *condition, features=tuple(features), everything=True)["params"]
 
-    def apply(params: Params, code: Array, *condition: Array) -> Array:
+    def apply(params: Params, code: Array, *condition: Array) -> Output:
         return module.apply({"params": params}, code, *condition)
 
     return Network(init, apply)

@@ -22,14 +22,14 @@ def ladder(infer: Infer, layers: Sequence[tuple[int, ...]], num_draws: int = 16)
 
     Args:
       infer: (weights, features, code, is_noise) -> (u, mean, log_scale), each (latent,), with the parameters of the decoder,
-        what the encoder returns, and the code u, or noise from which u = mean + exp(log_scale) noise is made layer by layer (see
-        `networks.Ladder`).
+        what the encoder returns, and the code u, or noise from which u = mean + exp(log_scale) noise is made layer by layer
+        (see `networks.Ladder`).
       layers: shape of the latent variables of each layer, top layer first.
       num_draws: draws of the upper layers for `moments`, which has no closed form below the top layer.
 
     Returns:
-      The `Posterior`. Its prior is N(0, I). `sample_and_kl` gives the KL of each layer given the layers above it in closed form:
-      the KL to N(0, I) is the expectation of their sum. Every estimator of gradients works.
+      The `Posterior`. Its prior is N(0, I). `sample_and_kl` gives the KL of each layer given the layers above it in closed
+      form. The KL to N(0, I) is the expectation of their sum. Every estimator of gradients works.
 
     Source:
       Sonderby et al. (2016); the standardized residual as the code: Vahdat & Kautz (2020), section 3.2.

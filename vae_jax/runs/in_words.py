@@ -39,10 +39,11 @@ def describe_network(config: Config, records: JsonObject | None = None) -> str:
     if config.network == "mlp":
         return f"mlp {joined(*config.hidden, config.latent_dim)}"
     if config.network == "ladder":
-        places = ", ".join(
-            f"{width} at 1/{2**times}" for width, times in zip(config.latent_channels, config.layer_halvings, strict=False)
-        )
-        return f"ladder {joined(*config.channels) or 'by size'}, latent channels {places or joined(*config.latent_channels)}"
+        layers = joined(*config.latent_channels)
+        if config.layer_halvings:
+            places = zip(config.latent_channels, config.layer_halvings, strict=True)
+            layers = ", ".join(f"{width} at 1/{2**times}" for width, times in places)
+        return f"ladder {joined(*config.channels) or 'by size'}, latent channels from the top: {layers}"
     blocks = "" if config.network == "conv" else f" ({config.num_blocks} residual at each size, norm {config.norm})"
     return f"{config.network} {joined(*config.channels) or 'by size'}{blocks}, dense {joined(*config.dense, config.latent_dim)}"
 

@@ -121,6 +121,8 @@ def _cut_intervals(point: Point, config: Config) -> Point:
     """Cuts the intervals of a point at the range of each measure. Rates are at least 0, ELBOs of discrete data at most 0."""
     nonnegative = (0.0, math.inf)
     ranges: dict[str, Range] = {"rate": nonnegative, "active_units": (0.0, float(config.latent_dim))}
+    if "latent_channels" in settings_of("network", config.network):  # the members do not record the length of the code
+        ranges["active_units"] = nonnegative
     if "test_bits_per_dim" in point.numbers:  # the data are discrete, so p is a probability
         ranges |= {"test_elbo": (-math.inf, 0.0), "distortion": nonnegative, "test_bits_per_dim": nonnegative}
     return point._replace(numbers={name: within(one, ranges.get(name, UNBOUNDED)) for name, one in point.numbers.items()})

@@ -60,13 +60,16 @@ def lead(results: Results) -> str:
     )
 
 
+LATENT = ("latent_channels", "latent channels")  # of a ladder, in place of `latent_dim`
+
+
 def _shared_settings(config: Config, varied: Sequence[str], parts: JsonObject) -> list[str]:
     """Describes the main settings that all members share, with the records of the user's parts."""
     shared, default = [describe_part(config, "network", parts)], Config()
-    for name, description in (("hidden", "hidden layers"), ("channels", "channels"), ("dense", "dense layers")):
+    for name, description in (("hidden", "hidden layers"), ("channels", "channels"), ("dense", "dense layers"), LATENT):
         if name not in varied and name in settings_of("network", config.network) and (widths := getattr(config, name)):
             shared.append(f"{description} {'-'.join(map(str, widths))}")
-    if "latent_dim" not in varied:
+    if "latent_dim" not in varied and LATENT[0] not in settings_of("network", config.network):
         shared.append(_with_noun(config.latent_dim, "latent dimension"))
     if "likelihood" not in varied:
         shared.append(f"{describe_part(config, 'likelihood', parts)} likelihood")
