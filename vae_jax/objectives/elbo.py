@@ -1,6 +1,6 @@
 """The evidence lower bound of one example and the objectives that weight its KL: beta, capacity and free bits."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +100,11 @@ def elbo(
         log_likelihood, kls = draw_layers(keys, q, decode, log_prob, x, posterior)
         kl = jnp.sum(kls)
         return Terms(-(log_likelihood - beta * kl), log_likelihood, kl)
-    options: dict[str, Any] = {"prior_log_prob": prior_log_prob, "posterior": posterior}
-    draws = jax.vmap(lambda key: draw(key, q, decode, log_prob, x, stop_q=estimator != "reparam", **options))(keys)
+    is_stopped = estimator != "reparam"
+    one = lambda key: draw(  # noqa: E731
+        key, q, decode, log_prob, x, stop_q=is_stopped, prior_log_prob=prior_log_prob, posterior=posterior
+    )
+    draws = jax.vmap(one)(keys)
     log_likelihood, sampled_kl = jnp.mean(draws.log_likelihood), jnp.mean(draws.log_ratio)
     kl = reported_kl(q, sampled_kl, prior_log_prob, posterior)
     return Terms(-(log_likelihood - beta * sampled_kl), log_likelihood, kl)
