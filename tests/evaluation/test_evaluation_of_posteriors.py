@@ -74,7 +74,7 @@ def test_annealing_from_the_exact_posterior_has_no_error():
         assert np.all(np.asarray(estimate.standard_error) < 1e-4)
 
 
-def test_annealing_from_a_posterior_without_a_density_is_refused_but_not_from_the_prior():
+def test_annealing_without_a_density_starts_from_the_prior_only():
     outputs = jnp.zeros(LATENT), jnp.zeros(LATENT), jnp.zeros(PLANAR.num_extra)
     vae = LINEAR.vae()._replace(posterior=PLANAR, encode=lambda params, x: outputs)
     with pytest.raises(UserError, match='Start from the prior by `ais_start="prior"`'):
@@ -101,7 +101,7 @@ def test_the_gaps_of_the_exact_posterior_are_zero(local_posteriors):
     np.testing.assert_allclose(exact.amortization_gap, 0, atol=1e-3)
 
 
-def test_the_best_full_gaussian_is_the_posterior_and_the_amortization_gap_the_kl_to_it(local_posteriors):
+def test_the_best_full_gaussian_is_the_posterior_and_amortization_costs_the_kl(local_posteriors):
     _, off = local_posteriors
     precision = np.linalg.inv(LINEAR.covariance)
     shift = np.full(LATENT, 0.4)
@@ -114,7 +114,7 @@ def test_the_best_full_gaussian_is_the_posterior_and_the_amortization_gap_the_kl
     np.testing.assert_allclose(np.exp(off.log_scale), np.tile(deviations, (COUNT, 1)), rtol=0.03)
 
 
-def test_imputation_with_the_exact_posterior_is_the_conditional_gaussian():
+def test_imputation_with_the_exact_posterior_is_exact():
     observed, missing = np.array([0, 1, 3]), 2
     linear = Linear(observed)
     mask = np.isin(np.arange(DATA_DIM), observed)

@@ -102,7 +102,7 @@ def correlated_posteriors():
     return z, (mean, log_scale, extra), factors @ np.swapaxes(factors, 1, 2)
 
 
-def test_the_parts_of_the_kl_of_correlated_posteriors_are_those_of_a_dense_mixture():
+def test_the_parts_of_the_kl_in_a_batch_are_those_of_a_dense_mixture():
     z, outputs, covariance = correlated_posteriors()
     mean, deviation = outputs[0], np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     q, codes = float32(*outputs), float32(z)[0]
