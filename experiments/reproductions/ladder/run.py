@@ -35,9 +35,9 @@ SCHEDULES: dict[str, dict[str, dict[str, Any]]] = {
         "ladder": {
             **SHORT,
             "network": "ladder",
-            "channels": (32, 32),
+            "channels": (32, 32, 64),
             "latent_channels": (8, 4, 2),
-            "layer_halvings": (2, 2, 2),
+            "layer_halvings": (3, 2, 2),
         },
     },
     "full": {
