@@ -176,7 +176,9 @@ def test_free_bits_are_an_allowance_for_each_layer():
     m = bind(vae, params, x)
     _, kl = vae.posterior.sample_and_kl(jax.random.key(5), q)
     allowance = float(np.sort(kl)[0] + 0.5 * (np.sort(kl)[1] - np.sort(kl)[0]))  # between the KLs of the two layers
-    terms = free_bits_elbo(jax.random.key(5), m.encode, m.decode, m.log_prob, m.x, free_bits=allowance, beta=2.0, **m.keywords)
+    terms = free_bits_elbo(
+        jax.random.key(5), m.encode, m.decode, m.log_prob, m.x, free_bits=allowance, beta=2.0, num_groups=1, **m.keywords
+    )
     np.testing.assert_allclose(terms.kl, np.sum(kl), rtol=1e-5)
     np.testing.assert_allclose(terms.loss, -terms.log_likelihood + 2 * (allowance + np.max(kl)), rtol=1e-5)
 

@@ -24,4 +24,4 @@ def test_every_command_takes_a_ladder(tmp_path):
     scripts.run("report.py", run)
     scripts.run("encode.py", run, "--data", "digits", "--out", codes)
     scripts.run("sample.py", run, "--num", 8, "--out", samples)
-    scripts.run("interpolate.py", run, "--out", between)
+    scripts.run("interpolate.py", run, "--data", "digits", "--out", between)

@@ -98,8 +98,9 @@ def make_model(
     )
     posterior = make_posterior(config, facts, parts.posterior)
     facts = facts._replace(num_extra=0 if posterior is None else posterior.num_extra)
-    encoder, decoder, *layers = make_networks(config, facts, parts.network)
-    posterior = _posterior_of_layers(config, posterior, layers) if layers else posterior
+    made = make_networks(config, facts, parts.network)
+    posterior = _posterior_of_layers(posterior, made) if isinstance(made, Ladder) else posterior
+    encoder, decoder = made[:2]
     prior = make_prior(config, facts, parts.prior)
     try:
         vae = assemble_vae(
@@ -162,15 +163,15 @@ def make_networks(config: Config, facts: TrainingData, custom: Networks | Networ
     return encoder, lambda outputs_per_dim, output_bias: decoder
 
 
-def _posterior_of_layers(config: Config, posterior: Posterior | None, layers: Sequence[Any]) -> Posterior:
-    """Returns the posterior of the rest of a `Ladder`, (infer, layers). Raises `UserError` if a different one is named."""
+def _posterior_of_layers(posterior: Posterior | None, made: Ladder) -> Posterior:
+    """Returns the posterior of several layers. Raises `UserError` if a different one is named."""
     if posterior is not None:
         raise UserError(
             f"the network has a posterior of several layers, and {posterior.name!r} is a different one.",
             field="posterior",
             fix="Leave `posterior` out.",
         )
-    return ladder(*layers)
+    return ladder(made.infer, made.layers)
 
 
 def _is_pair(value: object) -> bool:

@@ -6,9 +6,10 @@ latent variables are
     z_l = mean_p(z_<l) + exp(log_scale_p(z_<l)) u_l,      q(u_l | u_<l, x) = N(d_mean(z_<l, x), exp(d_log_scale(z_<l, x))^2)
 
 so p(z_l|z_<l) is a learned Gaussian, and KL(q(z_l|z_<l, x) || p(z_l|z_<l)) = KL(N(d_mean, exp(d_log_scale)^2) || N(0, I)),
-because an invertible map does not change it. This is the residual parameterization of Vahdat & Kautz (2020), with the
-standardized latents as the code. It has the prior N(0, I), so everything that draws, interpolates or anneals codes needs no
-pass through the network, and no variance of the prior can be divided by.
+because an invertible map does not change it. q is relative to p as in Vahdat & Kautz (2020), by the precision-weighted merge
+of Sonderby et al. (2016): q(u_l|...) is the product of the prior N(0, I) and a Gaussian from the features of x, so its scale is
+at most 1. The code has the prior N(0, I), so everything that draws, interpolates or anneals codes needs no pass through the
+network, and no variance of the prior is divided by.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen
 from jax import Array
@@ -28,6 +30,7 @@ from vae_jax.networks.mlp import Initializer, resolve_activation
 
 # Logarithms of scales lie within (-5, 5), by 5 tanh(a / 5), as in Vahdat & Kautz (2020), so no exponential overflows.
 _LOG_SCALE_BOUND = 5.0
+_FIRST_LOG_PRECISION = -2.0  # at which the KL of a latent dimension starts at 0.004 nats
 MIN_LAYERS, MAX_LAYERS = 2, 6
 
 
@@ -148,7 +151,11 @@ class _Merge(linen.Module):
         h = Conv(features.shape[-1], 3, dtype, name="merge")(h)
         # Small, so that q starts near p and the first KL is a few nats.
         small = linen.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-        return _bounded_heads(parts.normalized("merged")(h, *condition), "heads", self.num_latents, dtype, small)
+        mean, log_precision = _bounded_heads(parts.normalized("merged")(h, *condition), "heads", self.num_latents, dtype, small)
+        # The product of the prior N(0, 1) and N(mean, exp(-log_precision)). A scale of q relative to p that is free, as in
+        # Vahdat & Kautz (2020), made training on MNIST diverge: at exp(5) its KL is 11,000 nats and its tanh has no gradient.
+        log_precision = 2 * log_precision + _FIRST_LOG_PRECISION
+        return mean * jax.nn.sigmoid(log_precision), -0.5 * jax.nn.softplus(log_precision)
 
 
 class _TopDown(linen.Module):
@@ -273,7 +280,7 @@ def ladder(
       ValueError: see `ladder_layout`.
 
     Source:
-      Sonderby et al. (2016), with all layers above as the condition of each, and Vahdat & Kautz (2020) for the parameters of q.
+      Sonderby et al. (2016), with all layers above as the condition of each; standardized latents: Vahdat & Kautz (2020).
     """
     layout = ladder_layout(tuple(data_shape), latent_channels, channels, halvings)
     if num_blocks < 0:
