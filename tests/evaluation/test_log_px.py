@@ -149,7 +149,7 @@ def test_a_learned_prior_is_the_one_that_is_used(mlp):
     @jax.jit
     def log_weight(key, x):
         decode, prior = lambda z: vae.decode(params, z), model.prior_log_prob(vae, params)
-        return objectives.draw(key, *vae.encode(params, x), decode, vae.likelihood.log_prob, x, prior_log_prob=prior).log_weight
+        return objectives.draw(key, vae.encode(params, x), decode, vae.likelihood.log_prob, x, prior_log_prob=prior).log_weight
 
     for i in range(3):
         key_x = jax.random.fold_in(jax.random.key(0), i)

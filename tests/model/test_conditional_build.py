@@ -33,7 +33,7 @@ def settings(**options):
 def said(built, capsys):
     """The plan that the script prints, and the row of the report."""
     print_plan(built, Path("out"))
-    rows = {row.name: row.value for row in training_rows(SimpleNamespace(built=built), SUMMARY)}
+    rows = {row.name: row.value for row in training_rows(SimpleNamespace(built=built, refitted=None), SUMMARY)}
     return capsys.readouterr().out, rows["prior"]
 
 

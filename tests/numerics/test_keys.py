@@ -109,7 +109,7 @@ def test_the_numbers_of_streams_differ_and_splits_do_not_reach_them():
     assert len(set(Stream)) == len(Stream.__members__)
     # What a split into parts could give: test sets and first parameters were published with 0, 1 and 2.
     assert sorted(int(use) for use in Stream if use < 0x0E7A) == [0, 1, 2]
-    assert sorted(map(int, Part)) == [0, 1, 2, 0x10000]
+    assert sorted(map(int, Part)) == [0, 1, 2, 3, 0x10000]
 
 
 def test_published_test_sets_and_first_parameters_keep_their_keys():

@@ -32,6 +32,15 @@ NORMAL = PriorShape(np.zeros(3), np.ones(3), None)
 # KL
 
 
+class FakeRun(SimpleNamespace):
+    """A run whose prior is that of its training."""
+
+    refitted = None
+
+    def as_trained(self):
+        return self
+
+
 def test_the_heading_of_a_panel_tells_the_kl_of_the_curve_from_the_mean_kl():
     """The posteriors of single examples are far from the prior, and their mixture is nearly the prior itself."""
     rng = np.random.default_rng(0)
@@ -198,9 +207,7 @@ def test_no_zero_has_a_sign():
     assert sweep_page._number(-1e-9) == "0.000"
     assert latent_figures.name(0, np.array([-1e-4])) == "z[0], mean KL 0.00 nats"
     assert latent_figures.signed(-1e-12) == "0"
-    run = SimpleNamespace(
-        metrics=[], summary=SUMMARY | {"test_kl": -1e-5}, epoch=1, built=SimpleNamespace(config=Config(), **BITS)
-    )
+    run = FakeRun(metrics=[], summary=SUMMARY | {"test_kl": -1e-5}, epoch=1, built=SimpleNamespace(config=Config(), **BITS))
     assert ("KL", "0.000") in [(row.name, row.value) for row in content.quantities(run)]
 
 
@@ -230,14 +237,14 @@ SUMMARY = {
 }
 BITS = {
     "parts": Parts(),
-    "vae": SimpleNamespace(likelihood=bernoulli(), prior=None),
+    "vae": SimpleNamespace(likelihood=bernoulli(), prior=None, posterior=None),
     "data": SimpleNamespace(log_jacobian=0.0),
     "dataset": SimpleNamespace(data_shape=(8, 8, 1), test_mask=None),
 }
 
 
 def test_both_elbos_of_a_report_say_how_many_draws_they_are_from():
-    run = SimpleNamespace(metrics=[], summary=SUMMARY, epoch=1, built=SimpleNamespace(config=Config(), **BITS))
+    run = FakeRun(metrics=[], summary=SUMMARY, epoch=1, built=SimpleNamespace(config=Config(), **BITS))
     (top,) = [row.remark for row in content.quantities(run) if row.name == "test ELBO"]
     about_error = "± is the standard error over 359 test examples."
     assert top == f"The test ELBO has β = 1 and uses one draw of z per example. {about_error}"

@@ -173,7 +173,7 @@ def test_name_and_file_of_a_part_are_recorded_where_python_knows_them(kind):
 
 def test_a_changed_file_is_a_note_from_python_and_an_error_on_the_command_line(tmp_path):
     old = PartSource("conditional", "/elsewhere/parts.py", "0" * 64)
-    names = dict.fromkeys(("likelihood", "network", "objective", "optimizer"), "mlp") | {"prior": "custom"}
+    names = dict.fromkeys(("likelihood", "network", "posterior", "objective", "optimizer"), "mlp") | {"prior": "custom"}
     compare = functools.partial(check_parts, tmp_path, {"prior": old._asdict()}, names)
     (note,) = compare(Parts(prior=conditional), "load_run")
     now = source_of(conditional).sha256

@@ -95,11 +95,17 @@ REFUSED = {
     ),
     "channels of an mlp": (
         "--network mlp --channels 32",
-        "--channels belongs to --network conv or resnet; mlp does not use it. Leave it out.",
+        "--channels belongs to --network conv, resnet or ladder; mlp does not use it. Leave it out.",
     ),
     "dense of an mlp": ("--dense 32", "--dense belongs to --network conv or resnet; mlp does not use it. Leave it out."),
-    "blocks of a plain network": ("--network conv --num-blocks 2", "--num-blocks belongs to --network resnet; conv does not"),
-    "norm of a plain network": ("--network conv --norm group", "--norm belongs to --network resnet; conv does not use it."),
+    "blocks of a plain network": (
+        "--network conv --num-blocks 2",
+        "--num-blocks belongs to --network resnet or ladder; conv does not",
+    ),
+    "norm of a plain network": (
+        "--network conv --norm group",
+        "--norm belongs to --network resnet or ladder; conv does not use it.",
+    ),
     "no blocks": ("--network resnet --num-blocks 0", "--num-blocks: expected a whole number >= 1, got 0."),
     "batch statistics": ("--network resnet --norm batch", "--norm"),
     "a channel of nothing": ("--network conv --channels 8 0", "--channels: expected widths >= 1"),

@@ -51,6 +51,7 @@ class Stream(enum.IntEnum):
     RECONSTRUCTIONS = 0x10042  # seed of a reconstruction: draws of p(x|z) for new data, row i from fold_in(stream, i)
     MOMENTS = 0x10050  # seed 0: draws for the mean and the standard deviation of a posterior without a closed form
     REFIT = 0x10060  # seed of the run: inputs and draws of z of the training examples to whose codes a prior is fitted
+    REFIT_NETWORK = 0x10062  # seed of a refit: initial weights of a RealNVP, and the order of the draws that it is fitted to
     PRIOR_GAIN = 0x10061  # test seed: draws of z at which a refitted prior is compared, example i from fold_in(stream, i)
     SAMPLES = 0x10043  # seed of samples: z and x of example i from fold_in(stream, i)
 

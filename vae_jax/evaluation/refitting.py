@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from vae_jax._numerics.arrays import Params
+from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.errors import UserError
 from vae_jax.posteriors import Encode
@@ -123,7 +124,7 @@ def fit_realnvp(
     optimizer, fitted, others = optax.adam(_LEARNING_RATE), jnp.asarray(draws.fitted), jnp.asarray(draws.held_out)
     batch_size = min(_BATCH_SIZE, len(fitted))
     num_steps = len(fitted) // batch_size
-    key_init, key_order = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
+    key_init, key_order = jax.random.split(stream(seed, Stream.REFIT_NETWORK))
 
     def loss(params: Params, z: Array) -> Array:
         return -jnp.mean(jax.vmap(lambda z: prior.log_prob(params, _ENCODE, z))(z))

@@ -83,7 +83,7 @@ REMAT = Setting(
     "remat",
     bool,
     False,
-    "Compute the inner values of the blocks a second time for the gradient, to save memory (`jax.checkpoint`).",
+    "Compute the inner values of the blocks a second time for the gradient, to save memory (rematerialization).",
 )
 
 

@@ -67,6 +67,8 @@ class Objective(Protocol):
       or a state is a `batch.BatchObjective`.
 
     Example: a beta-VAE that weighs the KL by beta squared.
+      >>> from vae_jax.divergences import kl_to_standard_normal
+      >>> from vae_jax.posteriors import sample_posterior
       >>> def squared_beta(key, encode, decode, log_prob, x, hyperparams):
       ...     mean, log_scale = encode(x)
       ...     log_likelihood = log_prob(decode(sample_posterior(key, mean, log_scale)), x)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.special import expm1_minus
 from vae_jax._numerics.threefry import normal
 from vae_jax.likelihoods import gaussian_log_prob
@@ -119,7 +120,7 @@ def log_prob_at_each(
 
     def prepare(row: PosteriorParams) -> tuple[Array, Array, Array]:
         q = (*row, *weights)
-        mean, _ = posterior.moments(jax.random.key(0), q)
+        mean, _ = posterior.moments(stream(0, Stream.MOMENTS), q)
         return mean, jnp.linalg.inv(factor(q)), log_prob(q, mean)
 
     mean, whitening, at_mean = jax.vmap(prepare)(outputs)

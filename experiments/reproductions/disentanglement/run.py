@@ -312,7 +312,7 @@ def cost_of(arguments: Arguments, seeds: Sequence[int], scored: Sequence[Mapping
         file = arguments.runs / f"{name}-cost.json"
         return json.loads(file.read_text()) if file.exists() else None
 
-    timed = [one for seed in seeds if (one := read(f"seed-{seed:04d}"))]
+    timed = [one for one in (read(f"seed-{seed:04d}") for seed in seeds) if one]
     cost: dict[str, Any] = {
         "images": images,
         "metric_cpu_seconds_per_model": sum(one["cpu_seconds"] for one in scored) / len(scored),

@@ -238,7 +238,8 @@ def verdicts(content: dict[str, Any]) -> list[str]:
     for row, entry in zip(content["rows"], content["entries"].values(), strict=True):
         if row["published"] is not None:
             texts.append(judge(row, because="its blocks have neither gates nor dropout", margin=0.2, better="lower"))
-        elif better := entry.get("gain"):
+        elif entry.get("gain"):
+            better = entry["gain"]
             amount = f"{abs(better['mean']):.2f} nats {'better' if better['mean'] > 0 else 'worse'}"
             texts.append(f"No published number; {amount} than the one-layer network after the same time.")
         else:

@@ -220,7 +220,8 @@ def refit(built: "Built", params: "Params", kind: "Kind", folder: Path) -> "tupl
     from vae_jax.runs.refit import RefitOptions, refit_model
     from vae_jax.runs.trained.refitted_file import make_prior, read_refitted, with_prior
 
-    if (kept_prior := read_refitted(folder)) is None:
+    kept_prior = read_refitted(folder)
+    if kept_prior is None:
         flow = TRAINED["realnvp"]
         options = RefitOptions(kind, COMPONENTS, flow["prior_layers"], flow["prior_hidden"])
         folder.mkdir(parents=True, exist_ok=True)
