@@ -44,6 +44,7 @@ def small():
     return vae, params, x, posterior_params(vae, params, x)
 
 
+@pytest.mark.slow
 def test_densities_and_the_kls_of_the_layers_agree_over_draws():
     vae, _, _, q = small()
     posterior = vae.posterior
@@ -124,6 +125,7 @@ def test_importance_sampling_through_all_layers_reaches_exact_log_px(linear):
     assert np.all(np.mean(bound, axis=1) < exact)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     vae, params, x, _ = small()
 
@@ -137,6 +139,7 @@ def test_remat_changes_nothing():
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6 * np.abs(ours).max())
 
 
+@pytest.mark.slow
 def test_remat_keeps_less_for_the_gradient():
     x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
 

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from speed import slow_but
 
 from vae_jax import runs
 from vae_jax.cli.main import run_command
@@ -26,7 +25,8 @@ def command(*arguments):
     return run_command([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("family", slow_but(["full"], list(FAMILIES)))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_trained_evaluated_reported_and_used(family, tmp_path):
     run, rows = tmp_path / "run", tmp_path / "rows.npy"
     np.save(rows, 16 * np.random.default_rng(0).integers(0, 2, (4, 8, 8, 1)).astype(np.uint8))

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from vae_jax._numerics.keys import Stream, stream
 from vae_jax._numerics.short_repr import short_repr
 from vae_jax.errors import UserError
 from vae_jax.model import VAE, Params
@@ -85,7 +86,7 @@ def read_refitted(path: Path) -> tuple[JsonObject, Params] | None:
         if record["format"] != _FORMAT:
             raise ValueError("it was written by a different version")
         _check_record(record, arrays)
-        template = jax.eval_shape(make_prior(record).init, jax.random.key(0))
+        template = jax.eval_shape(make_prior(record).init, stream(0, Stream.CHECK))
         expected = flatten(template)
         if {name: leaf.shape for name, leaf in expected.items()} != {name: array.shape for name, array in arrays.items()}:
             raise ValueError("its arrays are not those of the prior that it describes")
