@@ -24,7 +24,8 @@ PARTS = ("priors", "iwae", "ladder")
 SHARES = {"priors": 0.45, "iwae": 0.75, "ladder": 1.0}  # of the time, by which each part has to end
 ROWS = ("normal", "realnvp", "vamp", "hierarchical", "refit_realnvp")  # a mixture is fitted on the CPU, which takes minutes
 MOST_PASSES, PROBE_PASSES = 600, 3  # of IWAE
-LADDER = ("--network", "ladder", "--validation-fraction", "0.1", "--early-stopping", "20", "--beta-warmup-steps", "20000")
+LADDER = ("--network", "ladder", "--validation-fraction", "0.1", "--early-stopping", "20")
+LADDER += ("--beta-warmup-steps", "20000", "--clip-norm", "200")
 EVALUATION_SECONDS = 30.0  # kept free at the end of a part for its evaluation
 
 

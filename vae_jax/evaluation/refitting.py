@@ -45,12 +45,14 @@ class FittedPrior(NamedTuple):
       params: its parameters.
       size: number of components of a mixture, or of epochs in which a RealNVP was trained.
       held_out: mean log p(z) of the held-out draws in nats, by each number of components or epochs that was tried.
+      num_draws: draws to which it was fitted: at most 20,000 for a mixture.
     """
 
     prior: Prior
     params: Params
     size: int
     held_out: dict[int, float]
+    num_draws: int
 
 
 def no_encoder(x: Array) -> tuple[Array, ...]:
@@ -100,7 +102,7 @@ def fit_mixture(
     params = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
     params["logits"] = jnp.log(params["logits"])
     size = int(best.n_components)
-    return FittedPrior(full_mixture(latent_dim, size), params, size, held_out)
+    return FittedPrior(full_mixture(latent_dim, size), params, size, held_out, count)
 
 
 def fit_realnvp(
@@ -153,7 +155,7 @@ def fit_realnvp(
         elif done - size >= _PATIENCE or not np.isfinite(held_out[done]):
             break
     progress("RealNVP", max_epochs, max_epochs)
-    return FittedPrior(prior, best, size, held_out)
+    return FittedPrior(prior, best, size, held_out, len(fitted))
 
 
 def split_draws(codes: Float[np.ndarray, "examples draws latent"], seed: int = 0, share: float = 0.1) -> AggregateDraws:

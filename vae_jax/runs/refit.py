@@ -60,8 +60,9 @@ def refit_prior(
 
     Encoder and decoder stay as they are. The ELBO rises by what the marginal KL falls, E log p_new(z) - log p_old(z) over q(z),
     and log p(x) by about as much. The number of components, or of epochs, is the best one for a tenth of the examples, which is
-    held out. From then on `load_run` and `load_model` read the model with this prior, and with them evaluation, scores, samples
-    and reports. Removing the file brings the prior of the training back.
+    held out. A mixture is fitted to at most 20,000 draws, and a RealNVP to those of at most 50,000 examples. From then
+    on `load_run` and `load_model` read the model with this prior, and with them evaluation, scores, samples and reports.
+    Removing the file brings the prior of the training back.
 
     Args:
       path: the run directory. Its prior may be N(0, I) or a learned one.
@@ -127,7 +128,7 @@ def refit_model(
         "latent_dim": vae.latent_dim,
         **sizes,
         "held_out_log_prob": {str(size): value for size, value in fitted.held_out.items()},
-        "num_draws": len(draws.fitted),
+        "num_draws": fitted.num_draws,
         "num_held_out_draws": len(draws.held_out),
         "marginal_kl_gain": gain,
         "marginal_kl_gain_standard_error": error,

@@ -153,11 +153,6 @@ def minutes_left(end: float) -> float:
     return max(0.0, (end - time.monotonic()) / 60)
 
 
-def seed_folder(arguments: Arguments, seed: int) -> Path:
-    """Returns the sweep directory of a seed."""
-    return arguments.runs / f"seed-{seed:04d}"
-
-
 def base_config(arguments: Arguments, schedule: str) -> "Config":
     """Returns the settings that all models of a schedule share."""
     from vae_jax.config import Config
@@ -227,8 +222,7 @@ def score(arguments: Arguments, seed: int, end: float) -> int | None:
     from vae_jax.sweep.statistics import DONE
 
     settings, scores = score_settings(arguments), read_scores(arguments, seed)
-    folder = seed_folder(arguments, seed)
-    results = load_sweep(folder)
+    results = load_sweep(arguments.runs / f"seed-{seed:04d}")
     waiting = [row for row in results.rows if row["status"] in DONE and str(row["member"]) not in scores]
     loaded = load_params(results, [row["member"] for row in waiting], arguments.data_dir) if waiting else {}
     sizes = {"num_points": arguments.num_points, "num_eval": arguments.num_eval}
@@ -255,17 +249,13 @@ def is_complete(arguments: Arguments, seed: int) -> bool:
     scores = read_scores(arguments, seed)
     if not scores:  # a sweep of which no member has ended cannot be loaded
         return False
-    results = load_sweep(seed_folder(arguments, seed))
+    results = load_sweep(arguments.runs / f"seed-{seed:04d}")
     ended = len(results.rows) == len(results.members)
     return ended and all(str(row["member"]) in scores for row in results.rows if row["status"] in DONE)
 
 
 def points_of(scored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a point for each objective and strength, with mean, standard error and t-interval of each score over seeds.
-
-    Args:
-      scored: models, each with `objective`, `beta`, `seed` and `scores`.
-    """
+    """Returns a point for each objective and strength, with mean, standard error and t-interval of each score over seeds."""
     from vae_jax.disentanglement import RANGES
     from vae_jax.sweep.statistics import interval
 
@@ -347,10 +337,8 @@ def verdicts(content: dict[str, Any]) -> list[str]:
     """Returns the verdict on each row of results.json."""
     planned, done = content["planned"], len(content["models"])
     partly = "" if done == planned else f", and {done} of {planned} models so far"
-    text = (
-        f"Different setting: an MLP, {content['cost']['images'] / 1e6:.1f} million images per model and other images{partly}."
-    )
-    return [text for _ in content["rows"]]
+    images = f"{content['cost']['images'] / 1e6:.1f} million images per model"
+    return [f"Different setting: an MLP, {images} and other images{partly}." for _ in content["rows"]]
 
 
 def collect(arguments: Arguments) -> None:
@@ -394,7 +382,7 @@ def main() -> int:
         for seed in arguments.seeds:
             if is_complete(arguments, seed):
                 continue
-            status = train(members_of(arguments, seed), seed_folder(arguments, seed), arguments, end)
+            status = train(members_of(arguments, seed), arguments.runs / f"seed-{seed:04d}", arguments, end)
             if status is None:
                 status = score(arguments, seed, end)
             if status is not None:
